@@ -1,0 +1,1 @@
+"""Adaptive-depth text generation in JAX, with guarantees."""
