@@ -1,0 +1,182 @@
+"""The native checkpoint directory.
+
+    config.json        TransformerConfig fields and "format": "calm_jax"
+    spiece.model       (or other tokenizer files) as `calm_jax.data.tokenizers` writes them
+    params/            orbax, with checksums
+    heads/             orbax, with checksums; optional: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, ...}
+    generation.json    defaults for decoding: max_new_tokens, input length
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+
+from calm_jax.checkpoints import atomic, trees
+from calm_jax.checkpoints.trees import fingerprint
+from calm_jax.data import tokenizers
+from calm_jax.models import transformer
+from calm_jax.models.config import TransformerConfig
+
+__all__ = ['Checkpoint', 'check', 'check_shapes', 'fingerprint', 'is_native', 'load', 'save']
+
+FORMAT = 'calm_jax'
+
+
+class Checkpoint(NamedTuple):
+    """Everything that decoding needs: the model, its tokenizer, trained heads or None, decoding defaults."""
+
+    config: TransformerConfig
+    params: dict
+    tokenizer: Any
+    heads: dict | None = None
+    generation: dict | None = None
+
+
+def save(directory, config, params, tokenizer, heads=None, generation=None, *, dtype=None, overwrite=False):
+    """Writes a native checkpoint: complete in a temporary sibling first, then renamed to `directory`.
+
+    Args:
+      directory: must not exist or be empty, unless `overwrite` (and then it must hold a checkpoint).
+      config: TransformerConfig; `params` and `tokenizer` are checked against it.
+      params: nested dict of arrays.
+      tokenizer: `calm_jax.data.tokenizers.Tokenizer`.
+      heads: nested dict of arrays, or None.
+      generation: dict of decoding defaults, or None.
+      dtype: stores the floating-point parameters as this type, e.g. 'float16'; heads keep their own.
+
+    Raises:
+      FileExistsError: `directory` is taken.
+      ValueError: params, heads or tokenizer do not match config; a number does not fit `dtype`.
+    """
+    check(str(directory), config, params, tokenizer, heads)
+    with atomic.new_directory(directory, overwrite) as temporary:
+        fields = {'format': FORMAT, **dataclasses.asdict(config)}
+        _write_json(temporary / 'config.json', fields)
+        _write_json(temporary / 'generation.json', generation or {})
+        tokenizer.save(temporary)
+        trees.write(temporary / 'params', params, dtype)
+        if heads:
+            trees.write(temporary / 'heads', heads)
+
+
+def load(directory, dtype='float32'):
+    """Reads a native checkpoint; floating-point parameters become `dtype` (None keeps what is stored).
+
+    Heads stay as stored: they are tiny, and confidence is float32.
+
+    Raises:
+      FileNotFoundError: `directory` is no native checkpoint, or lacks a part.
+      ValueError: a part is damaged, or the parts do not belong together.
+    """
+    directory = pathlib.Path(directory).absolute()
+    config = read_config(directory)
+    for part in ('generation.json', 'params'):
+        if not (directory / part).exists():
+            raise FileNotFoundError(f'{directory}: the checkpoint lacks {part}; it is incomplete, copy it again')
+    generation = read_json(directory / 'generation.json')
+    tokenizer = tokenizers.load_tokenizer(directory)
+    params = trees.read(directory / 'params', dtype)
+    heads = trees.read(directory / 'heads') if (directory / 'heads').exists() else None
+    check(str(directory), config, params, tokenizer, heads)
+    return Checkpoint(config, params, tokenizer, heads, generation)
+
+
+def is_native(directory):
+    """Whether `directory` says that it is a native checkpoint (nothing else of it is checked)."""
+    try:
+        return json.loads((pathlib.Path(directory) / 'config.json').read_text()).get('format') == FORMAT
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def read_config(directory):
+    """The TransformerConfig of a native checkpoint."""
+    directory = pathlib.Path(directory).absolute()
+    path = directory / 'config.json'
+    if not directory.is_dir():
+        found = 'is a file' if directory.exists() else 'does not exist'
+        raise FileNotFoundError(f'{directory}: {found}; expected a calm_jax checkpoint directory')
+    if not path.is_file():
+        names = sorted(entry.name for entry in directory.iterdir())
+        found = ', '.join(names[:6]) + (', …' if len(names) > 6 else '') if names else 'nothing'
+        raise FileNotFoundError(f'{directory}: not a checkpoint: found {found}; expected config.json, params/ and a '
+                                'tokenizer')
+    fields = read_json(path)
+    if fields.get('format') != FORMAT:
+        hint = f'a published {fields["model_type"]} model; run `calm import` on it first' if 'model_type' in fields \
+            else 'something else'
+        raise ValueError(f'{path}: "format" is {fields.get("format")!r}, expected {FORMAT!r}; this is {hint}')
+    del fields['format']
+    known = {field.name for field in dataclasses.fields(TransformerConfig)}
+    unknown = sorted(set(fields) - known)
+    if unknown:
+        raise ValueError(f'{path}: unknown fields {", ".join(unknown)}; written by a newer version of calm_jax?')
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    try:
+        return TransformerConfig(**fields)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{path}: {str(error).splitlines()[0]}') from None
+
+
+def check(name, config, params, tokenizer, heads=None):
+    """Raises ValueError unless params, tokenizer and heads belong to `config`; `name` starts the message."""
+    check_shapes(name, config, params)
+    check_heads(name, config, heads)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(f'{name}: the tokenizer has {tokenizer.vocab_size} tokens but the model embeds only '
+                         f'{config.vocab_size}; they do not belong together')
+    for field in ('pad_id', 'eos_id'):
+        theirs, ours = getattr(tokenizer, field), getattr(config, field)
+        if theirs is not None and theirs >= 0 and theirs != ours:
+            raise ValueError(f'{name}: the tokenizer has {field} {theirs}, the model {ours}; they do not belong together')
+
+
+def check_shapes(name, config, params):
+    """Raises ValueError listing the parameters that are missing, unexpected or mis-shaped for `config`."""
+    expected = {'/'.join(path): tuple(leaf.shape) for path, leaf in trees.flatten(shapes(config))}
+    found = {'/'.join(path): tuple(leaf.shape) for path, leaf in trees.flatten(params)}
+    problems = [f'{path} is missing' for path in expected if path not in found]
+    problems += [f'{path} is unexpected' for path in found if path not in expected]
+    problems += [f'{path} has shape {found[path]}, expected {shape}' for path, shape in expected.items()
+                 if path in found and found[path] != shape]
+    if problems:
+        raise ValueError(f'{name}: the parameters do not match the configuration: {listed(problems)}')
+
+
+def check_heads(name, config, heads):
+    """Raises ValueError unless the exit classifier, where there is one, reads states of `config`'s width."""
+    if heads and 'exit_classifier' in heads:
+        classifier = heads['exit_classifier']
+        found = {key: tuple(leaf.shape) for key, leaf in classifier.items()}
+        expected = {'kernel': (config.emb_dim, 1), 'bias': (1,)}
+        if found != expected:
+            raise ValueError(f'{name}: the exit classifier has {found}, expected {expected}')
+
+
+def shapes(config):
+    """Nested dict of `jax.ShapeDtypeStruct`: the parameters of a model with `config`, none of them allocated."""
+    return jax.eval_shape(lambda key: transformer.init_params(config, key), jax.random.key(0))
+
+
+def listed(problems, most=4):
+    """'a; b; c; d; and 7 more'"""
+    rest = len(problems) - most
+    return '; '.join(problems[:most]) + (f'; and {rest} more' if rest > 0 else '')
+
+
+def read_json(path):
+    """A JSON object; a damaged file is one line."""
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f'{path}: not valid JSON ({error})') from None
+    if not isinstance(value, dict):
+        raise ValueError(f'{path}: expected a JSON object, found {type(value).__name__}')
+    return value
+
+
+def _write_json(path, value):
+    path.write_text(json.dumps(value, indent=2) + '\n')

@@ -1,0 +1,146 @@
+"""Trees of arrays on disk, through orbax: write, read; and the fingerprint of a tree.
+
+A tree is a nested dict with arrays as leaves. Orbax stores it as one ocdbt database (about ten files whatever the number
+of tensors, compressed), beside which `write` puts `checksums.json`. Orbax notices a damaged file only halfway through
+reading it, and reports that from many threads at once; checking the files first turns every truncated copy and every
+flipped bit into one line.
+"""
+
+import hashlib
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+CHECKSUMS = 'checksums.json'
+
+
+def flatten(tree, prefix=()):
+    """Yields (path, leaf) of a nested dict in the order of its sorted paths; a path is a tuple of strings."""
+    for name in sorted(tree):
+        path = (*prefix, str(name))
+        if isinstance(tree[name], dict):
+            yield from flatten(tree[name], path)
+        else:
+            yield path, tree[name]
+
+
+def fingerprint(tree):
+    """sha256 (hex) over the path, dtype, shape and bytes of every leaf; the order of dict entries does not matter."""
+    digest = hashlib.sha256()
+    for path, leaf in flatten(tree):
+        array = np.asarray(leaf)
+        digest.update(json.dumps([path, array.dtype.name, array.shape]).encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def cast(array, dtype, name):
+    """`array` as numpy of `dtype` when it holds floating-point numbers; integers and booleans keep theirs.
+
+    Raises:
+      ValueError: a finite number that `dtype` cannot hold would become infinite (float16 ends at 65504).
+    """
+    array = np.asarray(array)
+    if dtype is None or not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype == jnp.dtype(dtype):
+        return array
+    with np.errstate(over='ignore'):
+        narrow = array.astype(jnp.dtype(dtype))
+    if jnp.finfo(dtype).max < jnp.finfo(array.dtype).max and not np.array_equal(np.isinf(narrow), np.isinf(array)):
+        raise ValueError(f'{name}: the largest magnitude {np.abs(array.astype(np.float64)).max():.3g} does not fit '
+                         f'{jnp.dtype(dtype).name}; use float32 or bfloat16')
+    return narrow
+
+
+def write(directory, tree, dtype=None):
+    """Writes `tree` to the new `directory`, its floating-point leaves as `dtype` when one is given.
+
+    Not atomic by itself: write inside `atomic.new_directory`. Arrays are stored without their sharding, so that a
+    checkpoint written on eight devices loads on one.
+    """
+    import orbax.checkpoint as ocp  # Takes seconds to import, and most commands never write a tree.
+
+    directory = pathlib.Path(directory).absolute()
+    arrays = {}
+    for path, leaf in flatten(tree):
+        node = arrays
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = cast(jax.device_get(leaf), dtype, '/'.join(path))
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        checkpointer.save(directory, args=ocp.args.StandardSave(arrays))
+    sums = {file.relative_to(directory).as_posix(): _checksum(file)
+            for file in sorted(directory.rglob('*')) if file.is_file()}
+    (directory / CHECKSUMS).write_text(json.dumps(sums, indent=1) + '\n')
+
+
+def read(directory, dtype=None):
+    """The tree in `directory` as jax arrays on the first device, floating-point leaves cast to `dtype` if given.
+
+    The cast happens array by array while reading; the tree is never held twice.
+
+    Raises:
+      FileNotFoundError: no tree was written there.
+      ValueError: its files are damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    directory = pathlib.Path(directory).absolute()
+    _verify(directory)
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def target(leaf):
+        floating = dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype) if floating else leaf.dtype, sharding=sharding)
+
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            stored = checkpointer.metadata(directory).item_metadata.tree
+            return checkpointer.restore(directory, args=ocp.args.StandardRestore(_map_dict(target, stored)))
+    except Exception as error:  # Orbax and tensorstore raise a dozen unrelated types here.
+        raise unreadable(directory, error) from None
+
+
+def unreadable(directory, error):
+    """The one-line error for a tree that orbax cannot read."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ValueError(f'{directory}: the stored arrays cannot be read, the checkpoint is incomplete or damaged '
+                      f'({reason[:200]}); copy it again or use another')
+
+
+def _verify(directory):
+    """Compares every file with `checksums.json`; raises for the first that differs."""
+    if not directory.is_dir():
+        raise FileNotFoundError(f'{directory}: no such directory; expected stored arrays')
+    try:
+        sums = json.loads((directory / CHECKSUMS).read_text())
+        sums = {name: (int(entry['bytes']), str(entry['sha256'])) for name, entry in sums.items()}
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{directory}: holds no {CHECKSUMS}, so the checkpoint is incomplete or was not written '
+                                'by calm_jax; copy it again') from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError(f'{directory}: {CHECKSUMS} is damaged; copy the checkpoint again') from None
+    for name, (size, digest) in sums.items():
+        file = directory / name
+        if not file.is_file():
+            raise ValueError(f'{directory}: the file {name} is missing, the checkpoint is incomplete; copy it again')
+        if file.stat().st_size != size:
+            raise ValueError(f'{directory}: the file {name} has {file.stat().st_size} bytes, expected {size}; '
+                             'the checkpoint is incomplete or damaged, copy it again')
+        if _checksum(file)['sha256'] != digest:
+            raise ValueError(f'{directory}: the contents of {name} do not match {CHECKSUMS}; '
+                             'the checkpoint is damaged, copy it again')
+
+
+def _checksum(file):
+    with open(file, 'rb') as stream:
+        return {'bytes': file.stat().st_size, 'sha256': hashlib.file_digest(stream, 'sha256').hexdigest()}
+
+
+def _map_dict(function, tree):
+    """`jax.tree.map` over nested mappings only: orbax's metadata leaves are themselves containers to some versions."""
+    if hasattr(tree, 'items'):
+        return {str(name): _map_dict(function, value) for name, value in tree.items()}
+    return function(tree)
