@@ -1,0 +1,229 @@
+"""Records: JSON objects, one per line, in .jsonl files that may be compressed (.gz, .xz), and the texts made of them."""
+
+import difflib
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import os
+import string
+import zlib
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+Paths = str | os.PathLike | Sequence[str | os.PathLike]
+
+_OPENERS = {'.gz': gzip.open, '.xz': lzma.open}
+_DAMAGED = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
+
+
+class Records(Sequence):
+    """Random access to the records of one or several files, in the order given; blank lines hold no record.
+
+    A plain file stays on disk: 16 bytes of memory a record (where its line starts, and its number). A compressed file
+    cannot be entered in the middle, so its decompressed text is kept in memory. Lines are parsed when asked for.
+
+    Raises FileNotFoundError for a file that is not there and ValueError for a file without records or a damaged
+    archive; reading a record raises ValueError naming `file:line` where the line is not a JSON object.
+    """
+
+    def __init__(self, paths: Paths):
+        self.paths = _existing(paths)
+        self._texts: list[bytes | None] = []
+        self._starts: list[array] = []
+        self._lines: list[array] = []
+        self._firsts: list[int] = []
+        self._length = 0
+        for path in self.paths:
+            text = _decompressed(path) if path.suffix in _OPENERS else None
+            starts, lines = _scan(path, text)
+            self._texts.append(text)
+            self._starts.append(starts)
+            self._lines.append(lines)
+            self._firsts.append(self._length)
+            self._length += len(starts)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict:
+        file, row = self._find(index)
+        start, text = self._starts[file][row], self._texts[file]
+        if text is None:
+            with open(self.paths[file], 'rb') as stream:
+                stream.seek(start)
+                line = stream.readline()
+        else:
+            end = text.find(b'\n', start)
+            line = text[start:] if end < 0 else text[start:end]
+        return _parse(line, f'{self.paths[file]}:{self._lines[file][row]}')
+
+    def where(self, index: int) -> str:
+        """`file:line` of a record, for messages."""
+        file, row = self._find(index)
+        return f'{self.paths[file]}:{self._lines[file][row]}'
+
+    def fingerprint(self) -> str:
+        """As `fingerprint(paths)`."""
+        return fingerprint(self.paths)
+
+    def _find(self, index: int) -> tuple[int, int]:
+        if not -self._length <= index < self._length:
+            raise IndexError(f'record {index} of {self._length}')
+        index = index % self._length
+        file = len(self._firsts) - 1
+        while self._firsts[file] > index:
+            file -= 1
+        return file, index - self._firsts[file]
+
+
+class Template:
+    """A text made of a record: the name of one field (`'en'`), or text around fields (`'summarize: {article}'`).
+
+    A text without braces is a field's name. Doubled braces stand for themselves. Strings are taken as they are, numbers and
+    booleans as JSON writes them; null, lists and objects are refused.
+
+    Raises ValueError for an unbalanced brace, an empty or decorated field (`{}`, `{a!r}`, `{a:>3}`).
+    """
+
+    def __init__(self, template: str):
+        self.template = template
+        if not template.strip():
+            raise ValueError("empty template: expected a field's name, or text with fields in braces such as '{en}'")
+        if '{' not in template and '}' not in template:
+            self._parts = [('', template)]
+            return
+        try:
+            parsed = list(string.Formatter().parse(template))
+        except ValueError as error:
+            raise ValueError(f'template {template!r}: {error}; write {{{{ or }}}} for a brace itself') from None
+        for _, field, form, conversion in parsed:
+            if field == '' or form or conversion:
+                raise ValueError(f'template {template!r}: expected the bare name of a field between the braces')
+        if all(field is None for _, field, _, _ in parsed):
+            raise ValueError(f"template {template!r} names no field: expected text with fields in braces such as '{{en}}'")
+        self._parts = [(literal, field) for literal, field, _, _ in parsed]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields it reads, in order of appearance."""
+        return tuple(dict.fromkeys(field for _, field in self._parts if field is not None))
+
+    def __call__(self, record: dict, where: str = 'record') -> str:
+        """The text for one record; `where` (`file:line`) names the record in the ValueError of a field it lacks."""
+        pieces = []
+        for literal, field in self._parts:
+            pieces.append(literal)
+            if field is not None:
+                pieces.append(_as_text(value_of(record, field, where), field, where))
+        return ''.join(pieces)
+
+    def __repr__(self) -> str:
+        return f'Template({self.template!r})'
+
+
+def value_of(record: dict, field: str, where: str = 'record') -> object:
+    """`record[field]`; the ValueError of a field that is not there lists those that are, the nearest first to be named."""
+    if field in record:
+        return record[field]
+    near = difflib.get_close_matches(field, record, n=1)
+    hint = f'; did you mean {near[0]!r}?' if near else ''
+    found = ', '.join(repr(name) for name in record) or 'none'
+    raise ValueError(f'{where}: no field {field!r}; found {found}{hint}')
+
+
+def stream(paths: Paths) -> Iterator[tuple[str, dict]]:
+    """(`file:line`, record) in order, holding one line at a time, however many there are. Raises as Records does."""
+    for path in _existing(paths):
+        empty = True
+        opener = _OPENERS.get(path.suffix, open)
+        with opener(path, 'rb') as lines:
+            numbered = enumerate(lines, start=1)
+            while True:
+                try:
+                    number, line = next(numbered)
+                except StopIteration:
+                    break
+                except _DAMAGED as error:
+                    raise ValueError(f'{path}: damaged or not {path.suffix}: {error}') from None
+                if line.strip():
+                    empty = False
+                    yield f'{path}:{number}', _parse(line, f'{path}:{number}')
+        if empty:
+            raise ValueError(_no_records(path))
+
+
+def fingerprint(paths: Paths) -> str:
+    """SHA-256 (hex) of the bytes of the files as stored, one after the other: what `cat FILES | sha256sum` prints."""
+    digest = hashlib.sha256()
+    for path in _existing(paths):
+        with open(path, 'rb') as stream_:
+            while block := stream_.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _existing(paths: Paths) -> list[Path]:
+    if isinstance(paths, str | os.PathLike):
+        paths = [paths]
+    paths = [Path(path) for path in paths]
+    if not paths:
+        raise ValueError('no input files: expected at least one .jsonl, .jsonl.gz or .jsonl.xz')
+    for path in paths:
+        if path.is_dir():
+            raise ValueError(f'{path} is a folder: expected a .jsonl, .jsonl.gz or .jsonl.xz file')
+        if not path.exists():
+            raise FileNotFoundError(f'{path} does not exist: expected a .jsonl, .jsonl.gz or .jsonl.xz file')
+    return paths
+
+
+def _decompressed(path: Path) -> bytes:
+    try:
+        with _OPENERS[path.suffix](path, 'rb') as stream_:
+            return stream_.read()
+    except _DAMAGED as error:
+        raise ValueError(f'{path}: damaged or not {path.suffix}: {error}') from None
+
+
+def _scan(path: Path, text: bytes | None) -> tuple[array, array]:
+    """Byte offsets and line numbers of the lines that hold records."""
+    starts, lines, position = array('q'), array('q'), 0
+    with open(path, 'rb') if text is None else io.BytesIO(text) as source:
+        for number, line in enumerate(source, start=1):
+            if line.strip():
+                starts.append(position)
+                lines.append(number)
+            position += len(line)
+    if not starts:
+        raise ValueError(_no_records(path))
+    return starts, lines
+
+
+def _parse(line: bytes, where: str) -> dict:
+    try:
+        record = json.loads(line.decode('utf-8-sig'))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{where}: not JSON: {error}; expected one JSON object a line') from None
+    if not isinstance(record, dict):
+        raise ValueError(f'{where}: found a JSON {_kind(record)}, expected an object such as {{"text": "..."}}')
+    return record
+
+
+def _as_text(value: object, field: str, where: str) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, list | dict):
+        raise ValueError(f'{where}: field {field!r} is a JSON {_kind(value)}, expected a string')
+    return json.dumps(value)
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return 'null'
+    return {dict: 'object', list: 'array', str: 'string', bool: 'boolean'}.get(type(value), 'number')
+
+
+def _no_records(path: Path) -> str:
+    return f'{path} holds no record: expected one JSON object a line'

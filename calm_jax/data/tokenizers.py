@@ -1,0 +1,239 @@
+"""Tokenizers: text to ids and back. Each kind is a class that knows the file it is stored in."""
+
+import hashlib
+import io
+import json
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import sentencepiece
+
+
+class Tokenizer(Protocol):
+    """What the library asks of a tokenizer.
+
+    A class becomes loadable by `load_tokenizer` when it also has `FILES` (the file names that mark a folder as holding one,
+    all of which must be there) and `load(directory)`, and is listed in `_KINDS`.
+    """
+
+    vocab_size: int
+    pad_id: int
+    eos_id: int
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without an end-of-sequence id."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids before the first end-of-sequence; never raises: ids without a text are dropped."""
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """One printable string for each id, to be shown side by side; spaces are spaces."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that decides the ids of a text."""
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes the files that `load_tokenizer(directory)` reads."""
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model (Kudo and Richardson, 2018), with the `extra_ids` sentinels of span-corruption pretraining.
+
+    Sentinel n, written `<extra_id_n>`, has the id `pieces + extra_ids - 1 − n` (Raffel et al., 2020: they count down from
+    the last id); its text encodes to that id and the id decodes to its text. Models often have a few more output ids than
+    the tokenizer has pieces (a multiple of 128): those decode to nothing and show as `<id>`.
+
+    Stored as `spiece.model`, the model's own bytes, and the number of sentinels as `extra_ids` in `tokenizer_config.json`.
+    """
+
+    FILES = ('spiece.model',)
+
+    def __init__(self, model: bytes, extra_ids: int = 0):
+        self.model = model
+        self.extra_ids = extra_ids
+        sentinels = b''.join(_user_defined_piece(f'▁<extra_id_{n}>') for n in reversed(range(extra_ids)))
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            # Protocol buffers concatenate: pieces appended to the bytes are appended to the model's list of pieces.
+            self._processor.LoadFromSerializedProto(model + sentinels)
+        except RuntimeError:
+            raise ValueError(f'not a SentencePiece model ({len(model)} bytes)') from None
+        self.vocab_size: int = self._processor.vocab_size()
+        self.eos_id: int = self._processor.eos_id()
+        if self.eos_id < 0:
+            raise ValueError('the SentencePiece model has no end-of-sequence piece: train it with eos_id=1')
+        self.pad_id: int = max(self._processor.pad_id(), 0)
+        self._silent = {self._processor.pad_id(), self._processor.bos_id(), self.eos_id}
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> 'SentencePieceTokenizer':
+        """From a folder. Without `tokenizer_config.json`, or without `extra_ids` in it, there are 100 sentinels, as in the
+        published models that store a `spiece.model`."""
+        path = Path(directory) / cls.FILES[0]
+        extra_ids = _read_json(Path(directory) / 'tokenizer_config.json').get('extra_ids', 100)
+        try:
+            return cls(path.read_bytes(), extra_ids)
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from None
+
+    def encode(self, text: str) -> list[int]:
+        return self._processor.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._processor.decode([i for i in _before_end(ids, self.eos_id) if self._has_text(i)])
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [
+            self._processor.id_to_piece(int(i)).replace('▁', ' ') if 0 <= i < self.vocab_size else f'<{int(i)}>' for i in ids
+        ]
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.model + b'extra_ids=%d' % self.extra_ids).hexdigest()
+
+    def save(self, directory: str | os.PathLike) -> None:
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / self.FILES[0]).write_bytes(self.model)
+        path = directory / 'tokenizer_config.json'
+        path.write_text(json.dumps({**_read_json(path), 'extra_ids': self.extra_ids}, indent=2) + '\n')
+
+    def _has_text(self, token: int) -> bool:
+        return 0 <= token < self.vocab_size and token not in self._silent
+
+
+class ByteTokenizer:
+    """Bytes of UTF-8 as ids: `id = byte + 3`, after pad 0, end-of-sequence 1 and unknown 2 (Xue et al., 2022).
+
+    `extra_ids` more ids follow the 256 bytes (published models have 125); they have no text. Bytes that are not UTF-8, as a
+    sequence cut inside a character ends in, decode to U+FFFD. Stored as `byte_tokenizer.json`.
+    """
+
+    FILES = ('byte_tokenizer.json',)
+    OFFSET = 3
+
+    def __init__(self, extra_ids: int = 0):
+        self.extra_ids = extra_ids
+        self.vocab_size = self.OFFSET + 256 + extra_ids
+        self.pad_id, self.eos_id = 0, 1
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> 'ByteTokenizer':
+        """From a folder."""
+        return cls(_read_json(Path(directory) / cls.FILES[0]).get('extra_ids', 0))
+
+    def encode(self, text: str) -> list[int]:
+        return [byte + self.OFFSET for byte in text.encode()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        values = (i - self.OFFSET for i in _before_end(ids, self.eos_id))
+        return bytes(value for value in values if 0 <= value < 256).decode(errors='replace')
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self._piece(int(i)) for i in ids]
+
+    def _piece(self, token: int) -> str:
+        special = {0: '<pad>', 1: '</s>', 2: '<unk>'}
+        byte = token - self.OFFSET
+        if token in special:
+            return special[token]
+        if 32 <= byte < 127:
+            return chr(byte)
+        return f'<0x{byte:02X}>' if 0 <= byte < 256 else f'<{token}>'
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(b'bytes+%d extra_ids=%d' % (self.OFFSET, self.extra_ids)).hexdigest()
+
+    def save(self, directory: str | os.PathLike) -> None:
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / self.FILES[0]).write_text(json.dumps({'extra_ids': self.extra_ids}) + '\n')
+
+
+_KINDS = (SentencePieceTokenizer, ByteTokenizer)
+
+
+def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
+    """The tokenizer stored in a folder, its kind told by its files.
+
+    Raises FileNotFoundError for a folder that is not there or holds no tokenizer, listing the files looked for, and
+    ValueError for a file that cannot be read as one.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f'{directory} is not a folder: expected one that holds a tokenizer')
+    for kind in _KINDS:
+        if all((directory / name).is_file() for name in kind.FILES):
+            return kind.load(directory)
+    wanted = ', or '.join(' with '.join(kind.FILES) for kind in _KINDS)
+    raise FileNotFoundError(f'no tokenizer in {directory}: looked for {wanted}')
+
+
+def train_sentencepiece(
+    texts: Iterable[str],
+    vocab_size: int,
+    output_path: str | os.PathLike,
+    seed: int = 0,
+    byte_fallback: bool = True,
+    character_coverage: float = 1.0,
+) -> SentencePieceTokenizer:
+    """Trains a unigram model (Kudo, 2018) with pad 0, end-of-sequence 1, unknown 2, no beginning, and no sentinels.
+
+    Text is taken as it is: no normalisation, runs of spaces kept. With `byte_fallback`, characters outside the vocabulary are
+    spelled in bytes, so every text without U+2581 (the piece of a space) round-trips. Writes the model at `output_path`
+    (name it `spiece.model`) and `tokenizer_config.json` beside it, so that `load_tokenizer` reads the folder. The same texts,
+    in the same order, give the same bytes.
+
+    Raises ValueError where the texts cannot fill a vocabulary of that size, or need a larger one.
+    """
+    output_path = Path(output_path)
+    output_path.parent.mkdir(parents=True, exist_ok=True)
+    model = io.BytesIO()
+    sentencepiece.set_random_generator_seed(seed)
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(line for text in texts for line in text.split('\n') if line),
+            model_writer=model,
+            model_type='unigram',
+            vocab_size=vocab_size,
+            character_coverage=character_coverage,
+            byte_fallback=byte_fallback,
+            normalization_rule_name='identity',
+            remove_extra_whitespaces=False,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            num_threads=2,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split()).rpartition('] ')[2]
+        raise ValueError(f'cannot train a vocabulary of {vocab_size} pieces: {reason}') from None
+    tokenizer = SentencePieceTokenizer(model.getvalue())
+    output_path.write_bytes(tokenizer.model)
+    (output_path.parent / 'tokenizer_config.json').write_text(json.dumps({'extra_ids': 0}, indent=2) + '\n')
+    return tokenizer
+
+
+def _before_end(ids: Sequence[int], eos_id: int) -> list[int]:
+    ids = [int(i) for i in ids]
+    return ids[: ids.index(eos_id)] if eos_id in ids else ids
+
+
+def _user_defined_piece(text: str) -> bytes:
+    """One entry of `ModelProto.pieces`: piece (field 1), score 0 (field 2, float), type USER_DEFINED = 4 (field 3)."""
+    name = text.encode()
+    body = b'\x0a' + bytes([len(name)]) + name + b'\x15' + struct.pack('<f', 0.0) + b'\x18\x04'
+    return b'\x0a' + bytes([len(body)]) + body
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f'{path}: not JSON: {error}') from None
