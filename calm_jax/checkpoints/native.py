@@ -138,12 +138,8 @@ def check_shapes(name, config, params):
     """Raises ValueError listing the parameters that are missing, unexpected or mis-shaped for `config`."""
     expected = {'/'.join(path): tuple(leaf.shape) for path, leaf in trees.flatten(shapes(config))}
     found = {'/'.join(path): tuple(leaf.shape) for path, leaf in trees.flatten(params)}
-    problems = [f'{path} is missing' for path in expected if path not in found]
-    problems += [f'{path} is unexpected' for path in found if path not in expected]
-    problems += [f'{path} has shape {found[path]}, expected {shape}' for path, shape in expected.items()
-                 if path in found and found[path] != shape]
-    if problems:
-        raise ValueError(f'{name}: the parameters do not match the configuration: {listed(problems)}')
+    if problems := trees.differences(expected, found):
+        raise ValueError(f'{name}: the parameters do not match the configuration: {problems}')
 
 
 def check_heads(name, config, heads):
@@ -159,12 +155,6 @@ def check_heads(name, config, heads):
 def shapes(config):
     """Nested dict of `jax.ShapeDtypeStruct`: the parameters of a model with `config`, none of them allocated."""
     return jax.eval_shape(lambda key: transformer.init_params(config, key), jax.random.key(0))
-
-
-def listed(problems, most=4):
-    """'a; b; c; d; and 7 more'"""
-    rest = len(problems) - most
-    return '; '.join(problems[:most]) + (f'; and {rest} more' if rest > 0 else '')
 
 
 def read_json(path):

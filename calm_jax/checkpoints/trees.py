@@ -103,6 +103,16 @@ def read(directory, dtype=None):
         raise unreadable(directory, error) from None
 
 
+def differences(expected, found, most=4):
+    """What is wrong with the shapes `found` where `expected` are wanted, '' if nothing; both are {name: shape}."""
+    problems = [f'{name} is missing' for name in expected if name not in found]
+    problems += [f'{name} is unexpected' for name in found if name not in expected]
+    problems += [f'{name} has shape {found[name]}, expected {shape}' for name, shape in expected.items()
+                 if name in found and found[name] != shape]
+    more = [f'and {len(problems) - most} more'] if len(problems) > most else []
+    return '; '.join(problems[:most] + more)
+
+
 def unreadable(directory, error):
     """The one-line error for a tree that orbax cannot read."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
