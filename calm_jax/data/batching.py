@@ -1,12 +1,12 @@
-"""Training and evaluation batches: arrays of token ids, as functions of the examples, the settings and a step number."""
+"""Training and evaluation batches: arrays of token ids, as functions of examples, settings and a step number."""
 
-import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from calm_jax.data.jsonl import Records, Template
+from calm_jax.data.padding import Buckets, pad_rows
 from calm_jax.data.tokenizers import Tokenizer
 
 Batch = dict[str, np.ndarray]
@@ -22,7 +22,7 @@ class Example(NamedTuple):
 class TokenizedRecords(Sequence):
     """Examples made of records, tokenised when asked for: for more records than memory holds.
 
-    `records` is anything with `len`, `[index] → dict` and `where(index) → str` (jsonl.Records; a seqio split).
+    `records` is a `jsonl.Records` or anything else with `len`, `[index] → dict` and `where(index) → str`.
     """
 
     def __init__(self, records: Records, source: Template, target: Template, tokenizer: Tokenizer):
@@ -35,15 +35,13 @@ class TokenizedRecords(Sequence):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Example:
-        if index >= len(self):
-            raise IndexError(f'example {index} of {len(self)}')
         record, where = self.records[index], self.records.where(index)
         texts = self.source(record, where), self.target(record, where)
         return Example(*(np.asarray(self.tokenizer.encode(text), np.int32) for text in texts))
 
 
 def tokenize(records: Records, source: Template, target: Template, tokenizer: Tokenizer) -> list[Example]:
-    """All examples at once, in memory: 4 bytes a token, and some 250 an example."""
+    """All examples at once, in memory: 4 bytes a token, and about 300 an example."""
     return list(TokenizedRecords(records, source, target, tokenizer))
 
 
@@ -51,22 +49,24 @@ class TrainingBatches:
     """`batches[step]` for step = 0, 1, 2, …: a pure function of examples, settings and step, whatever was read before.
 
     A run is resumed from its step number alone. Each epoch of `steps_per_epoch = N // batch_size` steps goes through a new
-    permutation of the N examples (a function of seed and epoch) and leaves out its last `N mod batch_size`. The permutation is
-    cut into windows of `window` batches; within a window examples are sorted by length and cut into batches, whose order is
+    permutation of the N examples, drawn from seed and epoch, and leaves out its last `N mod batch_size`. The permutation is
+    cut into windows of `window` batches; in a window examples are sorted by length and cut into batches, whose order is
     permuted again. So padding is small and lengths stay mixed over the steps.
 
-    A batch holds B rows, B = batch_size / process_count:
+    A batch holds B = batch_size / process_count rows:
         encoder_input_tokens [B, S] int32: source ids, the end of sequence, padding
         decoder_target_tokens [B, T] int32: target ids, the end of sequence, padding
         decoder_input_tokens [B, T] int32: the targets shifted right, after decoder_start_id
         decoder_loss_weights [B, T] float32: 1 on targets, the end of sequence included; 0 on padding
-    S and T are the smallest multiples of `length_multiple` that hold the longest row of the whole batch (all processes'), so a
-    run sees at most ceil(limit / length_multiple) values of each. A source longer than `max_source_length` ids, or a target longer
-    than `max_target_length`, the end of sequence included, loses its end: it keeps the limit's first ids less one, and ends as usual.
+    S and T are each the smallest multiple of `length_multiple` that holds the longest row of the batch over all processes,
+    so that shapes agree everywhere. Its default is the smallest multiple of 8 that leaves at most eight lengths up to the
+    limit. A source of more than `max_source_length` ids, or a target of more than `max_target_length`, the end of sequence
+    counted, loses its end and still ends in an end of sequence (`count_truncated` says how many do).
 
-    Process p of P takes rows p, p + P, … of the batch; lengths are those of the whole batch, so shapes agree everywhere.
+    Process p of P takes rows p, p + P, … of the batch.
 
-    Raises ValueError for fewer examples than a batch, and for a batch size that processes do not divide.
+    Raises ValueError for fewer examples than a batch, for a batch size that the processes do not divide, and for limits,
+    windows or multiples below 1; IndexError for a negative step.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class TrainingBatches:
         max_target_length: int,
         seed: int = 0,
         window: int = 64,
-        length_multiple: int = 8,
+        length_multiple: int | None = None,
         pad_id: int = 0,
         eos_id: int = 1,
         decoder_start_id: int = 0,
@@ -87,53 +87,57 @@ class TrainingBatches:
     ):
         _check(batch_size, process_index, process_count)
         if len(examples) < batch_size:
-            raise ValueError(f'{len(examples)} examples do not fill one batch of {batch_size}: lower the batch size or add data')
+            raise ValueError(f'{len(examples)} examples do not fill a batch of {batch_size}: lower the batch size')
+        if window < 1:
+            raise ValueError(f'window of {window} batches: expected at least 1')
         self.examples = examples
         self.batch_size = batch_size
-        self.seed = seed
         self.window = window
+        self.seed = seed
         self.steps_per_epoch = len(examples) // batch_size
-        self._rows = slice(process_index, None, process_count)
-        self._collate = functools.partial(
-            collate,
-            max_source_length=max_source_length,
-            max_target_length=max_target_length,
-            length_multiple=length_multiple,
-            pad_id=pad_id,
-            eos_id=eos_id,
-            decoder_start_id=decoder_start_id,
-        )
-        # Caches, so that steps taken in order do each piece of work once; what they hold never depends on the past.
-        self._permutation = functools.lru_cache(maxsize=1)(self._permutation)
-        self._window_batches = functools.lru_cache(maxsize=2)(self._window_batches)
+        self._source_buckets = Buckets.for_limit(max_source_length, length_multiple)
+        self._target_buckets = Buckets.for_limit(max_target_length, length_multiple)
+        self._ids = {'pad_id': pad_id, 'eos_id': eos_id, 'decoder_start_id': decoder_start_id}
+        self._process_rows = slice(process_index, None, process_count)
+        # The window and permutation last asked for, so that steps in order sort each window once. Never read as state.
+        self._held_window: tuple[tuple[int, int], list[list[Example]]] | None = None
+        self._held_order: tuple[int, np.ndarray] | None = None
 
     def __getitem__(self, step: int) -> Batch:
         if step < 0:
             raise IndexError(f'step {step}: steps count from 0')
-        epoch, step = divmod(int(step), self.steps_per_epoch)
-        window, place = divmod(step, self.window)
-        batch = self._window_batches(epoch, window)[place]
-        return {name: array[self._rows] for name, array in self._collate(batch).items()}
+        epoch, place = divmod(int(step), self.steps_per_epoch)
+        window, place = divmod(place, self.window)
+        examples = self._batches_of_window(epoch, window)[place]
+        batch = collate(examples, self._source_buckets, self._target_buckets, **self._ids)
+        return {name: array[self._process_rows] for name, array in batch.items()}
 
-    def epoch_of(self, step: int) -> float:
-        """Epochs done before this step."""
-        return step / self.steps_per_epoch
+    def order(self, epoch: int) -> np.ndarray:
+        """Indices of the examples that an epoch goes through, as its windows are cut, [steps_per_epoch · batch_size]."""
+        held = self._held_order
+        if held is None or held[0] != epoch:
+            held = self._held_order = epoch, _permutation(len(self.examples), (self.seed, epoch))
+        return held[1][: self.steps_per_epoch * self.batch_size]
 
-    def indices(self, epoch: int) -> np.ndarray:
-        """Indices of the examples of an epoch, in the order its windows are cut from, [steps_per_epoch · batch_size]."""
-        return self._permutation(epoch)[: self.steps_per_epoch * self.batch_size]
+    def _batches_of_window(self, epoch: int, window: int) -> list[list[Example]]:
+        held = self._held_window
+        if held is None or held[0] != (epoch, window):
+            held = self._held_window = (epoch, window), self._cut_window(epoch, window)
+        return held[1]
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        # Raw bits of a bit generator are the same in every version of NumPy; Generator.permutation is not promised to be.
-        bits = np.random.PCG64([self.seed, epoch]).random_raw(len(self.examples))
-        return np.argsort(bits, kind='stable')
-
-    def _window_batches(self, epoch: int, window: int) -> list[list[Example]]:
+    def _cut_window(self, epoch: int, window: int) -> list[list[Example]]:
         size = self.window * self.batch_size
-        examples = [self.examples[int(i)] for i in self.indices(epoch)[window * size : (window + 1) * size]]
-        examples.sort(key=lambda example: (max(map(len, example)), len(example.target)))
-        order = np.argsort(np.random.PCG64([self.seed, epoch, window]).random_raw(len(examples) // self.batch_size))
-        return [examples[i * self.batch_size : (i + 1) * self.batch_size] for i in order]
+        examples = [self.examples[int(i)] for i in self.order(epoch)[window * size : (window + 1) * size]]
+        examples.sort(key=self._sort_key)
+        num_batches = len(examples) // self.batch_size
+        shuffled = _permutation(num_batches, (self.seed, epoch, window))
+        return [examples[i * self.batch_size : (i + 1) * self.batch_size] for i in shuffled]
+
+    def _sort_key(self, example: Example) -> tuple[int, int]:
+        # The larger of the two bucket numbers first: on translation data it pads as little as sorting by the source's
+        # bucket and then the target's length, and meets a third fewer (S, T) shapes.
+        source, target = len(example.source) + 1, len(example.target) + 1
+        return max(self._source_buckets.number(source), self._target_buckets.number(target)), source
 
 
 def evaluation_batches(
@@ -142,83 +146,57 @@ def evaluation_batches(
     *,
     max_source_length: int,
     max_target_length: int,
-    length_multiple: int = 8,
+    length_multiple: int | None = None,
     pad_id: int = 0,
     eos_id: int = 1,
     decoder_start_id: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Every example once, in order, as TrainingBatches lays them out; the last batch is filled with rows of padding and weight 0.
+    """Every example once, in order, laid out as by TrainingBatches; rows that fill up the last batch have weights 0.
 
-    Raises as TrainingBatches does, but for few examples.
+    Raises ValueError as TrainingBatches does, except that few examples are welcome.
     """
     _check(batch_size, process_index, process_count)
-    for start in range(0, len(examples), batch_size):
-        rows = [examples[i] for i in range(start, min(start + batch_size, len(examples)))]
-        batch = collate(
-            rows,
-            max_source_length=max_source_length,
-            max_target_length=max_target_length,
-            length_multiple=length_multiple,
-            pad_id=pad_id,
-            eos_id=eos_id,
-            decoder_start_id=decoder_start_id,
-            num_rows=batch_size,
-        )
-        yield {name: array[process_index::process_count] for name, array in batch.items()}
+    buckets = [Buckets.for_limit(limit, length_multiple) for limit in (max_source_length, max_target_length)]
+    ids = {'pad_id': pad_id, 'eos_id': eos_id, 'decoder_start_id': decoder_start_id}
+    return (
+        {name: array[process_index::process_count] for name, array in collate(rows, *buckets, **ids).items()}
+        for rows in _filled_batches(examples, batch_size)
+    )
 
 
 def collate(
     examples: Sequence[Example],
+    source_buckets: Buckets,
+    target_buckets: Buckets,
     *,
-    max_source_length: int,
-    max_target_length: int,
-    length_multiple: int = 8,
     pad_id: int = 0,
     eos_id: int = 1,
     decoder_start_id: int = 0,
-    num_rows: int | None = None,
 ) -> Batch:
-    """The arrays of one batch (see TrainingBatches), with rows of padding and weight 0 after the examples up to `num_rows`."""
-    num_rows = num_rows or len(examples)
-    sources = pad_rows([e.source for e in examples], max_source_length, num_rows, length_multiple, pad_id, eos_id)
-    targets = pad_rows([e.target for e in examples], max_target_length, num_rows, length_multiple, pad_id, eos_id)
-    weights = np.zeros(targets.shape, np.float32)
-    for row, example in enumerate(examples):
-        weights[row, : min(len(example.target) + 1, max_target_length)] = 1
-    inputs = np.full_like(targets, pad_id)
+    """The four arrays of one batch, as TrainingBatches lists them; an example given as None is a row of weights 0."""
+    sources = [() if example is None else example.source for example in examples]
+    targets = [() if example is None else example.target for example in examples]
+    lengths = [0 if example is None else len(example.target) + 1 for example in examples]
+    source_tokens = pad_rows(sources, source_buckets, len(examples), pad_id=pad_id, eos_id=eos_id)
+    target_tokens = pad_rows(targets, target_buckets, len(examples), pad_id=pad_id, eos_id=eos_id)
+    lengths = np.minimum(lengths, target_buckets.limit)
+    weights = (np.arange(target_tokens.shape[1]) < lengths[:, None]).astype(np.float32)
+    # The end of sequence is a target and never an input: nothing is predicted after it.
+    inputs = np.full_like(target_tokens, pad_id)
+    inputs[:, 1:] = np.where(weights[:, 1:] > 0, target_tokens[:, :-1], pad_id)
     inputs[:, 0] = decoder_start_id
-    # An end of sequence is a target, never an input: what follows it has weight 0.
-    inputs[:, 1:] = np.where(weights[:, 1:] > 0, targets[:, :-1], pad_id)
     return {
-        'encoder_input_tokens': sources,
+        'encoder_input_tokens': source_tokens,
         'decoder_input_tokens': inputs,
-        'decoder_target_tokens': targets,
+        'decoder_target_tokens': target_tokens,
         'decoder_loss_weights': weights,
     }
 
 
-def pad_rows(
-    rows: Sequence[Sequence[int]],
-    limit: int,
-    num_rows: int,
-    length_multiple: int = 8,
-    pad_id: int = 0,
-    eos_id: int = 1,
-) -> np.ndarray:
-    """[num_rows, S] int32: each row cut to `limit − 1` ids, then the end of sequence, then padding; S a multiple of length_multiple."""
-    longest = max((min(len(row) + 1, limit) for row in rows), default=1)
-    padded = np.full((num_rows, round_up(longest, length_multiple)), pad_id, np.int32)
-    for place, row in enumerate(rows):
-        length = min(len(row), limit - 1)
-        padded[place, :length] = row[:length]
-        padded[place, length] = eos_id
-    return padded
-
-
 def count_truncated(examples: Sequence[Example], max_source_length: int, max_target_length: int) -> dict[str, int]:
-    """How many sources and targets lose ids to the limits, the end of sequence counted: {'source': …, 'target': …}."""
+    """How many sources and targets the limits shorten, the end of sequence counted: {'source': …, 'target': …}."""
     counts = {'source': 0, 'target': 0}
     for example in examples:
         counts['source'] += len(example.source) + 1 > max_source_length
@@ -226,13 +204,28 @@ def count_truncated(examples: Sequence[Example], max_source_length: int, max_tar
     return counts
 
 
-def round_up(length: int, multiple: int) -> int:
-    """The smallest multiple that is at least `length`."""
-    return -(-length // multiple) * multiple
+def read_ahead(batches: TrainingBatches, start: int, stop: int, buffer_size: int = 8) -> Iterator[Batch]:
+    """`batches[step]` for step in start … stop − 1, prepared by a grain thread while the caller computes."""
+    import grain  # Two seconds to import, and of use only here.
+
+    steps = grain.MapDataset.range(start, stop).map(batches.__getitem__)
+    yield from steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=buffer_size))
+
+
+def _filled_batches(examples: Sequence[Example], batch_size: int) -> Iterator[list[Example | None]]:
+    for start in range(0, len(examples), batch_size):
+        rows = [examples[i] for i in range(start, min(start + batch_size, len(examples)))]
+        yield rows + [None] * (batch_size - len(rows))
+
+
+def _permutation(length: int, seed: tuple[int, ...]) -> np.ndarray:
+    # NumPy promises that the raw bits of a bit generator stay the same in later versions, and not that
+    # Generator.permutation does: a resumed run must not depend on it.
+    return np.argsort(np.random.PCG64(seed).random_raw(length), kind='stable')
 
 
 def _check(batch_size: int, process_index: int, process_count: int) -> None:
+    if process_count < 1 or not 0 <= process_index < process_count:
+        raise ValueError(f'process {process_index} of {process_count}: expected an index from 0 to the count less one')
     if batch_size < 1 or batch_size % process_count:
-        raise ValueError(f'batch size {batch_size}: expected a positive multiple of the number of processes, {process_count}')
-    if not 0 <= process_index < process_count:
-        raise ValueError(f'process {process_index} of {process_count}: expected an index from 0 to {process_count - 1}')
+        raise ValueError(f'batch size {batch_size}: expected a positive multiple of the {process_count} processes')

@@ -1,0 +1,65 @@
+"""Padding: sequences of unequal length as one array, its length drawn from few buckets so that few shapes are compiled."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+MOST_LENGTHS = 8
+
+
+class Buckets(NamedTuple):
+    """The lengths an axis may have: multiples of `step`, the last one shortened to what `limit` needs.
+
+    `for_limit` picks the smallest multiple of 8 as step that leaves at most eight lengths: 8, 16, …, 64 for a limit of 64 ids,
+    64, 128, …, 512 for one of 512.
+    """
+
+    limit: int
+    step: int
+
+    @classmethod
+    def for_limit(cls, limit: int, step: int | None = None) -> 'Buckets':
+        """Buckets for sequences of at most `limit` ids. Raises ValueError for a limit or step below 1."""
+        if limit < 1:
+            raise ValueError(f'length limit {limit}: expected at least 1')
+        if step is None:
+            step = _round_up(-(-limit // MOST_LENGTHS), 8)
+        if step < 1:
+            raise ValueError(f'length multiple {step}: expected at least 1')
+        return cls(limit, step)
+
+    def number(self, length: int) -> int:
+        """Which bucket holds `length` ids once cut to the limit, from 1."""
+        return -(-min(length, self.limit) // self.step)
+
+    def length(self, length: int) -> int:
+        """The padded length for `length` ids once cut to the limit."""
+        return min(self.number(length) * self.step, _round_up(self.limit, 8))
+
+
+def pad_rows(
+    rows: Sequence[Sequence[int]],
+    buckets: Buckets,
+    num_rows: int,
+    *,
+    pad_id: int,
+    eos_id: int | None,
+    left: bool = False,
+) -> np.ndarray:
+    """[num_rows, S] int32, S the bucket of the longest row: the ids of each row, the end of sequence, then padding.
+
+    Ids after the limit are cut off, its last place kept for the end of sequence. With `eos_id` None none is added. `left` puts
+    the padding before the ids. Rows after the last are all padding.
+    """
+    end = [] if eos_id is None else [eos_id]
+    longest = max((len(row) + len(end) for row in rows), default=1)
+    padded = np.full((num_rows, buckets.length(max(longest, 1))), pad_id, np.int32)
+    for place, row in enumerate(rows):
+        ids = [*row[: buckets.limit - len(end)], *end]
+        padded[place, padded.shape[1] - len(ids) if left else 0 :][: len(ids)] = ids
+    return padded
+
+
+def _round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
