@@ -48,25 +48,26 @@ def tokenize(records: Records, source: Template, target: Template, tokenizer: To
 class TrainingBatches:
     """`batches[step]` for step = 0, 1, 2, …: a pure function of examples, settings and step, whatever was read before.
 
-    A run is resumed from its step number alone. Each epoch of `steps_per_epoch = N // batch_size` steps goes through a new
-    permutation of the N examples, drawn from seed and epoch, and leaves out its last `N mod batch_size`. The permutation is
-    cut into windows of `window` batches; in a window examples are sorted by length and cut into batches, whose order is
-    permuted again. So padding is small and lengths stay mixed over the steps.
+    A run is resumed from its step number alone. Each epoch of `steps_per_epoch = N // batch_size` steps goes through
+    a new permutation of the N examples, drawn from seed and epoch, and leaves out its last `N mod batch_size`. The
+    permutation is cut into windows of `window` batches; in a window examples are sorted by length and cut into
+    batches, whose order is permuted again. So padding is small and lengths stay mixed over the steps.
 
     A batch holds B = batch_size / process_count rows:
         encoder_input_tokens [B, S] int32: source ids, the end of sequence, padding
         decoder_target_tokens [B, T] int32: target ids, the end of sequence, padding
         decoder_input_tokens [B, T] int32: the targets shifted right, after decoder_start_id
         decoder_loss_weights [B, T] float32: 1 on targets, the end of sequence included; 0 on padding
-    S and T are each the smallest multiple of `length_multiple` that holds the longest row of the batch over all processes,
-    so that shapes agree everywhere. Its default is the smallest multiple of 8 that leaves at most eight lengths up to the
-    limit. A source of more than `max_source_length` ids, or a target of more than `max_target_length`, the end of sequence
-    counted, loses its end and still ends in an end of sequence (`count_truncated` says how many do).
+    S and T are each the smallest multiple of `length_multiple` that holds the longest row of the batch over all
+    processes, so that shapes agree everywhere. Its default is the smallest multiple of 8 that leaves at most eight
+    lengths up to the limit. A source of more than `max_source_length` ids, or a target of more than
+    `max_target_length`, the end of sequence counted, loses its end and still ends in an end of sequence
+    (`count_truncated` says how many do).
 
     Process p of P takes rows p, p + P, … of the batch.
 
-    Raises ValueError for fewer examples than a batch, for a batch size that the processes do not divide, and for limits,
-    windows or multiples below 1; IndexError for a negative step.
+    Raises ValueError for fewer examples than a batch, for a batch size that the processes do not divide, and for
+    limits, windows or multiples below 1; IndexError for a negative step.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class TrainingBatches:
         return {name: array[self._process_rows] for name, array in batch.items()}
 
     def order(self, epoch: int) -> np.ndarray:
-        """Indices of the examples that an epoch goes through, as its windows are cut, [steps_per_epoch · batch_size]."""
+        """Indices of an epoch's examples, in the order its windows are cut from, [steps_per_epoch · batch_size]."""
         held = self._held_order
         if held is None or held[0] != epoch:
             held = self._held_order = epoch, _permutation(len(self.examples), (self.seed, epoch))

@@ -1,4 +1,4 @@
-"""Records: JSON objects, one per line, in .jsonl files that may be compressed (.gz, .xz), and the texts made of them."""
+"""Records: JSON objects, one a line, in .jsonl files that may be compressed (.gz, .xz); and texts made of them."""
 
 import difflib
 import gzip
@@ -82,8 +82,8 @@ class Records(Sequence):
 class Template:
     """A text made of a record: the name of one field (`'en'`), or text around fields (`'summarize: {article}'`).
 
-    A text without braces is a field's name. Doubled braces stand for themselves. Strings are taken as they are, numbers and
-    booleans as JSON writes them; null, lists and objects are refused.
+    A text without braces is a field's name. Doubled braces stand for themselves. Strings are taken as they are,
+    numbers and booleans as JSON writes them; null, lists and objects are refused.
 
     Raises ValueError for an unbalanced brace, an empty or decorated field (`{}`, `{a!r}`, `{a:>3}`).
     """
@@ -103,7 +103,7 @@ class Template:
             if field == '' or form or conversion:
                 raise ValueError(f'template {template!r}: expected the bare name of a field between the braces')
         if all(field is None for _, field, _, _ in parsed):
-            raise ValueError(f"template {template!r} names no field: expected text with fields in braces such as '{{en}}'")
+            raise ValueError(f"template {template!r} names no field: expected fields in braces such as '{{en}}'")
         self._parts = [(literal, field) for literal, field, _, _ in parsed]
 
     @property
@@ -125,7 +125,7 @@ class Template:
 
 
 def value_of(record: dict, field: str, where: str = 'record') -> object:
-    """`record[field]`; the ValueError of a field that is not there lists those that are, the nearest first to be named."""
+    """`record[field]`; the ValueError of a field that is not there lists those that are and names the nearest."""
     if field in record:
         return record[field]
     near = difflib.get_close_matches(field, record, n=1)

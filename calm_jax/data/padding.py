@@ -1,4 +1,4 @@
-"""Padding: sequences of unequal length as one array, its length drawn from few buckets so that few shapes are compiled."""
+"""Padding: sequences of unequal length as one array, of one of few lengths so that few shapes are compiled."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,8 +11,8 @@ MOST_LENGTHS = 8
 class Buckets(NamedTuple):
     """The lengths an axis may have: multiples of `step`, the last one shortened to what `limit` needs.
 
-    `for_limit` picks the smallest multiple of 8 as step that leaves at most eight lengths: 8, 16, …, 64 for a limit of 64 ids,
-    64, 128, …, 512 for one of 512.
+    `for_limit` picks the smallest multiple of 8 as step that leaves at most eight lengths: 8, 16, …, 64 for a limit
+    of 64 ids, 64, 128, …, 512 for one of 512.
     """
 
     limit: int
@@ -49,8 +49,8 @@ def pad_rows(
 ) -> np.ndarray:
     """[num_rows, S] int32, S the bucket of the longest row: the ids of each row, the end of sequence, then padding.
 
-    Ids after the limit are cut off, its last place kept for the end of sequence. With `eos_id` None none is added. `left` puts
-    the padding before the ids. Rows after the last are all padding.
+    Ids after the limit are cut off, its last place kept for the end of sequence. With `eos_id` None none is added.
+    `left` puts the padding before the ids. Rows after the last are all padding.
     """
     end = [] if eos_id is None else [eos_id]
     longest = max((len(row) + len(end) for row in rows), default=1)

@@ -15,8 +15,8 @@ import sentencepiece
 class Tokenizer(Protocol):
     """What the library asks of a tokenizer.
 
-    A class becomes loadable by `load_tokenizer` when it also has `FILES` (the file names that mark a folder as holding one,
-    all of which must be there) and `load(directory)`, and is listed in `_KINDS`.
+    A class becomes loadable by `load_tokenizer` when it also has `FILES` (the file names that mark a folder as
+    holding one, all of which must be there) and `load(directory)`, and is listed in `_KINDS`.
     """
 
     vocab_size: int
@@ -42,11 +42,12 @@ class Tokenizer(Protocol):
 class SentencePieceTokenizer:
     """A SentencePiece model (Kudo and Richardson, 2018), with the `extra_ids` sentinels of span-corruption pretraining.
 
-    Sentinel n, written `<extra_id_n>`, has the id `pieces + extra_ids - 1 − n` (Raffel et al., 2020: they count down from
-    the last id); its text encodes to that id and the id decodes to its text. Models often have a few more output ids than
-    the tokenizer has pieces (a multiple of 128): those decode to nothing and show as `<id>`.
+    Sentinel n, written `<extra_id_n>`, has the id `pieces + extra_ids - 1 − n` (Raffel et al., 2020: they count down
+    from the last id); its text encodes to that id and the id decodes to its text. Models often have a few more output
+    ids than the tokenizer has pieces (a multiple of 128): those decode to nothing and show as `<id>`.
 
-    Stored as `spiece.model`, the model's own bytes, and the number of sentinels as `extra_ids` in `tokenizer_config.json`.
+    Stored as `spiece.model`, the model's own bytes, and the number of sentinels as `extra_ids` in
+    `tokenizer_config.json`.
     """
 
     FILES = ('spiece.model',)
@@ -70,8 +71,8 @@ class SentencePieceTokenizer:
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> 'SentencePieceTokenizer':
-        """From a folder. Without `tokenizer_config.json`, or without `extra_ids` in it, there are 100 sentinels, as in the
-        published models that store a `spiece.model`."""
+        """From a folder. Without `tokenizer_config.json`, or without `extra_ids` in it, there are 100 sentinels, as
+        in the published models that store a `spiece.model`."""
         path = Path(directory) / cls.FILES[0]
         extra_ids = _read_json(Path(directory) / 'tokenizer_config.json').get('extra_ids', 100)
         try:
@@ -86,9 +87,12 @@ class SentencePieceTokenizer:
         return self._processor.decode([i for i in _before_end(ids, self.eos_id) if self._has_text(i)])
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        return [
-            self._processor.id_to_piece(int(i)).replace('▁', ' ') if 0 <= i < self.vocab_size else f'<{int(i)}>' for i in ids
-        ]
+        return [self._piece(int(i)) for i in ids]
+
+    def _piece(self, token: int) -> str:
+        if 0 <= token < self.vocab_size:
+            return self._processor.id_to_piece(token).replace('▁', ' ')
+        return f'<{token}>'
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self.model + b'extra_ids=%d' % self.extra_ids).hexdigest()
@@ -107,8 +111,8 @@ class SentencePieceTokenizer:
 class ByteTokenizer:
     """Bytes of UTF-8 as ids: `id = byte + 3`, after pad 0, end-of-sequence 1 and unknown 2 (Xue et al., 2022).
 
-    `extra_ids` more ids follow the 256 bytes (published models have 125); they have no text. Bytes that are not UTF-8, as a
-    sequence cut inside a character ends in, decode to U+FFFD. Stored as `byte_tokenizer.json`.
+    `extra_ids` more ids follow the 256 bytes (published models have 125); they have no text. Bytes that are not
+    UTF-8, as a sequence cut inside a character ends in, decode to U+FFFD. Stored as `byte_tokenizer.json`.
     """
 
     FILES = ('byte_tokenizer.json',)
@@ -181,10 +185,10 @@ def train_sentencepiece(
 ) -> SentencePieceTokenizer:
     """Trains a unigram model (Kudo, 2018) with pad 0, end-of-sequence 1, unknown 2, no beginning, and no sentinels.
 
-    Text is taken as it is: no normalisation, runs of spaces kept. With `byte_fallback`, characters outside the vocabulary are
-    spelled in bytes, so every text without U+2581 (the piece of a space) round-trips. Writes the model at `output_path`
-    (name it `spiece.model`) and `tokenizer_config.json` beside it, so that `load_tokenizer` reads the folder. The same texts,
-    in the same order, give the same bytes.
+    Text is taken as it is: no normalisation, runs of spaces kept. With `byte_fallback`, characters outside the
+    vocabulary are spelled in bytes, so every text without U+2581 (the piece of a space) round-trips. Writes the model
+    at `output_path` (name it `spiece.model`) and `tokenizer_config.json` beside it, so that `load_tokenizer` reads
+    the folder. The same texts, in the same order, give the same bytes.
 
     Raises ValueError where the texts cannot fill a vocabulary of that size, or need a larger one.
     """
