@@ -20,7 +20,7 @@ class Evidence(NamedTuple):
     hidden, previous: [B, D], the state after and before the layer.
     ran: bool [B], whether the row ran the layer; a row that did not is not observed.
     oracle: int32 [B], the full model's token for this position, or None when no look-ahead ran.
-    logits: ids → float32 [B, V], or [B, K] for ids int32 [B, K]; computed when called.
+    logits: () → float32 [B, V], the shared head on `hidden`; computed when called.
     choose: float32 [B, V] → int32 [B], the token a distribution emits (its argmax, or a seeded draw).
     """
 
@@ -31,7 +31,7 @@ class Evidence(NamedTuple):
     previous: Array
     ran: Array
     oracle: Array | None
-    logits: Callable[..., Array]
+    logits: Callable[[], Array]
     choose: Callable[[Array], Array]
 
 

@@ -1,0 +1,1 @@
+"""The decode loop: tokens outside, layers inside, decisions passed in."""

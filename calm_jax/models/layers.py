@@ -17,17 +17,22 @@ _fan_in_normal = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
 _fan_avg_uniform = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 
 
+def widened(x):
+    """x in float32, or as it is where it is wider: what sums and exponentials are computed in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 class RMSNorm(nn.Module):
-    """x · scale / √(mean(x²) + ε), over the last axis, in float32 (Zhang & Sennrich 2019)."""
+    """x · scale / √(mean(x²) + ε), over the last axis, in float32 or wider (Zhang & Sennrich 2019)."""
 
     config: TransformerConfig
 
     @nn.compact
     def __call__(self, x):
         scale = partitioning.param_with_axes('scale', nn.initializers.ones, (x.shape[-1],), jnp.float32, axes=('embed',))
-        x32 = x.astype(jnp.float32)
-        x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.config.norm_epsilon)
-        return (x32 * scale).astype(self.config.dtype)
+        wide = widened(x)
+        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.config.norm_epsilon)
+        return (wide * scale).astype(self.config.dtype)
 
 
 class Dense(nn.Module):
@@ -115,7 +120,7 @@ class Attention(nn.Module):
 
     def __call__(self, x, keys, values, bias, deterministic=True):
         """What states x [B, T, D] read from keys and values [B, N, S, H], scores increased by bias [B|1, N|1, T, S]."""
-        scores = jnp.einsum('bnth,bnsh->bnts', self._split(self.query(x)), keys, preferred_element_type=jnp.float32)
+        scores = widened(jnp.einsum('bnth,bnsh->bnts', self._split(self.query(x)), keys))
         weights = jax.nn.softmax(scores + bias, axis=-1).astype(self.config.dtype)
         weights = self.dropout(weights, deterministic=deterministic)
         read = jnp.einsum('bnts,bnsh->bnth', weights, values)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.layers import MASKED, Attention, Dense, Embedding, FeedForward, RelativePositionBias, RMSNorm
+from calm_jax.models.layers import MASKED, Attention, Dense, Embedding, FeedForward, RelativePositionBias, RMSNorm, widened
 
 
 class EncoderLayer(nn.Module):
@@ -135,7 +135,7 @@ class Transformer(nn.Module):
 
     def unembed(self, hidden):
         """Logits float32 [..., V] of states [..., D] of any layer: the shared final norm, then the shared head."""
-        return self.decoder.logits_dense(self.decoder.decoder_norm(hidden)).astype(jnp.float32)
+        return widened(self.decoder.logits_dense(self.decoder.decoder_norm(hidden)))
 
     def embed(self, tokens):
         """Token vectors [..., D]."""

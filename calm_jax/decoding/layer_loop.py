@@ -1,0 +1,234 @@
+"""One token through the layers.
+
+The layers are a chain of `lax.cond` over per-layer parameters, each entered while any row still runs, so that depth
+nobody needs costs nothing. Rows are independent: a row that has left keeps its state and takes no further part.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from calm_jax.depth.thresholds import Exit
+from calm_jax.models import cache as kv_cache
+from calm_jax.models.cache import KVCache
+from calm_jax.types import Array, Evidence, Plan
+
+
+class Decisions(NamedTuple):
+    """What decides depth; None where nothing does, which compiles to no conditional at all."""
+
+    exit: Exit | None
+    gate: Callable | None
+    plan: Plan | None
+    propagation: Any
+
+
+class Layers(NamedTuple):
+    """The decoder's memory of a batch, kept between tokens.
+
+    caches: self-attention per layer; filled: int32 per layer, how many positions of it hold keys and values.
+    exit_states: [B, positions, D], what layers that a position skipped project for it when they are first entered; None
+    where no layer is ever behind.
+    """
+
+    caches: tuple[KVCache, ...]
+    filled: tuple[Array, ...]
+    exit_states: Array | None
+
+
+class Token(NamedTuple):
+    """One token of every row on its way up. hidden, first: [B, D], the current state and the first layer's;
+    active: bool [B], rows that still run; visited, layers_run: int32 [B]; confidence: float32 [B];
+    prediction: int32 [B], valid where predicted; executed: int32, layers the batch ran;
+    memory: the measure's; exit_kv: the keys and values of the last layer each row ran, where propagation copies them."""
+
+    hidden: Array
+    first: Array
+    active: Array
+    visited: Array
+    layers_run: Array
+    confidence: Array
+    prediction: Array
+    predicted: Array
+    executed: Array
+    memory: Any
+    exit_kv: tuple[Array, Array] | None
+
+
+class Step(NamedTuple):
+    """What is the same for all layers of a token. index: where in the caches the token goes; position: int32 [B], generated
+    tokens before it; length: the maximum of them; self_bias, cross_bias: attention scores; cross_kv: per layer;
+    choose: logits → tokens; gate_keys: one per row; oracle: int32 [B] or None."""
+
+    index: Array
+    position: Array
+    length: int
+    self_bias: Array
+    cross_bias: Array
+    cross_kv: tuple[KVCache, ...]
+    choose: Callable
+    gate_keys: Array
+    oracle: Array | None
+
+
+def run_token(call, num_layers, hidden, alive, layers, step, decisions):
+    """Takes one token of every row as far up as its row wants to go.
+
+    call: (*args, method) → the model's method, parameters bound. hidden: [B, D], the embedded token; alive: bool [B].
+    Returns (Token, Layers); rows without `predicted` still need the head.
+    """
+    token = _enter(hidden, alive, decisions)
+    if decisions.propagation.copies:
+        shape = layers.caches[0].keys[:, :, :1]
+        token = token._replace(exit_kv=(jnp.zeros_like(shape), jnp.zeros_like(shape)))
+    caches, filled = list(layers.caches), list(layers.filled)
+    for layer in range(num_layers):
+        def visit(token, cache, filled, layer=layer):
+            return _visit(call, layer, num_layers, token, cache, filled, layers.exit_states, step, decisions)
+
+        def skip(token, cache, filled, layer=layer):
+            if not decisions.propagation.lazy:
+                cache = kv_cache.write(cache, step.index, *_entering_kv(call, layer, token, decisions.propagation))
+            return token, cache, filled
+
+        carry = token, caches[layer], filled[layer]
+        if decisions.exit is None and decisions.gate is None and decisions.plan is None:
+            token, caches[layer], filled[layer] = visit(*carry)
+        else:
+            token, caches[layer], filled[layer] = jax.lax.cond(jnp.any(token.active), visit, skip, *carry)
+    exit_states = layers.exit_states
+    if exit_states is not None:
+        state = decisions.propagation.source(token.hidden, token.first)[:, None]
+        exit_states = jax.lax.dynamic_update_slice(exit_states, state, (0, step.index, 0))
+    return token, Layers(tuple(caches), tuple(filled), exit_states)
+
+
+def _enter(hidden, alive, decisions):
+    rows = hidden.shape[0]
+    count, number = jnp.zeros(rows, jnp.int32), jnp.ones(rows, jnp.float32)
+    memory = None if decisions.exit is None else decisions.exit.measure.init(rows)
+    return Token(
+        hidden=hidden, first=hidden, active=alive, visited=count, layers_run=count, confidence=number, prediction=count,
+        predicted=jnp.zeros(rows, bool), executed=jnp.zeros((), jnp.int32), memory=memory, exit_kv=None)
+
+
+def _visit(call, layer, num_layers, token, cache, filled, exit_states, step, decisions):
+    """One layer of one token: keys and values, sub-layers, then the question whether to go on."""
+    run = token.active
+    if decisions.gate is not None:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(step.gate_keys, layer)
+        run = run & (everything_off(decisions.exit) | decisions.gate(layer, step.position, token.hidden, keys))
+    rows = _sub_layer_rows(layer, run, decisions)
+
+    run_sub = _for_all if decisions.gate is None and decisions.plan is None else where_run
+
+    def attend(x, cache, filled):
+        if exit_states is not None:
+            cache = _fill(call, layer, cache, filled, step.index, exit_states, decisions.propagation.window)
+        cache = kv_cache.write(cache, step.index, *_entering_kv(call, layer, token, decisions.propagation))
+        x = run_sub(rows.self_attention, lambda x: call(layer, x, *cache, step.self_bias, method='self_attend'), x)
+        return x, cache, step.index + 1
+
+    x = token.hidden[:, None]
+    if decisions.plan is None:
+        x, cache, filled = attend(x, cache, filled)
+    else:
+        # A gate that closes still writes keys and values; a plan that skips self-attention never needs them.
+        reads = token.active & (everything_off(decisions.exit) | decisions.plan.self_attention[:, layer])
+        x, cache, filled = jax.lax.cond(jnp.any(reads), attend, lambda *carry: carry, x, cache, filled)
+    cross = step.cross_kv[layer]
+    x = run_sub(rows.cross_attention, lambda x: call(layer, x, *cross, step.cross_bias, method='cross_attend'), x)
+    x = run_sub(rows.feed_forward, lambda x: call(layer, x, method='feed_forward'), x)[:, 0]
+
+    ran = rows.self_attention | rows.cross_attention | rows.feed_forward
+    previous, hidden = token.hidden, jnp.where(ran[:, None], x, token.hidden)
+    if decisions.propagation.copies:
+        kv = cache.keys, cache.values
+        now = [jax.lax.dynamic_slice_in_dim(each, step.index, 1, axis=2) for each in kv]
+        token = token._replace(exit_kv=tuple(
+            jnp.where(ran[:, None, None, None], new, old) for new, old in zip(now, token.exit_kv)))
+    token = token._replace(
+        hidden=hidden,
+        first=hidden if layer == 0 else token.first,
+        visited=jnp.where(token.active, layer + 1, token.visited),
+        layers_run=token.layers_run + ran,
+        executed=token.executed + jnp.any(ran))
+    if decisions.exit is not None and decisions.exit.observes(layer):
+        token = _observe(call, layer, num_layers, token, previous, ran, step, decisions.exit)
+    return token, cache, filled
+
+
+class _Rows(NamedTuple):
+    """bool [B] per sub-layer: who runs it."""
+
+    self_attention: Array
+    cross_attention: Array
+    feed_forward: Array
+
+
+def _sub_layer_rows(layer, run, decisions):
+    if decisions.plan is None:
+        return _Rows(run, run, run)
+    off = everything_off(decisions.exit)
+    return _Rows(*(run & (off | planned[:, layer]) for planned in decisions.plan[:3]))
+
+
+def everything_off(exit):
+    """λ ≥ 1 is the full model: no exits, no gates, the full plan."""
+    return jnp.zeros((), bool) if exit is None else jnp.asarray(exit.threshold) >= 1
+
+
+def _entering_kv(call, layer, token, propagation):
+    """Keys and values [B, N, 1, H] that this layer holds for the token: of the state entering it, or what stands in."""
+    entering = jnp.where(token.active[:, None], token.hidden, propagation.source(token.hidden, token.first))
+    kv = call(layer, entering[:, None], method='self_kv')
+    if propagation.copies:
+        kv = tuple(jnp.where(token.active[:, None, None, None], own, copied) for own, copied in zip(kv, token.exit_kv))
+    return kv
+
+
+def _fill(call, layer, cache, filled, index, exit_states, window):
+    """The cache with positions `filled`…`index` projected from the exit states, `window` of them at a time."""
+
+    def project(carry):
+        cache, start = carry
+        states = jax.lax.dynamic_slice_in_dim(exit_states, start, window, axis=1)
+        return kv_cache.write(cache, start, *call(layer, states, method='self_kv')), start + window
+
+    return jax.lax.while_loop(lambda carry: carry[1] < index, project, (cache, filled))[0]
+
+
+def _for_all(rows, sub_layer, x):
+    """sub_layer(x) for every row: where only exits decide, whoever stands in a layer that is entered is computed."""
+    return sub_layer(x)
+
+
+def where_run(rows, sub_layer, x):
+    """sub_layer(x) for the rows that run it, x for the others; nothing at all when no row does."""
+    return jax.lax.cond(jnp.any(rows), lambda x: jnp.where(rows[:, None, None], sub_layer(x), x), lambda x: x, x)
+
+
+def _observe(call, layer, num_layers, token, previous, ran, step, exit):
+    """Asks the measure, and takes out of the race the rows that it is sure of."""
+
+    def look(token):
+        evidence = Evidence(
+            layer, num_layers, step.position, token.hidden, previous, ran, step.oracle,
+            logits=lambda: call(token.hidden, method='unembed'), choose=step.choose)
+        memory, confidence, prediction = exit.measure.observe(token.memory, evidence)
+        token = token._replace(
+            memory=jax.tree.map(lambda new, old: _rows_where(ran, new, old), memory, token.memory),
+            confidence=jnp.where(ran, confidence, token.confidence),
+            active=token.active & ~(ran & exit.leaves(layer, confidence, step.position, step.length)))
+        if prediction is None:
+            return token
+        return token._replace(
+            prediction=jnp.where(ran, prediction, token.prediction), predicted=token.predicted | ran)
+
+    return jax.lax.cond(jnp.any(ran) & ~everything_off(exit), look, lambda token: token, token)
+
+
+def _rows_where(rows, new, old):
+    return jnp.where(rows.reshape(rows.shape + (1,) * (new.ndim - 1)), new, old)

@@ -1,0 +1,28 @@
+"""The key/value cache of one attention layer: [B, N, positions, H] each."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from calm_jax.types import Array
+
+
+class KVCache(NamedTuple):
+    keys: Array
+    values: Array
+
+
+def init(rows, heads, positions, head_dim, dtype):
+    """An empty cache."""
+    empty = jnp.zeros((rows, heads, positions, head_dim), dtype)
+    return KVCache(empty, empty)
+
+
+def write(cache, index, keys, values):
+    """The cache with keys and values [B, N, W, H] from position `index` on. The caller keeps index + W within the cache:
+    a slice that runs over its end would be moved back silently."""
+    start = (0, 0, index, 0)
+    return KVCache(
+        jax.lax.dynamic_update_slice(cache.keys, keys, start),
+        jax.lax.dynamic_update_slice(cache.values, values, start))
