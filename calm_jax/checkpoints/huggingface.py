@@ -1,0 +1,210 @@
+"""Hugging Face directories: config.json, weights as safetensors, the tokenizer, generation_config.json.
+
+Weights are read and written tensor by tensor: at any time memory holds one model and one tensor more. Reading takes one
+`model.safetensors`, or the shards that `model.safetensors.index.json` lists; writing makes one file.
+"""
+
+import json
+import pathlib
+import struct
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from calm_jax.checkpoints import atomic, native, trees
+from calm_jax.data import tokenizers
+from calm_jax.models import families
+
+_SINGLE, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
+_DTYPES = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16', 'F64': 'float64'}
+_CODES = {name: code for code, name in _DTYPES.items()}
+
+
+def is_published(directory):
+    """Whether `directory` holds a published model's config.json (nothing else of it is checked)."""
+    try:
+        return 'model_type' in json.loads((pathlib.Path(directory) / 'config.json').read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def read(directory, dtype='float32'):
+    """Reads a published model as a `native.Checkpoint`; floating-point weights become `dtype` (None keeps what is stored).
+
+    Every tensor in the files must be known, and every known tensor must be there with its shape; what a family stores twice
+    must be equal.
+
+    Raises:
+      FileNotFoundError: config.json, the weights or the tokenizer are not there.
+      ValueError: the model is not understood, or its files are damaged or do not belong together.
+    """
+    directory = pathlib.Path(directory).absolute()
+    path = directory / 'config.json'
+    if not path.is_file():
+        raise FileNotFoundError(f'{directory}: holds no config.json; expected a published model directory')
+    published = native.read_json(path)
+    generation = _read_generation(directory / 'generation_config.json', published)
+    try:
+        config = families.config_from_published(published)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from None
+    tokenizer = _read_tokenizer(directory)
+    weights = list(families.family_of(published).weight_map(config))
+    params = _read_weights(directory, config, weights, dtype)
+    native.check(str(directory), config, params, tokenizer)
+    return native.Checkpoint(config, params, tokenizer, None, generation)
+
+
+def write(directory, checkpoint, *, dtype=None, overwrite=False):
+    """Writes a published model directory, whole or not at all; reading it back gives the same bits.
+
+    `dtype` converts the weights; None keeps theirs. Heads have no place in the published format and stay behind.
+
+    Raises:
+      FileExistsError: `directory` is taken.
+      ValueError: no published family has such a configuration; a number does not fit `dtype`.
+    """
+    config = checkpoint.config
+    native.check(str(directory), config, checkpoint.params, checkpoint.tokenizer)
+    try:
+        family = families.family_for(config)
+    except ValueError as error:
+        raise ValueError(f'{directory}: {error}') from None
+    with atomic.new_directory(directory, overwrite) as temporary:
+        stored = _write_weights(temporary / _SINGLE, config, list(family.weight_map(config)), checkpoint.params, dtype)
+        ids = {'decoder_start_token_id': config.decoder_start_id, 'eos_token_id': config.eos_id, 'pad_token_id': config.pad_id}
+        limit = (checkpoint.generation or {}).get('max_new_tokens')
+        _write_json(temporary / 'config.json', {**family.published_from_config(config), 'torch_dtype': stored})
+        _write_json(temporary / 'generation_config.json', ids if limit is None else {**ids, 'max_new_tokens': limit})
+        _write_tokenizer(temporary, checkpoint.tokenizer)
+
+
+def _read_generation(path, published):
+    """Our decoding defaults; puts the token ids that generation_config.json gives in their place in `published`.
+
+    The reference implementation prefers them to those of config.json when it generates.
+    """
+    if not path.is_file():
+        return {}
+    settings = native.read_json(path)
+    for name in ('decoder_start_token_id', 'eos_token_id', 'pad_token_id'):
+        if settings.get(name) is not None:
+            published[name] = settings[name]
+    return {'max_new_tokens': settings['max_new_tokens']} if settings.get('max_new_tokens') else {}
+
+
+def _read_tokenizer(directory):
+    """The tokenizer; a byte-level one is published without any vocabulary file, as a class name only."""
+    path = directory / 'tokenizer_config.json'
+    settings = native.read_json(path) if path.is_file() else {}
+    if settings.get('tokenizer_class') == 'ByT5Tokenizer':
+        return tokenizers.ByteTokenizer(settings.get('extra_ids', 125))
+    return tokenizers.load_tokenizer(directory)
+
+
+def _write_tokenizer(directory, tokenizer):
+    name = 'ByT5Tokenizer' if isinstance(tokenizer, tokenizers.ByteTokenizer) else 'T5Tokenizer'
+    special = {'eos_token': '</s>', 'unk_token': '<unk>', 'pad_token': '<pad>'}
+    _write_json(directory / 'tokenizer_config.json',
+                {'tokenizer_class': name, 'extra_ids': getattr(tokenizer, 'extra_ids', 0), **special})
+    tokenizer.save(directory)
+
+
+def _read_weights(directory, config, weights, dtype):
+    files = _open(directory)
+    where = {name: file for file in files for name in file.keys()}
+    stored = {name: tuple(file.get_slice(name).get_shape()) for name, file in where.items()}
+    sources = {weight.name: next((name for name in (weight.name, *weight.duplicates) if name in where), None)
+               for weight in weights}
+    shapes = {'/'.join(path): leaf.shape for path, leaf in trees.flatten(native.shapes(config))}
+    expected = {}
+    for weight in weights:
+        shape = tuple(reversed(shapes[weight.path])) if weight.transpose else tuple(shapes[weight.path])
+        expected[sources[weight.name] or weight.name] = shape
+        expected |= {name: shape for name in weight.duplicates if name in where}
+    if problems := trees.differences(expected, stored):
+        raise ValueError(f'{directory}: the weights do not match config.json: {problems}')
+    params = {}
+    for weight in weights:
+        source = sources[weight.name]
+        array = _tensor(directory, where, source)
+        for name in weight.duplicates:
+            if name in where and name != source and not np.array_equal(_tensor(directory, where, name), array, equal_nan=True):
+                raise ValueError(f'{directory}: {name} and {source} differ; expected the same tensor twice')
+        array = trees.cast(array.T if weight.transpose else array, dtype, f'{directory}: {source}')
+        node = params
+        *parents, leaf = weight.path.split('/')
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[leaf] = jnp.array(array)  # A copy: the file may go away.
+    return params
+
+
+def _open(directory):
+    """Opened safetensors files, one or all shards."""
+    index = directory / _INDEX
+    if index.is_file():
+        shards = native.read_json(index).get('weight_map')
+        if not isinstance(shards, dict) or not shards:
+            raise ValueError(f'{index}: holds no weight_map; the file is damaged, copy it again')
+        names = sorted(set(shards.values()))
+        absent = [name for name in names if not (directory / name).is_file()]
+        if absent:
+            raise FileNotFoundError(f'{directory}: {_INDEX} lists {len(names)} files, {len(absent)} of them are not there: '
+                                    f'{", ".join(absent[:4])}; copy them again')
+    elif (directory / _SINGLE).is_file():
+        names = [_SINGLE]
+    else:
+        others = [path.name for path in sorted(directory.iterdir()) if path.suffix in ('.bin', '.msgpack', '.h5', '.pt')]
+        found = f'found {", ".join(others)}, which only their own libraries read; save it again as safetensors' \
+            if others else 'found no weights'
+        raise FileNotFoundError(f'{directory}: {found}; expected {_SINGLE} or {_INDEX}')
+    files = []
+    for name in names:
+        try:
+            files.append(safetensors.safe_open(directory / name, framework='np'))
+        except (OSError, safetensors.SafetensorError) as error:
+            raise ValueError(f'{directory / name}: not a complete safetensors file ({error}); copy it again') from None
+    return files
+
+
+def _tensor(directory, where, name):
+    """One tensor, as stored."""
+    code = where[name].get_slice(name).get_dtype()
+    if code not in _DTYPES:
+        raise ValueError(f'{directory}: {name} is stored as {code}; expected one of {", ".join(_DTYPES)}')
+    return where[name].get_tensor(name)
+
+
+def _write_weights(path, config, weights, params, dtype):
+    """Writes one safetensors file tensor by tensor; returns the name of the dtype of most of it.
+
+    The format: eight bytes with the length of a JSON header, the header ({name: {dtype, shape, data_offsets}}, padded with
+    spaces to a multiple of eight), the tensors in the order of their offsets, little-endian, row by row. The library can only
+    write tensors that are all in memory at once.
+    """
+    leaves = {'/'.join(names): leaf for names, leaf in trees.flatten(params)}
+    header, offset, sizes = {'__metadata__': {'format': 'pt'}}, 0, {}
+    for weight in weights:
+        leaf = leaves[weight.path]
+        stored = jnp.dtype(dtype or leaf.dtype)
+        if stored.name not in _CODES:
+            raise ValueError(f'{weight.path}: has dtype {stored.name}; expected one of {", ".join(_CODES)}')
+        shape = list(reversed(leaf.shape)) if weight.transpose else list(leaf.shape)
+        size = stored.itemsize * leaf.size
+        header[weight.name] = {'dtype': _CODES[stored.name], 'shape': shape, 'data_offsets': [offset, offset + size]}
+        offset += size
+        sizes[stored.name] = sizes.get(stored.name, 0) + size
+    encoded = json.dumps(header, separators=(',', ':')).encode()
+    encoded += b' ' * (-len(encoded) % 8)
+    with open(path, 'wb') as file:
+        file.write(struct.pack('<Q', len(encoded)) + encoded)
+        for weight in weights:
+            array = trees.cast(leaves[weight.path], dtype, weight.path)
+            file.write(np.ascontiguousarray(array.T if weight.transpose else array).view(np.uint8).data)
+    return max(sizes, key=sizes.get)
+
+
+def _write_json(path, value):
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + '\n')

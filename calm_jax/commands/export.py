@@ -1,0 +1,32 @@
+"""Writes a native checkpoint as a Hugging Face directory, which transformers loads and generates from.
+
+The weights keep their bits unless --dtype says otherwise; importing the result gives the same parameters. Exit
+classifiers and other heads have no place in that format and stay behind.
+"""
+
+import pathlib
+
+from calm_jax.checkpoints import huggingface, native
+from calm_jax.commands import import_
+
+SUMMARY = 'write a native checkpoint in the published format'
+
+
+def add_arguments(parser):
+    parser.add_argument('directory', metavar='DIR', help='the native checkpoint')
+    parser.add_argument('--output', required=True, metavar='DIR', help='the directory to write')
+    parser.add_argument('--dtype', choices=('float32', 'bfloat16', 'float16'),
+                        help='how weights are stored (default: as they are)')
+    parser.add_argument('--overwrite', action='store_true', help='replace a checkpoint at --output')
+    parser.add_argument('--quiet', action='store_true', help='print nothing')
+
+
+def run(args):
+    """Converts args.directory, prints two lines."""
+    source, output = pathlib.Path(args.directory), pathlib.Path(args.output)
+    checkpoint = native.load(source, dtype=None)
+    huggingface.write(output, checkpoint, dtype=args.dtype, overwrite=args.overwrite)
+    if not args.quiet:
+        left = f'; without its heads ({", ".join(sorted(checkpoint.heads))})' if checkpoint.heads else ''
+        print(f'{source}: {import_.description(checkpoint)}')
+        print(f'{output}: written, {import_.megabytes(output)}{left}')
