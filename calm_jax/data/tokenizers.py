@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import struct
@@ -190,15 +191,19 @@ def train_sentencepiece(
     at `output_path` (name it `spiece.model`) and `tokenizer_config.json` beside it, so that `load_tokenizer` reads
     the folder. The same texts, in the same order, give the same bytes.
 
-    Raises ValueError where the texts cannot fill a vocabulary of that size, or need a larger one.
+    Raises ValueError where the texts cannot fill a vocabulary of that size, need a larger one, or are empty.
     """
     output_path = Path(output_path)
     output_path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (line for text in texts for line in text.split('\n') if line)
+    first = next(lines, None)
+    if first is None:
+        raise ValueError('cannot train a vocabulary on no text')
     model = io.BytesIO()
     sentencepiece.set_random_generator_seed(seed)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(line for text in texts for line in text.split('\n') if line),
+            sentence_iterator=itertools.chain([first], lines),
             model_writer=model,
             model_type='unigram',
             vocab_size=vocab_size,

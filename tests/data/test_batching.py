@@ -1,0 +1,278 @@
+"""Training and evaluation batches: functions of the step, each example once an epoch, little padding."""
+
+import json
+
+import grain
+import numpy as np
+import pytest
+
+from calm_jax.data.batching import (
+    Example,
+    TokenizedRecords,
+    TrainingBatches,
+    count_truncated,
+    evaluation_batches,
+    read_ahead,
+    tokenize,
+)
+from calm_jax.data.jsonl import Records, Template
+from calm_jax.data.tokenizers import ByteTokenizer
+
+LIMITS = {'max_source_length': 40, 'max_target_length': 24}
+
+
+def made_examples(count, seed=0, longest=30):
+    """Examples whose first ids, of source and target, say which one it is; their two lengths go together."""
+    rng = np.random.default_rng(seed)
+    examples = []
+    for index in range(count):
+        length = int(rng.integers(1, longest))
+        target_length = int(np.clip(length + rng.integers(-3, 4), 1, 22))
+        source, target = rng.integers(3, 50, length), rng.integers(3, 50, target_length)
+        source[0] = target[0] = 1000 + index
+        examples.append(Example(source.astype(np.int32), target.astype(np.int32)))
+    return examples
+
+
+EXAMPLES = made_examples(509)
+KEYS = ['encoder_input_tokens', 'decoder_input_tokens', 'decoder_target_tokens', 'decoder_loss_weights']
+
+
+def made_batches(examples=EXAMPLES, batch_size=16, **settings):
+    return TrainingBatches(examples, batch_size, **{'window': 4, **LIMITS, **settings})
+
+
+def names(batch):
+    """Which examples a batch holds, and that sources sit beside their targets."""
+    sources, targets = batch['encoder_input_tokens'][:, 0], batch['decoder_target_tokens'][:, 0]
+    np.testing.assert_array_equal(sources, targets)
+    return (sources - 1000).tolist()
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].dtype == other[name].dtype
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_batch_is_a_function_of_its_step_whatever_was_read_before():
+    in_order = made_batches()
+    expected = [in_order[step] for step in range(70)]
+    jumping = made_batches()
+    for step in np.random.default_rng(0).permutation(70):
+        assert_same(jumping[step], expected[step])
+    for step in (0, 30, 31, 69):
+        assert_same(made_batches()[step], expected[step])
+
+
+@pytest.mark.parametrize(
+    'count, batch_size, window', [(509, 16, 4), (512, 16, 4), (64, 16, 64), (20, 16, 1), (7, 1, 3)]
+)
+def test_every_epoch_has_each_example_once_but_for_the_last_n_mod_b_of_its_order(count, batch_size, window):
+    examples = EXAMPLES[:count] if count <= 509 else made_examples(count)
+    batches = made_batches(examples, batch_size, window=window)
+    assert batches.steps_per_epoch == count // batch_size
+    epochs = []
+    for epoch in range(3):
+        steps = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)
+        seen = [name for step in steps for name in names(batches[step])]
+        assert len(seen) == len(set(seen)) == count - count % batch_size
+        assert set(seen) == set(batches.order(epoch).tolist())
+        epochs.append(seen)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+def test_what_an_epoch_leaves_out_changes_with_the_epoch():
+    batches = made_batches(EXAMPLES[:31])
+    left_out = [frozenset(range(31)) - set(batches.order(epoch).tolist()) for epoch in range(8)]
+    assert all(len(rest) == 15 for rest in left_out)
+    assert len(set(left_out)) == 8
+
+
+def test_seeds_and_epochs_give_unlike_orders_and_the_same_seed_the_same():
+    orders = [tuple(made_batches(seed=seed).order(epoch)) for seed in range(4) for epoch in range(4)]
+    assert len(set(orders)) == 16
+    assert orders[:4] == [tuple(made_batches(seed=0).order(epoch)) for epoch in range(4)]
+
+
+def test_each_place_of_the_order_is_uniform_over_examples():
+    # Over 600 epochs each of 10 examples is expected first 60 times: chi-square with 9 degrees, 99.9% quantile 27.9.
+    batches = made_batches(EXAMPLES[:10], 10)
+    orders = np.array([batches.order(epoch) for epoch in range(600)])
+    for place in (0, 4, 9):
+        counts = np.bincount(orders[:, place], minlength=10)
+        assert ((counts - 60) ** 2 / 60).sum() < 27.9
+
+
+def test_lengths_stay_mixed_over_the_steps():
+    batches = made_batches(made_examples(2048), window=64)
+    lengths = [batches[step]['encoder_input_tokens'].shape[1] for step in range(64)]
+    rises = sum(b > a for a, b in zip(lengths, lengths[1:]))
+    falls = sum(b < a for a, b in zip(lengths, lengths[1:]))
+    assert min(rises, falls) > 8
+
+
+def test_rows_hold_source_end_and_padding_and_inputs_are_targets_shifted_right():
+    batches = made_batches()
+    for step in range(batches.steps_per_epoch):
+        batch = batches[step]
+        for row, name in enumerate(names(batch)):
+            source, target = (ids.tolist() for ids in EXAMPLES[name])
+            encoder, inputs, targets, weights = (
+                batch[key][row].tolist() for key in KEYS
+            )
+            assert encoder == source + [1] + [0] * (len(encoder) - len(source) - 1)
+            padding = [0] * (len(targets) - len(target) - 1)
+            assert targets == target + [1] + padding
+            assert inputs == [0] + target + padding
+            assert weights == [1] * (len(target) + 1) + padding
+        assert [batch[key].dtype for key in KEYS] == [np.int32, np.int32, np.int32, np.float32]
+
+
+def test_other_special_ids_are_put_where_they_belong():
+    (batch,) = evaluation_batches(
+        [Example(np.array([5]), np.array([6, 7]))], 1, **LIMITS, pad_id=9, eos_id=8, decoder_start_id=2
+    )
+    assert batch['encoder_input_tokens'].tolist() == [[5, 8] + [9] * 6]
+    assert batch['decoder_input_tokens'].tolist() == [[2, 6, 7] + [9] * 5]
+    assert batch['decoder_target_tokens'].tolist() == [[6, 7, 8] + [9] * 5]
+
+
+def test_lengths_are_the_smallest_multiples_that_hold_the_longest_row():
+    batches = made_batches()
+    for step in range(batches.steps_per_epoch):
+        batch = batches[step]
+        for key in ('encoder_input_tokens', 'decoder_target_tokens'):
+            longest = int((batch[key] != 0).sum(axis=1).max())
+            assert batch[key].shape == (16, (longest + 7) // 8 * 8)
+
+
+@pytest.mark.parametrize(
+    'limit, least, values', [(64, 8, 8), (512, 64, 8), (100, 16, 7), (8, 8, 1), (3, 8, 1), (1024, 128, 8)]
+)
+def test_lengths_have_at_most_eight_values_by_default(limit, least, values):
+    examples = [Example(np.full(length, 5), np.array([5])) for length in range(limit + 10)]
+    batches = TrainingBatches(examples, 1, max_source_length=limit, max_target_length=4)
+    lengths = {batches[step]['encoder_input_tokens'].shape[1] for step in range(batches.steps_per_epoch)}
+    assert len(lengths) == values <= 8
+    assert all(length % 8 == 0 for length in lengths)
+    assert max(lengths) == -(-limit // 8) * 8 and min(lengths) == least
+
+
+def test_windows_of_similar_lengths_pad_little():
+    examples = made_examples(4096, longest=38)
+    real = sum(len(e.source) + len(e.target) + 2 for e in examples)
+
+    def share_of_padding(**settings):
+        batches = TrainingBatches(examples, 32, **LIMITS, **settings)
+        arrays = [batches[step] for step in range(batches.steps_per_epoch)]
+        return 1 - real / sum(a['encoder_input_tokens'].size + a['decoder_target_tokens'].size for a in arrays)
+
+    # Rounding 2…39 up to multiples of 8 pads 17% by itself.
+    assert share_of_padding(window=64) < 0.22
+    assert share_of_padding(window=1) > 0.35
+
+
+def test_what_the_limits_cut_is_counted_and_still_ends():
+    examples = [Example(np.arange(3, 3 + n), np.arange(3, 3 + m)) for n, m in [(5, 2), (6, 3), (30, 4), (7, 40)]]
+    limits = {'max_source_length': 7, 'max_target_length': 4}
+    assert count_truncated(examples, **limits) == {'source': 2, 'target': 2}
+    (batch,) = evaluation_batches(examples, 4, **limits)
+    assert batch['encoder_input_tokens'].tolist() == [
+        [3, 4, 5, 6, 7, 1, 0, 0],
+        [3, 4, 5, 6, 7, 8, 1, 0],
+        [3, 4, 5, 6, 7, 8, 1, 0],
+        [3, 4, 5, 6, 7, 8, 1, 0],
+    ]
+    assert batch['decoder_target_tokens'][:, :5].tolist() == [[3, 4, 1, 0, 0]] + [[3, 4, 5, 1, 0]] * 3
+    assert batch['decoder_loss_weights'].sum(axis=1).tolist() == [3, 4, 4, 4]
+
+
+@pytest.mark.parametrize('count', [1, 2, 4])
+def test_processes_share_out_the_rows_of_one_batch_at_one_shape(count):
+    whole = made_batches()
+    parts = [made_batches(process_index=index, process_count=count) for index in range(count)]
+    for step in range(40):
+        for name, array in whole[step].items():
+            joined = np.stack([part[step][name] for part in parts], axis=1).reshape(array.shape)
+            np.testing.assert_array_equal(joined, array)
+
+
+def test_evaluation_has_every_example_once_in_order_and_fills_up_with_weightless_rows():
+    batches = list(evaluation_batches(EXAMPLES[:37], 16, **LIMITS))
+    assert [len(batch['encoder_input_tokens']) for batch in batches] == [16, 16, 16]
+    seen = [name for batch in batches for name in names(batch)]
+    assert seen[:37] == list(range(37))
+    assert (batches[-1]['decoder_loss_weights'].sum(axis=1) > 0).tolist() == [True] * 5 + [False] * 11
+    # A row that is all padding would leave attention nothing to look at.
+    assert (batches[-1]['encoder_input_tokens'][5:, 0] == 1).all()
+    total = sum(batch['decoder_loss_weights'].sum() for batch in batches)
+    assert total == sum(len(example.target) + 1 for example in EXAMPLES[:37])
+    for index in range(2):
+        part = list(evaluation_batches(EXAMPLES[:37], 16, **LIMITS, process_index=index, process_count=2))
+        for one, all_rows in zip(part, batches, strict=True):
+            assert_same(one, {name: array[index::2] for name, array in all_rows.items()})
+
+
+def test_records_are_tokenised_alike_at_once_and_when_asked_for(tmp_path):
+    path = tmp_path / 'a.jsonl'
+    path.write_text(''.join(json.dumps({'en': f'text {i}', 'n': i}) + '\n' for i in range(9)))
+    parts = Records(path), Template('say: {en}'), Template('n'), ByteTokenizer()
+    at_once, lazily = tokenize(*parts), TokenizedRecords(*parts)
+    assert len(at_once) == len(lazily) == 9
+    for index in range(9):
+        for one, other in zip(at_once[index], lazily[index], strict=True):
+            assert one.dtype == other.dtype == np.int32
+            np.testing.assert_array_equal(one, other)
+    assert ByteTokenizer().decode(lazily[4].source) == 'say: text 4'
+    assert ByteTokenizer().decode(lazily[4].target) == '4'
+    for step in range(8):
+        assert_same(made_batches(at_once, 2)[step], made_batches(lazily, 2)[step])
+    with pytest.raises(ValueError, match=f"{path}:1: no field 'de'"):
+        tokenize(parts[0], Template('de'), parts[2], parts[3])
+
+
+def test_reading_ahead_gives_the_same_batches_in_order():
+    batches = made_batches()
+    ahead = list(read_ahead(batches, 29, 40))
+    assert len(ahead) == 11
+    for step, batch in zip(range(29, 40), ahead):
+        assert_same(batch, batches[step])
+
+
+def test_reading_ahead_passes_errors_on(tmp_path):
+    path = tmp_path / 'a.jsonl'
+    path.write_text('{"en": "a"}\n{"en": 3\n')
+    batches = made_batches(TokenizedRecords(Records(path), Template('en'), Template('en'), ByteTokenizer()), 2)
+    with pytest.raises(ValueError, match=f'{path}:2: not JSON'):
+        list(read_ahead(batches, 0, 1))
+
+
+def test_records_are_a_source_for_grain(tmp_path):
+    path = tmp_path / 'a.jsonl'
+    path.write_text(''.join(f'{{"n": {i}}}\n' for i in range(20)))
+    dataset = grain.MapDataset.source(Records(path)).shuffle(seed=1).map(lambda record: record['n']).batch(4)
+    assert sorted(n for i in range(len(dataset)) for n in dataset[i].tolist()) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        ({'batch_size': 1000}, '509 examples do not fill a batch of 1000'),
+        ({'batch_size': 0}, 'batch size 0'),
+        ({'process_count': 3}, 'batch size 16: expected a positive multiple of the 3 processes'),
+        ({'process_index': 2, 'process_count': 2}, 'process 2 of 2'),
+        ({'window': 0}, 'window of 0 batches'),
+        ({'max_source_length': 0}, 'length limit 0'),
+        ({'length_multiple': 0}, 'length multiple 0'),
+    ],
+)
+def test_settings_that_make_no_batches_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        made_batches(**settings)
+
+
+def test_steps_count_from_zero():
+    with pytest.raises(IndexError):
+        made_batches()[-1]

@@ -1,0 +1,112 @@
+"""Windows of decoding batches: every source once, in few shapes, as a function of order and settings."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from calm_jax.data.windows import decode_windows
+
+SETTINGS = {'max_source_length': 64, 'pad_id': 0, 'eos_id': 1, 'window': 4}
+
+
+def made_sources(count, seed=0, longest=80):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(2, 99, rng.integers(0, longest)).tolist() for _ in range(count)]
+
+
+SOURCES = made_sources(150)
+
+
+def windows(sources=SOURCES, batch_size=8, **settings):
+    return list(decode_windows(sources, batch_size, **{**SETTINGS, **settings}))
+
+
+def flat(windows_):
+    return [batch for window in windows_ for batch in window]
+
+
+@pytest.mark.parametrize('left', [False, True])
+@pytest.mark.parametrize('eos_id', [1, None])
+def test_every_source_is_once_in_the_rows_that_name_it(left, eos_id):
+    found = {}
+    for batch in flat(windows(left=left, eos_id=eos_id)):
+        assert batch.tokens.dtype == np.int32 and batch.tokens.shape[0] == len(batch.rows) == len(batch.truncated) == 8
+        for tokens, row, truncated in zip(batch.tokens.tolist(), batch.rows.tolist(), batch.truncated.tolist()):
+            if row >= 0:
+                assert row not in found
+                ids = SOURCES[row][: 64 - (eos_id is not None)] + [1] * (eos_id is not None)
+                padding = [0] * (len(tokens) - len(ids))
+                assert tokens == (padding + ids if left else ids + padding)
+                found[row] = truncated
+    assert sorted(found) == list(range(150))
+    assert [found[row] for row in range(150)] == [len(ids) > 64 - (eos_id is not None) for ids in SOURCES]
+    assert 0 < sum(found.values()) < 150
+
+
+def test_a_window_holds_the_next_inputs_and_sorts_them_by_length_keeping_ties_in_order():
+    for number, window in enumerate(windows()):
+        rows = [row for batch in window for row in batch.rows.tolist() if row >= 0]
+        assert sorted(rows) == list(range(number * 32, min((number + 1) * 32, 150)))
+        assert rows == sorted(sorted(rows), key=lambda row: min(len(SOURCES[row]), 63))
+
+
+def test_batches_are_full_and_only_the_last_is_filled_up():
+    batches = flat(windows())
+    assert len(batches) == 19
+    assert all((batch.rows >= 0).all() for batch in batches[:-1])
+    assert (batches[-1].rows >= 0).tolist() == [True] * 6 + [False] * 2
+    assert not batches[-1].truncated[6:].any()
+
+
+@pytest.mark.parametrize('left, place', [(False, 0), (True, -1)])
+@pytest.mark.parametrize('eos_id, held', [(7, 7), (None, 0)])
+def test_rows_that_fill_up_hold_one_end_of_sequence(left, place, eos_id, held):
+    ((batch,),) = windows([[5, 6]], 3, left=left, eos_id=eos_id)
+    assert batch.rows.tolist() == [0, -1, -1]
+    for tokens in batch.tokens[1:].tolist():
+        assert tokens.pop(place) == held and set(tokens) == {0}
+
+
+def test_batches_are_a_function_of_order_and_settings_and_read_one_window_at_a_time():
+    read = []
+    lazily = decode_windows((read.append(i) or ids for i, ids in enumerate(SOURCES)), 8, **SETTINGS)
+    first = next(lazily)
+    assert len(read) == 32
+    for one, other in zip(itertools.chain(first, flat(lazily)), flat(windows()), strict=True):
+        assert all((a == b).all() and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
+
+
+def test_a_run_that_goes_on_at_a_window_gets_the_same_windows():
+    whole = windows()
+    for done in range(len(whole)):
+        rest = windows(SOURCES[32 * done :], first=32 * done)
+        for one, other in zip(flat(rest), flat(whole[done:]), strict=True):
+            assert all((a == b).all() for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize('limit', [1, 8, 60, 64, 100, 512, 1000])
+def test_a_run_meets_at_most_eight_lengths_none_much_beyond_its_limit(limit):
+    sources = [[5] * length for length in range(0, 1100, 3)]
+    lengths = {batch.tokens.shape[1] for batch in flat(windows(sources, 2, max_source_length=limit))}
+    assert len(lengths) <= 8
+    assert all(length % 8 == 0 for length in lengths)
+    assert limit <= max(lengths) < limit + 8
+
+
+def test_nothing_in_gives_nothing_out():
+    assert windows([]) == []
+
+
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        ({'batch_size': 0}, 'windows of 4 batches of 0'),
+        ({'window': 0}, 'windows of 0 batches of 8'),
+        ({'max_source_length': 0}, 'length limit 0'),
+        ({'first': 31}, 'input 31 is not the first of a window of 32 inputs'),
+    ],
+)
+def test_settings_that_make_no_windows_are_refused_before_anything_is_read(settings, message):
+    with pytest.raises(ValueError, match=message):
+        decode_windows(iter(SOURCES), **{'batch_size': 8, **SETTINGS, **settings})
