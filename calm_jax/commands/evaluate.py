@@ -1,0 +1,149 @@
+"""Scores generated texts against references, and says what they cost.
+
+  calm evaluate --predictions out.jsonl --references ref.jsonl.gz --reference_field fr --metric bleu --metric rougeL
+
+Predictions are records with a `text`, as `calm generate` writes them; references are records in the same order. A
+reference is a field, a template over fields such as '{title}: {body}', or a field that holds a list of references.
+"""
+
+import collections
+import datetime
+import json
+import os
+import platform
+import shlex
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from calm_jax.data.jsonl import Template, stream, value_of
+from calm_jax.metrics import quality
+from calm_jax.progress import progress
+
+SUMMARY = 'score generated texts against references'
+
+# What records of `calm generate` tell beside their text: field → (name, unit).
+_COSTS = {
+    'layers': ('layers visited', 'per token'),
+    'executed': ('layers executed by the batch', 'per step, mean of examples'),
+    'flops': ('FLOPs', 'per example'),
+    'flops_elbayad': ('FLOPs, Elbayad et al. 2020', 'per example'),
+}
+
+
+def add_arguments(parser):
+    parser.add_argument('--predictions', required=True, help='JSONL (.gz, .xz) with a field text')
+    parser.add_argument('--references', required=True, help='JSONL (.gz, .xz), one record for each prediction')
+    parser.add_argument('--reference_field', required=True, action='append',
+                        help='field or template of the reference; a list, or the flag given again, adds references')
+    parser.add_argument('--metric', required=True, action='append',
+                        help=f'one of {", ".join([*quality.CORPUS_METRICS, *quality.METRICS])}; may be given again')
+    parser.add_argument('--output', help='also write the values as JSON, which calm report draws as a table')
+    parser.add_argument('--quiet', action='store_true', help='no progress')
+
+
+def run(args):
+    names = list(dict.fromkeys(args.metric))
+    versions = {name: quality.metric_version(name) for name in names}
+    templates = [Template(field) for field in args.reference_field]
+    predictions = list(stream(args.predictions))
+    references = list(stream(args.references))
+    _check_order(args, predictions, references)
+    texts = [_text(record, where) for where, record in predictions]
+    wanted = [_references(templates, record, where) for where, record in references]
+    columns, row = [], {'examples': len(texts)}
+    for name in progress(names, 'metrics', quiet=args.quiet, unit='metric'):
+        if name in quality.CORPUS_METRICS:
+            row[name], unit = quality.CORPUS_METRICS[name](texts, wanted), 'corpus, 0–100'
+        else:
+            row[name], unit = float(quality.metric(name)(texts, wanted).mean()), 'mean of examples, 0–1'
+        columns.append({'key': name, 'name': name, 'unit': unit})
+    for key, value in _costs([record for _, record in predictions]).items():
+        row[key] = value
+        columns.append(dict(zip(('key', 'name', 'unit'), (key, *_COSTS[key]))))
+    columns.append({'key': 'examples', 'name': 'examples', 'unit': ''})
+    Console().print(_table(columns, row))
+    if args.output:
+        _write(args, columns, row, versions)
+
+
+def _check_order(args, predictions, references):
+    """Records are matched by their order: refuse what cannot be in the same one."""
+    if len(predictions) != len(references):
+        raise ValueError(f'{args.predictions} holds {len(predictions)} records, {args.references} {len(references)}: '
+                         'expected one reference record for each prediction, in the same order')
+    ids = [[json.dumps(record.get('id')) for _, record in records] for records in (predictions, references)]
+    if ids[0] != ids[1] and collections.Counter(ids[0]) == collections.Counter(ids[1]):
+        i = next(i for i, (first, second) in enumerate(zip(*ids)) if first != second)
+        raise ValueError(f'{predictions[i][0]} has id {ids[0][i]} and {references[i][0]} has id {ids[1][i]}: '
+                         'the same ids in another order; sort the references as the predictions are')
+
+
+def _text(record, where):
+    text = value_of(record, 'text', where)
+    if not isinstance(text, str):
+        raise ValueError(f'{where}: field "text" holds {json.dumps(text)[:40]}; expected a string')
+    return text
+
+
+def _references(templates, record, where):
+    """The reference texts of one record, in the order of the flags."""
+    texts = []
+    for template in templates:
+        field = template.fields[0]
+        items = value_of(record, field, where) if template.template in (field, f'{{{field}}}') else None
+        if isinstance(items, list):
+            texts += [template({field: item}, where) for item in items]
+        else:
+            texts.append(template(record, where))
+    if not texts:
+        raise ValueError(f'{where}: the list of references is empty; expected at least one')
+    return texts
+
+
+def _costs(records):
+    """Means of the costs that every record tells."""
+    means = {key: float(np.mean([record[key] for record in records]))
+             for key in _COSTS if all(isinstance(record.get(key), int | float) for record in records)}
+    if 'layers' in means and all(isinstance(record.get('tokens'), list) for record in records):
+        # a record's layers are its tokens' mean: weigh by tokens
+        lengths = [len(record['tokens']) for record in records]
+        if sum(lengths):
+            means['layers'] = float(np.average([record['layers'] for record in records], weights=lengths))
+    return means
+
+
+def _table(columns, row):
+    table = Table('quantity')
+    table.add_column('value', justify='right')
+    table.add_column('unit')
+    for column in columns:
+        value = row[column['key']]
+        table.add_row(column['name'], f'{value:,}' if isinstance(value, int) else _readable(value), column['unit'])
+    return table
+
+
+def _readable(value):
+    return f'{value:.3e}' if abs(value) >= 1e6 else f'{value:,.4f}' if abs(value) < 10 else f'{value:,.2f}'
+
+
+def _write(args, columns, row, versions):
+    path = Path(args.output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = [('predictions', args.predictions), ('references', args.references),
+             *(('reference_field', field) for field in args.reference_field),
+             *(('metric', name) for name in args.metric)]
+    path.write_text(json.dumps({
+        'title': f'{Path(args.predictions).name} against {Path(args.references).name}',
+        'columns': columns,
+        'rows': [row],
+        'provenance': {
+            'command': 'calm evaluate ' + ' '.join(f'--{flag} {shlex.quote(str(value))}' for flag, value in flags),
+            'machine': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores',
+            'date': datetime.date.today().isoformat(),
+            'seed': None,
+            'versions': versions,
+        },
+    }, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')

@@ -1,0 +1,189 @@
+"""Floating-point operations of a decode, per example: exact from the model's dimensions, and in the published form.
+
+A multiplication with its addition counts 2. Letters: B examples, T tokens, S source tokens, L decoder layers, D width,
+A = N·H the width of all heads together, F feed-forward width, m its input projections, V vocabulary.
+
+Counted are matrix products, with lengths as they are and not as padded:
+  encoder      per layer 8·S·D·A projections, 4·S²·A attention, 2·S·D·F·(m + 1) feed-forward
+  encoder_kv   4·S·D·A per decoder layer: keys and values of the encoder's output, once per example
+  decoder      per token t = 0, 1, … and layer run: self-attention 8·D·A + 4·(t + 1)·A, cross-attention
+               4·D·A + 4·S·A, feed-forward 2·D·F·(m + 1)
+  skipped_kv   4·D·A per position and skipped layer whose keys and values are computed
+  confidence   what the measure costs, per token and layer observed
+  head         2·D·V per token whose prediction the measure has not computed already
+Not counted: embeddings (a look-up), norms, activations, softmaxes, residuals, biases, relative positions, the argmax,
+the gates themselves, an oracle's look-ahead.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from calm_jax.models.config import TransformerConfig
+from calm_jax.types import Plan
+
+
+class Cost(NamedTuple):
+    """Operations by where they go, each float64 [B] (whole numbers, exact below 2⁵³)."""
+
+    encoder: np.ndarray
+    encoder_kv: np.ndarray
+    decoder: np.ndarray
+    skipped_kv: np.ndarray
+    confidence: np.ndarray
+    head: np.ndarray
+
+    @property
+    def total(self) -> np.ndarray:
+        """All of them together, [B]."""
+        return sum(self)
+
+
+# Up to which layer a position ends up with keys and values: the last one that the token or a later token of its row
+# enters; the last of all; the token's own exit, where the layers above copy what it has.
+_REACH = {
+    'lazy': lambda exits, num_layers: _latest_maximum(exits),
+    'eager': lambda exits, num_layers: np.where(exits > 0, num_layers, 0),
+    'copy': lambda exits, num_layers: exits,
+}
+
+
+def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers: Sequence[Sequence[int]],
+          confidence_flops_per_layer: int | Sequence[int] = 0, predicts: bool = False, first_observed: int = 1,
+          layers_run: Sequence[Sequence[int]] | None = None, plan: Plan | None = None,
+          propagation: str = 'lazy') -> Cost:
+    """Operations of each example as this library decodes it; the terms are listed at the top of the file.
+
+    source_lengths: S, [B]. exit_layers: layers each token visited, 1…L; B lists, or [B, T] with zeros after the end.
+    confidence_flops_per_layer: what the measure says one observation costs, one number or one per layer [L]; 0 where
+      exits are off. Observed are the layers run, from `first_observed` (1…L) on: the minimum exit layer, or 1 for a
+      measure that looks at earlier layers too.
+    predicts: whether an observation yields the token, so that the head runs only for tokens never observed.
+    layers_run: how many of the visited layers ran, as exit_layers; fewer where gates skip. None: all of the plan's.
+      Keys and values of a gated layer are computed at once.
+    plan: sub-layers that each row runs at all, bool [B, L] each; None: all. Counts do not say which layers the gates
+      skipped: where they are mixed with a plan, or with costs that differ by layer, the layers skipped are taken in
+      proportion. Everything else is exact.
+    propagation: 'lazy' (a skipped layer's keys and values are computed for a position once a later token of the row
+      enters that layer), 'eager' (always) or 'copy' (never).
+
+    Raises ValueError for lengths that disagree, layers outside 1…L, more layers run than visited, and an unknown
+    propagation.
+    """
+    num_layers = config.num_decoder_layers
+    exits, sources, alive = _decoded(config, source_lengths, exit_layers)
+    if propagation not in _REACH:
+        raise ValueError(f'unknown propagation {propagation!r}; known: {", ".join(_REACH)}')
+    if not 1 <= first_observed <= num_layers:
+        raise ValueError(f'first_observed is {first_observed}; expected a layer, 1 to {num_layers}')
+    if plan is None:
+        plan = _full_plan(len(sources), config)
+    in_plan = np.logical_or.reduce([np.asarray(kind, bool) for kind in plan[:3]])
+    visited = _at(_counts(in_plan), exits)
+    run = visited if layers_run is None else _padded(layers_run, 'layers_run')
+    if run.shape != exits.shape or (run > visited).any() or (run < 0).any():
+        raise ValueError('layers_run does not fit: expected a number for each of exit_layers, at most the layers that '
+                         'the token visited and the plan runs')
+
+    def ran(counts):
+        """Of what the first l layers hold (counts [B, L + 1]), what the layers that each token ran hold, [B, T]."""
+        return _at(counts, exits) * run / np.maximum(visited, 1)
+
+    self_counts, cross_counts, feed_counts = (_counts(kind) for kind in plan[:3])
+    width, heads = config.emb_dim, config.num_heads * config.head_dim
+    feed_forward = 2 * width * config.mlp_dim * (len(config.mlp_activations) + 1)
+    keys_values = 4 * width * heads
+    positions = np.arange(1, exits.shape[1] + 1)
+    decoder = (ran(self_counts) * (8 * width * heads + 4 * positions * heads)
+               + ran(cross_counts) * (4 * width * heads + 4 * sources[:, None] * heads)
+               + ran(feed_counts) * feed_forward)
+    filled = _at(self_counts, _REACH[propagation](exits, num_layers))
+
+    observable = in_plan & (np.arange(1, num_layers + 1) >= first_observed)
+    price = np.broadcast_to(np.asarray(confidence_flops_per_layer, np.float64), (num_layers,))
+    apart = alive & (ran(_counts(observable)) == 0) if predicts else alive
+
+    encoder_attention, encoder_feed = (np.asarray(kind, bool).sum(axis=1) for kind in plan[3:])
+    return Cost(
+        encoder=(encoder_attention * (8 * sources * width * heads + 4 * sources ** 2 * heads)
+                 + encoder_feed * sources * feed_forward),
+        encoder_kv=cross_counts[:, -1] * sources * keys_values,
+        decoder=decoder.sum(axis=1),
+        skipped_kv=(filled - ran(self_counts)).sum(axis=1) * keys_values,
+        confidence=ran(_counts(observable * price)).sum(axis=1),
+        head=apart.sum(axis=1) * 2.0 * width * config.vocab_size)
+
+
+def elbayad(config: TransformerConfig, source_lengths: Sequence[int], exit_layers: Sequence[Sequence[int]],
+            confidence_flops_per_layer: int = 0, predicts: bool = False) -> Cost:
+    """The decoder's operations as Elbayad et al. 2020 (App. B) count them, and Schuster et al. 2022 after them.
+
+    Per token t = 1, 2, … with q of N layers run, d the width, |x| the source's length:
+        q·FC + (N − q)·FS + FP + 2·V·d.
+    FC = 12d² + 4·d·d_ff + 4·t·d + 4·|x|·d, and 4·|x|·d·d_e more the first time a layer is called in the sequence
+    (here `encoder_kv`). FS = 4d², the keys and values of a skipped layer. FP = q times what the measure costs: 2·V·d
+    for softmax, 2·d for the classifier; a measure that predicts has applied the head, and the last 2·V·d is dropped.
+    The encoder is not counted, all heads together are taken to be d wide, the feed-forward to have two matrices.
+    The sum over an example's tokens, not their mean. Arguments and errors as `exact`.
+    """
+    exits, sources, alive = _decoded(config, source_lengths, exit_layers)
+    width = float(config.emb_dim)
+    positions = np.arange(1, exits.shape[1] + 1)
+    called = 12 * width ** 2 + 4 * width * config.mlp_dim + 4 * positions * width + 4 * sources[:, None] * width
+    return Cost(
+        encoder=np.zeros(len(sources)),
+        encoder_kv=exits.max(axis=1, initial=0) * 4 * sources * width * width,
+        decoder=(exits * called).sum(axis=1),
+        skipped_kv=np.where(alive, config.num_decoder_layers - exits, 0).sum(axis=1) * 4 * width ** 2,
+        confidence=exits.sum(axis=1) * float(confidence_flops_per_layer),
+        head=alive.sum(axis=1) * (0 if predicts else 2 * config.vocab_size * width))
+
+
+def _decoded(config: TransformerConfig, source_lengths: Sequence[int], exit_layers: Sequence[Sequence[int]]):
+    """Exit layers [B, T], source lengths [B] and which tokens are there [B, T], checked."""
+    exits, sources = _padded(exit_layers, 'exit_layers'), np.asarray(source_lengths, np.int64)
+    if sources.shape != exits.shape[:1]:
+        raise ValueError(f'{sources.size} source lengths for {len(exits)} rows of exit_layers: expected one for each')
+    alive = exits > 0
+    outside = exits[(exits < 0) | (exits > config.num_decoder_layers)]
+    if outside.size:
+        raise ValueError(f'exit layer {outside[0]}: expected layers visited, 1 to {config.num_decoder_layers}')
+    if (alive[:, 1:] & ~alive[:, :-1]).any():
+        raise ValueError('an exit layer of 0 before the end of a row: expected 0 only after the last token')
+    return exits, sources, alive
+
+
+def _padded(rows: Sequence[Sequence[int]], name: str) -> np.ndarray:
+    """Lists of unlike lengths as int64 [B, T], zeros after each end; an array as it is."""
+    if not hasattr(rows, '__array__'):
+        lengths = np.array([len(row) for row in rows], np.int64)
+        array = np.zeros((len(lengths), lengths.max(initial=0)), np.int64)
+        array[np.arange(array.shape[1]) < lengths[:, None]] = [layer for row in rows for layer in row]
+        return array
+    array = np.asarray(rows).astype(np.int64)
+    if array.ndim != 2:
+        raise ValueError(f'{name} has {array.ndim} dimensions: expected a row of layers for each example, [B, T]')
+    return array
+
+
+def _full_plan(rows: int, config: TransformerConfig) -> Plan:
+    decoder = np.ones((rows, config.num_decoder_layers), bool)
+    encoder = np.ones((rows, config.num_encoder_layers), bool)
+    return Plan(decoder, decoder, decoder, encoder, encoder)
+
+
+def _counts(held: np.ndarray) -> np.ndarray:
+    """[B, L] → float64 [B, L + 1], how much the first l layers hold: a token's count is a look-up at its exit."""
+    held = np.asarray(held, np.float64)
+    return np.concatenate([np.zeros((len(held), 1)), np.cumsum(held, axis=1)], axis=1)
+
+
+def _at(counts: np.ndarray, layers: np.ndarray) -> np.ndarray:
+    """counts[b, layers[b, t]], [B, T]."""
+    return np.take_along_axis(counts, layers, axis=1)
+
+
+def _latest_maximum(exits: np.ndarray) -> np.ndarray:
+    """For each position the highest exit layer from it to the end of its row, [B, T]."""
+    return np.flip(np.maximum.accumulate(np.flip(exits, axis=1), axis=1), axis=1)

@@ -1,0 +1,166 @@
+"""`calm evaluate`, run as a user would."""
+
+import gzip
+import json
+import lzma
+import subprocess
+import sys
+
+import pytest
+import sacrebleu
+
+from calm_jax import cli
+from calm_jax.metrics import quality
+from calm_jax.report import run as report
+
+TEXTS = ['a man rides a red horse', 'two dogs play', 'the end']
+REFERENCES = ['a man rides a brown horse today', 'two dogs play', 'an end']
+
+
+def write(path, records):
+    opener = {'.gz': gzip.open, '.xz': lzma.open}.get(path.suffix, open)
+    with opener(path, 'wt', encoding='utf-8') as stream:
+        stream.writelines(json.dumps(record) + '\n' for record in records)
+    return str(path)
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    return write(tmp_path / 'out.jsonl', [{'id': i, 'text': text} for i, text in enumerate(TEXTS)])
+
+
+@pytest.fixture
+def references(tmp_path):
+    return write(tmp_path / 'ref.jsonl', [{'en': 'x', 'fr': text} for text in REFERENCES])
+
+
+def evaluate(predictions, references, tmp_path, *flags, field='fr'):
+    """The one row of values that the command writes."""
+    output = tmp_path / 'results.json'
+    command = ['evaluate', '--predictions', predictions, '--references', references, '--reference_field', field,
+               '--output', str(output), '--quiet', *flags]
+    assert cli.main(command) == 0
+    return json.loads(output.read_text(encoding='utf-8'))['rows'][0]
+
+
+def complaint(capsys, *command):
+    """The one line on standard error of a command that fails."""
+    assert cli.main(['evaluate', *command]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == '' and captured.err.count('\n') == 1
+    return captured.err
+
+
+def test_corpus_values_and_means_of_examples_are_printed_and_written(predictions, references, tmp_path, capsys):
+    row = evaluate(predictions, references, tmp_path, '--metric', 'bleu', '--metric', 'rougeL', '--metric', 'bleu')
+    wanted = [[text] for text in REFERENCES]
+    assert row['bleu'] == sacrebleu.corpus_bleu(TEXTS, [REFERENCES]).score
+    assert row['rougeL'] == quality.rougeL(TEXTS, wanted).mean()
+    assert row['examples'] == 3
+    printed = capsys.readouterr().out
+    assert printed.count('bleu') == 1 and f'{row["bleu"]:.2f}' in printed and f'{row["rougeL"]:.4f}' in printed
+
+
+def test_the_written_file_is_a_table_that_a_report_reads(predictions, references, tmp_path):
+    evaluate(predictions, references, tmp_path, '--metric', 'chrf')
+    found = report.read(tmp_path)
+    (table,) = found.results
+    assert [column.key for column in table.columns] == ['chrf', 'examples']
+    assert table.rows[0]['chrf'] == quality.chrf(TEXTS, [[text] for text in REFERENCES]).mean()
+    assert found.provenances[0].command.startswith('calm evaluate --predictions ')
+    provenance = json.loads((tmp_path / 'results.json').read_text())['provenance']
+    assert provenance['versions'] == {'chrf': quality.metric_version('chrf')}
+
+
+@pytest.mark.parametrize('suffix', ['.gz', '.xz'])
+def test_compressed_files_give_the_same_values(predictions, references, tmp_path, suffix):
+    packed = write(tmp_path / f'ref.jsonl{suffix}', [{'fr': text} for text in REFERENCES])
+    assert evaluate(predictions, packed, tmp_path, '--metric', 'bleu') == evaluate(
+        predictions, references, tmp_path, '--metric', 'bleu')
+
+
+def test_a_list_of_references_and_several_fields_and_templates_all_count(predictions, tmp_path):
+    records = [{'all': [text, 'other'], 'head': text.split()[0], 'tail': ' '.join(text.split()[1:])} for text in TEXTS]
+    path = write(tmp_path / 'several.jsonl', records)
+    assert evaluate(predictions, path, tmp_path, '--metric', 'exact_match', field='all')['exact_match'] == 1
+    assert evaluate(predictions, path, tmp_path, '--metric', 'exact_match', field='{all}')['exact_match'] == 1
+    assert evaluate(predictions, path, tmp_path, '--metric', 'exact_match', field='{head} {tail}')['exact_match'] == 1
+    assert evaluate(predictions, path, tmp_path, '--metric', 'exact_match', field='tail')['exact_match'] < 1
+    assert evaluate(predictions, path, tmp_path, '--metric', 'exact_match', '--reference_field', '{head} {tail}',
+                    field='tail')['exact_match'] == 1
+
+
+def test_labels_that_are_numbers_are_compared_as_text(tmp_path):
+    out = write(tmp_path / 'out.jsonl', [{'text': '1'}, {'text': '0'}])
+    labels = write(tmp_path / 'labels.jsonl', [{'label': 1}, {'label': 1}])
+    assert evaluate(out, labels, tmp_path, '--metric', 'accuracy', field='label')['accuracy'] == 0.5
+
+
+def test_costs_that_the_predictions_tell_are_averaged_layers_by_token(references, tmp_path, capsys):
+    costs = [{'layers': 2.0, 'tokens': [1, 2, 3], 'flops': 1e9}, {'layers': 8.0, 'tokens': [1], 'flops': 2e9},
+             {'layers': 5.0, 'tokens': [], 'flops': 6e9}]
+    out = write(tmp_path / 'out.jsonl', [{'text': text, **cost} for text, cost in zip(TEXTS, costs)])
+    row = evaluate(out, references, tmp_path, '--metric', 'bleu')
+    assert row['layers'] == (3 * 2 + 8) / 4 and row['flops'] == 3e9
+    assert 'executed' not in row and 'flops_elbayad' not in row
+    assert '3.000e+09' in capsys.readouterr().out
+
+
+def test_a_cost_that_only_some_predictions_tell_is_left_out(references, tmp_path):
+    out = write(tmp_path / 'out.jsonl', [{'text': text} for text in TEXTS[:2]] + [{'text': TEXTS[2], 'flops': 1.0}])
+    assert 'flops' not in evaluate(out, references, tmp_path, '--metric', 'bleu')
+
+
+def test_unequal_numbers_of_records_are_refused(predictions, tmp_path, capsys):
+    short = write(tmp_path / 'short.jsonl', [{'fr': text} for text in REFERENCES[:2]])
+    message = complaint(capsys, '--predictions', predictions, '--references', short, '--reference_field', 'fr',
+                        '--metric', 'bleu')
+    assert 'out.jsonl holds 3 records' in message and 'short.jsonl 2: expected one reference' in message
+
+
+def test_the_same_ids_in_another_order_are_refused_and_other_ids_are_not(predictions, tmp_path, capsys):
+    turned = write(tmp_path / 'turned.jsonl', [{'id': i, 'fr': REFERENCES[i]} for i in (1, 0, 2)])
+    message = complaint(capsys, '--predictions', predictions, '--references', turned, '--reference_field', 'fr',
+                        '--metric', 'bleu')
+    assert 'out.jsonl:1 has id 0' in message and 'turned.jsonl:1 has id 1: the same ids in another order' in message
+    named = write(tmp_path / 'named.jsonl', [{'id': f'q{i}', 'fr': text} for i, text in enumerate(REFERENCES)])
+    assert evaluate(predictions, named, tmp_path, '--metric', 'bleu')['bleu'] > 0
+
+
+@pytest.mark.parametrize('change, expected', [
+    (['--metric', 'bleuu'], "unknown metric 'bleuu', did you mean 'bleu'?"),
+    (['--reference_field', 'en', '--reference_field', 'es'], "ref.jsonl:1: no field 'es'"),
+    (['--reference_field', '{fr'], "template '{fr'"),
+    (['--references', 'missing.jsonl'], 'missing.jsonl does not exist'),
+    (['--predictions', 'missing.jsonl'], 'missing.jsonl does not exist'),
+])
+def test_what_a_user_gets_wrong_is_one_line(predictions, references, capsys, change, expected):
+    assert expected in complaint(
+        capsys, '--predictions', predictions, '--references', references, '--reference_field', 'fr', '--metric', 'bleu',
+        *change)
+
+
+@pytest.mark.parametrize('record, expected', [
+    ({'output': 'a'}, "out.jsonl:2: no field 'text'"),
+    ({'text': None}, 'out.jsonl:2: field "text" holds null; expected a string'),
+])
+def test_a_prediction_without_a_text_is_refused(references, tmp_path, capsys, record, expected):
+    out = write(tmp_path / 'out.jsonl', [{'text': 'a'}, record, {'text': 'b'}])
+    assert expected in complaint(
+        capsys, '--predictions', out, '--references', references, '--reference_field', 'fr', '--metric', 'bleu')
+
+
+def test_a_record_without_any_reference_is_refused(predictions, tmp_path, capsys):
+    path = write(tmp_path / 'empty.jsonl', [{'all': ['a']}, {'all': []}, {'all': ['b']}])
+    assert 'empty.jsonl:2: the list of references is empty' in complaint(
+        capsys, '--predictions', predictions, '--references', path, '--reference_field', 'all', '--metric', 'bleu')
+
+
+def test_the_command_runs_as_a_process_and_imports_no_model(predictions, references):
+    script = ('import sys; from calm_jax import cli; code = cli.main(sys.argv[1:]); '
+              'assert "jax" not in sys.modules and "rouge_score" not in sys.modules; sys.exit(code)')
+    done = subprocess.run(
+        [sys.executable, '-c', script, 'evaluate', '--predictions', predictions, '--references', references,
+         '--reference_field', 'fr', '--metric', 'bleu'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'bleu' in done.stdout and 'corpus, 0–100' in done.stdout
