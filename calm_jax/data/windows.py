@@ -37,8 +37,8 @@ def decode_windows(
     """Lists of at most `window` batches that hold the next `window · batch_size` sources, shortest batches first.
 
     One window is in memory at a time. Within it sources are sorted by length (those of equal length keep their order)
-    and cut into batches of `batch_size` rows; the last batch is filled up with rows of one end of sequence (of one
-    pad where `eos_id` is None). S is a multiple of `length_multiple`, by default the smallest multiple of 8 that
+    and cut into batches of `batch_size` rows; the last batch is filled up with rows of nothing but padding, which a
+    decoder counts as ended. S is a multiple of `length_multiple`, by default the smallest multiple of 8 that
     leaves at most eight values up to `max_source_length`.
 
     `eos_id` is put after each source, inside the limit; None puts nothing, for prompts to be continued. `left` puts
@@ -67,20 +67,18 @@ def _windows(
     left: bool,
 ) -> Iterator[list[DecodeBatch]]:
     limit = buckets.limit - (eos_id is not None)
-    # The shortest source that decodes: an all-padding row would leave attention nothing to look at.
-    filler = [] if eos_id is not None else [pad_id]
     while held := list(itertools.islice(sources, size)):
         order = sorted(range(len(held)), key=lambda row: min(len(held[row]), limit))
         batches = []
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             missing = batch_size - len(rows)
-            ids = [held[row] for row in rows] + [filler] * missing
+            ids = [held[row] for row in rows]
             batches.append(
                 DecodeBatch(
                     tokens=pad_rows(ids, buckets, batch_size, pad_id=pad_id, eos_id=eos_id, left=left),
                     rows=np.array([first + row for row in rows] + [-1] * missing),
-                    truncated=np.array([len(row) > limit for row in ids]),
+                    truncated=np.array([len(row) > limit for row in ids] + [False] * missing),
                 )
             )
         yield batches

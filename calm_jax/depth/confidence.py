@@ -2,9 +2,9 @@
 
 A measure is a pair of pure functions. `init(rows)` makes what it remembers of earlier layers (None for most);
 `observe(memory, evidence)` returns the new memory, the confidence float32 [B] in [0, 1], and the token int32 [B] that
-it computed on the way, or None when it never looked at the vocabulary, so that the head is never applied twice.
-`flops(width, vocabulary)` counts one observation of one row; `remembers` asks to see layers below the minimum exit
-layer too; `looks_ahead` asks for the full model's token in the evidence.
+it computed on the way, or None when it never looked at the vocabulary, so that the head is never applied twice
+(`predicts` says which). `flops(layer, width, vocabulary)` counts one observation of one row; `remembers` asks to see
+layers below the minimum exit layer too; `looks_ahead` asks for the full model's token in the evidence.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from calm_jax.types import Array, Evidence
 
 
 class Confidence(Protocol):
+    predicts: ClassVar[bool]
     remembers: ClassVar[bool]
     looks_ahead: ClassVar[bool]
 
@@ -25,7 +26,7 @@ class Confidence(Protocol):
 
     def observe(self, memory: Any, evidence: Evidence) -> tuple[Any, Array, Array | None]: ...
 
-    def flops(self, width: int, vocabulary: int) -> int: ...
+    def flops(self, layer: int, width: int, vocabulary: int) -> int: ...
 
 
 def measure(cls):
@@ -39,6 +40,7 @@ def measure(cls):
 class SoftmaxGap:
     """p₍₁₎ − p₍₂₎, the difference of the two largest probabilities of softmax(W dⁱ) ("softmax response", §3.5)."""
 
+    predicts: ClassVar[bool] = True
     remembers: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
 
@@ -49,7 +51,7 @@ class SoftmaxGap:
         logits = evidence.logits()
         return memory, softmax_gap(logits), evidence.choose(logits)
 
-    def flops(self, width, vocabulary):
+    def flops(self, layer, width, vocabulary):
         return 2 * width * vocabulary
 
 
@@ -57,6 +59,7 @@ class SoftmaxGap:
 class SoftmaxMax:
     """p₍₁₎, the largest probability of softmax(W dⁱ)."""
 
+    predicts: ClassVar[bool] = True
     remembers: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
 
@@ -68,7 +71,7 @@ class SoftmaxMax:
         largest = jnp.max(logits, axis=-1, keepdims=True)
         return memory, 1 / jnp.sum(jnp.exp(logits - largest), axis=-1), evidence.choose(logits)
 
-    def flops(self, width, vocabulary):
+    def flops(self, layer, width, vocabulary):
         return 2 * width * vocabulary
 
 
@@ -76,6 +79,7 @@ class SoftmaxMax:
 class StateSimilarity:
     """cos(dⁱ, dⁱ⁻¹), clipped to [0, 1]; 0 after the first layer, which saturates nothing ("hidden-state saturation", §3.5)."""
 
+    predicts: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
 
@@ -90,8 +94,8 @@ class StateSimilarity:
         cosine = jnp.sum(now * before, axis=-1) / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny)
         return memory, jnp.clip(cosine, 0, 1), None
 
-    def flops(self, width, vocabulary):
-        return 6 * width
+    def flops(self, layer, width, vocabulary):
+        return 6 * width if layer else 0
 
 
 @measure
@@ -102,6 +106,7 @@ class Classifier:
     kernel: Array
     bias: Array
 
+    predicts: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
 
@@ -113,7 +118,7 @@ class Classifier:
         score = jnp.sum(evidence.hidden.astype(jnp.float32) * self.kernel[:, 0], axis=-1) + self.bias
         return memory, jax.nn.sigmoid(score), None
 
-    def flops(self, width, vocabulary):
+    def flops(self, layer, width, vocabulary):
         return 2 * width
 
 
@@ -122,6 +127,7 @@ class Oracle:
     """1 where the layer's token is the full model's, else 0: the local oracle of §3.3.1. It looks ahead, so it saves
     nothing; it bounds what a measure can save."""
 
+    predicts: ClassVar[bool] = True
     remembers: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = True
 
@@ -132,7 +138,7 @@ class Oracle:
         token = evidence.choose(evidence.logits())
         return memory, (token == evidence.oracle).astype(jnp.float32), token
 
-    def flops(self, width, vocabulary):
+    def flops(self, layer, width, vocabulary):
         return 2 * width * vocabulary
 
 
@@ -140,6 +146,7 @@ class Oracle:
 class StaticDepth:
     """i / L: a threshold k / L makes every token leave after k layers (the static baselines of Fig. 3)."""
 
+    predicts: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
 
@@ -150,7 +157,7 @@ class StaticDepth:
         share = (evidence.layer + 1) / evidence.num_layers
         return memory, jnp.full(evidence.ran.shape, share, jnp.float32), None
 
-    def flops(self, width, vocabulary):
+    def flops(self, layer, width, vocabulary):
         return 0
 
 

@@ -1,4 +1,9 @@
-"""Makers of plans: which sub-layers each row runs for its whole sequence."""
+"""Makers of plans: which sub-layers each row runs for its whole sequence.
+
+A maker is a function of the example ids int [B] of a batch's rows, so that no row's plan depends on its neighbours.
+"""
+
+import dataclasses
 
 import numpy as np
 
@@ -17,9 +22,17 @@ def full(rows, num_layers, num_encoder_layers):
     return fixed(rows, np.ones(num_layers, bool), np.ones(num_encoder_layers, bool))
 
 
-def uniform(rows, cost, num_layers, num_encoder_layers):
+@dataclasses.dataclass(frozen=True)
+class Uniform:
     """`cost` of L decoder layers, evenly spaced; the encoder runs in full."""
-    return fixed(rows, uniform_layers(cost, num_layers), np.ones(num_encoder_layers, bool))
+
+    cost: int
+    num_layers: int
+    num_encoder_layers: int
+
+    def __call__(self, example_ids):
+        layers = uniform_layers(self.cost, self.num_layers)
+        return fixed(len(example_ids), layers, np.ones(self.num_encoder_layers, bool))
 
 
 def uniform_layers(cost, num_layers):

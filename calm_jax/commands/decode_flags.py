@@ -1,0 +1,81 @@
+"""The flags of every command that decodes, and the settings they make."""
+
+import argparse
+import os
+from pathlib import Path
+
+import jax
+
+from calm_jax.decoding.settings import FORMS, MEASURES, PROPAGATIONS, Settings
+
+DTYPES = ('float32', 'bfloat16', 'float16')
+
+
+def add_model(parser):
+    """--checkpoint, --batch_size, --dtype, --quiet: which model, and how it is run."""
+    parser.add_argument('--checkpoint', required=True, metavar='DIR', help='native checkpoint directory (see `calm import`)')
+    parser.add_argument('--batch_size', type=positive, default=32, metavar='N', help='rows decoded together (default 32)')
+    parser.add_argument('--dtype', choices=DTYPES, help='of parameters and activations (default: as stored; float32 on a CPU)')
+    parser.add_argument('--quiet', action='store_true', help='no progress bars, no summary')
+
+
+def add_settings(parser, threshold=True):
+    """Everything that decides the output. A flag that is not given leaves no attribute: defaults are those of Settings."""
+    group = parser.add_argument_group('decoding', argument_default=argparse.SUPPRESS)
+    group.add_argument('--max_new_tokens', type=positive, metavar='T',
+                       help="most tokens generated, with the end-of-sequence (default: the checkpoint's own, else 128)")
+    group.add_argument('--max_source_length', type=positive, metavar='S',
+                       help="input tokens, with the end-of-sequence; longer inputs are cut (default: as above, else 512)")
+    group.add_argument('--measure', metavar='NAME', help=f'confidence measure: {", ".join(MEASURES)} (default: full depth)')
+    if threshold:
+        group.add_argument('--threshold', type=float, metavar='λ',
+                           help='leave when the confidence reaches it, in [0, 1]; 1 is the full model (default 1)')
+    group.add_argument('--threshold_form', metavar='FORM',
+                       help=f'how λ becomes the threshold of a position: {", ".join(FORMS)} (default constant)')
+    group.add_argument('--decay_temperature', type=float, metavar='τ', help='of a decaying form (default 4)')
+    group.add_argument('--min_exit_layer', type=positive, metavar='J', help='layers every token visits (default 1)')
+    group.add_argument('--propagation', metavar='NAME',
+                       help=f'what skipped layers hold: {", ".join(PROPAGATIONS)} (default lazy; the last two are ablations)')
+    group.add_argument('--plan', metavar='PLAN', help='full (default), or uniform:C for C evenly spaced decoder layers')
+    group.add_argument('--temperature', type=float, metavar='X', help='0 decodes greedily (default), else samples')
+    group.add_argument('--top_k', type=int, metavar='K', help='sample from the K likeliest tokens (default 0: all)')
+    group.add_argument('--top_p', type=float, metavar='P', help='sample from the likeliest tokens of probability P (default 1)')
+    group.add_argument('--seed', type=int, help='of sampled draws (default 0)')
+
+
+def given(args) -> dict:
+    """The settings that were said on the command line."""
+    return {name: getattr(args, name) for name in Settings.__dataclass_fields__ if name != 'dtype' and hasattr(args, name)}
+
+
+def settings(args, model) -> Settings:
+    """The settings that the flags make, over the checkpoint's defaults."""
+    defaults = {name: value for name, value in model.generation.items() if name in Settings.__dataclass_fields__}
+    return Settings(**{**defaults, **given(args), 'dtype': model.config.dtype})
+
+
+def stream(model, texts, settings: Settings, batch_size, first=0):
+    """Outputs of the texts under these settings."""
+    values = settings.build(model.config, model.heads)
+    return model.stream(
+        texts, exit=values.exit, plan=values.plan, propagation=values.propagation, sampling=values.sampling,
+        max_new_tokens=settings.max_new_tokens, max_source_length=settings.max_source_length, batch_size=batch_size,
+        seed=settings.seed, first=first)
+
+
+def use_compilation_cache():
+    """Keeps compiled programs between runs, in $JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
+    if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+        base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+        jax.config.update('jax_compilation_cache_dir', str(base / 'calm_jax'))
+
+
+def positive(text):
+    """An argparse type: a whole number of 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+positive.__name__ = 'number of 1 or more'

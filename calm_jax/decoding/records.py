@@ -1,0 +1,151 @@
+"""Decoded files: one JSON record a line, resumable, byte-identical however often it was interrupted.
+
+    OUT               records in input order, once complete; OUT.partial until then
+    OUT.config.json   the header: fingerprints of input and model, resolved settings
+    OUT.summary.json  counts and times of the run
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from calm_jax.model import Output
+
+
+def record(example_id, output: Output) -> dict:
+    """What a line holds: everything that the output is a function of its input and settings for, so no times."""
+    return {
+        'id': example_id, 'text': output.text, 'tokens': output.tokens, 'pieces': output.pieces,
+        'exit_layers': output.exit_layers, 'layers_run': output.layers_run,
+        'confidence': [round(value, 6) for value in output.confidence], 'layers': output.layers,
+        'executed': output.executed, 'flops': output.flops, 'flops_elbayad': output.flops_elbayad,
+        'source_tokens': output.source_tokens, 'truncated': output.truncated}
+
+
+class Decoded:
+    """A decoded file being written, or continued.
+
+    path: the file in the end. header: what an interrupted run must share with the one that continues it.
+    window: records written and synced together; a continued run starts at a multiple of it.
+
+    Raises FileExistsError where the file, or an unfinished one, is there and neither `resume` nor `overwrite` says
+    what to do; ValueError where an unfinished file was made from other input or with other settings.
+    """
+
+    def __init__(self, path: str | os.PathLike, header: dict, window: int, resume: bool = False, overwrite: bool = False):
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + '.partial')
+        self.header, self.window = header, window
+        self.finished = 0  # records that an earlier run left behind
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f'{self.path.parent}: no such folder; make it, or write elsewhere')
+        if self.path.exists() and not overwrite:
+            if resume and self._same_header():
+                self.finished = sum(1 for _ in open(self.path, 'rb'))
+                return
+            raise FileExistsError(f'{self.path} exists; pass --overwrite to replace it' if not resume else
+                                  f'{self.path} is complete, from other input or settings; pass --overwrite to replace it')
+        if self.partial.exists() and not overwrite:
+            if not resume:
+                raise FileExistsError(f'{self.partial} is an unfinished run; pass --resume to go on, or --overwrite')
+            if not self._same_header():
+                raise ValueError(f'{self.partial} was made from other input or settings than these ({self._difference()}); '
+                                 'repeat the command it was started with, or pass --overwrite')
+            self.finished = _whole_records(self.partial) // window * window
+        elif resume and not self.partial.exists():
+            raise FileNotFoundError(f'{self.partial}: nothing to resume; run without --resume')
+
+    @property
+    def complete(self) -> bool:
+        """Whether an earlier run finished the file."""
+        return self.path.exists() and self.finished > 0 and not self.partial.exists()
+
+    def write(self, records: Iterable[dict]) -> Iterator[dict]:
+        """Writes the records after the finished ones, yielding each; the file gets its name when they end."""
+        if not self.finished:
+            self._config_path.write_text(json.dumps(self.header, indent=2, ensure_ascii=False) + '\n')
+        with open(self.partial, 'r+b' if self.finished else 'wb') as file:
+            file.seek(_end_of_record(self.partial, self.finished))
+            file.truncate()
+            waiting = 0
+            for each in records:
+                file.write((json.dumps(each, ensure_ascii=False) + '\n').encode())
+                waiting += 1
+                if waiting == self.window:
+                    _sync(file)
+                    waiting = 0
+                yield each
+            _sync(file)
+        self.path.unlink(missing_ok=True)
+        self.partial.replace(self.path)
+
+    def summarize(self, summary: dict) -> None:
+        """Writes OUT.summary.json."""
+        path = self.path.with_name(self.path.name + '.summary.json')
+        path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + '\n')
+
+    @property
+    def _config_path(self):
+        return self.path.with_name(self.path.name + '.config.json')
+
+    def _same_header(self):
+        try:
+            return json.loads(self._config_path.read_text()) == json.loads(json.dumps(self.header))
+        except (OSError, ValueError):
+            return False
+
+    def _difference(self):
+        try:
+            before = json.loads(self._config_path.read_text())
+        except (OSError, ValueError):
+            return f'{self._config_path.name} is missing or damaged'
+        now = json.loads(json.dumps(self.header))
+        return ', '.join(name for name in sorted(before | now) if before.get(name) != now.get(name))
+
+
+class Summary:
+    """Counts and times of a run, gathered while outputs pass by."""
+
+    def __init__(self):
+        self._began = time.perf_counter()
+        self._rows = self._tokens = self._truncated = self._layers = 0
+        self._decode_seconds = self._flops = 0.0
+
+    def passing(self, outputs: Iterable[Output]) -> Iterator[Output]:
+        """The outputs, counted."""
+        for output in outputs:
+            self._rows += 1
+            self._tokens += len(output.tokens)
+            self._layers += sum(output.exit_layers)
+            self._truncated += output.truncated
+            self._decode_seconds += output.batch_seconds
+            self._flops += output.flops
+            yield output
+
+    def as_dict(self) -> dict:
+        """examples, tokens, layers per token, FLOPs per token, truncated inputs, seconds, tokens per second."""
+        tokens = max(1, self._tokens)
+        return {
+            'examples': self._rows, 'tokens': self._tokens, 'truncated': self._truncated,
+            'layers_per_token': self._layers / tokens, 'flops_per_token': self._flops / tokens,
+            'seconds': time.perf_counter() - self._began, 'decode_seconds': self._decode_seconds,
+            'tokens_per_second': self._tokens / self._decode_seconds if self._decode_seconds else 0.0}
+
+
+def _whole_records(path):
+    """Lines that end: a run killed while writing leaves a torn one."""
+    with open(path, 'rb') as file:
+        return sum(line.endswith(b'\n') for line in file)
+
+
+def _end_of_record(path, count):
+    """Where in the file its first `count` lines end."""
+    with open(path, 'rb') as file:
+        return sum(len(file.readline()) for _ in range(count))
+
+
+def _sync(file):
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,136 @@
+"""Everything about decoding that decides the output, as plain numbers and names: what a file, a flag or a certificate can
+hold. `build` turns it into the values that the decode loop takes."""
+
+import dataclasses
+import difflib
+from typing import Any, NamedTuple
+
+from calm_jax.decoding import propagation
+from calm_jax.decoding.sampling import Greedy, Sampled
+from calm_jax.depth import confidence, thresholds
+from calm_jax.depth.plans import Uniform
+from calm_jax.depth.thresholds import Exit
+
+# A new measure is a class in `depth` and a line here.
+MEASURES = {
+    'softmax_gap': confidence.SoftmaxGap,
+    'softmax_max': confidence.SoftmaxMax,
+    'state': confidence.StateSimilarity,
+    'classifier': confidence.Classifier,
+    'oracle': confidence.Oracle,
+    'static': confidence.StaticDepth,
+}
+FORMS = {'constant': thresholds.Constant, 'decaying': thresholds.Decaying, 'scaled_decaying': thresholds.ScaledDecaying}
+PROPAGATIONS = {
+    'lazy': propagation.Lazy, 'eager': propagation.Eager, 'first_state': propagation.FirstState, 'copy_kv': propagation.CopyKV}
+
+
+class Values(NamedTuple):
+    """What `generate` takes, made of settings."""
+
+    exit: Exit | None
+    plan: Any
+    propagation: Any
+    sampling: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How texts are decoded.
+
+    max_source_length, max_new_tokens: tokens, the end-of-sequence included.
+    measure: a name of MEASURES, or None for full depth; threshold: λ in [0, 1], 1 turns every decision off.
+    threshold_form: a name of FORMS; decay_temperature: τ of a decaying form; min_exit_layer: 1…L.
+    propagation: a name of PROPAGATIONS. plan: 'full' or 'uniform:C', C of the decoder's layers.
+    temperature: 0 decodes greedily; top_k, top_p: restrict sampling; seed: of the draws.
+    dtype: of parameters and activations.
+    Raises ValueError for whatever is unknown or out of range.
+    """
+
+    max_source_length: int = 512
+    max_new_tokens: int = 128
+    measure: str | None = None
+    threshold: float = 1.0
+    threshold_form: str = 'constant'
+    decay_temperature: float = 4.0
+    min_exit_layer: int = 1
+    propagation: str = 'lazy'
+    plan: str = 'full'
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    dtype: str = 'float32'
+
+    def __post_init__(self):
+        for name in ('max_source_length', 'max_new_tokens', 'min_exit_layer'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name} is {getattr(self, name)}; expected 1 or more')
+        if self.measure is not None:
+            known(self.measure, MEASURES, 'measure')
+        known(self.threshold_form, FORMS, 'threshold_form')
+        known(self.propagation, PROPAGATIONS, 'propagation')
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f'threshold is {self.threshold}; expected λ in [0, 1], where 1 is the full model')
+        if self.measure is None and self.threshold < 1:
+            raise ValueError(f'threshold is {self.threshold} without a measure; name one of {_list(MEASURES)}')
+        if not self.decay_temperature >= 0:
+            raise ValueError(f'decay_temperature is {self.decay_temperature}; expected τ of 0 or more')
+        if self.temperature < 0:
+            raise ValueError(f'temperature is {self.temperature}; expected 0 (greedy) or more')
+
+    def build(self, config, heads=None) -> Values:
+        """The values for a model with this TransformerConfig and these trained heads."""
+        return Values(
+            exit=self._exit(config, heads), plan=self._plan(config), propagation=PROPAGATIONS[self.propagation](),
+            sampling=Sampled(self.temperature, self.top_k, self.top_p) if self.temperature else Greedy())
+
+    def deciding(self) -> dict:
+        """What the output depends on: the settings without those that their own choice leaves unused, for JSON."""
+        used = dataclasses.asdict(self)
+        unused = set()
+        if self.measure is None or self.threshold >= 1:
+            unused |= {'threshold_form', 'decay_temperature', 'min_exit_layer', 'propagation'}
+        if self.threshold_form == 'constant':
+            unused.add('decay_temperature')
+        if not self.temperature:
+            unused |= {'top_k', 'top_p', 'seed'}
+        return {name: value for name, value in used.items() if name not in unused}
+
+    def _exit(self, config, heads):
+        if self.measure is None:
+            return None
+        if self.min_exit_layer > config.num_decoder_layers:
+            raise ValueError(
+                f'min_exit_layer is {self.min_exit_layer}; the decoder has {config.num_decoder_layers} layers')
+        if self.measure == 'classifier':
+            if not heads or 'exit_classifier' not in heads:
+                raise ValueError('measure classifier: the checkpoint holds no exit classifier; train one with '
+                                 '`calm train --gin_file=runs/classifier.gin`, or use another measure')
+            measure = MEASURES[self.measure](**heads['exit_classifier'])
+        else:
+            measure = MEASURES[self.measure]()
+        form = FORMS[self.threshold_form]
+        form = form() if self.threshold_form == 'constant' else form(self.decay_temperature)
+        return Exit(measure, self.threshold, form, self.min_exit_layer)
+
+    def _plan(self, config):
+        kind, _, cost = self.plan.partition(':')
+        if self.plan == 'full':
+            return None
+        if kind != 'uniform' or not cost.isdigit() or not 1 <= int(cost) <= config.num_decoder_layers:
+            raise ValueError(f'plan is {self.plan!r}; expected full, or uniform:C with C from 1 to '
+                             f'{config.num_decoder_layers} decoder layers')
+        return Uniform(int(cost), config.num_decoder_layers, config.num_encoder_layers)
+
+
+def known(name, table, what):
+    """Raises ValueError with the near match when `name` is not in the table."""
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
+        hint = f'; did you mean {near[0]}?' if near else ''
+        raise ValueError(f'unknown {what} {name!r}; expected one of {_list(table)}{hint}')
+
+
+def _list(table):
+    return ', '.join(table)

@@ -1,0 +1,180 @@
+"""A model ready to use: parameters, tokenizer, heads; texts in, texts with their depth and cost out."""
+
+import dataclasses
+import itertools
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from calm_jax.checkpoints import native
+from calm_jax.data.tokenizers import Tokenizer
+from calm_jax.data.windows import DecodeBatch, decode_windows
+from calm_jax.decoding.generate import generate
+from calm_jax.decoding.propagation import Lazy
+from calm_jax.decoding.sampling import Greedy
+from calm_jax.metrics import cost
+from calm_jax.models.config import TransformerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """One decoded example.
+
+    text; tokens: ids, end-of-sequence included; pieces: one printable string per token.
+    exit_layers: layers visited per token, 1…L; layers_run: those of them that ran; confidence: at each exit.
+    executed: layers per step that the batch ran while this row was in it: what costs time.
+    flops, flops_elbayad: of the whole example, exact and as the paper counts (`calm_jax.metrics.cost`).
+    source_tokens: with the end-of-sequence; truncated: whether the input was longer than the limit.
+    batch_seconds: wall time of the batch it was decoded in, over the batch's rows.
+    """
+
+    text: str
+    tokens: list[int]
+    pieces: list[str]
+    exit_layers: list[int]
+    layers_run: list[int]
+    confidence: list[float]
+    executed: float
+    flops: float
+    flops_elbayad: float
+    source_tokens: int
+    truncated: bool
+    batch_seconds: float
+
+    @property
+    def layers(self) -> float:
+        """Mean exit layer per token."""
+        return float(np.mean(self.exit_layers)) if self.exit_layers else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model with its tokenizer and trained heads; `load` makes one.
+
+    heads: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}} or None; generation: decoding defaults.
+    """
+
+    config: TransformerConfig
+    params: dict
+    tokenizer: Tokenizer
+    heads: dict | None = None
+    generation: dict = dataclasses.field(default_factory=dict)
+
+    def save(self, directory: str | os.PathLike, *, dtype: str | None = None, overwrite: bool = False) -> None:
+        """Writes a native checkpoint, whole or not at all."""
+        native.save(directory, self.config, self.params, self.tokenizer, self.heads, self.generation, dtype=dtype,
+                    overwrite=overwrite)
+
+    def generate(self, texts: Sequence[str], **settings) -> 'Outputs':
+        """Outputs of the texts, in order, decoded as they are asked for. Arguments as `stream`."""
+        return Outputs(self.stream(texts, **settings), len(texts))
+
+    def stream(self, texts: Iterable[str], *, exit=None, gate=None, plan=None, propagation=Lazy(), sampling=Greedy(),
+               max_new_tokens: int | None = None, max_source_length: int | None = None, batch_size: int = 32,
+               seed: int = 0, first: int = 0) -> Iterator[Output]:
+        """Outputs of any number of texts in bounded memory, in input order, one window of batches at a time.
+
+        exit, gate, propagation, sampling: as `calm_jax.decoding.generate` takes them. plan: example ids [B] → Plan.
+        max_new_tokens, max_source_length: tokens with the end-of-sequence; the checkpoint's own defaults where None.
+        batch_size: rows decoded together. seed: of sampled draws. first: the id of the first text, where an
+        interrupted run goes on: a multiple of 64 · batch_size.
+        """
+        length = max_new_tokens or self.generation.get('max_new_tokens', 128)
+        sources = (self.tokenizer.encode(text) for text in texts)
+        windows = decode_windows(
+            sources, batch_size, max_source_length=max_source_length or self.generation.get('max_source_length', 512),
+            pad_id=self.config.pad_id, eos_id=self.config.eos_id, first=first)
+        key = jax.random.key(seed)
+        for window in windows:
+            outputs = {}
+            for batch in window:
+                batch_plan = None if plan is None else plan(batch.rows)
+                began = time.perf_counter()
+                trace = jax.device_get(generate(
+                    self.config, self.params, batch.tokens, max_new_tokens=length, exit=exit, gate=gate, plan=batch_plan,
+                    propagation=propagation, sampling=sampling, example_ids=batch.rows.astype(np.int32), key=key))
+                seconds = (time.perf_counter() - began) / max(1, int(np.sum(batch.rows >= 0)))
+                outputs.update(self._outputs(batch, trace, exit, batch_plan, propagation, seconds))
+            yield from (outputs[row] for row in sorted(outputs))
+
+    def _outputs(self, batch: DecodeBatch, trace, exit, plan, propagation, seconds) -> dict[int, Output]:
+        """Outputs of one decoded batch by input index; rows that only filled it up are thrown away."""
+        source_tokens = np.sum(batch.tokens != self.config.pad_id, axis=1)
+        measured = observation_cost(exit, self.config)
+        flops = cost.exact(
+            self.config, source_tokens, trace.exit_layers, layers_run=trace.layers_run, plan=plan,
+            propagation=propagation.filling, **measured).total
+        paper = cost.elbayad(
+            self.config, source_tokens, trace.exit_layers,
+            confidence_flops_per_layer=measured['confidence_flops_per_layer'][-1], predicts=measured['predicts']).total
+        outputs = {}
+        for row, index in enumerate(batch.rows.tolist()):
+            if index < 0:
+                continue
+            length = int(trace.lengths[row])
+            tokens = trace.tokens[row, :length].tolist()
+            outputs[index] = Output(
+                text=self.tokenizer.decode(tokens), tokens=tokens, pieces=self.tokenizer.pieces(tokens),
+                exit_layers=trace.exit_layers[row, :length].tolist(),
+                layers_run=trace.layers_run[row, :length].tolist(),
+                confidence=trace.confidence[row, :length].tolist(),
+                executed=float(np.mean(trace.executed[:length])) if length else 0.0,
+                flops=float(flops[row]), flops_elbayad=float(paper[row]), source_tokens=int(source_tokens[row]),
+                truncated=bool(batch.truncated[row]), batch_seconds=seconds)
+        return outputs
+
+
+class Outputs(Sequence):
+    """Outputs that are decoded when they are first asked for, by index or in turn."""
+
+    def __init__(self, stream: Iterator[Output], length: int):
+        self._stream, self._length, self._seen = stream, length, []
+
+    def __len__(self):
+        return self._length
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._length))]
+        if not -self._length <= index < self._length:
+            raise IndexError(f'output {index} of {self._length}')
+        index %= self._length
+        self._seen.extend(itertools.islice(self._stream, max(0, index + 1 - len(self._seen))))
+        return self._seen[index]
+
+
+def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
+    """The model in a native checkpoint directory.
+
+    dtype: of parameters and activations; None keeps what was stored, but for the CPU, where half precision is stored
+    small and computed slowly, and becomes float32.
+    Raises FileNotFoundError or ValueError, in one line, for a directory that is not a whole checkpoint.
+    """
+    checkpoint = native.load(directory, dtype)
+    params, config = checkpoint.params, checkpoint.config
+    if dtype is None:
+        stored = str(jnp.result_type(*jax.tree.leaves(params)))
+        half = stored in ('float16', 'bfloat16')
+        dtype = 'float32' if half and jax.default_backend() == 'cpu' else stored
+        params = jax.tree.map(lambda x: x.astype(dtype), params)
+    return Model(
+        dataclasses.replace(config, dtype=dtype), jax.tree.map(jnp.asarray, params), checkpoint.tokenizer,
+        checkpoint.heads, checkpoint.generation or {})
+
+
+def observation_cost(exit: Any, config: TransformerConfig) -> dict:
+    """What an exit's measure costs, in the terms of `metrics.cost`; nothing where exits are off."""
+    layers = range(config.num_decoder_layers)
+    if exit is None or exit.threshold >= 1:
+        return {'confidence_flops_per_layer': [0 for _ in layers], 'predicts': False, 'first_observed': 1}
+    measure = exit.measure
+    return {
+        'confidence_flops_per_layer': [measure.flops(layer, config.emb_dim, config.vocab_size) for layer in layers],
+        'predicts': measure.predicts,
+        'first_observed': 1 if measure.remembers else exit.min_exit_layer,
+    }
