@@ -101,7 +101,7 @@ def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers:
     filled = _at(self_counts, _REACH[propagation](exits, num_layers))
 
     observable = in_plan & (np.arange(1, num_layers + 1) >= first_observed)
-    price = np.broadcast_to(np.asarray(confidence_flops_per_layer, np.float64), (num_layers,))
+    price = np.broadcast_to(confidence_flops_per_layer, (num_layers,))
     apart = alive & (ran(_counts(observable)) == 0) if predicts else alive
 
     encoder_attention, encoder_feed = (np.asarray(kind, bool).sum(axis=1) for kind in plan[3:])
@@ -116,19 +116,20 @@ def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers:
 
 
 def elbayad(config: TransformerConfig, source_lengths: Sequence[int], exit_layers: Sequence[Sequence[int]],
-            confidence_flops_per_layer: int = 0, predicts: bool = False) -> Cost:
+            confidence_flops_per_layer: int | Sequence[int] = 0, predicts: bool = False) -> Cost:
     """The decoder's operations as Elbayad et al. 2020 (App. B) count them, and Schuster et al. 2022 after them.
 
     Per token t = 1, 2, … with q of N layers run, d the width, |x| the source's length:
         q·FC + (N − q)·FS + FP + 2·V·d.
     FC = 12d² + 4·d·d_ff + 4·t·d + 4·|x|·d, and 4·|x|·d·d_e more the first time a layer is called in the sequence
-    (here `encoder_kv`). FS = 4d², the keys and values of a skipped layer. FP = q times what the measure costs: 2·V·d
-    for softmax, 2·d for the classifier; a measure that predicts has applied the head, and the last 2·V·d is dropped.
+    (here `encoder_kv`). FS = 4d², the keys and values of a skipped layer. FP is what the measure costs in the q layers,
+    2·q·V·d for softmax and 2·q·d for the classifier; one that predicts has applied the head, so the last 2·V·d goes.
     The encoder is not counted, all heads together are taken to be d wide, the feed-forward to have two matrices.
     The sum over an example's tokens, not their mean. Arguments and errors as `exact`.
     """
     exits, sources, alive = _decoded(config, source_lengths, exit_layers)
     width = float(config.emb_dim)
+    price = np.broadcast_to(confidence_flops_per_layer, (len(sources), config.num_decoder_layers))
     positions = np.arange(1, exits.shape[1] + 1)
     called = 12 * width ** 2 + 4 * width * config.mlp_dim + 4 * positions * width + 4 * sources[:, None] * width
     return Cost(
@@ -136,7 +137,7 @@ def elbayad(config: TransformerConfig, source_lengths: Sequence[int], exit_layer
         encoder_kv=exits.max(axis=1, initial=0) * 4 * sources * width * width,
         decoder=(exits * called).sum(axis=1),
         skipped_kv=np.where(alive, config.num_decoder_layers - exits, 0).sum(axis=1) * 4 * width ** 2,
-        confidence=exits.sum(axis=1) * float(confidence_flops_per_layer),
+        confidence=_at(_counts(price), exits).sum(axis=1),
         head=alive.sum(axis=1) * (0 if predicts else 2 * config.vocab_size * width))
 
 

@@ -143,6 +143,8 @@ def test_a_measure_costs_nothing_below_the_first_layer_that_it_observes():
 def test_a_measure_may_cost_less_at_later_layers():
     counted = cost.exact(TINY, [3], [[1, 3, 2]], confidence_flops_per_layer=[100, 10, 1], predicts=True)
     assert counted.confidence == 100 + 111 + 110
+    published = cost.elbayad(TINY, [3], [[1, 3, 2]], confidence_flops_per_layer=[100, 10, 1], predicts=True)
+    assert published.confidence == 100 + 111 + 110
 
 
 @pytest.mark.parametrize('config', [TINY, PLAIN], ids=['gated', 'plain'])
