@@ -106,12 +106,14 @@ class Model:
         """Outputs of one decoded batch by input index; rows that only filled it up are thrown away."""
         source_tokens = np.sum(batch.tokens != self.config.pad_id, axis=1)
         measured = observation_cost(exit, self.config)
+        if exit is not None and exit.threshold >= 1:
+            plan = None  # λ ≥ 1 turned it off
         flops = cost.exact(
             self.config, source_tokens, trace.exit_layers, layers_run=trace.layers_run, plan=plan,
             propagation=propagation.filling, **measured).total
         paper = cost.elbayad(
             self.config, source_tokens, trace.exit_layers,
-            confidence_flops_per_layer=measured['confidence_flops_per_layer'][-1], predicts=measured['predicts']).total
+            confidence_flops_per_layer=measured['confidence_flops_per_layer'], predicts=measured['predicts']).total
         outputs = {}
         for row, index in enumerate(batch.rows.tolist()):
             if index < 0:

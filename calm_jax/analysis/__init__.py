@@ -1,0 +1,1 @@
+"""Looking inside: how sure each layer is, and what an early error costs."""

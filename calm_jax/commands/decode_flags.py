@@ -11,9 +11,9 @@ from calm_jax.decoding.settings import FORMS, MEASURES, PROPAGATIONS, Settings
 DTYPES = ('float32', 'bfloat16', 'float16')
 
 
-def add_model(parser):
+def add_model(parser, required=True):
     """--checkpoint, --batch_size, --dtype, --quiet: which model, and how it is run."""
-    parser.add_argument('--checkpoint', required=True, metavar='DIR', help='native checkpoint directory (see `calm import`)')
+    parser.add_argument('--checkpoint', required=required, metavar='DIR', help='native checkpoint (see `calm import`)')
     parser.add_argument('--batch_size', type=positive, default=32, metavar='N', help='rows decoded together (default 32)')
     parser.add_argument('--dtype', choices=DTYPES, help='of parameters and activations (default: as stored; float32 on a CPU)')
     parser.add_argument('--quiet', action='store_true', help='no progress bars, no summary')

@@ -17,7 +17,7 @@ from calm_jax.calibration import Certificate
 from calm_jax.checkpoints.native import fingerprint
 from calm_jax.commands import decode_flags
 from calm_jax.data import jsonl
-from calm_jax.decoding.records import Decoded, Summary, record
+from calm_jax.data.decoded import Decoded, Summary, record
 from calm_jax.decoding.settings import Settings
 from calm_jax.model import load
 from calm_jax.progress import progress

@@ -48,7 +48,7 @@ def generate(config, params, tokens, *, max_new_tokens, exit=None, gate=None, pl
     decisions = Decisions(exit, gate, plan, propagation)
     source_mask = call(tokens, method='source_mask')
     encoded = _encode(call, config, tokens, source_mask, decisions)
-    cross_kv = tuple(KVCache(*call(layer, encoded, method='cross_kv')) for layer in range(config.num_decoder_layers))
+    cross_kv = tuple(_cross_kv(call, layer, encoded, decisions) for layer in range(config.num_decoder_layers))
     cross_bias = call(source_mask, method='cross_bias')
     positions = max_new_tokens + propagation.window
     bias_at = _self_bias(call, positions)
@@ -98,6 +98,19 @@ def _encode(call, config, tokens, source_mask, decisions):
         feeds = off | decisions.plan.encoder_feed_forward[:, layer]
         x = layer_loop.where_run(feeds, lambda x, i=layer: call(i, x, method='encoder_feed_forward'), x)
     return call(x, method='encoder_norm')
+
+
+def _cross_kv(call, layer, encoded, decisions):
+    """Keys and values of the encoder's output for one decoder layer; not computed where no row's plan reads them."""
+
+    def project(encoded):
+        return KVCache(*call(layer, encoded, method='cross_kv'))
+
+    if decisions.plan is None:
+        return project(encoded)
+    reads = layer_loop.everything_off(decisions.exit) | decisions.plan.cross_attention[:, layer]
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(project, encoded))
+    return jax.lax.cond(jnp.any(reads), project, lambda encoded: nothing, encoded)
 
 
 def _self_bias(call, positions):

@@ -11,11 +11,9 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from calm_jax.model import Output
 
-
-def record(example_id, output: Output) -> dict:
-    """What a line holds: everything that the output is a function of its input and settings for, so no times."""
+def record(example_id, output) -> dict:
+    """What a line holds of a `calm_jax.model.Output`: all that is a function of input and settings, so no times."""
     return {
         'id': example_id, 'text': output.text, 'tokens': output.tokens, 'pieces': output.pieces,
         'exit_layers': output.exit_layers, 'layers_run': output.layers_run,
@@ -113,7 +111,7 @@ class Summary:
         self._rows = self._tokens = self._truncated = self._layers = 0
         self._decode_seconds = self._flops = 0.0
 
-    def passing(self, outputs: Iterable[Output]) -> Iterator[Output]:
+    def passing(self, outputs: Iterable) -> Iterator:
         """The outputs, counted."""
         for output in outputs:
             self._rows += 1

@@ -1,0 +1,282 @@
+"""Find the threshold that keeps a promise: E[loss] ≤ δ with probability 1 − ε over the calibration data.
+
+    calm calibrate --checkpoint DIR --data cal.jsonl --source_field en --measure softmax_gap --metric rougeL \\
+        --objective textual --tolerance 0.1 --epsilon 0.05 --output c.json
+    calm calibrate --power --tolerance 0.02 --expected_loss 0.006
+    calm calibrate --records DIR --data cal.jsonl --metric rougeL --tolerance 0.2 --output c2.json    # no model needed
+
+Thresholds are decoded from the top and the first failed test stops the search (fixed-sequence testing). The certificate
+records all that the guarantee depends on; `calm generate --certificate` decodes within it.
+"""
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from calm_jax import calibration
+from calm_jax.analysis.confidences import layer_confidences, quantile_grid
+from calm_jax.commands import decode_flags
+from calm_jax.commands.generate import decode_file, environment, model_fingerprints
+from calm_jax.data import jsonl
+from calm_jax.metrics import quality
+from calm_jax.metrics.objective import KINDS, Objective
+from calm_jax.model import load
+from calm_jax.sweep import Sweep, curve, save_json
+
+SUMMARY = 'choose a threshold with a statistical guarantee'
+PAPER_GRID = [round(1 - 0.05 * step, 2) for step in range(1, 20)]
+
+
+def add_arguments(parser):
+    decode_flags.add_model(parser, required=False)
+    data = parser.add_argument_group('data')
+    data.add_argument('--data', metavar='FILE', help='calibration examples, JSONL: draws of what the guarantee is to cover')
+    data.add_argument('--source_field', default='source', metavar='FIELD', help='input: a field or template (default source)')
+    data.add_argument('--target_field', metavar='FIELD', help='reference text, or a list of them; needed by objective risk')
+    data.add_argument('--group_by', metavar='FIELD', help='average losses within clusters (one paragraph\'s questions) first')
+    data.add_argument('--groups', metavar='FIELD', help='hold in each group of this field: the largest of their p-values')
+    promise = parser.add_argument_group('promise')
+    promise.add_argument('--objective', choices=KINDS, default='textual',
+                         help='loss against the full model\'s text, or increase of risk against references (default textual)')
+    promise.add_argument('--metric', action='append', metavar='NAME',
+                         help=f'quality in [0, 1] per example; repeat for several risks at once: {", ".join(quality.METRICS)}')
+    promise.add_argument('--tolerance', type=float, action='append', metavar='δ',
+                         help='largest expected loss, in (0, 1); one, or one per metric')
+    promise.add_argument('--epsilon', type=float, default=0.05, metavar='ε', help='chance that the guarantee fails (.05)')
+    promise.add_argument('--p_value', default='betting', metavar='NAME',
+                         help=f'{", ".join(calibration.P_VALUES)} (default betting; binomial for losses of 0 and 1)')
+    promise.add_argument('--signed', action='store_true', help='risk as signed difference, not clamped at 0')
+    promise.add_argument('--joint', type=int, default=1, metavar='M', help='share ε among M certificates to choose from')
+    promise.add_argument('--permutation_seed', type=int, default=0, help='of the order in which betting meets examples')
+    grid = parser.add_argument_group('grid')
+    grid.add_argument('--grid', metavar='λ,λ,…', help='thresholds in test order (default .95, .90, … .05)')
+    grid.add_argument('--grid_data', metavar='FILE', help='20 confidence quantiles of this data, which --data must not share')
+    grid.add_argument('--whole_grid', action='store_true', help='decode the whole grid, for the trade-off curve')
+    output = parser.add_argument_group('output')
+    output.add_argument('--output', metavar='FILE', help='certificate to write')
+    output.add_argument('--records', metavar='DIR', help='keep what was decoded, and curve.json; recompute from it')
+    output.add_argument('--overwrite', action='store_true', help='replace the certificate, and records that differ')
+    output.add_argument('--trials', type=int, metavar='K', help='also the paper\'s K random 80/20 trials, to trials.json')
+    output.add_argument('--trial_tolerances', metavar='δ,δ,…', help='of the trials (default: --tolerance)')
+    power = parser.add_argument_group('power')
+    power.add_argument('--power', action='store_true', help='print how many examples give 90%% power, and stop')
+    power.add_argument('--expected_loss', type=float, metavar='X', help='the mean loss that --power supposes')
+    decode_flags.add_settings(parser, threshold=False)
+
+
+def run(args):
+    if args.power:
+        print_power(args)
+        return
+    for name in ('data', 'metric', 'tolerance'):
+        if not getattr(args, name):
+            raise ValueError(f'--{name} is missing; see calm calibrate --help')
+    if not args.output and not args.trials:
+        raise ValueError('--output is missing: the certificate to write')
+    if args.output and Path(args.output).exists() and not args.overwrite:
+        raise FileExistsError(f'{args.output} exists; pass --overwrite to replace it')
+    if not args.checkpoint and not (args.records and (Path(args.records) / 'records.json').is_file()):
+        raise ValueError('--checkpoint is missing; without a model, --records must name the records of an earlier run')
+    data = CalibrationData(args)
+    objective = Objective(args.objective, args.metric, data.references, args.signed)
+    tolerance = tolerances(args)
+    calibration_ = calibration.Calibration(
+        grid(args, data) or [0.5], tolerance, args.epsilon, args.p_value, seed=args.permutation_seed,
+        group_by=data.column(args.group_by), groups=data.column(args.groups), joint=args.joint, signed=args.signed)
+    del calibration_  # made to refuse what is wrong before anything is decoded
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(args.records or temporary)
+        directory.mkdir(parents=True, exist_ok=True)
+        calibrate_in(args, data, objective, tolerance, directory)
+
+
+def calibrate_in(args, data, objective, tolerance, directory):
+    """Decodes, tests, and writes everything the flags ask for."""
+    decode_flags.use_compilation_cache()
+    run_, sweep, model = open_sweep(args, data, directory)
+    thresholds = grid(args, data) or confidence_grid(args, data, model, run_)
+    calibration_ = calibration.Calibration(
+        thresholds, tolerance, args.epsilon, args.p_value, seed=args.permutation_seed,
+        group_by=data.column(args.group_by), groups=data.column(args.groups), joint=args.joint, signed=args.signed)
+    full = sweep.texts(1.0)
+    while calibration_.threshold is not None:
+        calibration_.observe(objective.losses(sweep.texts(calibration_.threshold), full))
+    certificate = calibration_.certificate(
+        args.objective, args.metric if len(args.metric) > 1 else args.metric[0], objective.versions(),
+        {**run_['fingerprints'], 'settings': run_['settings'], 'data': run_['data'], 'environment': run_['environment']})
+    trials = run_trials(args, data, objective, sweep, thresholds, run_) if args.trials else None
+    if args.whole_grid:
+        for threshold in thresholds:
+            sweep.at(threshold)
+    label = run_['settings']['measure']
+    kind = label if label in ('oracle', 'static') else 'measure'
+    line = curve(sweep, objective, run_['num_layers'], label, kind, certificate)
+    if args.records:
+        save_json(directory / 'curve.json', line)
+        if trials:
+            save_json(directory / 'trials.json', trials)
+    if args.output:
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        certificate.save(args.output)
+    if not args.quiet:
+        describe(certificate, line, trials)
+
+
+class CalibrationData:
+    """The examples, their references and labels, read once."""
+
+    def __init__(self, args):
+        self.path = args.data
+        self.records = jsonl.Records(args.data)
+        rows = range(len(self.records))
+        self.rows = [(self.records[i], self.records.where(i)) for i in rows]
+        template = jsonl.Template(args.source_field)
+        self.sources = [template(*row) for row in self.rows]
+        self.references = None if args.target_field is None else [jsonl_references(row, args.target_field) for row in self.rows]
+
+    def column(self, field):
+        """A field's values as labels, or None where no field is named."""
+        return None if field is None else [str(jsonl.value_of(record, field, where)) for record, where in self.rows]
+
+
+def jsonl_references(row, field):
+    """The references of a record: a field that holds one text or several, or a template."""
+    record, where = row
+    value = record.get(field)
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        return value
+    return [jsonl.Template(field)(record, where)]
+
+
+def tolerances(args):
+    """δ, or {metric: δ}."""
+    if len(args.tolerance) not in (1, len(args.metric)):
+        raise ValueError(f'{len(args.tolerance)} tolerances for {len(args.metric)} metrics; expected one, or one for each')
+    if len(args.metric) == 1:
+        return args.tolerance[0]
+    each = args.tolerance * len(args.metric) if len(args.tolerance) == 1 else args.tolerance
+    return dict(zip(args.metric, each))
+
+
+def grid(args, data):
+    """The thresholds that are known before any decoding; None where --grid_data is to give them."""
+    if args.grid and args.grid_data:
+        raise ValueError('--grid and --grid_data both say what to test; pass one')
+    if args.grid_data:
+        template = jsonl.Template(args.source_field)
+        others = jsonl.Records(args.grid_data)
+        own = set(data.sources)
+        for i in range(len(others)):
+            if template(others[i], others.where(i)) in own:
+                raise ValueError(f'{others.where(i)}: also in {data.path}; grid data and calibration data must not overlap')
+        return None
+    if not args.grid:
+        return PAPER_GRID
+    thresholds = numbers(args.grid, '--grid')
+    for threshold in thresholds:
+        if not 0 <= threshold < 1:
+            raise ValueError(f'--grid: {threshold} is no threshold; expected numbers in [0, 1)')
+    return thresholds
+
+
+def numbers(text, flag):
+    """Comma-separated numbers."""
+    try:
+        return [float(each) for each in text.split(',')]
+    except ValueError:
+        raise ValueError(f'{flag} {text!r}: expected numbers with commas between them') from None
+
+
+def confidence_grid(args, data, model, run_):
+    """Thresholds from the confidences on data that is not calibrated on."""
+    if model is None:
+        return run_['thresholds']
+    settings = decode_flags.settings(args, model)
+    records, template = jsonl.Records(args.grid_data), jsonl.Template(args.source_field)
+    texts = [template(records[i], records.where(i)) for i in range(len(records))]
+    exit_ = dataclasses.replace(settings, threshold=0.5).build(model.config, model.heads).exit
+    confidences = layer_confidences(
+        model, texts, exit_.measure, max_new_tokens=settings.max_new_tokens, max_source_length=settings.max_source_length)
+    return quantile_grid(confidences.confidence)
+
+
+def open_sweep(args, data, directory):
+    """(what the records were made with, the sweep, the model or None)."""
+    path = directory / 'records.json'
+    if not args.checkpoint:
+        run_ = json.loads(path.read_text())
+        if run_['data']['fingerprint'] != data.records.fingerprint():
+            raise ValueError(f'{directory}: its records were decoded from other data than {args.data}')
+        for name, value in decode_flags.given(args).items():
+            if run_['settings'].get(name) != value:
+                raise ValueError(f'--{name} {value}: the records in {directory} were decoded with {run_["settings"].get(name)}')
+        return run_, Sweep(directory, None), None
+    model = load(args.checkpoint, args.dtype)
+    settings = decode_flags.settings(args, model)
+    if settings.measure is None:
+        raise ValueError('--measure is missing: the confidence whose threshold is to be calibrated')
+    settings.build(model.config, model.heads)
+    fingerprints = model_fingerprints(model)
+    recorded = dataclasses.asdict(settings)
+    del recorded['threshold']
+    run_ = {
+        'fingerprints': fingerprints, 'settings': recorded, 'num_layers': model.config.num_decoder_layers,
+        'data': {'name': Path(args.data).name, 'fingerprint': data.records.fingerprint(), 'examples': len(data.rows),
+                 'source_field': args.source_field},
+        'environment': environment(args.batch_size)}
+    save_json(path, run_)
+
+    def decode(threshold, output):
+        at = dataclasses.replace(settings, threshold=threshold)
+        started = output.exists() or output.with_name(output.name + '.partial').exists()
+        decode_file(model, at, args.data, args.source_field, output, args.batch_size, quiet=args.quiet,
+                    resume=started and not args.overwrite, overwrite=args.overwrite, parameters=fingerprints['parameters'])
+
+    return run_, Sweep(directory, decode), model
+
+
+def run_trials(args, data, objective, sweep, thresholds, run_):
+    """The paper's trials; the grid is decoded until every trial has stopped."""
+    if len(args.metric) > 1:
+        raise ValueError('--trials replicates a figure of one metric; pass one --metric')
+    wanted = numbers(args.trial_tolerances, '--trial_tolerances') if args.trial_tolerances else args.tolerance
+    options = {
+        'tolerances': wanted, 'epsilon': args.epsilon, 'p_value': args.p_value, 'trials': args.trials,
+        'seed': args.permutation_seed, 'group_by': data.column(args.group_by), 'signed': args.signed}
+    full, columns, layers = sweep.texts(1.0), [], []
+    for threshold in thresholds:
+        columns.append(objective.losses(sweep.texts(threshold), full))
+        layers.append(sweep.layers(threshold))
+        if not calibration.trials_running(np.stack(columns, axis=1), **options):
+            break
+    return calibration.run_trials(
+        np.stack(columns, axis=1), np.stack(layers, axis=1), thresholds, num_layers=run_['num_layers'],
+        label=run_['settings']['measure'], objective=args.objective, metric=args.metric[0], **options)
+
+
+def print_power(args):
+    """How many examples give 90% power."""
+    if not args.tolerance or args.expected_loss is None:
+        raise ValueError('--power needs --tolerance and --expected_loss')
+    for tolerance in args.tolerance:
+        needed = calibration.examples_needed(tolerance, args.expected_loss, args.epsilon, args.p_value)
+        least = calibration.least_n(args.p_value, tolerance, args.epsilon)
+        print(f'δ = {tolerance:g}, ε = {args.epsilon:g}, {args.p_value}, expected loss {args.expected_loss:g}: '
+              f'{needed} examples give 90% power; below {least} nothing can be certified')
+
+
+def describe(certificate, line, trials):
+    """The result in words."""
+    print(certificate.guarantee)
+    chosen = next((point for point in line['points'] if point['threshold'] == certificate.threshold), None)
+    layers = chosen['layers'] if chosen else line['full']['layers']
+    print(f'λ = {certificate.threshold:g}: {layers:.2f} of {line["num_layers"]} layers per token')
+    for row in trials['tolerances'] if trials else []:
+        print(f'{trials["trials"]} trials, δ = {row["tolerance"]:g}: risk {row["risk_mean"]:.4f} ± {row["risk_std"]:.4f}, '
+              f'layers {row["layers_mean"]:.2f} ± {row["layers_std"]:.2f}, test mean above δ in '
+              f'{row["share_test_above"]:.0%}, pool mean above δ in {row["share_pool_above"]:.0%}')
+    if trials:
+        print(trials['note'])

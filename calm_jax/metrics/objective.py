@@ -1,0 +1,56 @@
+"""What a calibration bounds: the loss of early outputs against the full model's, per example, for one or several metrics."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from calm_jax.metrics import consistency, quality
+
+KINDS = ('textual', 'risk')
+
+
+class Objective:
+    """Textual consistency (Eq. 10: 1 − m(early, full)) or risk consistency (Eq. 11, clamped; or its signed difference).
+
+    kind: 'textual' or 'risk'. metrics: names of per-example metrics in [0, 1]. references: per example at least one
+    text; needed for 'risk', and for `quality`. signed: 'risk' without the clamp, in [−1, 1].
+
+    Raises ValueError for an unknown kind or metric, risk without references, and signed textual losses.
+    """
+
+    def __init__(self, kind: str, metrics: Sequence[str], references: Sequence[Sequence[str]] | None = None,
+                 signed: bool = False):
+        if kind not in KINDS:
+            raise ValueError(f'unknown objective {kind!r}; expected one of {", ".join(KINDS)}')
+        if kind == 'risk' and references is None:
+            raise ValueError('objective risk compares with references; name their field with --target_field')
+        if signed and kind != 'risk':
+            raise ValueError('signed losses belong to objective risk; a textual loss has no sign')
+        if len(set(metrics)) != len(metrics) or not metrics:
+            raise ValueError(f'metrics: expected one or several different names, found {", ".join(metrics) or "none"}')
+        self.kind, self.names, self.signed, self.references = kind, tuple(metrics), signed, references
+        self._metrics = {name: quality.metric(name) for name in metrics}
+
+    def losses(self, early: Sequence[str], full: Sequence[str]):
+        """float64 [n], or {metric: [n]} where there are several."""
+        values = {name: self._loss(metric, early, full) for name, metric in self._metrics.items()}
+        return values if len(values) > 1 else values[self.names[0]]
+
+    def quality(self, texts: Sequence[str]) -> np.ndarray | None:
+        """The first metric against the references, [n]; None without references."""
+        return None if self.references is None else self._metrics[self.names[0]](texts, self.references)
+
+    def consistency(self, early: Sequence[str], full: Sequence[str]) -> np.ndarray:
+        """The first metric against the full model's output, [n]."""
+        return 1 - consistency.textual_loss(self._metrics[self.names[0]], early, full)
+
+    def versions(self) -> dict | str:
+        """What computed the metrics, for the certificate."""
+        versions = {name: quality.metric_version(name) for name in self.names}
+        return versions if len(versions) > 1 else versions[self.names[0]]
+
+    def _loss(self, metric, early, full):
+        if self.kind == 'textual':
+            return consistency.textual_loss(metric, early, full)
+        compare = consistency.risk_difference if self.signed else consistency.risk_loss
+        return compare(metric(early, self.references), metric(full, self.references))

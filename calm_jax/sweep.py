@@ -1,0 +1,98 @@
+"""One data set decoded at full depth and at one λ after another, every run kept as a file of records, and the trade-off
+curve they draw. With the files at hand everything recomputes without a model."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from calm_jax.data import jsonl
+from calm_jax.metrics.objective import Objective
+
+
+class Sweep:
+    """The records of a directory.
+
+    decode: (λ, path) → None, writes the records at this λ (1.0: full depth) to a file; None where only what is there
+    can be read. Raises FileNotFoundError for a λ that is not there and cannot be decoded.
+    """
+
+    def __init__(self, directory: str | os.PathLike, decode: Callable[[float, Path], None] | None):
+        self.directory, self._decode = Path(directory), decode
+        self._read: dict[float, list[dict]] = {}
+
+    def at(self, threshold: float) -> list[dict]:
+        """The records at λ, in input order; λ = 1 is the full model."""
+        if threshold not in self._read:
+            path = self.path(threshold)
+            if self._decode is not None:
+                self._decode(threshold, path)
+            elif not path.is_file():
+                raise FileNotFoundError(f'{path}: not decoded yet; pass --checkpoint to decode it')
+            records = jsonl.Records(path)
+            # Pieces are for the eye; a sweep holds twenty runs of them.
+            self._read[threshold] = [
+                {name: value for name, value in record.items() if name != 'pieces'}
+                for record in (records[i] for i in range(len(records)))]
+        return self._read[threshold]
+
+    def path(self, threshold: float) -> Path:
+        """Where the records at λ are kept."""
+        return self.directory / ('full.jsonl' if threshold >= 1 else f'lambda_{threshold:.6f}.jsonl')
+
+    @property
+    def decoded(self) -> list[float]:
+        """The λ below 1 that have been asked for, descending."""
+        return sorted((threshold for threshold in self._read if threshold < 1), reverse=True)
+
+    def texts(self, threshold: float) -> list[str]:
+        return [record['text'] for record in self.at(threshold)]
+
+    def layers(self, threshold: float) -> np.ndarray:
+        """Mean layers per token of each example, [n]."""
+        return np.array([record['layers'] for record in self.at(threshold)])
+
+
+def curve(sweep: Sweep, objective: Objective, num_layers: int, label: str, kind: str, certificate=None) -> dict:
+    """What curve.json holds: depth, cost and quality at every λ that was decoded, and of the full model.
+
+    layers and FLOPs are per token, over all tokens; quality and losses are means over examples.
+    """
+    full = sweep.texts(1.0)
+    tested = {point.threshold: point for point in certificate.grid} if certificate else {}
+    points = []
+    for threshold in sweep.decoded:
+        early = sweep.texts(threshold)
+        losses = objective.losses(early, full)
+        point = tested.get(threshold)
+        points.append({
+            'threshold': threshold, **_cost(sweep.at(threshold)), 'quality': _mean(objective.quality(early)),
+            'consistency': _mean(objective.consistency(early, full)),
+            'loss': _mean(max(losses.values(), key=np.mean) if isinstance(losses, dict) else losses),
+            'p_value': point.p_value if point else None, 'rejected': bool(point and point.rejected)})
+    return {
+        'label': label, 'kind': kind, 'num_layers': num_layers, 'metric': objective.names[0], 'objective': objective.kind,
+        'tolerance': certificate.tolerance if certificate else None, 'epsilon': certificate.epsilon if certificate else None,
+        'n': len(full), 'points': points, 'full': {**_cost(sweep.at(1.0)), 'quality': _mean(objective.quality(full))}}
+
+
+def save_json(path: str | os.PathLike, content: dict) -> None:
+    """Writes a JSON file, whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(path.name + '.partial')
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n')
+    partial.replace(path)
+
+
+def _cost(records: Sequence[dict]) -> dict:
+    tokens = max(1, sum(len(record['tokens']) for record in records))
+    return {
+        'layers': sum(sum(record['exit_layers']) for record in records) / tokens,
+        'flops': sum(record['flops'] for record in records) / tokens,
+        'flops_elbayad': sum(record['flops_elbayad'] for record in records) / tokens}
+
+
+def _mean(values):
+    return None if values is None else float(np.mean(values))
