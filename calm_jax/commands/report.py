@@ -1,0 +1,32 @@
+"""Turns the JSON files of a run into one HTML page that opens anywhere, offline.
+
+RUN is searched at any depth for certificate*.json, results.json, curve.json, trials.json, sensitivity.json and
+examples.json; the page shows a section for each kind it finds: the guarantees in words, result tables, quality against
+cost, validity over random splits, sensitivity, and outputs with every token coloured by the layer it left at. Figures
+are also written as PNG to a folder beside the page: page.html and page_figures/.
+"""
+
+import argparse
+
+SUMMARY = 'one self-contained HTML page from the JSON files of a run'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `calm report`."""
+    parser.add_argument('run', metavar='RUN', help='folder that earlier stages wrote their JSON files to')
+    parser.add_argument('--output', required=True, metavar='PAGE.html',
+                        help='page to write; figures go to PAGE_figures/ beside it')
+    parser.add_argument('--overwrite', action='store_true', help='replace a page written earlier')
+    parser.add_argument('--quiet', action='store_true', help='do not say what was written')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Reads RUN, writes the page and its figures, and says where they are."""
+    from calm_jax.report import page
+    from calm_jax.report.reader import read
+
+    found = read(args.run)
+    written = page.write(found, args.output, args.overwrite)
+    if not args.quiet:
+        figures = f', {len(written.figures)} figures in {written.figures[0].parent}' if written.figures else ''
+        print(f'{written.page}: from {len(found.files)} files{figures}')

@@ -1,0 +1,119 @@
+"""The report as one self-contained HTML page, with its figures written as PNG files beside it."""
+
+import base64
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jinja2
+
+from calm_jax.report import sensitivity, tradeoffs, validity
+from calm_jax.report.figures import Drawing, Panel, Rendered, hues, render
+from calm_jax.report.grids import Grid, grid
+from calm_jax.report.numerals import number
+from calm_jax.report.palette import layer_swatches
+from calm_jax.report.promises import promise, summary
+from calm_jax.report.run import Example, Run
+from calm_jax.report.tokens import Coloured, colour, plain
+
+_INTRODUCTIONS = {
+    'tradeoffs': ('Quality against cost',
+                  'What each way of leaving early costs in quality. Up and to the left is better.'),
+    'validity': ('Does the guarantee hold?',
+                 'Calibration repeated on random splits of the data, each time measured on what was left out.'),
+    'sensitivity': ('Sensitivity to single tokens', 'How far one wrong token spoils the rest, by where it stands.'),
+}
+_FIGURE_NAMES = re.compile(r'(tradeoff|validity|sensitivity)(_\w+)?\.png')
+
+
+class Picture(NamedTuple):
+    """A drawing, and what the page shows of it on light and on dark screens, as data URIs."""
+    drawing: Drawing
+    light: str
+    dark: str
+
+
+class Section(NamedTuple):
+    """A part of the page made of figures."""
+    name: str
+    title: str
+    introduction: str
+    panels: list[tuple[Panel, list[Picture], Grid]]
+
+
+class Written(NamedTuple):
+    """What `write` left on disk."""
+    page: pathlib.Path
+    figures: list[pathlib.Path]
+
+
+def write(run: Run, output: str | pathlib.Path, overwrite: bool = False) -> Written:
+    """Writes the page to `output` and its figures to the folder `<stem>_figures` beside it.
+
+    Raises `FileExistsError` where either exists and `overwrite` is not set. With it, figures of an earlier report are
+    removed from the folder first; files that no report writes are left alone.
+    """
+    output = pathlib.Path(output)
+    folder = output.with_name(f'{output.stem}_figures')
+    if output.is_dir():
+        raise IsADirectoryError(f'{output}: a folder; --output names the page to write, such as {output / "page.html"}')
+    for path in (output, folder):
+        if path.exists() and not overwrite:
+            raise FileExistsError(f'{path}: exists already; name another --output or pass --overwrite')
+    html, images = compose(run)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob('*.png'):
+        if _FIGURE_NAMES.fullmatch(path.name):
+            path.unlink()
+    for name, image in images.items():
+        folder.mkdir(exist_ok=True)
+        (folder / f'{name}.png').write_bytes(image)
+    output.write_text(html, encoding='utf-8')
+    return Written(output, [folder / f'{name}.png' for name in images])
+
+
+def compose(run: Run) -> tuple[str, dict[str, bytes]]:
+    """The page's HTML, and its figures as PNG by name. The same files give the same page: no clock is read."""
+    colours = hues(run.curves, run.trials)
+    panels = {'tradeoffs': tradeoffs.panels(run.curves, colours), 'validity': validity.panels(run.trials, colours),
+              'sensitivity': sensitivity.panels(run.sensitivities)}
+    rendered = {drawing.name: render(drawing) for group in panels.values() for panel in group
+                for drawing in panel.drawings}
+    promises = [promise(certificate, run.curves) for certificate in run.certificates]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader('calm_jax.report', ''), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True)
+    html = environment.get_template('page.html.jinja').render(
+        title=run.results[0].title if len(run.results) == 1 else run.directory.resolve().name,
+        run=run, promises=promises, summary=summary(promises), results=_results(run),
+        sections=[Section(name, *_INTRODUCTIONS[name], [_shown(panel, rendered) for panel in group])
+                  for name, group in panels.items() if group],
+        examples=_examples(run),
+        scales={depth: list(zip(layer_swatches(depth), layer_swatches(depth, dark=True)))
+                for depth in sorted({each.num_layers for each in run.examples})},
+        number=number)
+    return html, {name: each.png for name, each in rendered.items()}
+
+
+def _results(run: Run) -> list[tuple[str, Grid]]:
+    return [(table.title, grid([(column.name, column.unit) for column in table.columns],
+                               [[row[column.key] for column in table.columns] for row in table.rows]))
+            for table in run.results]
+
+
+def _shown(panel: Panel, rendered: Mapping[str, Rendered]) -> tuple[Panel, list[Picture], Grid]:
+    pictures = [Picture(drawing, _data_uri(rendered[drawing.name].light), _data_uri(rendered[drawing.name].dark))
+                for drawing in panel.drawings]
+    return panel, pictures, grid([(heading, '') for heading in panel.table.headings], panel.table.rows)
+
+
+def _examples(run: Run) -> list[tuple[int, list[tuple[Example, str, list[Coloured]]]]]:
+    """For each file: L, and its examples with the full output's text and the coloured early outputs."""
+    return [(each.num_layers, [(example, plain(example.full.pieces),
+                                [colour(early, example.full, each.num_layers) for early in example.early])
+                               for example in each.examples]) for each in run.examples]
+
+
+def _data_uri(svg: bytes) -> str:
+    return f'data:image/svg+xml;base64,{base64.b64encode(svg).decode("ascii")}'

@@ -1,0 +1,199 @@
+"""Reads a RUN directory: whatever earlier stages left in it, found by name at any depth, and checked.
+
+The files are curve.json, trials.json, examples.json, results.json, sensitivity.json and certificate*.json. Reading them
+needs neither a model nor the packages that wrote them.
+"""
+
+import json
+import pathlib
+from collections.abc import Iterator
+
+from calm_jax.report.document import Document, load, search
+from calm_jax.report.run import (
+    Certificate,
+    Column,
+    Curve,
+    Example,
+    Examples,
+    Output,
+    Point,
+    Provenance,
+    Results,
+    Run,
+    Sensitivity,
+    Tolerance,
+    Trial,
+    Trials,
+)
+
+PATTERNS = ('certificate*.json', 'results.json', 'curve.json', 'trials.json', 'sensitivity.json', 'examples.json')
+KINDS = ('measure', 'static', 'oracle')
+OBJECTIVES = ('textual', 'risk')
+
+# What a certificate records beside the numbers of its table.
+_CIRCUMSTANCES = (
+    'procedure', 'seed', 'joint', 'signed', 'examples', 'groups', 'setting', 'metric_version', 'provenance')
+
+
+def read(directory: str | pathlib.Path) -> Run:
+    """Reads every file a report knows from a directory.
+
+    Raises `FileNotFoundError` where the directory is missing or holds none of them, `ValueError` naming file and place
+    where one cannot be read.
+    """
+    directory = pathlib.Path(directory)
+    if not directory.exists():
+        raise FileNotFoundError(f'{directory}: no such folder; expected one that earlier stages wrote JSON files to')
+    if not directory.is_dir():
+        raise NotADirectoryError(f'{directory}: a file; expected the folder it lies in')
+    run = Run(directory)
+    readers = (_certificate, _results, _curve, _trials, _sensitivity, _examples)
+    kept = (run.certificates, run.results, run.curves, run.trials, run.sensitivities, run.examples)
+    for pattern, reader, into in zip(PATTERNS, readers, kept, strict=True):
+        for path in search(directory, pattern):
+            document = load(path)
+            relative = path.relative_to(directory)
+            into.append(reader(document, relative))
+            run.files.append(relative)
+            provenance = _provenance(document)
+            if provenance and provenance not in run.provenances:
+                run.provenances.append(provenance)
+    if not run.files:
+        raise FileNotFoundError(f'{directory}: nothing to report; looked at any depth for {", ".join(PATTERNS)}')
+    return run
+
+
+def _provenance(document: Document) -> Provenance | None:
+    if not document.has('provenance'):
+        return None
+    node = document.at('provenance')
+    fields = [_written(node.at(key).value) if node.has(key) else None for key in ('command', 'machine', 'date', 'seed')]
+    return Provenance(*fields) if any(fields) else None
+
+
+def _certificate(document: Document, path: pathlib.Path) -> Certificate:
+    tolerance = document.at('tolerance')
+    risks = list(tolerance.value) if isinstance(tolerance.value, dict) else [None]
+    metric = document.at('metric').value if document.has('metric') else None
+    circumstances = {key: document.at(key).value for key in _CIRCUMSTANCES if document.has(key)}
+    settings = circumstances.get('provenance', {}).get('settings', {})
+    return Certificate(
+        path=path, measure=settings.get('measure') if isinstance(settings.get('measure'), str) else None,
+        objective=document.optional_text('objective'), metric=None if metric is None else _written(metric),
+        tolerances=tuple((risk or '', tolerance.number(risk, -1, 1)) for risk in risks),
+        epsilon=document.number('epsilon', 0, 1), n=document.integer('n', low=1), p_value=document.text('p_value'),
+        threshold=document.number('threshold'), tolerance_used=document.optional_number('tolerance_used'),
+        tested=tuple((point.number('threshold'), point.number('mean_loss'))
+                     for point in document.items('grid') if point.has('mean_loss')),
+        guarantee=document.text('guarantee'),
+        circumstances=tuple(leaf for key, value in circumstances.items() for leaf in _leaves(key, value)))
+
+
+def _leaves(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """Every value inside, by dotted name; lists are printed whole."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(f'{name}.{key}'.removeprefix('provenance.'), inner)
+    elif value is not None:
+        yield name, _written(value)
+
+
+def _written(value: object) -> str:
+    """Text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _results(document: Document, path: pathlib.Path) -> Results:
+    columns = tuple(Column(node.text('key'), node.text('name'), node.optional_text('unit') or '')
+                    for node in document.items('columns', at_least=1))
+    rows = []
+    for node in document.items('rows'):
+        row = {}
+        for column in columns:
+            row[column.key] = cell = node.at(column.key).value if node.has(column.key) else None
+            if isinstance(cell, list | dict):
+                raise node.at(column.key).error('is a list or an object: expected text, number, truth value or null')
+        rows.append(row)
+    return Results(path, document.text('title'), columns, tuple(rows))
+
+
+def _curve(document: Document, path: pathlib.Path) -> Curve:
+    num_layers = document.integer('num_layers', low=1)
+    return Curve(
+        path=path, label=document.text('label'), kind=document.choice('kind', KINDS), num_layers=num_layers,
+        metric=document.text('metric'), objective=_objective(document),
+        tolerance=document.optional_number('tolerance', -1, 1), epsilon=document.optional_number('epsilon', 0, 1),
+        n=document.integer('n', low=1) if document.has('n') else None,
+        points=tuple(_point(node, num_layers) for node in document.items('points', at_least=1)),
+        full=_point(document.at('full'), num_layers) if document.has('full') else None)
+
+
+def _point(node: Document, num_layers: int) -> Point:
+    rejected = node.at('rejected').value if node.has('rejected') else None
+    if rejected not in (None, True, False):
+        raise node.at('rejected').error('is not a truth value: expected true, false or null')
+    return Point(
+        threshold=node.optional_number('threshold'), layers=node.number('layers', 0, num_layers),
+        flops=node.optional_number('flops', low=0), flops_elbayad=node.optional_number('flops_elbayad', low=0),
+        quality=node.optional_number('quality'), consistency=node.optional_number('consistency'),
+        loss=node.optional_number('loss'), p_value=node.optional_number('p_value', 0, 1), rejected=rejected)
+
+
+def _trials(document: Document, path: pathlib.Path) -> Trials:
+    tolerances = [
+        Tolerance(
+            tolerance=node.number('tolerance', -1, 1),
+            share_test_above=node.optional_number('share_test_above', 0, 1),
+            share_pool_above=node.optional_number('share_pool_above', 0, 1),
+            risk_mean=node.number('risk_mean'), risk_std=node.number('risk_std', low=0),
+            layers_mean=node.number('layers_mean', low=0), layers_std=node.number('layers_std', low=0),
+            trials=tuple(Trial(each.optional_number('threshold'), each.number('test_risk'),
+                               each.optional_number('pool_risk'), each.number('layers', low=0))
+                         for each in (node.items('per_trial') if node.has('per_trial') else ())))
+        for node in document.items('tolerances', at_least=1)]
+    return Trials(
+        path=path, label=document.text('label'), objective=_objective(document),
+        metric=document.text('metric'), epsilon=document.number('epsilon', 0, 1),
+        trials=document.integer('trials', low=1),
+        n_calibration=document.integer('n_calibration', low=1) if document.has('n_calibration') else None,
+        n_test=document.integer('n_test', low=1) if document.has('n_test') else None,
+        tolerances=tuple(sorted(tolerances, key=lambda each: each.tolerance)), note=document.optional_text('note'))
+
+
+def _sensitivity(document: Document, path: pathlib.Path) -> Sensitivity:
+    positions = document.numbers('positions', low=0)
+    series = {key: document.numbers(key) for key in ('sampling', 'layer')}
+    for key, values in series.items():
+        if len(values) != len(positions):
+            raise document.at(key).error(f'has {len(values)} values: expected {len(positions)}, one for each position')
+    if not positions:
+        raise document.at('positions').error('is empty: expected at least one position')
+    return Sensitivity(path, document.text('metric'), positions, series['sampling'], series['layer'])
+
+
+def _examples(document: Document, path: pathlib.Path) -> Examples:
+    num_layers = document.integer('num_layers', low=1)
+    return Examples(path, num_layers, tuple(
+        Example(input=node.text('input'), reference=node.optional_text('reference'),
+                full=_output(node.at('full'), 'full model', num_layers),
+                early=tuple(_output(each, each.text('label'), num_layers) for each in node.items('early')))
+        for node in document.items('examples', at_least=1)))
+
+
+def _output(node: Document, label: str, num_layers: int) -> Output:
+    pieces = tuple(piece.text() for piece in node.items('pieces'))
+    exit_layers = tuple(layer.integer(low=1, high=num_layers) for layer in node.items('exit_layers'))
+    if len(exit_layers) != len(pieces):
+        raise node.at('exit_layers').error(f'has {len(exit_layers)} values: expected {len(pieces)}, one for each piece')
+    confidence = None
+    if node.has('confidence'):
+        confidence = tuple(None if value.value is None else value.number() for value in node.items('confidence'))
+        if len(confidence) != len(pieces):
+            raise node.at('confidence').error(
+                f'has {len(confidence)} values: expected {len(pieces)}, one for each piece')
+    return Output(label, pieces, exit_layers, confidence)
+
+
+def _objective(document: Document) -> str | None:
+    named = document.has('objective') and document.text('objective')
+    return document.choice('objective', OBJECTIVES) if named else None

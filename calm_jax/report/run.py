@@ -1,0 +1,177 @@
+"""What a RUN directory holds, as values: certificates, results, curves, trials, sensitivities, examples.
+
+Layers count as visited, 1..L. Paths are relative to the directory.
+"""
+
+import pathlib
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where results come from; each field as written by whoever ran it, None where it was not."""
+    command: str | None
+    machine: str | None
+    date: str | None
+    seed: str | None
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """One calibration's outcome: the promise in a sentence, and the threshold λ that keeps it.
+
+    `tolerances` holds one (risk, δ) pair, with risk '' unless there are several. `tested` holds threshold and mean loss
+    of each setting tested, in test order; `circumstances` what else the guarantee depends on, as (name, value) pairs.
+    """
+    path: pathlib.Path
+    measure: str | None
+    objective: str | None
+    metric: str | None
+    tolerances: tuple[tuple[str, float], ...]
+    epsilon: float
+    n: int
+    p_value: str
+    threshold: float
+    tolerance_used: float | None
+    tested: tuple[tuple[float, float], ...]
+    guarantee: str
+    circumstances: tuple[tuple[str, str], ...]
+
+    @property
+    def full_depth(self) -> bool:
+        """Whether no setting was valid: λ ≥ 1 disables every exit."""
+        return self.threshold >= 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a results table: the key in each row, the name to print, the unit ('' for none)."""
+    key: str
+    name: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """A table; rows hold a string, a number, a truth value or None for every column."""
+    path: pathlib.Path
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[dict[str, str | float | bool | None], ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of a curve: means over the examples. `flops` and the rest are None where not measured."""
+    threshold: float | None
+    layers: float
+    flops: float | None
+    flops_elbayad: float | None
+    quality: float | None
+    consistency: float | None
+    loss: float | None
+    p_value: float | None
+    rejected: bool | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Quality against cost over the settings of one confidence measure, static depth or oracle, in test order."""
+    path: pathlib.Path
+    label: str
+    kind: str
+    num_layers: int
+    metric: str
+    objective: str | None
+    tolerance: float | None
+    epsilon: float | None
+    n: int | None
+    points: tuple[Point, ...]
+    full: Point | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One random split: the chosen threshold (None: full depth), the risk on each part, the mean layers."""
+    threshold: float | None
+    test_risk: float
+    pool_risk: float | None
+    layers: float
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """All trials at one tolerance δ; shares count the trials whose risk is above δ, in [0, 1]."""
+    tolerance: float
+    share_test_above: float | None
+    share_pool_above: float | None
+    risk_mean: float
+    risk_std: float
+    layers_mean: float
+    layers_std: float
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Repeated random splits into calibration and test data, over a range of tolerances in rising order."""
+    path: pathlib.Path
+    label: str
+    objective: str | None
+    metric: str
+    epsilon: float
+    trials: int
+    n_calibration: int | None
+    n_test: int | None
+    tolerances: tuple[Tolerance, ...]
+    note: str | None
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Mean score of the output after one token was disturbed at a position, by sampling and by an early layer."""
+    path: pathlib.Path
+    metric: str
+    positions: tuple[float, ...]
+    sampling: tuple[float, ...]
+    layer: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One generated text: its pieces, the layer each left at, and the confidence there where recorded."""
+    label: str
+    pieces: tuple[str, ...]
+    exit_layers: tuple[int, ...]
+    confidence: tuple[float | None, ...] | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One input with its reference, the full model's output and the early ones."""
+    input: str
+    reference: str | None
+    full: Output
+    early: tuple[Output, ...]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples of one model of `num_layers` decoder layers."""
+    path: pathlib.Path
+    num_layers: int
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a report draws, in the order of the files' paths."""
+    directory: pathlib.Path
+    certificates: list[Certificate] = field(default_factory=list)
+    results: list[Results] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    trials: list[Trials] = field(default_factory=list)
+    sensitivities: list[Sensitivity] = field(default_factory=list)
+    examples: list[Examples] = field(default_factory=list)
+    provenances: list[Provenance] = field(default_factory=list)
+    files: list[pathlib.Path] = field(default_factory=list)
