@@ -1,0 +1,144 @@
+"""Whole training jobs, from files to a model directory: what `calm train` runs."""
+import os
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from calm_jax.checkpoints import native
+from calm_jax.data.batching import TrainingBatches, evaluation_batches, tokenize
+from calm_jax.data.jsonl import Records, Template
+from calm_jax.data.tokenizers import load_tokenizer
+from calm_jax.models.config import TransformerConfig
+from calm_jax.models.transformer import init_params
+from calm_jax.training import classifier, losses
+from calm_jax.training.multi_exit import multi_exit_stage
+from calm_jax.training.optimizer import Optimizer
+from calm_jax.training.train_loop import LoopOptions, fit
+from calm_jax.training.train_state import TrainState
+
+Paths = str | Sequence[str]
+
+
+class PairedText:
+    """Sources and targets from JSONL, as the batches of a training run.
+
+    Args:
+      train: paths of .jsonl, .jsonl.gz or .jsonl.xz files.
+      source: template of the source text, such as 'translate: {en}', or a field name.
+      target: template of the target text.
+      evaluation: paths of the evaluation examples; none is no evaluation.
+      batch_size: rows per step, over all devices.
+      max_source_length: tokens of a source, end-of-sequence included; longer ones are cut.
+      max_target_length: tokens of a target, end-of-sequence included; longer ones are cut.
+      length_multiple: batches are padded to multiples of this many tokens; None chooses.
+      seed: of the order of the examples.
+    """
+
+    def __init__(
+        self,
+        train: Paths,
+        source: str,
+        target: str,
+        evaluation: Paths | None = None,
+        batch_size: int = 64,
+        max_source_length: int = 512,
+        max_target_length: int = 128,
+        length_multiple: int | None = None,
+        seed: int = 0,
+    ):
+        self._train, self._evaluation = train, evaluation
+        self._templates = Template(source), Template(target)
+        self._batch_size, self._seed = batch_size, seed
+        self._lengths = {
+            'max_source_length': max_source_length, 'max_target_length': max_target_length,
+            'length_multiple': length_multiple,
+        }
+
+    @property
+    def generation(self) -> dict:
+        """Decoding defaults that fit this data, stored with checkpoints."""
+        return {'max_new_tokens': self._lengths['max_target_length'], 'max_source_length': self._lengths['max_source_length']}
+
+    def batches(self, tokenizer, config: TransformerConfig) -> tuple[TrainingBatches, list]:
+        """(training batches, evaluation batches) for a model.
+
+        Raises:
+          FileNotFoundError, ValueError: a file is missing or a record lacks a field.
+        """
+        where = {
+            'pad_id': config.pad_id, 'eos_id': config.eos_id, 'decoder_start_id': config.decoder_start_id,
+            'process_index': jax.process_index(), 'process_count': jax.process_count(),
+        }
+        examples = tokenize(Records(self._train), *self._templates, tokenizer)
+        training = TrainingBatches(examples, self._batch_size, seed=self._seed, **self._lengths, **where)
+        if self._evaluation is None:
+            return training, []
+        examples = tokenize(Records(self._evaluation), *self._templates, tokenizer)
+        # Sorted by length so that batches hold little padding; sums over the set do not depend on the order.
+        examples.sort(key=lambda example: (len(example.source), len(example.target)))
+        return training, list(evaluation_batches(examples, self._batch_size, **self._lengths, **where))
+
+
+def train_model(
+    model_dir: str | os.PathLike,
+    data: PairedText,
+    optimizer: Optimizer,
+    options: LoopOptions,
+    tokenizer: str | os.PathLike | None = None,
+    config: Callable[..., TransformerConfig] | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    exit_weights: Callable[[int], np.ndarray] = losses.proportional_to_layer,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    sampled_exits: bool = False,
+    quiet: bool = False,
+) -> TrainState:
+    """First stage: trains a transformer whose every decoder layer is an exit (CALM, Eq. 6).
+
+    Starts from a native checkpoint, or from random parameters of `config(vocab_size=…)` for a tokenizer.
+
+    Args:
+      model_dir: see `train_loop.fit`.
+      tokenizer: folder of a tokenizer; for training from scratch.
+      config: makes the configuration when given vocab_size; for training from scratch.
+      checkpoint: native checkpoint to start from; brings its own tokenizer and configuration.
+      For the others see `multi_exit.multi_exit_stage` and `train_loop.fit`.
+
+    Raises:
+      ValueError: neither a checkpoint nor a tokenizer and a configuration, or both.
+    """
+    if (checkpoint is None) == (tokenizer is None or config is None):
+        raise ValueError('train from a checkpoint, or from a tokenizer and a model configuration: give exactly one of the two')
+    if checkpoint is not None:
+        start = native.load(checkpoint)
+        made, params, tokens = start.config, start.params, start.tokenizer
+    else:
+        tokens = load_tokenizer(tokenizer)
+        made = config(vocab_size=tokens.vocab_size)
+        params = init_params(made, jax.random.key(options.seed))
+    stage = multi_exit_stage(
+        made, params, tokens, exit_weights, label_smoothing, z_loss, sampled_exits, data.generation)
+    return fit(stage, optimizer, *data.batches(tokens, made), model_dir, options, quiet)
+
+
+def train_exit_classifier(
+    model_dir: str | os.PathLike,
+    data: PairedText,
+    optimizer: Optimizer,
+    options: LoopOptions,
+    checkpoint: str | os.PathLike,
+    objective: classifier.Objective = classifier.independent,
+    quiet: bool = False,
+) -> TrainState:
+    """Second stage: trains the exit classifier of a native checkpoint, whose other parameters stay as they are.
+
+    Args:
+      model_dir: see `train_loop.fit`; its checkpoints hold the backbone too.
+      checkpoint: native checkpoint, from the first stage or imported.
+      For the others see `classifier.classifier_stage` and `train_loop.fit`.
+    """
+    start = native.load(checkpoint)
+    generation = start.generation or data.generation
+    stage = classifier.classifier_stage(start.config, start.params, start.tokenizer, objective, start.heads, generation)
+    return fit(stage, optimizer, *data.batches(start.tokenizer, start.config), model_dir, options, quiet)

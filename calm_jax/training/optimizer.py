@@ -1,0 +1,86 @@
+"""Optimizers and learning-rate schedules, built from one small description."""
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Adafactor or AdamW with warm-up, decay and gradient clipping.
+
+    The learning rate rises linearly from 0 to `learning_rate` over `warmup_steps` optimizer steps, then follows `decay`:
+      constant: stays.
+      linear: falls to 0 at `total_steps`.
+      cosine: falls to 0 at `total_steps` along half a cosine.
+      inverse_square_root: learning_rate · √(warmup_steps / step).
+
+    Attributes:
+      name: 'adafactor' (factored second moments, update relative to each parameter's size: the T5 recipe; learning rates
+        of 1e-3 to fine-tune and 1e-2 from scratch are usual) or 'adamw' (1e-4 to 1e-3).
+      learning_rate: the peak, per optimizer step.
+      warmup_steps: optimizer steps of linear warm-up; 0 starts at the peak.
+      decay: see above.
+      total_steps: optimizer steps at which linear and cosine decay reach 0; warm-up included.
+      weight_decay: AdamW: decoupled, multiplied by the learning rate, on matrices only. Adafactor: subtracted as a share
+        of the parameter each step. 0 is off.
+      clip_norm: gradients are scaled down to this global L2 norm; 0 is off.
+      b1: AdamW's decay of the first moment.
+      b2: AdamW's decay of the second moment.
+    """
+    name: Literal['adafactor', 'adamw'] = 'adafactor'
+    learning_rate: float = 1e-3
+    warmup_steps: int = 1000
+    decay: Literal['constant', 'linear', 'cosine', 'inverse_square_root'] = 'constant'
+    total_steps: int = 10_000
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.999
+
+    def __post_init__(self):
+        if self.name not in ('adafactor', 'adamw'):
+            raise ValueError(f"optimizer name {self.name!r} is unknown; use 'adafactor' or 'adamw'")
+        if self.decay not in ('constant', 'linear', 'cosine', 'inverse_square_root'):
+            raise ValueError(f"decay {self.decay!r} is unknown; use 'constant', 'linear', 'cosine' or 'inverse_square_root'")
+        if self.learning_rate <= 0:
+            raise ValueError(f'learning_rate is {self.learning_rate}; it must be positive')
+        if self.warmup_steps < 0:
+            raise ValueError(f'warmup_steps is {self.warmup_steps}; it must be 0 or more optimizer steps')
+        if self.decay in ('linear', 'cosine') and self.total_steps <= self.warmup_steps:
+            raise ValueError(
+                f'total_steps is {self.total_steps}, not above warmup_steps ({self.warmup_steps}): '
+                f'{self.decay} decay has no room; lower warmup_steps or train longer')
+
+    def rate(self, step: jax.Array) -> jax.Array:
+        """The learning rate of optimizer step `step`, counted from 0; float32 [].
+
+        Step s uses the schedule at s + 1, so that the first update already moves.
+        """
+        done = jnp.asarray(step, jnp.float32) + 1
+        warmup = jnp.minimum(done / max(self.warmup_steps, 1), 1.0)
+        after = jnp.maximum(done - self.warmup_steps, 0.0)
+        share = jnp.clip(after / max(self.total_steps - self.warmup_steps, 1), 0.0, 1.0)
+        decay = {
+            'constant': 1.0,
+            'linear': 1.0 - share,
+            'cosine': 0.5 * (1 + jnp.cos(jnp.pi * share)),
+            'inverse_square_root': jnp.sqrt(max(self.warmup_steps, 1) / jnp.maximum(done, max(self.warmup_steps, 1))),
+        }[self.decay]
+        return self.learning_rate * warmup * decay
+
+    def build(self) -> optax.GradientTransformation:
+        """The optax transformation: clipping, then the optimizer at `rate`."""
+        if self.name == 'adafactor':
+            update = optax.adafactor(self.rate, weight_decay_rate=self.weight_decay or None)
+        else:
+            update = optax.adamw(self.rate, self.b1, self.b2, weight_decay=self.weight_decay, mask=_matrices)
+        clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
+        return optax.chain(clip, update)
+
+
+def _matrices(params):
+    """True for matrices: scales and biases are not decayed."""
+    return jax.tree.map(lambda param: param.ndim > 1, params)

@@ -1,0 +1,201 @@
+"""The training loop: any stage, data parallel, resumable, and stopped by anything that is not a number."""
+import collections
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from calm_jax.checkpoints.manager import Manager
+from calm_jax.data.batching import TrainingBatches, read_ahead
+from calm_jax.progress import progress
+from calm_jax.training.metrics_log import MetricsLog
+from calm_jax.training.optimizer import Optimizer
+from calm_jax.training.train_state import Batch, Stage, TrainState, initial_state, update
+
+# Steps that the host may be ahead of the device: enough to hide its work, few enough to notice a bad loss at once.
+STEPS_IN_FLIGHT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopOptions:
+    """How long to train, and what to write when.
+
+    Attributes:
+      steps: updates in all, those before a resumption included.
+      seed: of dropout and other draws in training (the order of the data has its own).
+      micro_batches: equal parts into which a batch's rows are split to save memory; the update is that of the whole batch.
+      eval_every: steps between evaluations; there is one more at the end. 0: only at the end.
+      save_every: steps between checkpoints to resume from; there is one more at the end. 0: only at the end.
+      log_every: steps between lines of metrics.jsonl and of output.
+      keep: how many of the latest checkpoints to resume from stay on disk.
+      best_metric: the evaluation number that picks the best checkpoint.
+      best_is_higher: whether more of it is better.
+      max_minutes: wall time after which training ends cleanly, resumable; 0 is no limit. Counts from the loop's start.
+    """
+    steps: int
+    seed: int = 0
+    micro_batches: int = 1
+    eval_every: int = 1000
+    save_every: int = 1000
+    log_every: int = 100
+    keep: int = 2
+    best_metric: str = 'nll'
+    best_is_higher: bool = False
+    max_minutes: float = 0.0
+
+    def __post_init__(self):
+        for name in ('steps', 'micro_batches', 'log_every', 'keep'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name} is {getattr(self, name)}; it must be 1 or more')
+        for name in ('eval_every', 'save_every', 'max_minutes'):
+            if getattr(self, name) < 0:
+                raise ValueError(f'{name} is {getattr(self, name)}; it must be 0 or more')
+
+
+def fit(
+    stage: Stage,
+    optimizer: Optimizer,
+    batches: TrainingBatches,
+    eval_batches: Sequence[Batch],
+    model_dir: str | os.PathLike,
+    options: LoopOptions,
+    quiet: bool = False,
+) -> TrainState:
+    """Trains `stage` until `options.steps` and returns the last state.
+
+    Writes, under `model_dir`:
+      state/         checkpoints to resume from; training goes on after the latest one found there.
+      best/          the checkpoint of the best evaluation so far, for decoding; absent without evaluation data.
+      last/          the checkpoint of the last step, for decoding.
+      metrics.jsonl  {"step", "loss", "grad_norm", "learning_rate", "steps_per_second", "minutes"} every `log_every` steps
+                     and {"step", "eval": {…}} at evaluations.
+
+    A run that was killed and resumed ends with the same parameters, bit for bit, as one that was not, on the same
+    devices: batches are a function of the step, and keys of seed and step.
+
+    Args:
+      eval_batches: small enough to hold in memory; read in order at each evaluation.
+
+    Raises:
+      ValueError: loss or gradient is not finite; the batch cannot be split over devices and micro-batches; no such
+        metric. Checkpoints written before stay as they are.
+    """
+    model_dir = pathlib.Path(model_dir).absolute()
+    model_dir.mkdir(parents=True, exist_ok=True)
+    mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+    everywhere, by_row = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))
+    _check_batch_size(batches.batch_size, options.micro_batches)
+    put = functools.partial(_put, sharding=by_row)
+    # A terminal has the progress bar; a log file gets lines instead.
+    say = (lambda line: None) if quiet or sys.stderr.isatty() else functools.partial(print, file=sys.stderr, flush=True)
+    step_fn = jax.jit(
+        functools.partial(update, stage, optimizer, options.micro_batches, options.seed),
+        in_shardings=(everywhere, everywhere, by_row), out_shardings=everywhere, donate_argnums=0)
+    measure = jax.jit(stage.measure, in_shardings=(everywhere, everywhere, by_row), out_shardings=everywhere)
+
+    state = jax.device_put(initial_state(stage.params, optimizer), everywhere)
+    frozen = jax.device_put(stage.frozen, everywhere)
+    with Manager(model_dir / 'state', keep=options.keep) as manager:
+        if manager.latest_step() is not None:
+            state = manager.restore(state)
+        first = int(state.step)
+        log = MetricsLog(model_dir / 'metrics.jsonl', first)
+        started = clock = time.monotonic()
+        clock_step = first
+        in_flight: collections.deque = collections.deque()
+
+        steps = range(first + 1, options.steps + 1)
+        bar = progress(steps, 'training', total=options.steps, quiet=quiet, unit='steps', initial=first)
+        for step, batch in zip(bar, read_ahead(batches, first, options.steps)):
+            state, metrics = step_fn(state, frozen, put(batch))
+            in_flight.append((step, metrics))
+            minutes = (time.monotonic() - started) / 60
+            last = step == options.steps or 0 < options.max_minutes <= minutes
+            evaluating = last or _due(step, options.eval_every)
+            saving = last or _due(step, options.save_every)
+            logging = last or _due(step, options.log_every)
+
+            while len(in_flight) > (0 if evaluating or saving or logging else STEPS_IN_FLIGHT):
+                numbers = _finite(*in_flight.popleft(), manager)
+            if logging:
+                now = time.monotonic()
+                rate = (step - clock_step) / (now - clock)
+                log.write({'step': step, **numbers, 'steps_per_second': round(rate, 4), 'minutes': round(minutes, 2)})
+                say(f'step {step}/{options.steps}: loss {numbers["loss"]:.4f}, {rate:.2f} steps/s, '
+                    f'{(options.steps - step) / rate / 60:.0f} min left')
+                clock, clock_step = now, step
+            if evaluating and eval_batches:
+                report = evaluate(stage, measure, state.params, frozen, map(put, eval_batches))
+                log.write({'step': step, 'eval': report})
+                say(f'step {step}: evaluation ' + ', '.join(
+                    f'{name} {value:.4f}' for name, value in report.items() if isinstance(value, float)))
+                state = _keep_best(stage, state, report, model_dir / 'best', options)
+            if saving:
+                manager.save(step, state)
+                # A checkpoint that is still being written when the power fails is no checkpoint.
+                manager.wait()
+            if last:
+                break
+        stage.export(state.params, model_dir / 'last')
+    return state
+
+
+def evaluate(stage: Stage, measure, params: Any, frozen: Any, eval_batches: Iterable[Batch]) -> dict[str, Any]:
+    """The stage's report on all batches together; sums are accumulated in float64."""
+    totals: dict[str, np.ndarray] = {}
+    for batch in eval_batches:
+        for name, value in jax.device_get(measure(params, frozen, batch)).items():
+            totals[name] = totals.get(name, 0.0) + np.asarray(value, np.float64)
+    return stage.report(totals)
+
+
+def _keep_best(stage: Stage, state: TrainState, report: dict, directory: pathlib.Path, options: LoopOptions) -> TrainState:
+    """Exports the parameters if the report is the best so far; the state that remembers how good."""
+    if options.best_metric not in report:
+        raise ValueError(f'best_metric {options.best_metric!r} is not evaluated; choose from {", ".join(sorted(report))}')
+    value, best = np.float32(report[options.best_metric]), float(state.best)
+    if not math.isnan(best) and not (value > best if options.best_is_higher else value < best):
+        return state
+    stage.export(state.params, directory)
+    return state._replace(best=jax.device_put(value, state.best.sharding))
+
+
+def _finite(step: int, metrics: dict[str, jax.Array], manager: Manager) -> dict[str, float]:
+    """The metrics of a step as numbers, once it has run.
+
+    Raises:
+      ValueError: one of them is not finite.
+    """
+    numbers = {name: float(value) for name, value in metrics.items()}
+    for name in ('loss', 'grad_norm'):
+        if not math.isfinite(numbers[name]):
+            good = manager.latest_step()
+            where = f'the last good checkpoint is {manager.directory / str(good)}' if good is not None else 'nothing was saved yet'
+            raise ValueError(f'{name} is {numbers[name]} at step {step}; {where}; lower the learning rate or look at the data')
+    return numbers
+
+
+def _check_batch_size(batch_size: int, micro_batches: int) -> None:
+    devices = jax.device_count()
+    if batch_size % (devices * micro_batches):
+        raise ValueError(
+            f'batch size {batch_size} cannot be split over {devices} devices and {micro_batches} micro-batches; '
+            f'use a multiple of {devices * micro_batches}')
+
+
+def _put(batch: dict[str, np.ndarray], sharding: NamedSharding) -> Batch:
+    """This process's rows as a global array."""
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,94 @@
+"""The state of a training run and one update of it."""
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from calm_jax.training.optimizer import Optimizer
+
+Batch = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+    """Everything that the next step depends on, besides the batches and the seed.
+
+    Attributes:
+      step: updates made so far; int32 [].
+      params: what is trained.
+      optimizer: optax's state.
+      best: the best evaluation so far of the metric that picks the best checkpoint; float32 [], NaN before the first.
+    """
+    step: jax.Array
+    params: Any
+    optimizer: Any
+    best: jax.Array
+
+
+class Stage(NamedTuple):
+    """What is trained, as functions; the loop around them is the same for every stage.
+
+    Sums, not means, are returned, so that micro-batches and evaluation batches of unequal size add up.
+
+    Attributes:
+      params: initial values of what is trained.
+      frozen: pytree of arrays that the functions read and nothing changes.
+      loss: (params, frozen, batch, key) → (objective summed over the batch [], weight []): what is minimised is their ratio.
+      measure: (params, frozen, batch) → dict of arrays, sums over the batch, without dropout.
+      report: the dict of those sums over an evaluation set, as numpy → dict of numbers or lists of numbers, one per layer.
+      export: (params, directory) writes a checkpoint that decoding can load, in place of one that is there.
+    """
+    params: Any
+    frozen: Any
+    loss: Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, jax.Array]]
+    measure: Callable[[Any, Any, Batch], dict[str, jax.Array]]
+    report: Callable[[dict[str, np.ndarray]], dict[str, Any]]
+    export: Callable[[Any, Any], None]
+
+
+def initial_state(params: Any, optimizer: Optimizer) -> TrainState:
+    """The state before the first update. `params` are copied: the loop donates its state's buffers."""
+    params = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.build().init(params), jnp.full((), jnp.nan))
+
+
+def update(
+    stage: Stage, optimizer: Optimizer, micro_batches: int, seed: int, state: TrainState, frozen: Any, batch: Batch,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimizer step on one batch; returns the next state and {'loss', 'grad_norm', 'learning_rate'}, float32 [].
+
+    The gradient is that of Σ objective / Σ weight over the whole batch, accumulated over `micro_batches` equal parts
+    of its rows one after another; their number changes memory and dropout draws, and nothing else. Dropout keys are
+    fold_in(fold_in(seed, step), micro-batch).
+    """
+    step_key = jax.random.fold_in(jax.random.key(seed), state.step)
+    value_and_grad = jax.value_and_grad(stage.loss, has_aux=True)
+
+    def accumulate(sums, part):
+        index, rows = part
+        (objective, weight), grads = value_and_grad(state.params, frozen, rows, jax.random.fold_in(step_key, index))
+        return jax.tree.map(jnp.add, sums, (objective, weight, grads)), None
+
+    if micro_batches == 1:
+        (objective, weight), grads = value_and_grad(state.params, frozen, batch, jax.random.fold_in(step_key, 0))
+    else:
+        zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+        parts = jax.tree.map(lambda array: _micro_batches(array, micro_batches), batch)
+        (objective, weight, grads), _ = jax.lax.scan(accumulate, zeros, (jnp.arange(micro_batches), parts))
+    weight = jnp.maximum(weight, 1e-9)
+    grads = jax.tree.map(lambda grad: grad / weight, grads)
+    updates, optimizer_state = optimizer.build().update(grads, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {
+        'loss': objective / weight,
+        'grad_norm': optax.global_norm(grads),
+        'learning_rate': optimizer.rate(state.step),
+    }
+    return TrainState(state.step + 1, params, optimizer_state, state.best), metrics
+
+
+def _micro_batches(array: jax.Array, count: int) -> jax.Array:
+    """[B, ...] → [count, B / count, ...], every device keeping its own rows when B is sharded in contiguous parts."""
+    return array.reshape(-1, count, *array.shape[1:]).swapaxes(0, 1)
