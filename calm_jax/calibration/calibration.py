@@ -1,0 +1,281 @@
+"""Calibration: from losses to a certificate, one setting at a time or all at once."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+
+import numpy as np
+
+from calm_jax.calibration.certificate import FULL_DEPTH, PROCEDURES, Certificate, Point, choose, described, plain
+from calm_jax.calibration.draws import permutation
+from calm_jax.calibration.guarantee import sentence
+from calm_jax.calibration.losses import check_binary, checked, cluster_means, numbered, signed_risk
+from calm_jax.calibration.p_values import P_VALUES, check_level, compute_p_values, least_n
+
+
+class Calibration:
+    """A calibration that asks for losses one setting at a time: nothing below the first failure is ever decoded.
+
+        calibration = Calibration(thresholds, tolerance=0.1, epsilon=0.05)
+        while calibration.threshold is not None:                     # the next λ to decode with
+            calibration.observe(losses_at(calibration.threshold))    # [n]; also returns whether to go on
+        certificate = calibration.certificate(objective='textual', metric='rougeL', provenance={…})
+
+    What the constructor takes is fixed beforehand, without looking at the calibration examples:
+        thresholds: λ_1 … λ_m, tested in this order (descending as a rule) and never sorted.
+        tolerance: δ, or {risk: δ} for several risks at once. epsilon: ε, the probability that the guarantee fails.
+        p_value: 'binomial' for a loss that can only be 0 or 1, else 'betting' ('hoeffding_bentkus', 'hoeffding').
+        procedure: 'fixed_sequence', or 'bonferroni' for a grid without an order, all of which is then tested.
+        seed: of the order in which 'betting' meets the examples.
+        group_by: a cluster label per example [n]: losses are averaged within clusters, and clusters are counted.
+        groups: a group label per example [n]: the guarantee holds in each group, p is the largest of theirs.
+        joint: the number of certificates among which one is chosen after seeing all of them: each gets ε/joint.
+        signed: losses are differences in [−1, 1] and δ is on their scale (see `signed_risk`).
+        settings: per threshold, what else that point sets [m], for a path through composed settings.
+    Stopping early is valid: a setting that was not tested is not certified. ValueError for anything out of place.
+    """
+
+    def __init__(
+        self,
+        thresholds: Sequence[float],
+        tolerance: float | Mapping[str, float],
+        epsilon: float,
+        p_value: str = 'betting',
+        procedure: str = 'fixed_sequence',
+        seed: int = 0,
+        group_by: Sequence | None = None,
+        groups: Sequence | None = None,
+        joint: int = 1,
+        signed: bool = False,
+        settings: Sequence[Mapping] | None = None,
+    ):
+        check_level(epsilon)
+        if p_value not in P_VALUES:
+            raise ValueError(f'p_value: expected one of {", ".join(P_VALUES)}, found {p_value!r}')
+        if procedure not in PROCEDURES:
+            raise ValueError(f'procedure: expected one of {", ".join(PROCEDURES)}, found {procedure!r}')
+        if not isinstance(joint, Integral) or joint < 1:
+            raise ValueError(f'joint: expected the number of certificates, 1 or more, found {joint!r}')
+        if signed and p_value == 'binomial':
+            raise ValueError("p_value: 'binomial' is for losses 0 or 1; choose 'betting' for signed differences")
+        lowest = -1 if signed else 0
+        tolerances = dict(tolerance) if isinstance(tolerance, Mapping) else {None: tolerance}
+        for bound in tolerances.values():
+            if not lowest < bound < 1:
+                raise ValueError(f'tolerance: expected a number between {lowest} and 1, found {bound}')
+        permutation(seed, 1)  # refuses what is no seed
+        self._grid = _untested(thresholds, settings)
+        self._tested = 0
+        self._used: list[float | None] = []  # the share of the tolerance that each tested setting takes
+        self._tolerances = {risk: float(bound) for risk, bound in tolerances.items()}  # {None: δ} if one for all risks
+        self._epsilon, self._joint, self._signed = float(epsilon), int(joint), bool(signed)
+        self._p_value, self._procedure, self._seed = p_value, procedure, int(seed)
+        self._group_by, self._groups = group_by, groups
+        self._rows: tuple[list[str], int] | None = None  # the names of the risks and the number of examples
+        self._members: dict[str | None, np.ndarray] = {}  # the units of each group; {None: all} without groups
+
+    @property
+    def threshold(self) -> float | None:
+        """The next λ to decode with, or None when there is nothing left to test."""
+        return None if self._finished() else self._grid[self._tested].threshold
+
+    @property
+    def setting(self) -> dict | None:
+        """What the next point sets beside λ, or None when there is nothing left to test."""
+        return None if self._finished() else dict(self._grid[self._tested].setting)
+
+    def observe(self, losses) -> bool:
+        """Test the next setting on its losses, [n] or {risk: [n]}, and return whether there is another to test."""
+        if self._finished():
+            raise ValueError('the calibration is finished: no more losses are needed')
+        point = self._grid[self._tested]
+        risks = {
+            name: checked(column, -1.0 if self._signed else 0.0, f'{name} at threshold {point.threshold:g}')
+            for name, column in (losses if isinstance(losses, Mapping) else {'losses': losses}).items()
+        }
+        self._check_rows(risks)
+        if self._group_by is not None:
+            risks = {risk: cluster_means(column, self._group_by) for risk, column in risks.items()}
+        parts = {}
+        for risk, units in risks.items():
+            if self._p_value == 'binomial':
+                check_binary(units, f'{risk} at threshold {point.threshold:g}')
+            for group, members in self._members.items():
+                name = ', '.join(([risk] if len(risks) > 1 else []) + ([group] if group is not None else []))
+                parts[name] = self._test(units[members], self._tolerance_of(risk))
+        largest = max(parts.values(), key=lambda part: part['p_value'])
+        shares = [part['mean_loss'] / part['tolerance'] for part in parts.values() if part['tolerance'] > 0]
+        self._used.append(max(shares) if len(shares) == len(parts) else None)
+        self._grid[self._tested] = dataclasses.replace(
+            point, mean_loss=largest['mean_loss'], p_value=largest['p_value'], parts=parts if len(parts) > 1 else {}
+        )
+        self._tested += 1
+        return not self._finished()
+
+    def certificate(
+        self,
+        objective: str | None = None,
+        metric: str | Mapping | None = None,
+        metric_version: str | Mapping | None = None,
+        provenance: Mapping | None = None,
+    ) -> Certificate:
+        """The certificate of what has been tested so far.
+
+        `provenance` describes the calibration run, in what JSON can hold: fingerprints of `parameters` and `tokenizer`,
+        the decode `settings`, the calibration `data` (its `name` goes into the guarantee), the `environment`.
+        `Certificate.covers` compares it with a later run.
+        """
+        if not self._tested:
+            raise ValueError('nothing was tested yet: observe the losses of the first threshold')
+        tolerances = {risk: self._tolerance_of(risk) for risk in self._rows[0]}
+        rejected, chosen = choose(self._grid, self._procedure, self._epsilon / self._joint)
+        grid = [dataclasses.replace(point, rejected=index in rejected) for index, point in enumerate(self._grid)]
+        certificate = Certificate(
+            threshold=FULL_DEPTH if chosen is None else grid[chosen].threshold,
+            setting={} if chosen is None else grid[chosen].setting,
+            guarantee='',
+            tolerance_used=0.0 if chosen is None else self._used[chosen],
+            objective=objective,
+            metric=plain(metric, 'metric'),
+            metric_version=plain(metric_version, 'metric_version'),
+            tolerance=tolerances if len(tolerances) > 1 or None not in self._tolerances else self._tolerances[None],
+            epsilon=self._epsilon,
+            joint=self._joint,
+            procedure=self._procedure,
+            p_value=self._p_value,
+            seed=self._seed,
+            signed=self._signed,
+            n=sum(len(members) for members in self._members.values()),
+            examples=self._rows[1],
+            clustered=self._group_by is not None,
+            groups={group: len(members) for group, members in self._members.items() if group is not None},
+            grid=tuple(grid),
+            provenance=described(provenance or {}, 'provenance'),
+        )
+        return dataclasses.replace(certificate, guarantee=sentence(certificate))
+
+    def _finished(self) -> bool:
+        """Whether all is tested or, in a fixed sequence, the last test failed."""
+        if self._procedure == 'fixed_sequence' and self._tested:
+            _, last_rejected = choose(self._grid, self._procedure, self._epsilon / self._joint)
+            if last_rejected != self._tested - 1:
+                return True
+        return self._tested == len(self._grid)
+
+    def _test(self, values: np.ndarray, tolerance: float) -> dict:
+        """One hypothesis, 'the expected loss in this group exceeds δ', from the losses of its units."""
+        unit_values, unit_tolerance = signed_risk(values, tolerance) if self._signed else (values, tolerance)
+        return {
+            'tolerance': tolerance,
+            'mean_loss': math.fsum(values.tolist()) / len(values),
+            'p_value': float(compute_p_values(unit_values, unit_tolerance, self._p_value, self._seed)),
+        }
+
+    def _tolerance_of(self, risk: str) -> float:
+        return self._tolerances[None if None in self._tolerances else risk]
+
+    def _check_rows(self, risks: dict[str, np.ndarray]) -> None:
+        """The same risks of the same number of examples at every setting; at the first one, enough of them."""
+        names, n = list(risks), len(next(iter(risks.values())))
+        for name, column in risks.items():
+            if column.shape != (n,):
+                raise ValueError(f'{name}: expected the losses of one setting, shape [{n}], found {list(column.shape)}')
+        if None not in self._tolerances and set(names) != set(self._tolerances):
+            expected = ', '.join(map(str, self._tolerances))
+            raise ValueError(f'losses: expected those of {expected}, which have a tolerance, found {", ".join(names)}')
+        if self._rows is None:
+            self._members = _members(n, self._group_by, self._groups)
+            self._check_enough(risks)
+            self._rows = names, n
+        if self._rows != (names, n):
+            raise ValueError(
+                f'losses: expected {self._rows[1]} examples of {", ".join(self._rows[0])}, as at the first threshold, '
+                f'found {n} of {", ".join(names)}'
+            )
+
+    def _check_enough(self, risks: dict[str, np.ndarray]) -> None:
+        """ValueError, with the least n, if even losses of zero would certify nothing."""
+        level = self._epsilon / self._joint / (len(self._grid) if self._procedure == 'bonferroni' else 1)
+        for tolerance in {self._tolerance_of(risk) for risk in risks}:
+            least = least_n(self._p_value, (tolerance + 1) / 2 if self._signed else tolerance, level)
+            for group, members in self._members.items():
+                if len(members) < least:
+                    units = 'examples' if self._group_by is None else 'clusters'
+                    units += '' if group is None else f' in group {group}'
+                    raise ValueError(
+                        f'{len(members)} {units} are too few: at tolerance {tolerance:g} and level {level:g}, '
+                        f'{self._p_value} certifies nothing with fewer than {least}'
+                    )
+
+
+def calibrate(
+    losses,
+    thresholds: Sequence[float],
+    tolerance: float | Mapping[str, float],
+    epsilon: float,
+    p_value: str = 'betting',
+    procedure: str = 'fixed_sequence',
+    seed: int = 0,
+    group_by: Sequence | None = None,
+    groups: Sequence | None = None,
+    joint: int = 1,
+    signed: bool = False,
+    settings: Sequence[Mapping] | None = None,
+    objective: str | None = None,
+    metric: str | Mapping | None = None,
+    metric_version: str | Mapping | None = None,
+    provenance: Mapping | None = None,
+) -> Certificate:
+    """The certificate of losses [n, m], or {risk: [n, m]}: n examples by m settings, columns in test order.
+
+    λ := min(Λ_valid ∪ {1}), so that P(E[L(λ)] ≤ δ) ≥ 1 − ε over the draw of the examples (CALM Proposition 1). The
+    arguments are those of `Calibration` and of its `certificate`. ValueError for anything out of place.
+    """
+    calibration = Calibration(
+        thresholds, tolerance, epsilon, p_value, procedure, seed, group_by, groups, joint, signed, settings
+    )
+    tables = {
+        name: checked(table, -1.0 if signed else 0.0, name)
+        for name, table in (losses if isinstance(losses, Mapping) else {'losses': losses}).items()
+    }
+    for name, table in tables.items():
+        if table.shape[1:] != (len(thresholds),):
+            raise ValueError(
+                f'{name}: expected {len(thresholds)} columns, one per threshold, found the shape {list(table.shape)}'
+            )
+    for j in range(len(thresholds)):
+        if not calibration.observe({name: table[:, j] for name, table in tables.items()}):
+            break
+    return calibration.certificate(objective, metric, metric_version, provenance)
+
+
+def _untested(thresholds: Sequence[float], settings: Sequence[Mapping] | None) -> list[Point]:
+    """The grid before any test; ValueError for a threshold that is no finite number, or a point given twice."""
+    thresholds = [float(threshold) for threshold in thresholds]
+    settings = plain([{} for _ in thresholds] if settings is None else [dict(each) for each in settings], 'settings')
+    if not thresholds or not all(map(math.isfinite, thresholds)):
+        raise ValueError(f'thresholds: expected finite numbers, one or more, found {thresholds}')
+    if len(settings) != len(thresholds):
+        raise ValueError(f'settings: expected one for each of {len(thresholds)} thresholds, found {len(settings)}')
+    grid = []
+    for threshold, setting in zip(thresholds, settings):
+        point = Point(threshold, setting, mean_loss=None, p_value=None, rejected=False, parts={})
+        if point in grid:
+            raise ValueError(f'thresholds: {threshold:g} is given twice; expected each setting once, in test order')
+        grid.append(point)
+    return grid
+
+
+def _members(n: int, group_by: Sequence | None, groups: Sequence | None) -> dict[str | None, np.ndarray]:
+    """The units (examples, or clusters) of each group, {None: all} without groups. A cluster lies within one group."""
+    clusters, cluster_of = (list(range(n)), np.arange(n)) if group_by is None else numbered(group_by, n, 'group_by')
+    if groups is None:
+        return {None: np.arange(len(clusters))}
+    labels, group_of = numbered(groups, n, 'groups')
+    group_of_cluster = np.empty(len(clusters), dtype=np.int64)
+    group_of_cluster[cluster_of] = group_of
+    straddling = np.flatnonzero(group_of_cluster[cluster_of] != group_of)
+    if straddling.size:
+        raise ValueError(f'groups: cluster {clusters[cluster_of[straddling[0]]]} of group_by lies in several groups')
+    return {str(label): np.flatnonzero(group_of_cluster == number) for number, label in enumerate(labels)}
