@@ -113,6 +113,17 @@ def test_lengths_stay_mixed_over_the_steps():
     assert min(rises, falls) > 8
 
 
+def test_the_order_of_a_window_s_batches_is_drawn_anew_for_each_window_epoch_and_seed():
+    examples = [Example(np.full(3 + i, 5), np.array([5])) for i in range(64)]
+
+    def orders(seed):
+        batches = TrainingBatches(examples, 2, max_source_length=99, max_target_length=9, window=8, seed=seed)
+        longest = [(batches[step]['encoder_input_tokens'] > 0).sum(axis=1).max() for step in range(64)]
+        return [tuple(np.argsort(longest[start : start + 8])) for start in range(0, 64, 8)]
+
+    assert len({*orders(0), *orders(1)}) == 16
+
+
 def test_rows_hold_source_end_and_padding_and_inputs_are_targets_shifted_right():
     batches = made_batches()
     for step in range(batches.steps_per_epoch):
