@@ -72,7 +72,7 @@ def write(directory, checkpoint, *, dtype=None, overwrite=False):
     except ValueError as error:
         raise ValueError(f'{directory}: {error}') from None
     with atomic.new_directory(directory, overwrite) as temporary:
-        stored = _write_weights(temporary / _SINGLE, config, list(family.weight_map(config)), checkpoint.params, dtype)
+        stored = _write_weights(temporary / _SINGLE, list(family.weight_map(config)), checkpoint.params, dtype)
         ids = {'decoder_start_token_id': config.decoder_start_id, 'eos_token_id': config.eos_id, 'pad_token_id': config.pad_id}
         limit = (checkpoint.generation or {}).get('max_new_tokens')
         _write_json(temporary / 'config.json', {**family.published_from_config(config), 'torch_dtype': stored})
@@ -117,10 +117,10 @@ def _read_weights(directory, config, weights, dtype):
     stored = {name: tuple(file.get_slice(name).get_shape()) for name, file in where.items()}
     sources = {weight.name: next((name for name in (weight.name, *weight.duplicates) if name in where), None)
                for weight in weights}
-    shapes = {'/'.join(path): leaf.shape for path, leaf in trees.flatten(native.shapes(config))}
+    shapes = native.parameter_shapes(config)
     expected = {}
     for weight in weights:
-        shape = tuple(reversed(shapes[weight.path])) if weight.transpose else tuple(shapes[weight.path])
+        shape = tuple(reversed(shapes[weight.path])) if weight.transpose else shapes[weight.path]
         expected[sources[weight.name] or weight.name] = shape
         expected |= {name: shape for name in weight.duplicates if name in where}
     if problems := trees.differences(expected, stored):
@@ -177,7 +177,7 @@ def _tensor(directory, where, name):
     return where[name].get_tensor(name)
 
 
-def _write_weights(path, config, weights, params, dtype):
+def _write_weights(path, weights, params, dtype):
     """Writes one safetensors file tensor by tensor; returns the name of the dtype of most of it.
 
     The format: eight bytes with the length of a JSON header, the header ({name: {dtype, shape, data_offsets}}, padded with

@@ -8,8 +8,7 @@
 
 Any pytree of arrays can be saved (parameters, an optax state, keys as `jax.random.key_data`, plain numbers). Saving copies
 the arrays to the host and writes in the background; a step is visible under its number only once it is complete, and
-what an interrupted save left behind is removed when the next Manager opens the directory. Leaving the `with` block waits
-for the last save.
+what an interrupted save left behind is removed before the next one. Leaving the `with` block waits for the last save.
 """
 
 import pathlib
@@ -69,6 +68,7 @@ class Manager:
         if self._best is not None and self._best not in (metrics or {}):
             raise ValueError(f'checkpoint {step}: the best step is chosen by {self._best!r}, which is not among the metrics '
                              f'({", ".join(sorted(metrics or {})) or "none"})')
+        self.wait()
         if step in self._manager.all_steps():
             self._manager.delete(step)
         numbers = None if metrics is None else {name: float(value) for name, value in metrics.items()}

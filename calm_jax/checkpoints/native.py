@@ -4,12 +4,14 @@
     spiece.model       (or other tokenizer files) as `calm_jax.data.tokenizers` writes them
     params/            orbax, with checksums
     heads/             orbax, with checksums; optional: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, ...}
-    generation.json    defaults for decoding: max_new_tokens, input length
+    generation.json    defaults for decoding: max_new_tokens, max_source_length; {} is fine
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
+import types
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +22,7 @@ from calm_jax.data import tokenizers
 from calm_jax.models import transformer
 from calm_jax.models.config import TransformerConfig
 
-__all__ = ['Checkpoint', 'check', 'check_shapes', 'fingerprint', 'is_native', 'load', 'save']
+__all__ = ['Checkpoint', 'check', 'fingerprint', 'is_native', 'load', 'read_config', 'save']
 
 FORMAT = 'calm_jax'
 
@@ -135,10 +137,9 @@ def check(name, config, params, tokenizer, heads=None):
 
 
 def check_shapes(name, config, params):
-    """Raises ValueError listing the parameters that are missing, unexpected or mis-shaped for `config`."""
-    expected = {'/'.join(path): tuple(leaf.shape) for path, leaf in trees.flatten(shapes(config))}
+    """Raises ValueError naming the parameters that are missing, unexpected or mis-shaped for `config`."""
     found = {'/'.join(path): tuple(leaf.shape) for path, leaf in trees.flatten(params)}
-    if problems := trees.differences(expected, found):
+    if problems := trees.differences(parameter_shapes(config), found):
         raise ValueError(f'{name}: the parameters do not match the configuration: {problems}')
 
 
@@ -152,9 +153,11 @@ def check_heads(name, config, heads):
             raise ValueError(f'{name}: the exit classifier has {found}, expected {expected}')
 
 
-def shapes(config):
-    """Nested dict of `jax.ShapeDtypeStruct`: the parameters of a model with `config`, none of them allocated."""
-    return jax.eval_shape(lambda key: transformer.init_params(config, key), jax.random.key(0))
+@functools.lru_cache(maxsize=8)
+def parameter_shapes(config):
+    """{'encoder/layers_0/mlp/wo/kernel': shape, ...}: the parameters of a model with `config`, none of them allocated."""
+    abstract = jax.eval_shape(lambda key: transformer.init_params(config, key), jax.random.key(0))
+    return types.MappingProxyType({'/'.join(path): tuple(leaf.shape) for path, leaf in trees.flatten(abstract)})
 
 
 def read_json(path):

@@ -1,0 +1,68 @@
+"""`calm import` and `calm export`, as a user runs them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from calm_jax import cli
+from calm_jax.checkpoints import huggingface, native
+
+
+def test_import_then_export_gives_back_the_published_weights(published, tmp_path, capsys):
+    source, native_dir, back = published / 'gated_gelu', tmp_path / 'native', tmp_path / 'back'
+    assert cli.main(['import', str(source), '--output', str(native_dir)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 2 and '3 + 3 layers' in out[0] and 'vocabulary 128' in out[0] and str(native_dir) in out[1]
+    assert cli.main(['export', str(native_dir), '--output', str(back)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    expected, found = huggingface.read(source), huggingface.read(back)
+    assert found.config == expected.config == native.load(native_dir).config
+    assert native.fingerprint(found.params) == native.fingerprint(expected.params)
+
+
+def test_the_stored_type_can_be_chosen_and_heads_are_said_to_stay_behind(published, saved, tmp_path, capsys):
+    assert cli.main(['import', str(published / 'odd_shapes'), '--output', str(tmp_path / 'a'), '--dtype', 'bfloat16']) == 0
+    assert '(bfloat16)' in capsys.readouterr().out
+    assert cli.main(['export', str(saved), '--output', str(tmp_path / 'b'), '--dtype', 'float16']) == 0
+    assert 'without its heads (exit_classifier)' in capsys.readouterr().out
+    assert huggingface.read(tmp_path / 'b', dtype=None).params['decoder']['decoder_norm']['scale'].dtype == 'float16'
+
+
+def test_quiet_prints_nothing_and_overwrite_replaces(published, tmp_path, capsys):
+    arguments = ['import', str(published / 'plain_relu'), '--output', str(tmp_path / 'model'), '--quiet']
+    assert cli.main(arguments) == 0
+    assert cli.main(arguments) == 2
+    assert 'exists and is not empty' in capsys.readouterr().err
+    assert cli.main([*arguments, '--overwrite']) == 0
+    assert capsys.readouterr() == ('', '')
+
+
+@pytest.mark.parametrize('command, source, message', (
+    ('import', 'nothing', 'no such directory'),
+    ('import', 'empty', 'format not recognised: found nothing'),
+    ('import', 'other', 'format not recognised: found config.json, notes.txt'),
+    ('import', 'native', 'already a native checkpoint'),
+    ('export', 'nothing', 'does not exist'),
+    ('export', 'published', 'run `calm import`'),
+))
+def test_a_directory_of_another_kind_is_one_line_and_exit_code_2(
+        published, saved, tmp_path, capsys, command, source, message):
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'other' / 'config.json').write_text(json.dumps([1]))
+    (tmp_path / 'other' / 'notes.txt').touch()
+    directory = {'native': saved, 'published': published / 'plain_relu'}.get(source, tmp_path / source)
+    assert cli.main([command, str(directory), '--output', str(tmp_path / 'out')]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count('\n') == 1
+    assert not (tmp_path / 'out').exists()
+
+
+def test_each_command_runs_from_a_shell(published, tmp_path):
+    for arguments in (['import', published / 'plain_relu', '--output', tmp_path / 'a'],
+                      ['export', tmp_path / 'a', '--output', tmp_path / 'b']):
+        done = subprocess.run([sys.executable, '-m', 'calm_jax.cli', *map(str, arguments)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 2 and done.stderr == ''

@@ -1,0 +1,193 @@
+"""Published directories: what is read, what is refused, what is written. The models are those of tests/fixtures/parity."""
+
+import json
+import shutil
+import tracemalloc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from calm_jax.checkpoints import huggingface, native
+from calm_jax.data.tokenizers import ByteTokenizer
+from calm_jax.models.families.weights import Weight
+
+STORED = {'gated_gelu': 'float32', 'odd_shapes': 'float16', 'plain_relu': 'bfloat16'}
+
+
+@pytest.fixture
+def copy(published, tmp_path):
+    """A published model in one file, to break."""
+    shutil.copytree(published / 'plain_relu', tmp_path / 'copy')
+    return tmp_path / 'copy'
+
+
+def rewrite(directory, change):
+    """Lets `change` edit the dict of tensors in place."""
+    tensors = safetensors_numpy.load_file(directory / 'model.safetensors')
+    change(tensors)
+    safetensors_numpy.save_file(tensors, directory / 'model.safetensors')
+
+
+def edit(path, **changes):
+    fields = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize('name', STORED)
+def test_parameters_come_as_stored_or_as_asked_for(published, name):
+    as_stored, single = huggingface.read(published / name, dtype=None), huggingface.read(published / name)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(as_stored.params)} == {STORED[name]}
+    assert native.fingerprint(single.params) == native.fingerprint(jax.tree.map(jnp.float32, as_stored.params))
+    assert single.tokenizer.encode('the lazy dog') and single.heads is None
+
+
+@pytest.mark.parametrize('name', STORED)
+def test_what_is_written_is_read_back_bit_by_bit(published, tmp_path, name):
+    checkpoint = huggingface.read(published / name, dtype=None)
+    huggingface.write(tmp_path / 'model', checkpoint)
+    again = huggingface.read(tmp_path / 'model', dtype=None)
+    assert again.config == checkpoint.config
+    assert native.fingerprint(again.params) == native.fingerprint(checkpoint.params)
+    assert again.tokenizer.fingerprint() == checkpoint.tokenizer.fingerprint()
+    if (published / name / 'model.safetensors').exists():  # The tensors are the published ones, under their own names.
+        ours = safetensors_numpy.load_file(tmp_path / 'model' / 'model.safetensors')
+        theirs = safetensors_numpy.load_file(published / name / 'model.safetensors')
+        assert native.fingerprint(ours) == native.fingerprint(theirs)
+
+
+def test_weights_are_converted_while_writing_when_asked(published, tmp_path):
+    checkpoint = huggingface.read(published / 'plain_relu')
+    huggingface.write(tmp_path / 'model', checkpoint, dtype='bfloat16')
+    again = huggingface.read(tmp_path / 'model', dtype=None)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(again.params)} == {'bfloat16'}
+    assert json.loads((tmp_path / 'model' / 'config.json').read_text())['torch_dtype'] == 'bfloat16'
+
+
+def test_the_default_token_limit_goes_both_ways(published, tmp_path):
+    checkpoint = huggingface.read(published / 'plain_relu')._replace(generation={'max_new_tokens': 9, 'max_source_length': 4})
+    huggingface.write(tmp_path / 'model', checkpoint)
+    assert huggingface.read(tmp_path / 'model').generation == {'max_new_tokens': 9}
+
+
+def test_writing_holds_one_tensor_more_than_the_model(tmp_path):
+    params = {f'kernel_{i}': jnp.ones((256, 512)) for i in range(16)}  # 512 kB each
+    weights = [Weight(f'{name}.weight', name, True) for name in params]
+    tracemalloc.start()
+    huggingface._write_weights(tmp_path / 'model.safetensors', weights, params, 'bfloat16')
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * params['kernel_0'].nbytes
+    assert safetensors_numpy.load_file(tmp_path / 'model.safetensors')['kernel_3.weight'].shape == (512, 256)
+
+
+def test_missing_extra_and_misshaped_tensors_are_all_named_in_one_line(copy):
+    def change(tensors):
+        del tensors['lm_head.weight']
+        tensors['adapter.weight'] = np.zeros(3, np.float32)
+        tensors['encoder.final_layer_norm.weight'] = np.zeros(17, np.float32)
+
+    rewrite(copy, change)
+    with pytest.raises(ValueError, match=r'lm_head.weight is missing; adapter.weight is unexpected; '
+                                         r'encoder.final_layer_norm.weight has shape \(17,\), expected \(16,\)$') as error:
+        huggingface.read(copy)
+    assert '\n' not in str(error.value)
+
+
+def test_the_embedding_may_be_stored_under_its_other_names_when_they_agree(copy):
+    expected = native.fingerprint(huggingface.read(copy).params)
+    rewrite(copy, lambda tensors: tensors.update({'encoder.embed_tokens.weight': tensors['shared.weight']}))
+    assert native.fingerprint(huggingface.read(copy).params) == expected
+    rewrite(copy, lambda tensors: tensors.pop('shared.weight'))
+    assert native.fingerprint(huggingface.read(copy).params) == expected
+    rewrite(copy, lambda tensors: tensors.update({'decoder.embed_tokens.weight': 2 * tensors['encoder.embed_tokens.weight']}))
+    with pytest.raises(ValueError, match='decoder.embed_tokens.weight and encoder.embed_tokens.weight differ'):
+        huggingface.read(copy)
+
+
+def test_a_tensor_of_whole_numbers_is_refused(copy):
+    rewrite(copy, lambda tensors: tensors.update({'lm_head.weight': tensors['lm_head.weight'].astype(np.int8)}))
+    with pytest.raises(ValueError, match='lm_head.weight is stored as I8; expected one of F32'):
+        huggingface.read(copy)
+
+
+@pytest.mark.parametrize('keep', (0, 5, 100, -1))
+def test_a_truncated_file_is_one_line(copy, keep):
+    path = copy / 'model.safetensors'
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match='model.safetensors: not a complete safetensors file') as error:
+        huggingface.read(copy)
+    assert '\n' not in str(error.value)
+
+
+def test_a_missing_shard_is_named(published, tmp_path):
+    shutil.copytree(published / 'odd_shapes', tmp_path / 'copy')
+    (tmp_path / 'copy' / 'model-00002-of-00005.safetensors').unlink()
+    with pytest.raises(FileNotFoundError, match='lists 5 files, 1 of them are not there: model-00002-of-00005'):
+        huggingface.read(tmp_path / 'copy')
+    (tmp_path / 'copy' / 'model.safetensors.index.json').write_text('{}')
+    with pytest.raises(ValueError, match='holds no weight_map'):
+        huggingface.read(tmp_path / 'copy')
+
+
+def test_weights_in_another_library_s_own_format_are_said_so(copy):
+    (copy / 'model.safetensors').rename(copy / 'pytorch_model.bin')
+    with pytest.raises(FileNotFoundError, match='found pytorch_model.bin, .*save it again as safetensors'):
+        huggingface.read(copy)
+    (copy / 'pytorch_model.bin').unlink()
+    with pytest.raises(FileNotFoundError, match='found no weights; expected model.safetensors'):
+        huggingface.read(copy)
+
+
+def test_an_attribute_that_is_not_understood_is_refused_with_the_file_s_name(copy):
+    edit(copy / 'config.json', rope_theta=10000)
+    with pytest.raises(ValueError, match='config.json: attributes not understood: rope_theta'):
+        huggingface.read(copy)
+    edit(copy / 'config.json', model_type='opt')
+    with pytest.raises(ValueError, match="config.json: model_type is 'opt'; expected one of t5, mt5"):
+        huggingface.read(copy)
+
+
+def test_token_ids_of_the_generation_settings_win(copy):
+    edit(copy / 'generation_config.json', decoder_start_token_id=5)
+    assert huggingface.read(copy).config.decoder_start_id == 5
+    edit(copy / 'generation_config.json', eos_token_id=[1, 2])
+    with pytest.raises(ValueError, match=r'eos_token_id is \[1, 2\]; expected a number'):
+        huggingface.read(copy)
+
+
+def test_a_model_without_its_tokenizer_is_refused(copy):
+    (copy / 'spiece.model').unlink()
+    with pytest.raises(FileNotFoundError, match='spiece.model'):
+        huggingface.read(copy)
+
+
+def test_a_byte_level_tokenizer_is_published_as_a_class_name_only(published, tmp_path):
+    checkpoint = huggingface.read(published / 'gated_gelu')
+    tokenizer = ByteTokenizer(extra_ids=4)
+    huggingface._write_tokenizer(tmp_path, tokenizer)
+    (tmp_path / 'byte_tokenizer.json').unlink()
+    assert huggingface._read_tokenizer(tmp_path).fingerprint() == tokenizer.fingerprint()
+    with pytest.raises(ValueError, match='263 tokens but the model embeds only 128'):
+        huggingface.write(tmp_path / 'model', checkpoint._replace(tokenizer=tokenizer))
+
+
+def test_transformers_loads_an_exported_directory_and_generates_the_same_tokens(published, tmp_path):
+    torch = pytest.importorskip('torch')
+    transformers = pytest.importorskip('transformers')
+    reference = np.load(published / 'gated_gelu' / 'reference.npz')
+    huggingface.write(tmp_path / 'model', huggingface.read(published / 'gated_gelu'))
+    model, info = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / 'model', output_loading_info=True)
+    assert not any(info[name] for name in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
+    source = torch.tensor(reference['source'], dtype=torch.long)
+    generated = model.generate(
+        input_ids=source, attention_mask=(source != 0).long(), max_new_tokens=8, min_new_tokens=8, do_sample=False)
+    # The reference went on after an end-of-sequence; this one puts it off.
+    same = np.cumprod(reference['greedy'][:, :8] != 1, axis=1).astype(bool)
+    assert same.sum() >= 12
+    np.testing.assert_array_equal(generated[:, 1:].numpy()[same], reference['greedy'][:, :8][same])
+    ours = huggingface.read(tmp_path / 'model').tokenizer
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / 'model')
+    assert theirs('the lazy dog jumps').input_ids == [*ours.encode('the lazy dog jumps'), 1]
