@@ -14,7 +14,8 @@ def new_directory(path, overwrite=False, marker='config.json'):
     Whatever happens inside the block, `path` holds either what it held before or everything that was written: a
     rename within one folder is atomic. An existing empty directory counts as nothing. With `overwrite` the old
     directory is deleted after the new one is complete, but only when it holds a file named `marker`: a slip of the
-    finger in `--output` must not delete somebody's home.
+    finger in `--output` must not delete somebody's home. A process killed outright leaves its temporary sibling, whose
+    hidden name ends in .tmp; killed at the very moment of a replacement, it leaves the old directory as a sibling in .old.
 
     Raises:
       FileExistsError: `path` exists and `overwrite` is false, or it exists and is not a checkpoint.
