@@ -30,18 +30,18 @@ def hoeffding(losses, tolerance: float) -> np.ndarray:
 
 
 def hoeffding_bentkus(losses, tolerance: float) -> np.ndarray:
-    """p = min( exp(−n h(min(R̂, δ), δ)), e · P[Bin(n, δ) ≤ ⌈ΣL⌉] ), and 1 where R̂ ≥ δ. [n, m] → [m].
+    """p = min( exp(−n h(min(R̂, δ), δ)), e · P[Bin(n, δ) ≤ ⌈ΣL⌉] ). [n, m] → [m].
 
     h(a, b) = a ln(a/b) + (1−a) ln((1−a)/(1−b)) is the exponent of Hoeffding's sharper form; the second term is
-    Bentkus's. It is the sum that is rounded up: ⌈n R̂⌉ would round a mean that had been rounded before.
-    Angelopoulos et al. 2021 (Learn then Test), Proposition 1.
+    Bentkus's. It is the sum that is rounded up: ⌈n R̂⌉ would round a mean that had been rounded before. Where R̂ ≥ δ the
+    first term is 1 and the second above e/2, so p = 1. Angelopoulos et al. 2021 (Learn then Test), Proposition 1.
     """
     losses, n = _prepared(losses, tolerance)
     total = _sums(losses)
     mean = np.minimum(total / n, tolerance)
     hoeffding_term = np.exp(-n * (rel_entr(mean, tolerance) + rel_entr(1 - mean, 1 - tolerance)))
     bentkus_term = math.e * bdtr(np.ceil(total), n, tolerance)
-    return np.where(total / n >= tolerance, 1.0, np.minimum(1.0, np.minimum(hoeffding_term, bentkus_term)))[()]
+    return np.minimum(hoeffding_term, bentkus_term)[()]
 
 
 def binomial(losses, tolerance: float) -> np.ndarray:
@@ -105,9 +105,7 @@ def least_n(p_value: str, tolerance: float, epsilon: float) -> int:
     high = max(1, math.ceil(math.log(1 / epsilon) / growth_per_example))
     if high > MOST_EXAMPLES:
         raise ValueError(f'{p_value} at tolerance {tolerance:g} and epsilon {epsilon:g} needs over {high:,} examples')
-    while high > 1 and rejects(high - 1):  # where rounding lifted the quotient over an integer
-        high -= 1
-    low = high - 1
+    low = max(0, high - 2)  # where rounding lifted the quotient over an integer, one fewer is enough
     while not rejects(high):
         low, high = high, 2 * high
     while high - low > 1:

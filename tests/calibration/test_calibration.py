@@ -1,10 +1,13 @@
 """Calibration: the losses of one setting after another, in the order given, become a certificate."""
 
+import ast
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import calm_jax.calibration
 from calm_jax.calibration import (
     P_VALUES,
     Calibration,
@@ -247,6 +250,17 @@ def test_what_is_out_of_place_is_refused_in_one_line(change, message):
     with pytest.raises(ValueError, match=message) as error:
         calibrate(**{**GOOD, **change})
     assert '\n' not in str(error.value)
+
+
+def test_calibration_needs_numpy_and_scipy_and_nothing_of_the_model():
+    standard = {'ast', 'collections', 'dataclasses', 'json', 'math', 'numbers', 'os', 'pathlib', 'typing'}
+    for file in Path(calm_jax.calibration.__file__).parent.glob('*.py'):
+        for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for module in modules:
+                own = module.startswith('calm_jax.calibration.')
+                assert own or module.split('.')[0] in standard | {'numpy', 'scipy'}, f'{file.name} imports {module}'
 
 
 def test_other_examples_or_risks_at_a_later_threshold_are_refused():

@@ -37,6 +37,9 @@ def law_of_hoeffding_bentkus(p_value) -> None:
     assert p_value(column(220, 1000), 0.25) == pytest.approx(0.03995, abs=5e-6)
     assert p_value(column(5.4, 100), 0.1) == pytest.approx(0.24952, abs=5e-6)
     assert rejected_at_the_boundary(p_value, 1000, 0.25, 0.05) == pytest.approx(0.01773, abs=5e-6)
+    for n, tolerance in ((1, 0.9), (3, 0.5), (1000, 0.25)):
+        for total in (n * tolerance, (n * tolerance + n) / 2, n):
+            assert p_value(column(total, n), tolerance) == 1
     for n in range(1, 76):  # 0/1 losses against the formula in integers and one rational tail
         for tolerance in (0.3, 0.6):
             expected, tail = [], 0.0

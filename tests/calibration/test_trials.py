@@ -20,17 +20,20 @@ def pool() -> tuple[np.ndarray, np.ndarray]:
     return np.where(u[:, :1] < SHARES, 0.5 + u[:, 1:] / 2, 0.0), np.array([7, 6, 5, 3, 1]) + u[:, 1:] / 10
 
 
-def test_a_trial_is_a_calibration_on_its_part_of_the_pool(pool):
-    losses, layers = pool
-    result = run_trials(losses, layers, THRESHOLDS, TOLERANCES, 8, trials=6, seed=4)
+def test_a_trial_is_a_calibration_on_its_part_of_the_pool():
+    u, grid = uniforms(2, 500, 2), [round(0.99 - 0.01 * j, 2) for j in range(80)]  # fine, so that the part matters
+    losses = np.where(u[:, :1] < np.linspace(0.001, 0.6, 80), 0.5 + u[:, 1:] / 2, 0.0)
+    layers = np.linspace(8, 1, 80) - u[:, 1:]
+    result = run_trials(losses, layers, grid, TOLERANCES, 8, trials=6, seed=4)
     assert (result['n_calibration'], result['n_test'], result['trials']) == (400, 100, 6)
     for row in result['tolerances']:
+        assert len({entry['threshold'] for entry in row['per_trial']}) > 1
         for trial, entry in enumerate(row['per_trial']):
             order = permutation((4, trial), 500)
-            certificate = calibrate(losses[order[:400]], THRESHOLDS, row['tolerance'], 0.05, seed=4)
+            certificate = calibrate(losses[order[:400]], grid, row['tolerance'], 0.05, seed=4)
             assert entry['threshold'] == certificate.threshold
             if certificate.found:
-                column = THRESHOLDS.index(certificate.threshold)
+                column = grid.index(certificate.threshold)
                 assert entry['test_risk'] == pytest.approx(losses[order[400:], column].mean())
                 assert entry['pool_risk'] == pytest.approx(losses[:, column].mean())
                 assert entry['layers'] == pytest.approx(layers[order[400:], column].mean())
