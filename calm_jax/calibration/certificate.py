@@ -179,9 +179,8 @@ def _differences(recorded, current, path: str = ''):
     if isinstance(recorded, dict) and isinstance(current, dict):
         for key in list(recorded) + [key for key in current if key not in recorded]:
             absent = {} if isinstance(recorded.get(key, current.get(key)), dict) else None
-            yield from _differences(
-                recorded.get(key, absent), current.get(key, absent), f'{path}.{key}' if path else key
-            )
+            inner = f'{path}.{key}' if path else key
+            yield from _differences(recorded.get(key, absent), current.get(key, absent), inner)
     elif recorded != current:
         yield f'{path} is {_short(current)} here, {_short(recorded)} in the certificate'
 
