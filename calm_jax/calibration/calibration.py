@@ -177,6 +177,8 @@ class Calibration:
 
     def _check_rows(self, risks: dict[str, np.ndarray]) -> None:
         """The same risks of the same number of examples at every setting; at the first one, enough of them."""
+        if not risks:
+            raise ValueError('losses: expected those of one risk or more, found an empty mapping')
         names, n = list(risks), len(next(iter(risks.values())))
         for name, column in risks.items():
             if column.shape != (n,):

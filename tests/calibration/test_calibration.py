@@ -233,6 +233,7 @@ NAN = np.where(np.arange(400)[:, None] + np.arange(5) == 40, np.nan, GOOD['losse
         ({'tolerance': float('nan')}, '^tolerance: expected a number between 0 and 1, found nan$'),
         ({'tolerance': -1, 'signed': True}, '^tolerance: expected a number between -1 and 1, found -1$'),
         ({'tolerance': {'text': 0.1}}, '^losses: expected those of text, which have a tolerance, found losses$'),
+        ({'losses': {}}, '^losses: expected those of one risk or more, found an empty mapping$'),
         ({'epsilon': 1.0}, '^epsilon: expected a number between 0 and 1, found 1.0$'),
         ({'joint': 0}, '^joint: expected the number of certificates, 1 or more, found 0$'),
         ({'seed': -4}, '^seed: expected a non-negative integer, found -4$'),
