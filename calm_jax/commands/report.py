@@ -28,5 +28,11 @@ def run(args: argparse.Namespace) -> None:
     found = read(args.run)
     written = page.write(found, args.output, args.overwrite)
     if not args.quiet:
-        figures = f', {len(written.figures)} figures in {written.figures[0].parent}' if written.figures else ''
-        print(f'{written.page}: from {len(found.files)} files{figures}')
+        message = f'{written.page}: from {_counted(len(found.files), "file")}'
+        if written.figures:
+            message += f', {_counted(len(written.figures), "figure")} in {written.figures[0].parent}'
+        print(message)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f'{count} {noun}{"" if count == 1 else "s"}'

@@ -15,7 +15,9 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from calm_jax.report.numerals import deltas
 from calm_jax.report.palette import DARK, LIGHT
 from calm_jax.report.run import Curve, Trials
 
@@ -66,9 +68,8 @@ def render(drawing: Drawing) -> Rendered:
     """The drawing's three files. The same drawing gives the same bytes: no date, no random identifiers."""
     with _own_settings():
         figure = drawing.draw()
-        # Laid out once: each savefig would do it again.
-        figure.get_layout_engine().execute(figure)
-        figure.set_layout_engine('none')
+        # Laid out once, here: a figure with an engine of its own is laid out, and drawn twice, by each savefig.
+        ConstrainedLayoutEngine().execute(figure)
         svg, png = io.BytesIO(), io.BytesIO()
         figure.savefig(svg, format='svg', transparent=True, metadata={'Date': None, 'Creator': None})
         figure.savefig(png, format='png', dpi=200, metadata={'Software': None})
@@ -77,7 +78,7 @@ def render(drawing: Drawing) -> Rendered:
 
 def new_figure(rows: int, height: float, ratios: Sequence[float] | None = None) -> tuple[Figure, Sequence[Axes]]:
     """A figure of `rows` axes over one another, `height` inches high, that share their horizontal axis."""
-    figure = Figure(figsize=(4.8, height), layout='constrained')
+    figure = Figure(figsize=(4.8, height))
     return figure, figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
 
 
@@ -87,8 +88,9 @@ def head(axes: Axes, what: str) -> None:
 
 
 def add_legend(figure: Figure, handles: dict[str, Artist]) -> None:
-    """Names above the axes, in as many columns as their length leaves room for."""
+    """Names above the axes, in as many columns as their length leaves room for; the figure grows with their rows."""
     columns = max(1, int(340 / (38 + 5.6 * max(map(len, handles)))))  # points: the figure, a handle, a letter
+    figure.set_figheight(figure.get_figheight() + 0.2 * max(0, -(-len(handles) // columns) - 2))
     # Passed one by one: matplotlib leaves out of its own legends whatever starts with an underscore.
     figure.legend(list(handles.values()), list(handles), loc='outside upper left', ncols=min(len(handles), columns))
 
@@ -138,8 +140,8 @@ def without_empty_columns(table: Table) -> Table:
 
 
 def _full_label(each: Curve | Trials) -> str:
-    tolerance = getattr(each, 'tolerance', None)
-    return ' '.join(filter(None, (each.label, each.objective, None if tolerance is None else f'δ={tolerance:g}')))
+    tolerances = deltas(each.tolerances) if isinstance(each, Curve) else ''
+    return ' '.join(filter(None, (each.label, each.objective, f'δ={tolerances}' if tolerances else '')))
 
 
 def _darkened(svg: bytes) -> bytes:

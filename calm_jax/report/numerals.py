@@ -15,11 +15,11 @@ def number(value: float | None, digits: int = 3) -> str:
     size = abs(value)
     if not math.isfinite(value):
         return str(value)
-    if size >= 1e6:
-        factor, prefix = next((factor, prefix) for factor, prefix in _PREFIXES if size >= factor)
-        return f'{_signed(f"{value / factor:.{digits}g}")} {prefix}' if size < 1e21 else _scientific(value, digits)
-    if 0 < size < 1e-3:
+    if size >= 1e21 or 0 < size < 1e-3:
         return _scientific(value, digits)
+    if size >= 1e6:
+        shown, _, prefix = _prefixed(value, digits).partition(' ')
+        return f'{_trimmed(shown)} {prefix}'
     return _signed(_trimmed(f'{value:,.{_decimals(value, digits)}f}'))
 
 
@@ -28,17 +28,34 @@ def percent(share: float | None) -> str:
     return NOTHING if share is None else f'{number(100 * share, 2 if share < 0.995 else 3)}%'
 
 
-def column(values: Sequence[float | None], digits: int = 4) -> list[str]:
-    """The numbers of one column with the same count of decimals, as many as the most precise one needs.
+def deltas(tolerances: Sequence[tuple[str, float]]) -> str:
+    """One tolerance as a number; several as 'rougeL 0.1, bleu 0.2'."""
+    return ', '.join(f'{risk} {number(tolerance)}'.strip() for risk, tolerance in tolerances)
 
-    A column of whole numbers has none. Numbers too large or too small for that are written as `number` writes them.
+
+def column(values: Sequence[float | None], digits: int = 4) -> list[str]:
+    """The numbers of one column with the same count of decimals: as many as the most precise one needs, at most four.
+
+    A column of whole numbers has none. Numbers from a million on have three significant digits and a prefix; those
+    below a thousandth are written as `number` writes them.
     """
     plain = [value for value in values if value is not None and _is_plain(value)]
     decimals = 0
     if not all(float(value).is_integer() for value in plain):
-        decimals = max(len(_trimmed(f'{value:.{_decimals(value, digits)}f}').partition('.')[2]) for value in plain)
-    return [_signed(f'{value:,.{decimals}f}') if value is not None and _is_plain(value) else number(value)
-            for value in values]
+        decimals = min(4, max(
+            len(_trimmed(f'{value:.{_decimals(value, digits)}f}').partition('.')[2]) for value in plain))
+    return [_in_column(value, decimals) for value in values]
+
+
+def _in_column(value: float | None, decimals: int) -> str:
+    if value is not None and _is_plain(value):
+        return _signed(f'{value:,.{decimals}f}')
+    return _prefixed(value, 3) if value is not None and 1e6 <= abs(value) < 1e21 else number(value)
+
+
+def _prefixed(value: float, digits: int) -> str:
+    factor, prefix = next((factor, prefix) for factor, prefix in _PREFIXES if abs(value) >= factor)
+    return f'{_signed(f"{value / factor:.{_decimals(value / factor, digits)}f}")} {prefix}'
 
 
 def _is_plain(value: float) -> bool:

@@ -23,7 +23,7 @@ class Theme(NamedTuple):
 
 
 LIGHT = Theme(ink='#1b1f27', muted='#5a6272', grid='#e3e6ec', page='#ffffff', shade='#f6e3dd',
-              series=('#0072b2', '#d55e00', '#009e73', '#b0528c', '#c58a00', '#2f9ed8'))
+              series=('#0072b2', '#d55e00', '#009e73', '#b0528c', '#b57d00', '#2a90c8'))
 DARK = Theme(ink='#e8eaf0', muted='#a3abbb', grid='#2c323d', page='#171b22', shade='#3a2823',
              series=('#56b4e9', '#f08a4b', '#2fc79a', '#e08bbd', '#f0c443', '#9aa9ff'))
 

@@ -1,11 +1,12 @@
 """Certificates beside what the run's curves add to them, and the small table of their numbers."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from calm_jax.report.grids import Grid, Heading
-from calm_jax.report.numerals import NOTHING, number, percent
-from calm_jax.report.run import Certificate, Curve
+from calm_jax.report.numerals import NOTHING, deltas, number, percent
+from calm_jax.report.run import Certificate, Curve, Tested
 
 # Heading of each column, and whether it holds numbers.
 _COLUMNS = (('setting', False), ('objective', False), ('metric', False), ('δ', True), ('ε', True), ('n', True),
@@ -21,24 +22,23 @@ class Promise(NamedTuple):
 
 
 def promise(certificate: Certificate, curves: Sequence[Curve]) -> Promise:
-    """The certificate beside its curve: the one in which every setting it tested has the mean loss it recorded.
+    """The certificate beside its curve: the one in which every setting it tested has the p-value or loss it recorded.
 
     A certificate knows nothing of cost. Where curves of several measures agree with it, the one of its own name or,
     failing that, in its own folder is meant; if that does not settle it, the cost stays unknown.
     """
-    tested = [_key(*pair) for pair in certificate.tested]
-    matches = [curve for curve in curves if tested and set(tested) <= _losses(curve).keys()]
+    matches = [curve for curve in curves if certificate.tested
+               and all(_layers(curve, tested) is not None for tested in certificate.tested)]
     for belongs in (lambda curve: curve.label == certificate.measure,
                     lambda curve: curve.path.parent == certificate.path.parent):
         if len({curve.label for curve in matches}) > 1:
-            matches = [curve for curve in matches if belongs(curve)]
+            matches = [curve for curve in matches if belongs(curve)] or matches
     if len({curve.label for curve in matches}) != 1:
         return Promise(certificate, certificate.measure or certificate.path.stem, None, None)
     curve = matches[0]
-    if certificate.full_depth:
-        return Promise(certificate, curve.label, curve.num_layers, curve.num_layers)
-    layers = [_losses(curve)[pair] for pair in tested if pair[0] == _key(certificate.threshold, 0)[0]]
-    return Promise(certificate, curve.label, layers[-1] if layers else None, curve.num_layers)
+    chosen = [tested for tested in certificate.tested if tested.threshold == certificate.threshold]
+    layers = curve.num_layers if certificate.full_depth else _layers(curve, chosen[-1]) if chosen else None
+    return Promise(certificate, curve.label, layers, curve.num_layers)
 
 
 def summary(promises: Sequence[Promise]) -> Grid:
@@ -51,21 +51,23 @@ def summary(promises: Sequence[Promise]) -> Grid:
 
 def _row(promise: Promise) -> tuple[str | None, ...]:
     certificate = promise.certificate
-    deltas = ', '.join(f'{risk} {number(tolerance)}'.strip() for risk, tolerance in certificate.tolerances)
     used = None if certificate.full_depth else certificate.tolerance_used
-    return (promise.label, certificate.objective, certificate.metric, deltas, number(certificate.epsilon),
-            f'{certificate.n:,}', certificate.p_value,
+    return (promise.label, certificate.objective, certificate.metric, deltas(certificate.tolerances),
+            number(certificate.epsilon), f'{certificate.n:,}', certificate.p_value,
             'none valid' if certificate.full_depth else number(certificate.threshold, 4),
             None if used is None else percent(used),
             None if promise.layers is None else f'{number(promise.layers)} of {promise.num_layers}')
 
 
-def _losses(curve: Curve) -> dict[tuple[float, float], float]:
-    """Mean layers by threshold and mean loss."""
-    return {_key(point.threshold, point.loss): point.layers for point in curve.points
-            if point.threshold is not None and point.loss is not None}
+def _layers(curve: Curve, tested: Tested) -> float | None:
+    """Mean layers at a setting; None where the curve has not that setting with these numbers.
+
+    One number is enough: a curve drawn again at another δ has other p-values, and losses averaged within clusters are
+    not the curve's means over examples.
+    """
+    return next((point.layers for point in curve.points if _equal(point.threshold, tested.threshold) and (
+        _equal(point.p_value, tested.p_value) or _equal(point.loss, tested.loss))), None)
 
 
-def _key(threshold: float, loss: float) -> tuple[float, float]:
-    # The same numbers, written by two files; rounding only forgives the last digits.
-    return round(threshold, 9), round(loss, 6)
+def _equal(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)

@@ -21,6 +21,7 @@ from calm_jax.report.run import (
     Results,
     Run,
     Sensitivity,
+    Tested,
     Tolerance,
     Trial,
     Trials,
@@ -72,21 +73,25 @@ def _provenance(document: Document) -> Provenance | None:
 
 
 def _certificate(document: Document, path: pathlib.Path) -> Certificate:
-    tolerance = document.at('tolerance')
-    risks = list(tolerance.value) if isinstance(tolerance.value, dict) else [None]
     metric = document.at('metric').value if document.has('metric') else None
     circumstances = {key: document.at(key).value for key in _CIRCUMSTANCES if document.has(key)}
-    settings = circumstances.get('provenance', {}).get('settings', {})
+    provenance = document.at('provenance') if document.has('provenance') else None
+    settings = provenance.at('settings') if provenance is not None and provenance.has('settings') else None
     return Certificate(
-        path=path, measure=settings.get('measure') if isinstance(settings.get('measure'), str) else None,
+        path=path, measure=settings.optional_text('measure') if settings is not None else None,
         objective=document.optional_text('objective'), metric=None if metric is None else _written(metric),
-        tolerances=tuple((risk or '', tolerance.number(risk, -1, 1)) for risk in risks),
+        tolerances=_tolerances(document.at('tolerance')),
         epsilon=document.number('epsilon', 0, 1), n=document.integer('n', low=1), p_value=document.text('p_value'),
         threshold=document.number('threshold'), tolerance_used=document.optional_number('tolerance_used'),
-        tested=tuple((point.number('threshold'), point.number('mean_loss'))
-                     for point in document.items('grid') if point.has('mean_loss')),
+        tested=tuple(Tested(point.number('threshold'), point.optional_number('mean_loss'), point.number('p_value'))
+                     for point in document.items('grid') if point.has('p_value')),
         guarantee=document.text('guarantee'),
         circumstances=tuple(leaf for key, value in circumstances.items() for leaf in _leaves(key, value)))
+
+
+def _tolerances(node: Document) -> tuple[tuple[str, float], ...]:
+    risks = list(node.value) if isinstance(node.value, dict) else [None]
+    return tuple((risk or '', node.number(risk, -1, 1)) for risk in risks)
 
 
 def _leaves(name: str, value: object) -> Iterator[tuple[str, str]]:
@@ -122,7 +127,8 @@ def _curve(document: Document, path: pathlib.Path) -> Curve:
     return Curve(
         path=path, label=document.text('label'), kind=document.choice('kind', KINDS), num_layers=num_layers,
         metric=document.text('metric'), objective=_objective(document),
-        tolerance=document.optional_number('tolerance', -1, 1), epsilon=document.optional_number('epsilon', 0, 1),
+        tolerances=_tolerances(document.at('tolerance')) if document.has('tolerance') else (),
+        epsilon=document.optional_number('epsilon', 0, 1),
         n=document.integer('n', low=1) if document.has('n') else None,
         points=tuple(_point(node, num_layers) for node in document.items('points', at_least=1)),
         full=_point(document.at('full'), num_layers) if document.has('full') else None)

@@ -17,11 +17,19 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Tested:
+    """A setting that a calibration tested, with what it measured."""
+    threshold: float
+    loss: float | None
+    p_value: float
+
+
+@dataclass(frozen=True)
 class Certificate:
     """One calibration's outcome: the promise in a sentence, and the threshold λ that keeps it.
 
-    `tolerances` holds one (risk, δ) pair, with risk '' unless there are several. `tested` holds threshold and mean loss
-    of each setting tested, in test order; `circumstances` what else the guarantee depends on, as (name, value) pairs.
+    `tolerances` holds one (risk, δ) pair, with risk '' unless there are several. `circumstances` is what else the
+    guarantee depends on, as (name, value) pairs.
     """
     path: pathlib.Path
     measure: str | None
@@ -33,7 +41,7 @@ class Certificate:
     p_value: str
     threshold: float
     tolerance_used: float | None
-    tested: tuple[tuple[float, float], ...]
+    tested: tuple[Tested, ...]
     guarantee: str
     circumstances: tuple[tuple[str, str], ...]
 
@@ -76,14 +84,17 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """Quality against cost over the settings of one confidence measure, static depth or oracle, in test order."""
+    """Quality against cost over the settings of one confidence measure, static depth or oracle, in test order.
+
+    `tolerances` as in a certificate, empty where nothing was tested. FLOPs are per token.
+    """
     path: pathlib.Path
     label: str
     kind: str
     num_layers: int
     metric: str
     objective: str | None
-    tolerance: float | None
+    tolerances: tuple[tuple[str, float], ...]
     epsilon: float | None
     n: int | None
     points: tuple[Point, ...]

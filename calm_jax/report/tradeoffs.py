@@ -18,11 +18,11 @@ from calm_jax.report.figures import (
     styles,
     without_empty_columns,
 )
-from calm_jax.report.numerals import number
+from calm_jax.report.numerals import deltas, number
 from calm_jax.report.palette import LIGHT
 from calm_jax.report.run import Curve, Point
 
-_COSTS = (('layers', 'decoder layers', 'mean decoder layers per token'), ('flops', 'FLOPs', 'mean FLOPs per example'))
+_COSTS = (('layers', 'decoder layers', 'mean decoder layers per token'), ('flops', 'FLOPs', 'mean FLOPs per token'))
 
 
 def panels(curves: Sequence[Curve], hues: Hues) -> list[Panel]:
@@ -114,9 +114,9 @@ def _caption(curves: Sequence[Curve]) -> str:
     tested = [curve for curve in measures if any(point.rejected is not None for point in curve.points)]
     if not tested:
         return 'Each point is one setting; the star is the full model.'
-    levels = {(curve.tolerance, curve.epsilon) for curve in tested}
-    tolerance, epsilon = levels.pop() if len(levels) == 1 else (None, None)
-    at = '' if tolerance is None or epsilon is None else f' at δ = {number(tolerance)}, ε = {number(epsilon)}'
+    levels = {(deltas(curve.tolerances), curve.epsilon) for curve in tested}
+    tolerance, epsilon = levels.pop() if len(levels) == 1 else ('', None)
+    at = f' at δ = {tolerance}, ε = {number(epsilon)}' if tolerance and epsilon is not None else ''
     return (f'Each point is one setting. Filled: shown valid{at}; hollow: not; ringed: the one chosen. '
             'The star is the full model.')
 

@@ -40,8 +40,7 @@ def panels(trials: Sequence[Trials], hues: Hues) -> list[Panel]:
                               'Risk and cost against the tolerance δ', _alt(named), partial(_draw, named, hues)),),
             caption='Mean and standard deviation over random splits. Above: a risk on or below the diagonal keeps the '
                     f'promise. Below: the layers it takes.{" Pale dots are single splits." if single else ""}',
-            notes=(*(_finding(name, each) for name, each in named.items()),
-                   *dict.fromkeys(each.note for each in group if each.note)),
+            notes=(*_findings(named), *dict.fromkeys(each.note for each in group if each.note)),
             table=_table(named)))
     return result
 
@@ -61,7 +60,7 @@ def _draw(trials: dict[str, Trials], hues: Hues) -> Figure:
     handles = {}
     for place, (name, style) in enumerate(styles(trials, hues).items()):
         # A hair's breadth aside, or the bars of one measure would hide another's.
-        aside = (place - (len(trials) - 1) / 2) * (end - start) * 0.009
+        aside = (place - (len(trials) - 1) / 2) * (end - start) * min(0.009, 0.04 / len(trials))
         across = [each.tolerance + aside for each in trials[name].tolerances]
         handles[name] = _series(risk, across, trials[name], 'risk', 'test_risk', style)
         _series(layers, across, trials[name], 'layers', 'layers', style)
@@ -95,11 +94,19 @@ def _reach(each: Tolerance) -> list[float]:
     return [each.risk_mean - each.risk_std, each.risk_mean + each.risk_std, *(trial.test_risk for trial in each.trials)]
 
 
-def _finding(name: str, trials: Trials) -> str:
+def _findings(trials: dict[str, Trials]) -> list[str]:
+    """How often the risk over all the data was above δ, in words; measures of which the same holds share a sentence."""
+    names: dict[str, list[str]] = {}
+    for name, each in trials.items():
+        names.setdefault(_finding(each), []).append(name)
+    return [f'{", ".join(who)}: {what}' for what, who in names.items()]
+
+
+def _finding(trials: Trials) -> str:
     sizes = ''
     if trials.n_calibration and trials.n_test:
         sizes = f' ({trials.n_calibration:,} examples to calibrate, {trials.n_test:,} to test)'
-    note = f'{name}: {trials.trials} random splits{sizes}.'
+    note = f'{trials.trials} random splits{sizes}.'
     counted = [each for each in trials.tolerances if each.share_pool_above is not None]
     if not counted:
         return note
@@ -121,10 +128,10 @@ def _alt(trials: dict[str, Trials]) -> str:
 
 
 def _table(trials: dict[str, Trials]) -> Table:
-    headings = ('setting', 'δ', 'risk', '± std', 'layers', '± std', 'splits with test risk above δ',
-                'splits with pool risk above δ')
+    headings = ('setting', 'δ', 'risk', '± std', 'layers', '± std', '% of splits: test risk above δ',
+                '% of splits: pool risk above δ')
     return without_empty_columns(Table(headings, tuple(
         (name, each.tolerance, each.risk_mean, each.risk_std, each.layers_mean, each.layers_std,
-         None if each.share_test_above is None else percent(each.share_test_above),
-         None if each.share_pool_above is None else percent(each.share_pool_above))
+         None if each.share_test_above is None else 100 * each.share_test_above,
+         None if each.share_pool_above is None else 100 * each.share_pool_above)
         for name, series in trials.items() for each in series.tolerances)))
