@@ -139,7 +139,8 @@ def _point(node: Document, num_layers: int) -> Point:
     if rejected not in (None, True, False):
         raise node.at('rejected').error('is not a truth value: expected true, false or null')
     return Point(
-        threshold=node.optional_number('threshold'), layers=node.number('layers', 0, num_layers),
+        # A mean of L over many tokens may come out a rounding above L.
+        threshold=node.optional_number('threshold'), layers=node.number('layers', 0, num_layers * (1 + 1e-9)),
         flops=node.optional_number('flops', low=0), flops_elbayad=node.optional_number('flops_elbayad', low=0),
         quality=node.optional_number('quality'), consistency=node.optional_number('consistency'),
         loss=node.optional_number('loss'), p_value=node.optional_number('p_value', 0, 1), rejected=rejected)

@@ -101,7 +101,7 @@ def test_the_header_says_what_was_run_where_and_when(composed):
     header = composed.page.all('header')[0]
     assert header.all('h1')[0].text() == 'English–French captions, early exits within δ = 0.1'
     text = header.text()
-    for part in ('python scripts/benchmarks/translation.py', 'calm calibrate --checkpoint', '2 cores', '2026-03-14'):
+    for part in ('python scripts/benchmarks/translation.py', 'calm calibrate --checkpoint', 'laptop, 8 cores', '2026-03-14'):
         assert part in text
 
 
