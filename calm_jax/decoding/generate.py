@@ -160,12 +160,12 @@ def _emit(call, token, alive, step):
 def _record(trace, step, chosen, token, alive):
     def column(table, values):
         values = jnp.where(alive, values, 0).astype(table.dtype)[:, None]
-        return jax.lax.dynamic_update_slice(table, values, (0, step))
+        return jax.lax.dynamic_update_slice_in_dim(table, values, step, axis=1)
 
     return Trace(
-        tokens=jax.lax.dynamic_update_slice(trace.tokens, chosen[:, None], (0, step)),
+        tokens=jax.lax.dynamic_update_slice_in_dim(trace.tokens, chosen[:, None], step, axis=1),
         lengths=trace.lengths + alive,
         exit_layers=column(trace.exit_layers, token.visited),
         layers_run=column(trace.layers_run, token.layers_run),
         confidence=column(trace.confidence, token.confidence),
-        executed=jax.lax.dynamic_update_slice(trace.executed, token.executed[None], (step,)))
+        executed=jax.lax.dynamic_update_slice_in_dim(trace.executed, token.executed[None], step, axis=0))

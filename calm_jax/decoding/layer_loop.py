@@ -101,7 +101,7 @@ def run_token(call, num_layers, hidden, alive, layers, step, decisions):
     exit_states = layers.exit_states
     if exit_states is not None:
         state = decisions.propagation.source(token.hidden, token.first)[:, None]
-        exit_states = jax.lax.dynamic_update_slice(exit_states, state, (0, step.index, 0))
+        exit_states = jax.lax.dynamic_update_slice_in_dim(exit_states, state, step.index, axis=1)
     return token, Layers(tuple(caches), tuple(filled), exit_states)
 
 
@@ -218,6 +218,7 @@ def _observe(call, layer, num_layers, token, previous, ran, step, exit):
             layer, num_layers, step.position, token.hidden, previous, ran, step.oracle,
             logits=lambda: call(token.hidden, method='unembed'), choose=step.choose)
         memory, confidence, prediction = exit.measure.observe(token.memory, evidence)
+        confidence = confidence.astype(jnp.float32)
         token = token._replace(
             memory=jax.tree.map(lambda new, old: _rows_where(ran, new, old), memory, token.memory),
             confidence=jnp.where(ran, confidence, token.confidence),

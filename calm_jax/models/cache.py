@@ -22,7 +22,6 @@ def init(rows, heads, positions, head_dim, dtype):
 def write(cache, index, keys, values):
     """The cache with keys and values [B, N, W, H] from position `index` on. The caller keeps index + W within the cache:
     a slice that runs over its end would be moved back silently."""
-    start = (0, 0, index, 0)
     return KVCache(
-        jax.lax.dynamic_update_slice(cache.keys, keys, start),
-        jax.lax.dynamic_update_slice(cache.values, values, start))
+        jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, index, axis=2),
+        jax.lax.dynamic_update_slice_in_dim(cache.values, values, index, axis=2))

@@ -1,0 +1,275 @@
+"""What holds for every decision: identity, independence of rows, propagation, and equality with the definition."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calm_jax.decoding.generate import generate
+from calm_jax.decoding.propagation import CopyKV, Eager, FirstState, Lazy
+from calm_jax.decoding.sampling import Sampled
+from calm_jax.depth import plans
+from calm_jax.depth.confidence import Classifier, Oracle, SoftmaxGap, SoftmaxMax, StateSimilarity, StaticDepth
+from calm_jax.depth.gates import ScriptedGate
+from calm_jax.depth.thresholds import Decaying, Exit
+from calm_jax.models.transformer import Transformer
+from calm_jax.types import Plan
+
+LENGTH = 10
+KERNEL = np.linspace(-1, 1, 16)[:, None]
+GATE = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 0], [0, 0, 1], [1, 0, 0]], bool)
+
+
+@pytest.fixture
+def wide():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def decode(config, params, sources):
+    """Decodes `sources`, in float64 where x64 is on."""
+
+    def run(rows=slice(None), **decisions):
+        dtype = 'float64' if jax.config.jax_enable_x64 else 'float32'
+        cast = jax.tree.map(lambda x: np.asarray(x, dtype), params)
+        return jax.device_get(generate(
+            dataclasses.replace(config, dtype=dtype), cast, sources[rows], max_new_tokens=LENGTH,
+            example_ids=np.arange(len(sources), dtype=np.int32)[rows], **decisions))
+
+    return run
+
+
+def mixed_plan(rows):
+    """Another plan for every row, sub-layer by sub-layer."""
+    rng = np.random.Generator(np.random.PCG64(1))
+    decoder = [rng.random((5, 3)) < 0.6 for _ in range(3)]
+    return Plan(*(each[rows] for each in decoder), np.ones((5, 2), bool)[rows], np.ones((5, 2), bool)[rows])
+
+
+def equal(trace, other):
+    for name in ('tokens', 'lengths', 'exit_layers', 'layers_run'):
+        np.testing.assert_array_equal(getattr(trace, name), getattr(other, name), err_msg=name)
+
+
+def matches(trace, row, reference):
+    length = len(reference.tokens)
+    assert trace.lengths[row] == length
+    assert trace.tokens[row, :length].tolist() == reference.tokens
+    assert trace.exit_layers[row, :length].tolist() == reference.exit_layers
+    assert trace.layers_run[row, :length].tolist() == reference.layers_run
+    np.testing.assert_allclose(trace.confidence[row, :length], reference.confidence, atol=1e-5)
+    assert not trace.tokens[row, length:].any() and not trace.exit_layers[row, length:].any()
+
+
+def gap(threshold):
+    """The exit rule by its definition: sorted probabilities."""
+
+    def leaves(layer, position, hidden, previous, logits):
+        probabilities = np.sort(np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum())
+        confidence = probabilities[-1] - probabilities[-2]
+        return confidence, confidence >= threshold
+
+    return leaves
+
+
+def decaying_classifier(threshold, temperature):
+    def leaves(layer, position, hidden, previous, logits):
+        confidence = 1 / (1 + np.exp(-(hidden @ KERNEL[:, 0])))
+        at = np.clip(0.9 * threshold + 0.1 * np.exp(-temperature * position / LENGTH), 0, 1)
+        return confidence, confidence >= at
+
+    return leaves
+
+
+def similarity(threshold):
+    def leaves(layer, position, hidden, previous, logits):
+        if layer == 0:
+            return 0.0, threshold <= 0
+        cosine = max(0.0, hidden @ previous / np.linalg.norm(hidden) / np.linalg.norm(previous))
+        return cosine, cosine >= threshold
+
+    return leaves
+
+
+def test_no_decision_is_the_greedy_full_model_and_some_rows_end_early(decode, decode_by_definition, sources, wide):
+    trace = decode()
+    for row, source in enumerate(sources):
+        matches(trace, row, decode_by_definition(source, LENGTH))
+    assert len(set(trace.lengths.tolist())) > 1
+    assert (trace.exit_layers[:, 0] == 3).all()
+
+
+def test_cached_decoding_gives_the_teacher_forced_logits(config, params, sources, decode, wide):
+    trace = decode()
+    module = Transformer(dataclasses.replace(config, dtype='float64'))
+    shifted = np.pad(trace.tokens, ((0, 0), (1, 0)))[:, :-1]
+    logits = jax.jit(module.apply)({'params': jax.tree.map(np.float64, params)}, sources, shifted)
+    greedy = np.argmax(logits, axis=-1)
+    for row, length in enumerate(trace.lengths):
+        np.testing.assert_array_equal(greedy[row, :length], trace.tokens[row, :length])
+
+
+@pytest.mark.parametrize('decisions', [
+    {'exit': Exit(SoftmaxGap(), 1.0), 'gate': ScriptedGate(GATE), 'plan': mixed_plan(slice(None))},
+    {'plan': plans.full(5, 3, 2)},
+    {'gate': ScriptedGate(np.ones((1, 3), bool))},
+    {'exit': Exit(Classifier(KERNEL, np.array([-50.0])), 0.9)},
+], ids=['threshold of 1', 'full plan', 'open gate', 'never sure'])
+def test_everything_off_is_the_full_model_token_for_token(decode, decisions, wide):
+    equal(decode(**decisions), decode())
+
+
+def test_a_softmax_gap_of_exactly_one_does_not_leave_at_threshold_one(config, params, sources):
+    # In float32 the gap of a peaked distribution rounds to 1; λ = 1 must be the full model all the same.
+    peaked = {**params, 'decoder': {**params['decoder'], 'logits_dense': {
+        'kernel': params['decoder']['logits_dense']['kernel'] * 1000}}}
+    run = partial(generate, config, peaked, sources, max_new_tokens=LENGTH)
+    almost, full = run(exit=Exit(SoftmaxGap(), 0.9999999)), run(exit=Exit(SoftmaxGap(), 1.0))
+    assert (almost.confidence[almost.exit_layers > 0] == 1).any() and almost.exit_layers.max() < 3
+    assert (full.exit_layers[full.exit_layers > 0] == 3).all()
+    equal(full, run())
+
+
+@pytest.mark.parametrize('exit, leaves', [
+    (Exit(SoftmaxGap(), 0.35), gap(0.35)),
+    (Exit(Classifier(KERNEL, np.zeros(1)), 0.5, Decaying(4.0)), decaying_classifier(0.5, 4.0)),
+    (Exit(StateSimilarity(), 0.8), similarity(0.8)),
+], ids=['gap', 'classifier', 'state'])
+def test_exits_equal_the_definition_that_computes_everything(decode, decode_by_definition, sources, exit, leaves, wide):
+    trace = decode(exit=exit)
+    for row, source in enumerate(sources):
+        matches(trace, row, decode_by_definition(source, LENGTH, leaves))
+    assert len(np.unique(trace.exit_layers[trace.exit_layers > 0])) >= 2
+    equal(trace, decode(exit=exit, propagation=Eager()))
+
+
+@pytest.mark.parametrize('propagation, stand_in', [(FirstState(), 'first'), (CopyKV(), 'kv')])
+def test_ablations_of_propagation_equal_their_definitions(
+        decode, decode_by_definition, sources, propagation, stand_in, wide):
+    trace = decode(exit=Exit(SoftmaxGap(), 0.35), propagation=propagation)
+    for row, source in enumerate(sources):
+        matches(trace, row, decode_by_definition(source, LENGTH, gap(0.35), stand_in=stand_in))
+
+
+def test_what_skipped_layers_hold_decides_the_output(decode, wide):
+    # The three ways differ on this model, so the tests above could tell them apart.
+    traces = [decode(exit=Exit(SoftmaxGap(), 0.35), propagation=each) for each in (Lazy(), FirstState(), CopyKV())]
+    confidences = [trace.confidence for trace in traces]
+    assert all(np.abs(confidences[i] - confidences[j]).max() > 1e-3 for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.parametrize('window', [1, 3])
+def test_filling_windows_do_not_matter(decode, window, wide):
+    equal(decode(exit=Exit(SoftmaxGap(), 0.35), propagation=Lazy(window)), decode(exit=Exit(SoftmaxGap(), 0.35)))
+
+
+def test_any_mixture_of_gates_plans_and_exits_equals_masking(decode, decode_by_definition, sources, wide):
+    plan = mixed_plan(slice(None))
+    trace = decode(exit=Exit(SoftmaxGap(), 0.35), plan=plan, gate=ScriptedGate(GATE))
+    for row, source in enumerate(sources):
+        def sub_layers(position, layer, row=row):
+            opened = GATE[min(position, len(GATE) - 1), layer]
+            return tuple(bool(opened and each[row, layer]) for each in plan[:3])
+
+        matches(trace, row, decode_by_definition(source, LENGTH, gap(0.35), sub_layers))
+
+
+def test_a_uniform_plan_runs_its_layers_and_no_other(decode, decode_by_definition, sources, wide):
+    trace = decode(plan=plans.Uniform(2, 3, 2)(np.arange(5)))
+    runs = plans.uniform_layers(2, 3)
+    for row, source in enumerate(sources):
+        matches(trace, row, decode_by_definition(source, LENGTH, sub_layers=lambda position, layer: (bool(runs[layer]),) * 3))
+    assert trace.executed.max() == 2
+
+
+def test_a_row_decodes_alike_alone_and_in_a_batch(decode, sources, wide):
+    decisions = {'exit': Exit(SoftmaxGap(), 0.35), 'gate': ScriptedGate(GATE), 'sampling': Sampled(0.7)}
+    together = decode(plan=mixed_plan(slice(None)), **decisions)
+    for row in (0, 3):
+        alone = decode(slice(row, row + 1), plan=mixed_plan(slice(row, row + 1)), **decisions)
+        for name in ('tokens', 'lengths', 'exit_layers', 'layers_run'):
+            np.testing.assert_array_equal(getattr(alone, name)[0], getattr(together, name)[row])
+
+
+def test_permuting_rows_permutes_the_output_exactly(decode):
+    order = np.array([3, 0, 4, 2, 1])
+    plain, permuted = decode(exit=Exit(SoftmaxGap(), 0.35)), decode(order, exit=Exit(SoftmaxGap(), 0.35))
+    np.testing.assert_array_equal(permuted.tokens, plain.tokens[order])
+    np.testing.assert_array_equal(permuted.confidence, plain.confidence[order])
+
+
+def test_early_and_full_sampling_draw_with_the_same_keys(decode, wide):
+    full = decode(sampling=Sampled(0.7))
+    never = decode(sampling=Sampled(0.7), exit=Exit(SoftmaxMax(), 0.9999999))
+    equal(full, never)
+    other = decode(sampling=Sampled(0.7), key=jax.random.key(1))
+    assert (other.tokens != full.tokens).any()
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=['exits'], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Scripted:
+    """Sure from layer exits[t] on, whatever the model says."""
+
+    exits: Any
+    predicts = remembers = looks_ahead = False
+
+    def init(self, rows):
+        return None
+
+    def observe(self, memory, evidence):
+        return memory, (evidence.layer + 1 >= self.exits[evidence.position]).astype(jnp.float32), None
+
+
+def test_scripted_exits_happen_where_the_script_says(decode):
+    script = np.array([1, 3, 2, 1, 1, 2, 3, 1, 2, 1])
+    trace = decode(exit=Exit(Scripted(script), 0.5))
+    for row, length in enumerate(trace.lengths):
+        assert trace.exit_layers[row, :length].tolist() == script[:length].tolist()
+    steps = trace.lengths.max()
+    assert trace.executed[:steps].tolist() == script[:steps].tolist()
+
+
+def test_static_depth_and_a_minimum_exit_layer(decode):
+    trace = decode(exit=Exit(StaticDepth(), 1 / 3))
+    assert (trace.exit_layers[trace.exit_layers > 0] == 1).all()
+    trace = decode(exit=Exit(StaticDepth(), 1 / 3, min_exit_layer=2))
+    assert (trace.exit_layers[trace.exit_layers > 0] == 2).all()
+
+
+def test_the_oracle_leaves_at_the_first_layer_that_agrees(decode, decode_by_definition, sources, config, params, wide):
+    # By the definition: decode with the exits that the oracle chose, and check each against the full pass on that prefix.
+    trace = decode(exit=Exit(Oracle(), 0.5))
+    assert len(np.unique(trace.exit_layers[trace.exit_layers > 0])) >= 2
+    for row, source in enumerate(sources[:3]):
+        chosen = trace.exit_layers[row]
+
+        def recorded(layer, position, hidden, previous, logits, chosen=chosen, seen={}):  # noqa: B006
+            return 1.0, layer + 1 == chosen[position]
+
+        def deeper(layer, position, hidden, previous, logits, chosen=chosen, at=None):
+            return 1.0, position != at and layer + 1 == chosen[position]
+
+        reference = decode_by_definition(source, LENGTH, recorded)
+        assert reference.tokens == trace.tokens[row, :trace.lengths[row]].tolist()
+        for position in range(trace.lengths[row]):
+            full = decode_by_definition(source, LENGTH, partial(deeper, at=position)).tokens[position]
+            assert full == reference.tokens[position]  # the token that left is the full model's
+            for below in range(1, chosen[position]):
+                def earlier(layer, step, hidden, previous, logits, at=position, below=below, chosen=chosen):
+                    return 1.0, layer + 1 == (below if step == at else chosen[step])
+
+                assert decode_by_definition(source, LENGTH, earlier).tokens[position] != full
+
+
+def test_finished_rows_run_no_layer_and_do_not_hold_the_batch(decode, sources, config, params):
+    blank = np.zeros_like(sources[:1])
+    trace = generate(config, params, np.concatenate([sources[:1], blank]), max_new_tokens=LENGTH, exit=Exit(StaticDepth(), 0.3))
+    assert trace.lengths[1] == 0 and not np.asarray(trace.exit_layers[1]).any()
+    alone = generate(config, params, blank, max_new_tokens=LENGTH)
+    assert not np.asarray(alone.executed).any()
