@@ -2,8 +2,9 @@
 
     python scripts/multi30k_prepare.py --data multi30k/train.jsonl.gz --output runs/multi30k/data
 
-writes train.jsonl, heldout.jsonl (for calibration: neither trained on nor used to pick a checkpoint) and
-tokenizer/spiece.model (unigram, trained on both languages of train.jsonl). The same input and seed give the same files.
+writes train.jsonl, heldout.jsonl (never trained on: it picks the checkpoint and tunes, so that the validation set stays
+untouched for calibration) and tokenizer/spiece.model (unigram, trained on both languages of train.jsonl). The same
+input and seed give the same files.
 """
 import argparse
 import gzip

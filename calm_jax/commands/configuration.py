@@ -1,12 +1,15 @@
 """gin: files, bindings and their errors. Nothing else in the library reads gin."""
 import argparse
 import difflib
+import functools
+import inspect
+import logging
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import gin
-
 from calm_jax.models.config import TransformerConfig
 from calm_jax.training import classifier, jobs, losses
 from calm_jax.training.optimizer import Optimizer
@@ -16,6 +19,7 @@ CONFIGURABLES = (
     TransformerConfig, Optimizer, LoopOptions, jobs.PairedText, jobs.train_model, jobs.train_exit_classifier,
     losses.proportional_to_layer, losses.uniform, losses.last_only, classifier.independent, classifier.geometric,
 )
+_PARAMETERS = {each.__name__: tuple(inspect.signature(each).parameters) for each in CONFIGURABLES}
 
 
 def job(run: Callable) -> Callable:
@@ -65,21 +69,21 @@ def read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[s
     for folder in (gin_folder(), *reversed(search_paths)):
         gin.add_config_file_search_path(str(folder))
     for file in files:
-        _parse(lambda: gin.parse_config_file(file), file)
+        _parse(functools.partial(gin.parse_config_file, file), file)
     known = set(_macros())
     for binding in bindings:
         name = binding.split('=')[0].strip()
         if re.fullmatch(r'\w+', name) and name not in known:
             raise ValueError(f'--gin.{name}: no such macro in {", ".join(files) or "no gin file"}{_nearest(name, known)}')
-        _parse(lambda: gin.parse_config(binding), f'--gin.{binding}')
-    missing = [name for name, value in _macros().items() if value == '%gin.REQUIRED']
-    if missing:
-        flags = ' '.join(f'--gin.{name}=...' for name in missing)
-        raise ValueError(f'{", ".join(missing)} {"is" if len(missing) == 1 else "are"} required: add {flags}')
-    return gin.get_configurable('job')(), gin.config_str()
+        _parse(functools.partial(gin.parse_config, binding), f'--gin.{binding}')
+    _check_macros()
+    if 'run' not in gin.get_bindings('job', resolve_references=False):
+        raise ValueError(f'{", ".join(files)}: nothing says what to run; add --gin_file=runs/train.gin or another of runs/')
+    resolved = gin.config_str()
+    return _one_line_errors(gin.get_configurable('job')()), resolved
 
 
-def macro(name: str):
+def macro(name: str) -> Any:
     """The value of a macro that has been read."""
     return gin.query_parameter(f'{name}/macro.value')
 
@@ -98,16 +102,73 @@ def _macros() -> dict[str, str]:
     return dict(re.findall(r'^(\w+) = (.*)$', gin.config_str(), re.MULTILINE))
 
 
-def _parse(parse: Callable[[], None], where: str) -> None:
+def _check_macros() -> None:
+    """Raises ValueError for macros that are required or referred to, and have no value."""
+    macros = _macros()
+    missing = [name for name, value in macros.items() if value == '%gin.REQUIRED']
+    if missing:
+        flags = ' '.join(f'--gin.{name}=...' for name in missing)
+        raise ValueError(f'{", ".join(missing)} {"is" if len(missing) == 1 else "are"} required: add {flags}')
+    without_strings = re.sub(r"'[^'\n]*'", '', gin.config_str())
+    for name in re.findall(r'%(\w+)(?![\w.])', without_strings):
+        if name not in macros:
+            raise ValueError(f'%{name} has no value{_nearest(name, macros)}; add --gin.{name}=...')
+
+
+def _parse(parse: Callable[[], Any], where: str) -> None:
     """Runs a gin parse; its errors become one line that names the place and the nearest known name."""
+    # gin logs an error for each search path that does not hold a file, found elsewhere or not.
+    logging.disable(logging.ERROR)
     try:
         parse()
     except OSError as error:
-        raise FileNotFoundError(f'gin file not found: {where}; those of the library are under {gin_folder()}') from error
+        missing = re.search(r'Unable to open file: (\S+?)\.? ', f'{error} ')
+        raise FileNotFoundError(f'gin file not found: {missing[1] if missing else where}; '
+                                f'those of the library are under {gin_folder()}') from None
     except (ValueError, SyntaxError) as error:
-        raise ValueError(f'{where}: {" ".join(str(error).split())}') from None
+        raise ValueError(f'{where}: {_explained(str(error), where)}') from None
+    finally:
+        logging.disable(logging.NOTSET)
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def _explained(message: str, where: str) -> str:
+    """gin's message in one line, with the nearest known name, and quotes proposed for a bare string."""
+    line = re.search(r'line (\d+)', message)
+    at = f' (line {line[1]})' if line and not where.startswith('--gin.') else ''
+    if unknown := re.search(r"No configurable matching (?:reference )?'@?([\w./]+)'", message):
+        return f'nothing is called {unknown[1]}{at}{_nearest(unknown[1], _PARAMETERS)}'
+    if unknown := re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", message):
+        return f'{unknown[1]} has no {unknown[2]}{at}{_nearest(unknown[2], _PARAMETERS.get(unknown[1], ()))}'
+    if where.startswith('--gin.') and '=' in where:
+        flag, value = where.split('=', 1)
+        return f'not a gin value; a string needs quotes that survive the shell: {flag}="\'{value}\'"'
+    return ' '.join(message.split())
+
+
+def _one_line_errors(run: Callable) -> Callable:
+    """The job without what gin adds to messages, and with one line for parameters that nobody set."""
+    @functools.wraps(run)
+    def job(*arguments, **settings):
+        try:
+            return run(*arguments, **settings)
+        except (ValueError, OSError) as error:
+            message, added, _ = str(error).partition('\n  In call to configurable')
+            if not added:
+                raise
+            kind = next(kind for kind in (FileNotFoundError, FileExistsError, OSError, ValueError) if isinstance(error, kind))
+            raise kind(message) from error
+        except TypeError as error:
+            unset = re.search(r'No values supplied by Gin or caller for arguments: \[(.*?)\]', str(error))
+            if not unset:
+                raise
+            owner = re.search(r"In call to configurable '(\w+)'", str(error))[1]
+            names = unset[1].replace("'", '')
+            size = ' (a model, such as --gin_file=models/small8.gin)' if owner == 'TransformerConfig' else ''
+            raise ValueError(f'{owner} lacks {names}: add a gin file that sets them{size}, '
+                             f'or --gin.{owner}.{names.split(",")[0]}=...') from error
+    return job
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f'; did you mean {close[0]}?' if close else ''

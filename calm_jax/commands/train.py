@@ -21,7 +21,8 @@ def add_arguments(parser):
     parser.add_argument('--batch_size', type=int, help='rows per step, over all devices; the macro BATCH_SIZE')
     parser.add_argument('--learning_rate', type=float, help='peak, per optimizer step; the macro LEARNING_RATE')
     parser.add_argument('--seed', type=int, help='of initial values, dropout and the order of the data; the macro SEED')
-    parser.add_argument('--max_minutes', type=float, help='end cleanly after this wall time, 0 is no limit; the macro MAX_MINUTES')
+    parser.add_argument('--max_minutes', type=float,
+                        help='end cleanly after this wall time, 0 is no limit; the macro MAX_MINUTES')
     start = parser.add_mutually_exclusive_group()
     start.add_argument('--resume', action='store_true', help='go on after the latest checkpoint of the model folder')
     start.add_argument('--overwrite', action='store_true', help='delete what the model folder holds, and start')
@@ -53,7 +54,8 @@ def _prepare(model_dir, resume, overwrite):
         raise NotADirectoryError(f'{model_dir} is a file; MODEL_DIR must be a folder')
     ours = (model_dir / 'config.gin').is_file()
     if not (resume or overwrite):
-        raise FileExistsError(f'{model_dir} exists; pass --resume to go on after its latest checkpoint, or --overwrite to delete it')
+        raise FileExistsError(f'{model_dir} exists; pass --resume to go on after its latest checkpoint, '
+                              'or --overwrite to delete it')
     if not ours:
         raise FileExistsError(f'{model_dir} holds no config.gin, so no training run made it; choose another MODEL_DIR')
     if overwrite:

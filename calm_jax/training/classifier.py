@@ -117,7 +117,10 @@ def classifier_stage(
         weights = batch['decoder_loss_weights']
         logits, agrees = logits_and_agreement(head, backbone, batch)
         stays, differs = logits < 0, ~agrees
-        counts = {'agrees': agrees, 'right': stays == differs, 'true_positive': stays & differs, 'predicted': stays, 'actual': differs}
+        counts = {
+            'agrees': agrees, 'right': stays == differs,
+            'true_positive': stays & differs, 'predicted': stays, 'actual': differs,
+        }
         return {
             'objective': jnp.sum(objective(logits, agrees) * weights), 'tokens': jnp.sum(weights),
             **{name: jnp.sum(count * weights, axis=(1, 2)) for name, count in counts.items()},
@@ -137,4 +140,4 @@ def classifier_stage(
         native.save(directory, config, params, tokenizer, heads={**others, 'exit_classifier': head},
                     generation=generation, overwrite=True)
 
-    return Stage(start, params, loss, measure, report, export)
+    return Stage(start, params, loss, measure, report, ('loss', 'accuracy', 'dont_exit_f1'), export)

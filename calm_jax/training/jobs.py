@@ -1,4 +1,5 @@
 """Whole training jobs, from files to a model directory: what `calm train` runs."""
+import functools
 import os
 from collections.abc import Callable, Sequence
 
@@ -116,7 +117,7 @@ def train_model(
     else:
         tokens = load_tokenizer(tokenizer)
         made = config(vocab_size=tokens.vocab_size)
-        params = init_params(made, jax.random.key(options.seed))
+        params = jax.jit(functools.partial(init_params, made))(jax.random.key(options.seed))
     stage = multi_exit_stage(
         made, params, tokens, exit_weights, label_smoothing, z_loss, sampled_exits, data.generation)
     return fit(stage, optimizer, *data.batches(tokens, made), model_dir, options, quiet)

@@ -82,7 +82,7 @@ def multi_exit_stage(
     def export(params, directory):
         native.save(directory, config, params, tokenizer, generation=generation, overwrite=True)
 
-    return Stage(params, {}, loss, measure, report, export)
+    return Stage(params, {}, loss, measure, report, ('loss', 'nll', 'accuracy'), export)
 
 
 def _dropout(key):

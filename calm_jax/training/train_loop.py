@@ -48,7 +48,7 @@ class LoopOptions:
     save_every: int = 1000
     log_every: int = 100
     keep: int = 2
-    best_metric: str = 'nll'
+    best_metric: str = 'loss'
     best_is_higher: bool = False
     max_minutes: float = 0.0
 
@@ -94,6 +94,8 @@ def fit(
     mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
     everywhere, by_row = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))
     _check_batch_size(batches.batch_size, options.micro_batches)
+    if options.best_metric not in stage.metrics:
+        raise ValueError(f'best_metric {options.best_metric!r} is not evaluated; choose from {", ".join(stage.metrics)}')
     put = functools.partial(_put, sharding=by_row)
     # A terminal has the progress bar; a log file gets lines instead.
     say = (lambda line: None) if quiet or sys.stderr.isatty() else functools.partial(print, file=sys.stderr, flush=True)
@@ -160,8 +162,6 @@ def evaluate(stage: Stage, measure, params: Any, frozen: Any, eval_batches: Iter
 
 def _keep_best(stage: Stage, state: TrainState, report: dict, directory: pathlib.Path, options: LoopOptions) -> TrainState:
     """Exports the parameters if the report is the best so far; the state that remembers how good."""
-    if options.best_metric not in report:
-        raise ValueError(f'best_metric {options.best_metric!r} is not evaluated; choose from {", ".join(sorted(report))}')
     value, best = np.float32(report[options.best_metric]), float(state.best)
     if not math.isnan(best) and not (value > best if options.best_is_higher else value < best):
         return state
@@ -179,8 +179,9 @@ def _finite(step: int, metrics: dict[str, jax.Array], manager: Manager) -> dict[
     for name in ('loss', 'grad_norm'):
         if not math.isfinite(numbers[name]):
             good = manager.latest_step()
-            where = f'the last good checkpoint is {manager.directory / str(good)}' if good is not None else 'nothing was saved yet'
-            raise ValueError(f'{name} is {numbers[name]} at step {step}; {where}; lower the learning rate or look at the data')
+            saved = 'nothing was saved yet' if good is None else f'the last good checkpoint is {manager.directory / str(good)}'
+            raise ValueError(f'{name} is {numbers[name]} at step {step}; {saved}; '
+                             'lower the learning rate or look at the data')
     return numbers
 
 

@@ -38,6 +38,7 @@ class Stage(NamedTuple):
       loss: (params, frozen, batch, key) → (objective summed over the batch [], weight []): what is minimised is their ratio.
       measure: (params, frozen, batch) → dict of arrays, sums over the batch, without dropout.
       report: the dict of those sums over an evaluation set, as numpy → dict of numbers or lists of numbers, one per layer.
+      metrics: names of the report's numbers, any of which can pick the best checkpoint.
       export: (params, directory) writes a checkpoint that decoding can load, in place of one that is there.
     """
     params: Any
@@ -45,13 +46,16 @@ class Stage(NamedTuple):
     loss: Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, jax.Array]]
     measure: Callable[[Any, Any, Batch], dict[str, jax.Array]]
     report: Callable[[dict[str, np.ndarray]], dict[str, Any]]
+    metrics: tuple[str, ...]
     export: Callable[[Any, Any], None]
 
 
 def initial_state(params: Any, optimizer: Optimizer) -> TrainState:
     """The state before the first update. `params` are copied: the loop donates its state's buffers."""
-    params = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.build().init(params), jnp.full((), jnp.nan))
+    def make(params):
+        params = jax.tree.map(jnp.copy, params)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.build().init(params), jnp.full((), jnp.nan, jnp.float32))
+    return jax.jit(make)(params)
 
 
 def update(
@@ -83,7 +87,7 @@ def update(
     params = optax.apply_updates(state.params, updates)
     metrics = {
         'loss': objective / weight,
-        'grad_norm': optax.global_norm(grads),
+        'grad_norm': optax.tree.norm(grads),
         'learning_rate': optimizer.rate(state.step),
     }
     return TrainState(state.step + 1, params, optimizer_state, state.best), metrics

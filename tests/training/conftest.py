@@ -1,0 +1,77 @@
+"""A tiny transformer, and records that it can learn, for the tests of training."""
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from calm_jax.data.batching import Example, TrainingBatches, evaluation_batches
+from calm_jax.data.tokenizers import ByteTokenizer
+from calm_jax.models.config import TransformerConfig
+from calm_jax.models.transformer import init_params
+
+
+@pytest.fixture(scope='session', autouse=True)
+def compile_once(tmp_path_factory):
+    """Runs of one configuration share what they compile, as they would on disk."""
+    names = ('jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs')
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(tmp_path_factory.mktemp('compiled')), 0.2)):
+        jax.config.update(name, value)
+    yield
+    for name, value in zip(names, before):
+        jax.config.update(name, value)
+
+
+LENGTHS = {'max_source_length': 8, 'max_target_length': 8}
+
+
+@pytest.fixture(scope='session')
+def config():
+    return TransformerConfig(
+        vocab_size=ByteTokenizer().vocab_size, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24, num_encoder_layers=1,
+        num_decoder_layers=2, dropout_rate=0.1)
+
+
+@pytest.fixture(scope='session')
+def params(config):
+    # The shapes of a real initialisation with NumPy's numbers, which need no compilation.
+    random = np.random.RandomState(0)
+    shapes = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf: np.ones(leaf.shape, np.float32) if leaf.ndim == 1 else
+        (random.randn(*leaf.shape) / 4).astype(np.float32), shapes)
+
+
+@pytest.fixture(scope='session')
+def tokenizer():
+    return ByteTokenizer()
+
+
+@pytest.fixture(scope='session')
+def examples():
+    """Letters to be copied in upper case; 24 of them."""
+    random = np.random.RandomState(0)
+    sources = [random.randint(0, 8, size=random.randint(2, 7)) + 3 + ord('a') for _ in range(24)]
+    return [Example(source.astype(np.int32), (source - 32).astype(np.int32)) for source in sources]
+
+
+@pytest.fixture
+def batches(examples):
+    return TrainingBatches(examples, 4, **LENGTHS)
+
+
+@pytest.fixture
+def eval_batches(examples):
+    return list(evaluation_batches(examples[:6], 4, **LENGTHS))
+
+
+@pytest.fixture
+def jsonl(tmp_path, examples, tokenizer):
+    """Path of the examples as records with fields en and fr."""
+    path = tmp_path / 'train.jsonl'
+    path.write_text(''.join(
+        json.dumps({'en': tokenizer.decode(example.source), 'fr': tokenizer.decode(example.target)}) + '\n'
+        for example in examples))
+    return path

@@ -1,0 +1,109 @@
+import pytest
+
+from calm_jax.commands import configuration
+from calm_jax.models.config import TransformerConfig
+from calm_jax.training import losses
+
+REQUIRED = ["MODEL_DIR='a'", "TRAIN_DATA='b'", "SOURCE='{en}'", "TARGET='{fr}'", "TOKENIZER='c'"]
+
+
+def error(kind, files, bindings):
+    """The message of the error that reading gives, which is one line."""
+    with pytest.raises(kind) as raised:
+        configuration.read(files, bindings)
+    assert '\n' not in str(raised.value)
+    return str(raised.value)
+
+
+def test_required_macros_are_named_together():
+    message = error(ValueError, ['runs/train.gin'], REQUIRED[1:3])
+    assert message.startswith('MODEL_DIR, TARGET, TOKENIZER are required: add --gin.MODEL_DIR=...')
+
+
+def test_one_required_macro_is_named_alone():
+    assert error(ValueError, ['runs/train.gin'], REQUIRED[1:]).startswith('MODEL_DIR is required')
+
+
+@pytest.mark.parametrize('binding, hint', [
+    ('BATCHSIZE=3', 'did you mean BATCH_SIZE?'),
+    ("Optimiser.name='adamw'", 'did you mean Optimizer?'),
+    ("Optimizer.warmup_step=1", 'Optimizer has no warmup_step; did you mean warmup_steps?'),
+    ('EXIT_WEIGHTS=@unifrom', 'nothing is called unifrom; did you mean uniform?'),
+    ('EXIT_WEIGHTS=%SEEDS', '%SEEDS has no value; did you mean SEED?'),
+    ('SOURCE={en}', 'a string needs quotes that survive the shell: --gin.SOURCE="\'{en}\'"'),
+])
+def test_a_wrong_binding_gets_the_near_match(binding, hint):
+    assert hint in error(ValueError, ['runs/train.gin'], [*REQUIRED, binding])
+
+
+def test_a_missing_file_and_a_missing_include_are_named(tmp_path):
+    assert 'gin file not found: runs/trian.gin' in error(FileNotFoundError, ['runs/trian.gin'], [])
+    (tmp_path / 'mine.gin').write_text("include 'models/tinny.gin'\n")
+    assert 'models/tinny.gin' in error(FileNotFoundError, [str(tmp_path / 'mine.gin')], [])
+
+
+def test_an_unknown_name_in_a_file_is_found_with_its_line(tmp_path):
+    (tmp_path / 'mine.gin').write_text("include 'runs/train.gin'\nLoopOptions.stepps = 3\n")
+    message = error(ValueError, [str(tmp_path / 'mine.gin')], [])
+    assert 'mine.gin' in message and 'line 2' in message and 'did you mean steps?' in message
+
+
+def test_a_model_alone_says_nothing_to_run():
+    assert 'nothing says what to run' in error(ValueError, ['models/tiny.gin'], [])
+
+
+def test_a_missing_model_is_one_line_when_the_job_starts(tmp_path, tokenizer, jsonl):
+    tokenizer.save(tmp_path / 'tokenizer')
+    job, _ = configuration.read(['runs/train.gin'], [
+        f"MODEL_DIR='{tmp_path}/m'", f"TRAIN_DATA='{jsonl}'", *REQUIRED[2:4], f"TOKENIZER='{tmp_path}/tokenizer'"])
+    with pytest.raises(ValueError, match='TransformerConfig lacks emb_dim, .*--gin_file=models/small8.gin'):
+        job()
+
+
+def test_messages_of_the_library_stay_as_they_are(tmp_path):
+    job, _ = configuration.read(['models/tiny.gin', 'runs/train.gin'], REQUIRED)
+    with pytest.raises(FileNotFoundError) as raised:
+        job(model_dir=tmp_path)
+    assert 'configurable' not in str(raised.value) and '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize('size, expected', [
+    ('tiny', (2, 2, 64, 2, 32, 128)), ('small8', (8, 8, 512, 6, 64, 1024)), ('base', (12, 12, 768, 12, 64, 2048))])
+def test_sizes_are_those_of_the_paper(size, expected):
+    import gin
+    configuration.read([f'models/{size}.gin', 'runs/train.gin'], REQUIRED)
+    config = gin.get_configurable('TransformerConfig')(vocab_size=32128)
+    assert type(config) is TransformerConfig
+    assert (config.num_encoder_layers, config.num_decoder_layers, config.emb_dim, config.num_heads, config.head_dim,
+            config.mlp_dim) == expected
+    assert config.mlp_activations == ('gelu', 'linear')
+
+
+@pytest.mark.parametrize('file', ['runs/classifier.gin', 'runs/multi30k.gin'])
+def test_every_run_file_reads_with_its_required_macros(file):
+    bindings = [binding for binding in [*REQUIRED, "CHECKPOINT='d'"]
+                if ('TOKENIZER' not in binding if 'classifier' in file else 'CHECKPOINT' not in binding)]
+    _, resolved = configuration.read([file], bindings)
+    assert "MODEL_DIR = 'a'" in resolved and 'REQUIRED' not in resolved
+
+
+def test_the_resolved_configuration_reads_back_to_itself(tmp_path):
+    _, resolved = configuration.read(
+        ['models/tiny.gin', 'runs/train.gin'], [*REQUIRED, 'EXIT_WEIGHTS=@uniform', 'Optimizer.b1=0.5'])
+    (tmp_path / 'config.gin').write_text(resolved)
+    assert configuration.read([str(tmp_path / 'config.gin')], [])[1] == resolved
+    import gin
+    assert gin.get_bindings('train_model')['exit_weights'](2).tolist() == losses.uniform(2).tolist()
+
+
+def test_later_files_and_bindings_win(tmp_path):
+    import gin
+    (tmp_path / 'mine.gin').write_text('SEED = 5\nBATCH_SIZE = 7\n')
+    configuration.read(['runs/train.gin', str(tmp_path / 'mine.gin')], [*REQUIRED, 'BATCH_SIZE=9'])
+    assert (gin.query_parameter('SEED/macro.value'), configuration.macro('BATCH_SIZE')) == (5, 9)
+
+
+def test_files_are_searched_for_where_the_user_says(tmp_path):
+    (tmp_path / 'mine.gin').write_text("include 'runs/train.gin'\nSEED = 11\n")
+    configuration.read(['mine.gin'], REQUIRED, [str(tmp_path)])
+    assert configuration.macro('SEED') == 11
