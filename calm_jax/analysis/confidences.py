@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax.data.windows import decode_windows
+from calm_jax.analysis.forcing import teacher_forced
 from calm_jax.decoding.sampling import Greedy
 from calm_jax.models.transformer import Transformer
 from calm_jax.types import Evidence
@@ -25,24 +25,12 @@ def layer_confidences(model, texts, measure, *, max_new_tokens, max_source_lengt
 
     Every layer sees the full model's states of earlier tokens: what a token's exits would be if none had left before.
     """
-    settings = {'max_new_tokens': max_new_tokens, 'max_source_length': max_source_length, 'batch_size': batch_size}
-    targets = [output.tokens for output in model.stream(texts, **settings)]
-    sources = (model.tokenizer.encode(text) for text in texts)
-    config = model.config
     confidences, agreements = [], []
-    for window in decode_windows(sources, batch_size, max_source_length=max_source_length, pad_id=config.pad_id,
-                                 eos_id=config.eos_id):
-        for batch in window:
-            decoder_input = np.full((batch_size, max_new_tokens), config.pad_id, np.int32)
-            present = np.zeros((batch_size, max_new_tokens), bool)
-            for row, index in enumerate(batch.rows.tolist()):
-                if index >= 0:
-                    shifted = [config.decoder_start_id, *targets[index][:-1]]
-                    decoder_input[row, :len(shifted)] = shifted
-                    present[row, :len(targets[index])] = True
-            confidence, agrees = jax.device_get(_observe_all(config, model.params, measure, batch.tokens, decoder_input))
-            confidences.append(confidence[:, present.reshape(-1)])
-            agreements.append(agrees[:, present.reshape(-1)])
+    for batch in teacher_forced(model, texts, max_new_tokens, max_source_length, batch_size):
+        observed = _observe_all(model.config, model.params, measure, batch.source, batch.decoder_input)
+        confidence, agrees = jax.device_get(observed)
+        confidences.append(confidence[:, batch.present.reshape(-1)])
+        agreements.append(agrees[:, batch.present.reshape(-1)])
     return LayerConfidences(np.concatenate(confidences, axis=1), np.concatenate(agreements, axis=1))
 
 

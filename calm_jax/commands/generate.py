@@ -64,7 +64,8 @@ def decode_file(model, settings, source_path, source_field, output_path, batch_s
     records = jsonl.Records(source_path)
     template = jsonl.Template(source_field)
     settings.build(model.config, model.heads)  # what is wrong with them is said before anything is written
-    template(records[0], records.where(0))
+    for i in range(len(records)):
+        template(records[i], records.where(i))
     header = {
         'input': records.fingerprint(), 'source_field': source_field, 'settings': settings.deciding(),
         'batch_size': batch_size, **model_fingerprints(model, parameters)}

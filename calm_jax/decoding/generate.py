@@ -30,13 +30,14 @@ class Decode(NamedTuple):
 
 @partial(jax.jit, static_argnames=('config', 'max_new_tokens'))
 def generate(config, params, tokens, *, max_new_tokens, exit=None, gate=None, plan=None, propagation=Lazy(),
-             sampling=Greedy(), example_ids=None, key=None, limit=None):
+             sampling=Greedy(), example_ids=None, key=None, forced=None, limit=None):
     """Decodes a batch, each row to the depth that its decisions ask for.
 
     config: TransformerConfig; params: its parameters; tokens: int32 [B, S], padded source.
     max_new_tokens: T, what the caches hold and N of a decaying threshold; limit: stop after so many, at most T.
     exit: when a token leaves (`Exit`), gate: which layers it enters, plan: which sub-layers its row runs (`Plan`).
     propagation: what skipped layers hold; sampling: how a token is chosen, from keys of (key, example id, position).
+    forced: int32 [B, T], tokens to emit whatever the model says; −1 where it is free.
     A row of nothing but padding has ended before it starts. Returns a Trace.
     """
     rows = tokens.shape[0]
@@ -70,7 +71,11 @@ def generate(config, params, tokens, *, max_new_tokens, exit=None, gate=None, pl
             step, layers = _look_ahead(call, config, hidden, state.alive, layers, step, decisions)
         token, layers = layer_loop.run_token(
             call, config.num_decoder_layers, hidden, state.alive, layers, step, decisions)
-        chosen = jnp.where(state.alive, _emit(call, token, state.alive, step), config.pad_id)
+        chosen = _emit(call, token, state.alive, step)
+        if forced is not None:
+            told = jnp.asarray(forced)[:, state.step]
+            chosen = jnp.where(told >= 0, told, chosen)
+        chosen = jnp.where(state.alive, chosen, config.pad_id)
         return Decode(
             step=state.step + 1, last=chosen, alive=state.alive & (chosen != config.eos_id), layers=layers,
             trace=_record(state.trace, state.step, chosen, token, state.alive))

@@ -1,0 +1,182 @@
+"""`calm generate`, as a user runs it: files, resuming, certificates, and every mistake."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from calm_jax.cli import main
+
+
+@pytest.fixture
+def generate(checkpoint, data, tmp_path):
+    """Runs the command with defaults for what a test does not say; returns (exit code, output path)."""
+
+    def run(*flags, output='out.jsonl', source_field='en', source=data):
+        path = tmp_path / output
+        code = main(['generate', '--checkpoint', checkpoint, '--input', source, '--source_field', source_field,
+                     '--output', str(path), '--batch_size', '8', '--quiet', *flags])
+        return code, path
+
+    return run
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+EXITS = ('--measure', 'classifier', '--threshold', '0.6')
+
+
+def test_one_record_a_line_in_input_order_with_depth_and_cost_of_every_token(generate, data):
+    code, path = generate(*EXITS)
+    rows = records(path)
+    assert code == 0
+    assert [row['id'] for row in rows] == [json.loads(line)['id'] for line in open(data)]
+    for row in rows:
+        assert len(row['tokens']) == len(row['pieces']) == len(row['exit_layers']) == len(row['confidence']) <= 8
+        assert row['layers'] == pytest.approx(sum(row['exit_layers']) / len(row['exit_layers']))
+        assert 1 <= min(row['exit_layers']) and max(row['exit_layers']) <= 3 and row['flops'] > 0
+        assert row['layers'] <= row['executed'] + 2 and row['executed'] <= 3
+    assert len({layer for row in rows for layer in row['exit_layers']}) > 1
+    assert any(row['truncated'] for row in rows) and not all(row['truncated'] for row in rows)
+    summary = json.loads(path.with_name('out.jsonl.summary.json').read_text())
+    assert summary['examples'] == 70 and summary['truncated'] == sum(row['truncated'] for row in rows)
+    header = json.loads(path.with_name('out.jsonl.config.json').read_text())
+    assert header['settings']['threshold'] == 0.6 and header['settings']['max_new_tokens'] == 8
+    assert not path.with_name('out.jsonl.partial').exists()
+
+
+def test_full_depth_costs_more_than_exits_and_threshold_one_is_full_depth(generate):
+    full, one, early = (records(generate(*flags, output=f'{i}.jsonl')[1]) for i, flags in enumerate(
+        [(), ('--measure', 'classifier', '--threshold', '1'), EXITS]))
+    assert [row['tokens'] for row in one] == [row['tokens'] for row in full]
+    assert [row['flops'] for row in one] == [row['flops'] for row in full]
+    shorter = [(a['flops'], b['flops']) for a, b in zip(early, full) if len(a['tokens']) == len(b['tokens'])]
+    assert shorter and all(a < b for a, b in shorter)
+
+
+def test_running_again_gives_the_same_bytes(generate):
+    assert generate(*EXITS)[1].read_bytes() == generate(*EXITS, output='again.jsonl')[1].read_bytes()
+
+
+def test_a_run_killed_anywhere_resumes_to_the_same_bytes(generate, monkeypatch):
+    from calm_jax.commands import decode_flags
+
+    whole = generate(*EXITS, '--batch_size', '1')[1].read_bytes()
+    real = decode_flags.stream
+
+    def dies(*args, **kwargs):
+        for i, output in enumerate(real(*args, **kwargs)):
+            if i == 67:  # in the second window of 64
+                raise KeyboardInterrupt
+            yield output
+
+    monkeypatch.setattr(decode_flags, 'stream', dies)
+    code, path = generate(*EXITS, '--batch_size', '1', output='torn.jsonl')
+    partial = path.with_name('torn.jsonl.partial')
+    assert code == 130 and not path.exists() and partial.exists()
+    with open(partial, 'ab') as file:
+        file.write(b'{"id": "row 67", "te')
+    monkeypatch.setattr(decode_flags, 'stream', real)
+    assert generate(*EXITS, '--batch_size', '1', output='torn.jsonl')[0] == 2  # neither resumed nor overwritten unasked
+    assert generate('--measure', 'state', '--resume', '--batch_size', '1', output='torn.jsonl')[0] == 2  # other settings
+    assert generate(*EXITS, '--batch_size', '1', '--resume', output='torn.jsonl') == (0, path)
+    assert path.read_bytes() == whole
+    assert generate(*EXITS, '--batch_size', '1', '--resume', output='torn.jsonl')[0] == 0  # nothing left to do
+    assert path.read_bytes() == whole
+
+
+def test_a_killed_process_resumes_to_the_same_bytes(generate, checkpoint, data, tmp_path):
+    whole = generate(*EXITS, '--batch_size', '1')[1].read_bytes()
+    path = tmp_path / 'killed.jsonl'
+    command = [sys.executable, '-m', 'calm_jax.cli', 'generate', '--checkpoint', checkpoint, '--input', data,
+               '--source_field', 'en', '--output', str(path), '--quiet', *EXITS, '--batch_size', '1']
+    process = subprocess.Popen(command)
+    partial = pathlib.Path(f'{path}.partial')
+    while process.poll() is None and not (partial.exists() and partial.stat().st_size):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    if not path.exists():  # it may have been quicker than the signal
+        assert main([*command[3:], '--resume']) == 0
+    assert path.read_bytes() == whole
+
+
+def test_a_prompt_is_answered_on_standard_output(checkpoint, capsys):
+    assert main(['generate', '--checkpoint', checkpoint, '--prompt', 'a cat']) == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 1
+
+
+def test_sampling_is_seeded_by_example_and_not_by_batch(generate):
+    flags = ('--temperature', '1.5', '--top_k', '20', '--seed', '3')
+    first = records(generate(*flags)[1])
+    again = records(generate(*flags, output='again.jsonl')[1])
+    other = records(generate(*flags[:-1], '4', output='other.jsonl')[1])
+    assert [row['tokens'] for row in first] == [row['tokens'] for row in again]
+    assert [row['tokens'] for row in first] != [row['tokens'] for row in other]
+
+
+@pytest.mark.parametrize('flags, message', [
+    (('--measure', 'softmax_gapp', '--threshold', '.5'), 'did you mean softmax_gap?'),
+    (('--measure', 'state', '--threshold', '1.5'), 'λ in [0, 1]'),
+    (('--threshold', '.5'), 'without a measure'),
+    (('--measure', 'state', '--min_exit_layer', '4'), 'the decoder has 3 layers'),
+    (('--plan', 'uniform:9'), 'C from 1 to 3'),
+    (('--propagation', 'lasy'), 'did you mean lazy?'),
+    (('--threshold_form', 'decay'), 'decaying'),
+    (('--temperature', '-1'), 'temperature'),
+    (('--temperature', '1', '--top_p', '0'), 'top_p'),
+    (('--batch_size', '0'), 'batch_size'),
+    (('--max_new_tokens', 'x'), 'max_new_tokens'),
+    (('--resume',), 'nothing to resume'),
+    (('--resume', '--overwrite'), 'contradict'),
+    (('--certificate', 'none.json'), 'none.json'),
+    (('--nonsense',), 'nonsense'),
+])
+def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(generate, capsys, flags, message):
+    code, path = generate(*flags)
+    error = capsys.readouterr().err
+    assert code == 2 and message in error and len(error.splitlines()) == 1 and 'Traceback' not in error
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize('content, field, message', [
+    ('{"en": "a"}\n{"en": \n', 'en', 'in.jsonl:2'),
+    ('', 'en', 'no record'),
+    ('{"en": "a"}\n[1]\n', 'en', 'in.jsonl:2'),
+    ('{"english": "a"}\n', 'englsh', "did you mean 'english'"),
+    ('{"en": "a"}\n{"fr": "a"}\n', 'en', 'in.jsonl:2'),
+    ('{"en": 3}\n{"en": null}\n', 'en', 'null'),
+])
+def test_bad_input_names_the_line(generate, capsys, tmp_path, content, field, message):
+    source = tmp_path / 'in.jsonl'
+    source.write_text(content)
+    code, path = generate(source=str(source), source_field=field)
+    assert code == 2 and message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_missing_files_and_directories_that_are_no_checkpoint_are_named(generate, checkpoint, data, tmp_path, capsys):
+    assert generate(source=str(tmp_path / 'none.jsonl'))[0] == 2
+    assert 'none.jsonl' in capsys.readouterr().err
+    for directory, word in ((tmp_path, 'not a checkpoint'), (tmp_path / 'none', 'does not exist')):
+        assert main(['generate', '--checkpoint', str(directory), '--input', data, '--output', str(tmp_path / 'o')]) == 2
+        assert word in capsys.readouterr().err
+    assert main(['generate', '--checkpoint', checkpoint, '--input', data]) == 2
+    assert '--output' in capsys.readouterr().err
+    assert generate(output='no/such/folder.jsonl')[0] == 2
+    assert 'no such folder' in capsys.readouterr().err
+
+
+def test_an_output_that_exists_is_not_replaced_unasked(generate, capsys):
+    _, path = generate()
+    before = path.read_bytes()
+    assert generate(*EXITS)[0] == 2 and '--overwrite' in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert generate(*EXITS, '--overwrite')[0] == 0 and path.read_bytes() != before
