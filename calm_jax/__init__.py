@@ -4,16 +4,29 @@
     model = calm.load('DIR')
     outputs = model.generate(texts, exit=calm.Exit(calm.SoftmaxGap(), threshold=0.8), max_new_tokens=64)
     certificate = calm.calibrate(losses, thresholds, tolerance=0.1, epsilon=0.05)
+
+Names are imported when first used: a report needs no JAX, and statistics need no model.
 """
 
-from calm_jax.calibration import Certificate, calibrate
-from calm_jax.decoding.generate import generate
-from calm_jax.decoding.sampling import Greedy, Sampled
-from calm_jax.depth.confidence import Classifier, Oracle, SoftmaxGap, SoftmaxMax, StateSimilarity, StaticDepth
-from calm_jax.depth.thresholds import Constant, Decaying, Exit, ScaledDecaying
-from calm_jax.model import Model, Output, load
+import importlib
 
-__all__ = [
-    'Certificate', 'Classifier', 'Constant', 'Decaying', 'Exit', 'Greedy', 'Model', 'Oracle', 'Output', 'Sampled',
-    'ScaledDecaying', 'SoftmaxGap', 'SoftmaxMax', 'StateSimilarity', 'StaticDepth', 'calibrate', 'generate', 'load',
-]
+_HOMES = {
+    'calm_jax.model': ('Model', 'Output', 'load'),
+    'calm_jax.decoding.generate': ('generate',),
+    'calm_jax.decoding.sampling': ('Greedy', 'Sampled'),
+    'calm_jax.depth.confidence': ('Classifier', 'Oracle', 'SoftmaxGap', 'SoftmaxMax', 'StateSimilarity', 'StaticDepth'),
+    'calm_jax.depth.thresholds': ('Constant', 'Decaying', 'Exit', 'ScaledDecaying'),
+    'calm_jax.calibration': ('Certificate', 'calibrate'),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name):
+    if name not in _HOME_OF:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__():
+    return __all__

@@ -1,10 +1,45 @@
-"""For every test: programs compile quickly rather than well, and commands keep them in the test cache, not in a home."""
+"""One tiny model with a byte tokenizer, and data for it, for every test that runs a command or loads a checkpoint."""
 
+import json
 import os
 
-# Tiny models run for milliseconds and compile for seconds.
+# Tiny models run for milliseconds and compile for seconds: compile quickly rather than well. Set before JAX starts.
 os.environ.setdefault('XLA_FLAGS', '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0')
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from calm_jax.checkpoints import native  # noqa: E402
+from calm_jax.data.tokenizers import ByteTokenizer  # noqa: E402
+from calm_jax.models.config import TransformerConfig  # noqa: E402
+from calm_jax.models.transformer import init_params  # noqa: E402
 
 
 def pytest_configure(config):
+    # Commands keep compiled programs between runs: here in the test cache, not in a home.
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(config.cache.mkdir('compiled')))
+
+
+@pytest.fixture(scope='session')
+def checkpoint(tmp_path_factory):
+    config = TransformerConfig(
+        vocab_size=259, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_encoder_layers=1, num_decoder_layers=3)
+    params = jax.tree.map(np.array, jax.jit(init_params, static_argnums=0)(config, jax.random.key(1)))
+    kernel = 0.3 * np.linspace(-1, 1, 16, dtype=np.float32)[:, None]  # sure now and then
+    heads = {'exit_classifier': {'kernel': kernel, 'bias': np.zeros(1, np.float32)}}
+    directory = tmp_path_factory.mktemp('model') / 'tiny'
+    native.save(directory, config, params, ByteTokenizer(), heads,
+                {'max_new_tokens': 8, 'max_source_length': 16})
+    return str(directory)
+
+
+@pytest.fixture(scope='session')
+def data(tmp_path_factory):
+    """70 records, some longer than the model takes."""
+    path = tmp_path_factory.mktemp('data') / 'in.jsonl'
+    words = ['a', 'bb', 'cat', 'horse']
+    lines = [{'id': f'row {i}', 'en': ' '.join(words[(i * 7 + j) % 4] for j in range(1 + i % 6)), 'fr': words[i % 4],
+              'topic': 'even' if i % 2 == 0 else 'odd', 'page': i // 2} for i in range(70)]
+    path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    return str(path)

@@ -1,0 +1,65 @@
+"""Settings: names become values, what is wrong is said, and only what decides the output is recorded."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from calm_jax.decoding.settings import MEASURES, Settings
+from calm_jax.depth.confidence import Classifier, SoftmaxGap
+from calm_jax.depth.thresholds import Constant, Decaying, ScaledDecaying
+from calm_jax.models.config import TransformerConfig
+
+CONFIG = TransformerConfig(14, 16, 2, 6, 24, 2, 3)
+HEADS = {'exit_classifier': {'kernel': np.ones((16, 1), np.float32), 'bias': np.zeros(1, np.float32)}}
+
+
+def test_no_measure_decides_nothing():
+    values = Settings().build(CONFIG)
+    assert values.exit is None and values.plan is None
+
+
+@pytest.mark.parametrize('form, kind', [('constant', Constant), ('decaying', Decaying), ('scaled_decaying', ScaledDecaying)])
+def test_an_exit_is_built_with_its_numbers(form, kind):
+    exit = Settings(measure='softmax_gap', threshold=0.4, threshold_form=form, decay_temperature=3.0,
+                    min_exit_layer=2).build(CONFIG).exit
+    assert exit.measure == SoftmaxGap() and exit.threshold == 0.4 and exit.min_exit_layer == 2
+    assert isinstance(exit.form, kind) and getattr(exit.form, 'temperature', 3.0) == 3.0
+
+
+@pytest.mark.parametrize('name', MEASURES)
+def test_every_measure_can_be_named(name):
+    assert isinstance(Settings(measure=name, threshold=0.5).build(CONFIG, HEADS).exit.measure, MEASURES[name])
+
+
+def test_the_classifier_takes_the_checkpoints_head_and_needs_one():
+    settings = Settings(measure='classifier', threshold=0.5)
+    measure = settings.build(CONFIG, HEADS).exit.measure
+    assert isinstance(measure, Classifier) and measure.kernel is HEADS['exit_classifier']['kernel']
+    with pytest.raises(ValueError, match='no exit classifier'):
+        settings.build(CONFIG, None)
+
+
+def test_a_plan_is_made_for_the_models_layers():
+    plan = Settings(plan='uniform:2').build(CONFIG).plan(np.arange(4))
+    assert plan.self_attention.shape == (4, 3) and plan.self_attention.sum() == 8 and plan.encoder_attention.shape == (4, 2)
+
+
+def test_what_decides_leaves_out_what_is_unused():
+    greedy = Settings().deciding()
+    assert 'seed' not in greedy and 'top_k' not in greedy and 'decay_temperature' not in greedy
+    assert Settings(temperature=1.0).deciding()['seed'] == 0
+    assert Settings(measure='state', threshold=0.5, threshold_form='decaying').deciding()['decay_temperature'] == 4.0
+    # λ = 1 decodes alike whatever the exit rule would have been.
+    full = Settings(measure='state', threshold=1.0)
+    assert full.deciding() == dataclasses.replace(full, threshold_form='decaying', min_exit_layer=2).deciding()
+
+
+@pytest.mark.parametrize('wrong, message', [
+    ({'measure': 'clasifier'}, 'did you mean classifier'), ({'threshold': 0.5}, 'without a measure'),
+    ({'measure': 'state', 'threshold': float('nan')}, 'threshold'), ({'max_new_tokens': 0}, 'max_new_tokens'),
+    ({'decay_temperature': -1.0}, 'decay_temperature'), ({'temperature': -0.1}, 'temperature'),
+])
+def test_wrong_settings_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**wrong)
