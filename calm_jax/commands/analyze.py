@@ -11,6 +11,7 @@ from pathlib import Path
 from calm_jax.analysis.sensitivity import sensitivity
 from calm_jax.commands import decode_flags
 from calm_jax.data import jsonl
+from calm_jax.data.sources import open_records
 from calm_jax.metrics import quality
 from calm_jax.model import load
 from calm_jax.sweep import save_json
@@ -22,7 +23,7 @@ KINDS = ('sensitivity',)
 def add_arguments(parser):
     parser.add_argument('analysis', choices=KINDS)
     decode_flags.add_model(parser)
-    parser.add_argument('--data', required=True, metavar='FILE', help='inputs, JSONL, plain, .gz or .xz')
+    parser.add_argument('--data', required=True, metavar='FILE', help='inputs: JSONL, plain, .gz or .xz, or seqio:TASK:SPLIT')
     parser.add_argument('--source_field', default='source', metavar='FIELD', help='input: a field or template (default source)')
     parser.add_argument('--metric', default='rougeL', metavar='NAME', help='score against the full output (default rougeL)')
     parser.add_argument('--positions', metavar='t,t,…', help='tokens before the wrong one (default: 8, evenly spaced)')
@@ -38,7 +39,7 @@ def run(args):
         raise FileExistsError(f'{args.output} exists; pass --overwrite to replace it')
     decode_flags.use_compilation_cache()
     metric = quality.metric(args.metric)
-    records, template = jsonl.Records(args.data), jsonl.Template(args.source_field)
+    records, template = open_records(args.data), jsonl.Template(args.source_field)
     texts = [template(records[i], records.where(i)) for i in range(min(args.examples, len(records)))]
     model = load(args.checkpoint, args.dtype)
     length = args.max_new_tokens or model.generation.get('max_new_tokens', 128)

@@ -21,6 +21,7 @@ from calm_jax.analysis.confidences import layer_confidences, quantile_grid
 from calm_jax.commands import decode_flags
 from calm_jax.commands.generate import decode_file, environment, model_fingerprints
 from calm_jax.data import jsonl
+from calm_jax.data.sources import open_records
 from calm_jax.metrics import quality
 from calm_jax.metrics.objective import KINDS, Objective
 from calm_jax.model import load
@@ -130,7 +131,7 @@ class CalibrationData:
 
     def __init__(self, args):
         self.path = args.data
-        self.records = jsonl.Records(args.data)
+        self.records = open_records(args.data)
         rows = range(len(self.records))
         self.rows = [(self.records[i], self.records.where(i)) for i in rows]
         template = jsonl.Template(args.source_field)
@@ -167,7 +168,7 @@ def grid(args, data):
         raise ValueError('--grid and --grid_data both say what to test; pass one')
     if args.grid_data:
         template = jsonl.Template(args.source_field)
-        others = jsonl.Records(args.grid_data)
+        others = open_records(args.grid_data)
         own = set(data.sources)
         for i in range(len(others)):
             if template(others[i], others.where(i)) in own:
@@ -195,7 +196,7 @@ def confidence_grid(args, data, model, run_):
     if model is None:
         return run_['thresholds']
     settings = decode_flags.settings(args, model)
-    records, template = jsonl.Records(args.grid_data), jsonl.Template(args.source_field)
+    records, template = open_records(args.grid_data), jsonl.Template(args.source_field)
     texts = [template(records[i], records.where(i)) for i in range(len(records))]
     exit_ = dataclasses.replace(settings, threshold=0.5).build(model.config, model.heads).exit
     confidences = layer_confidences(

@@ -18,6 +18,7 @@ from calm_jax.checkpoints.native import fingerprint
 from calm_jax.commands import decode_flags
 from calm_jax.data import jsonl
 from calm_jax.data.decoded import Decoded, Summary, record
+from calm_jax.data.sources import open_records
 from calm_jax.decoding.settings import Settings
 from calm_jax.model import load
 from calm_jax.progress import progress
@@ -28,7 +29,7 @@ SUMMARY = 'decode texts from JSONL, or one prompt'
 def add_arguments(parser):
     decode_flags.add_model(parser)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument('--input', metavar='FILE', help='JSONL, plain, .gz or .xz')
+    source.add_argument('--input', metavar='FILE', help='JSONL, plain, .gz or .xz, or seqio:TASK:SPLIT')
     source.add_argument('--prompt', metavar='TEXT', help='decode this text to standard output')
     parser.add_argument('--source_field', default='source', metavar='FIELD',
                         help="field that holds the input text, or a template such as 'translate: {en}' (default source)")
@@ -61,7 +62,7 @@ def run(args):
 def decode_file(model, settings, source_path, source_field, output_path, batch_size, *, resume=False, overwrite=False,
                 quiet=False, parameters=None):
     """Decodes a JSONL file into another; returns the summary. `parameters`: their fingerprint, if it is known."""
-    records = jsonl.Records(source_path)
+    records = open_records(source_path)
     template = jsonl.Template(source_field)
     settings.build(model.config, model.heads)  # what is wrong with them is said before anything is written
     for i in range(len(records)):

@@ -8,7 +8,8 @@ import numpy as np
 
 from calm_jax.checkpoints import native
 from calm_jax.data.batching import TrainingBatches, evaluation_batches, tokenize
-from calm_jax.data.jsonl import Records, Template
+from calm_jax.data.jsonl import Template
+from calm_jax.data.sources import open_records
 from calm_jax.data.tokenizers import load_tokenizer
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import init_params
@@ -25,7 +26,7 @@ class PairedText:
     """Sources and targets from JSONL, as the batches of a training run.
 
     Args:
-      train: paths of .jsonl, .jsonl.gz or .jsonl.xz files.
+      train: paths of .jsonl, .jsonl.gz or .jsonl.xz files, or seqio:TASK:SPLIT (fields source and target).
       source: template of the source text, such as 'translate: {en}', or a field name.
       target: template of the target text.
       evaluation: paths of the evaluation examples; none is no evaluation.
@@ -71,11 +72,11 @@ class PairedText:
             'pad_id': config.pad_id, 'eos_id': config.eos_id, 'decoder_start_id': config.decoder_start_id,
             'process_index': jax.process_index(), 'process_count': jax.process_count(),
         }
-        examples = tokenize(Records(self._train), *self._templates, tokenizer)
+        examples = tokenize(open_records(self._train), *self._templates, tokenizer)
         training = TrainingBatches(examples, self._batch_size, seed=self._seed, **self._lengths, **where)
         if self._evaluation is None:
             return training, []
-        examples = tokenize(Records(self._evaluation), *self._templates, tokenizer)
+        examples = tokenize(open_records(self._evaluation), *self._templates, tokenizer)
         # Sorted by length so that batches hold little padding; sums over the set do not depend on the order.
         examples.sort(key=lambda example: (len(example.source), len(example.target)))
         return training, list(evaluation_batches(examples, self._batch_size, **self._lengths, **where))

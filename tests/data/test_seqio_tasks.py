@@ -12,9 +12,11 @@ seqio = pytest.importorskip('seqio', reason='needs the extra [seqio]')
 
 import tensorflow as tf  # noqa: E402
 
+from calm_jax.cli import main  # noqa: E402
 from calm_jax.data import seqio_tasks  # noqa: E402
 from calm_jax.data.batching import tokenize  # noqa: E402
 from calm_jax.data.jsonl import Template  # noqa: E402
+from calm_jax.data.sources import open_records  # noqa: E402
 from calm_jax.data.tokenizers import ByteTokenizer, load_tokenizer, train_sentencepiece  # noqa: E402
 
 # After the examples of Raffel et al. (2020), appendix D, shortened.
@@ -325,3 +327,19 @@ def test_the_package_and_the_other_files_of_data_import_neither_seqio_nor_tensor
     code += 'import sys; print({"tensorflow", "seqio", "torch", "grain"} & set(sys.modules))'
     found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
     assert re.fullmatch(r'set\(\)\s*', found)
+
+
+def test_a_command_reads_a_task_by_name_and_keeps_its_texts(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    output = tmp_path / 'out.jsonl'
+    command = ['generate', '--checkpoint', checkpoint, '--input', 'seqio:xsum:validation', '--source_field', 'source',
+               '--output', str(output), '--batch_size', '2', '--quiet']
+    assert main(command) == 0
+    assert len(output.read_text().splitlines()) == 2
+    kept = open_records(tmp_path / 'cache' / 'calm_jax' / 'tasks' / 'xsum-validation.jsonl')
+    assert [kept[0]['source'], kept[0]['target']] == list(PRINTED['xsum'][1:])
+    assert open_records('seqio:xsum:validation')[1] == kept[1]
+    for name, message in (('seqio:xsun:validation', "did you mean 'xsum'"), ('seqio:xsum', 'seqio:TASK:SPLIT'),
+                          ('seqio:xsum:tset', 'tset')):
+        assert main([*command[:4], name, *command[5:-1], '--overwrite', '--quiet']) == 2
+        assert message in capsys.readouterr().err

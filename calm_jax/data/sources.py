@@ -1,0 +1,38 @@
+"""Where texts come from, as a user names it: JSONL files, or a split of a seqio Task."""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from calm_jax.data.jsonl import Paths, Records
+
+PREFIX = 'seqio:'
+
+
+def open_records(source: Paths) -> Records:
+    """Records of .jsonl, .jsonl.gz or .jsonl.xz files, or of 'seqio:TASK:SPLIT' (fields source, target, …).
+
+    A Task's texts are written once to the cache folder ($XDG_CACHE_HOME/calm_jax/tasks) and read from there; delete the
+    file to read the Task again.
+    Raises FileNotFoundError or ValueError in one line: a file, Task or split that is not there, a malformed line, seqio
+    not installed.
+    """
+    if not isinstance(source, str) or not source.startswith(PREFIX):
+        return Records(list(source) if isinstance(source, Sequence) and not isinstance(source, str) else source)
+    task, _, split = source.removeprefix(PREFIX).partition(':')
+    if not task or not split:
+        raise ValueError(f'{source!r}: expected seqio:TASK:SPLIT, such as seqio:xsum:validation')
+    path = _cache() / f'{task}-{split}.jsonl'
+    if path.is_file():
+        return Records(path)
+    if importlib.util.find_spec('seqio') is None:
+        raise ValueError(f"{source}: seqio is not installed; pip install 'calm_jax[seqio]'")
+    from calm_jax.data import seqio_tasks
+
+    return seqio_tasks.task_records(task, split, path)
+
+
+def _cache() -> Path:
+    base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    return base / 'calm_jax' / 'tasks'
