@@ -53,7 +53,7 @@ def add_arguments(parser):
     promise.add_argument('--joint', type=int, default=1, metavar='M', help='share ε among M certificates to choose from')
     promise.add_argument('--permutation_seed', type=int, default=0, help='of the order in which betting meets examples')
     grid = parser.add_argument_group('grid')
-    grid.add_argument('--grid', metavar='λ,λ,…', help='thresholds in test order (default .95, .90, … .05)')
+    grid.add_argument('--grid', metavar='λ,λ,…', help='thresholds in test order (default .95, .90, … .05; without a model, the records\' own)')
     grid.add_argument('--grid_data', metavar='FILE', help='20 confidence quantiles of this data, which --data must not share')
     grid.add_argument('--whole_grid', action='store_true', help='decode the whole grid, for the trade-off curve')
     output = parser.add_argument_group('output')
@@ -98,7 +98,13 @@ def calibrate_in(args, data, objective, tolerance, directory):
     """Decodes, tests, and writes everything the flags ask for."""
     decode_flags.use_compilation_cache()
     run_, sweep, model = open_sweep(args, data, directory)
-    thresholds = grid(args, data) or confidence_grid(args, data, model, run_)
+    if model is None and not args.grid:
+        thresholds = run_['thresholds']
+    else:
+        thresholds = grid(args, data) or confidence_grid(args, model)
+    if model is not None:
+        run_['thresholds'] = thresholds
+        save_json(directory / 'records.json', run_)
     calibration_ = calibration.Calibration(
         thresholds, tolerance, args.epsilon, args.p_value, seed=args.permutation_seed,
         group_by=data.column(args.group_by), groups=data.column(args.groups), joint=args.joint, signed=args.signed)
@@ -191,10 +197,11 @@ def numbers(text, flag):
         raise ValueError(f'{flag} {text!r}: expected numbers with commas between them') from None
 
 
-def confidence_grid(args, data, model, run_):
+def confidence_grid(args, model):
     """Thresholds from the confidences on data that is not calibrated on."""
     if model is None:
-        return run_['thresholds']
+        raise ValueError('--grid_data needs a model to look at it; pass --checkpoint, or leave it out to test the grid of the '
+                         'records')
     settings = decode_flags.settings(args, model)
     records, template = open_records(args.grid_data), jsonl.Template(args.source_field)
     texts = [template(records[i], records.where(i)) for i in range(len(records))]
@@ -228,7 +235,6 @@ def open_sweep(args, data, directory):
         'data': {'name': Path(args.data).name, 'fingerprint': data.records.fingerprint(), 'examples': len(data.rows),
                  'source_field': args.source_field},
         'environment': environment(args.batch_size)}
-    save_json(path, run_)
 
     def decode(threshold, output):
         at = dataclasses.replace(settings, threshold=threshold)
