@@ -34,7 +34,7 @@ def main():
     parser.add_argument('--data', required=True, help='train.jsonl.gz with fields en and fr')
     parser.add_argument('--output', required=True, type=pathlib.Path, help='folder to write')
     parser.add_argument('--heldout', type=int, default=1000, help='distinct pairs to hold out (default 1000)')
-    parser.add_argument('--vocab_size', type=int, default=4096, help='pieces in the vocabulary (default 4096)')
+    parser.add_argument('--vocab_size', type=int, default=8192, help='pieces in the vocabulary (default 8192)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the split (default 0)')
     args = parser.parse_args()
 
