@@ -53,7 +53,7 @@ def add_arguments(parser):
     promise.add_argument('--joint', type=int, default=1, metavar='M', help='share ε among M certificates to choose from')
     promise.add_argument('--permutation_seed', type=int, default=0, help='of the order in which betting meets examples')
     grid = parser.add_argument_group('grid')
-    grid.add_argument('--grid', metavar='λ,λ,…', help='thresholds in test order (default .95, .90, … .05; without a model, the records\' own)')
+    grid.add_argument('--grid', metavar='λ,λ,…', help='thresholds in test order (default .95, .90, … .05, or of the records)')
     grid.add_argument('--grid_data', metavar='FILE', help='20 confidence quantiles of this data, which --data must not share')
     grid.add_argument('--whole_grid', action='store_true', help='decode the whole grid, for the trade-off curve')
     output = parser.add_argument_group('output')

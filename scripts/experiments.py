@@ -1,0 +1,185 @@
+"""Every number that docs/results.md reports of one trained model, each by a command that can be typed.
+
+    python scripts/experiments.py --checkpoint runs/multi30k/classifier/best --heldout runs/multi30k/heldout.jsonl \\
+        --calibration val.jsonl.gz --test flickr_2016=test_2016.jsonl.gz --test flickr_2017=test_2017.jsonl.gz \\
+        --source_field en --target_field fr --metric chrf --output runs/multi30k/results
+
+What is chosen (threshold form, grid) is chosen on the held-out examples: half of them give the confidence quantiles of the
+grid, the other half compare the forms. The calibration data are looked at by calibration alone, the test data by nothing
+before the end. A step that is done is not done again, so an interrupted run goes on. `scripts/results_page.py` writes the page.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import shlex
+from pathlib import Path
+
+from calm_jax.cli import main as calm
+from calm_jax.data.jsonl import Records
+
+MEASURES = ('softmax_gap', 'state', 'classifier')
+FORMS = ('constant', 'decaying')
+PROMISES = (('textual', 0.1), ('textual', 0.25), ('risk', 0.02), ('risk', 0.05))
+P_VALUES = ('hoeffding_bentkus', 'betting')
+EPSILON = 0.05
+KEPT = 0.9  # consistency at which the forms are compared
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--checkpoint', required=True)
+    parser.add_argument('--heldout', required=True, help='JSONL, neither trained nor calibrated on')
+    parser.add_argument('--calibration', required=True)
+    parser.add_argument('--test', required=True, action='append', metavar='NAME=FILE', help='repeatable')
+    parser.add_argument('--source_field', default='en')
+    parser.add_argument('--target_field', default='fr')
+    parser.add_argument('--metric', default='chrf')
+    parser.add_argument('--batch_size', default='32')
+    parser.add_argument('--timed', type=int, default=200, help='test examples timed at batch 1 (the paper: 200)')
+    parser.add_argument('--output', required=True, type=Path)
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    steps = Steps(args)
+    tests = dict(each.split('=', 1) for each in args.test)
+    grid, tune = halves(args)
+    forms = {measure: choose_form(steps, args, measure, grid, tune) for measure in MEASURES}
+    for measure in MEASURES:
+        calibrate(steps, args, measure, forms[measure], grid)
+    for name, path in tests.items():
+        decode_tests(steps, args, name, path)
+    bounds(steps, args, next(iter(tests.values())))
+    time_them(steps, args, next(iter(tests.values())))
+    facts = {'date': str(datetime.date.today()), 'machine': machine(), 'forms': forms, 'commands': steps.commands,
+             'tests': tests, 'metric': args.metric, 'epsilon': EPSILON}
+    (args.output / 'experiments.json').write_text(json.dumps(facts, indent=2, ensure_ascii=False) + '\n')
+
+
+class Steps:
+    """Runs commands, skips those whose output is there, and remembers them all as they would be typed."""
+
+    def __init__(self, args):
+        self.commands = {}
+        self.model = ('--checkpoint', args.checkpoint)
+        self.fields = ('--source_field', args.source_field)
+
+    def run(self, output: Path, *command):
+        """Runs `calm command` unless `output` is there; a failing command ends the run."""
+        command = [str(each) for each in command]
+        self.commands[str(output)] = 'calm ' + shlex.join(command)
+        if output.exists():
+            return
+        output.parent.mkdir(parents=True, exist_ok=True)
+        print(f'[{datetime.datetime.now():%H:%M:%S}] {self.commands[str(output)]}', flush=True)
+        if code := calm([*command, '--quiet']):
+            raise SystemExit(code)
+
+
+def halves(args):
+    """The held-out examples in two files: for the grid, and to compare on."""
+    records = Records(args.heldout)
+    paths = args.output / 'grid.jsonl', args.output / 'tune.jsonl'
+    for half, path in enumerate(paths):
+        rows = range(half * len(records) // 2, (half + 1) * len(records) // 2)
+        path.write_text(''.join(json.dumps(records[i], ensure_ascii=False) + '\n' for i in rows))
+    return paths
+
+
+def choose_form(steps, args, measure, grid, tune):
+    """The threshold form with the fewest layers at consistency KEPT on the held-out examples."""
+    layers = {}
+    for form in FORMS:
+        folder = args.output / 'tune' / measure / form
+        steps.run(folder / 'certificate.json', 'calibrate', *steps.model, '--data', tune, *steps.fields, '--measure', measure,
+                  '--threshold_form', form, '--grid_data', grid, '--whole_grid', '--metric', args.metric, '--tolerance', 0.1,
+                  '--batch_size', args.batch_size, '--records', folder, '--output', folder / 'certificate.json')
+        layers[form] = layers_at(json.loads((folder / 'curve.json').read_text()), KEPT)
+    return min(FORMS, key=layers.get)
+
+
+def layers_at(curve, consistency):
+    """Layers per token where the curve falls to this consistency, between its points."""
+    above = curve['num_layers'], 1.0
+    for point in curve['points']:
+        if point['consistency'] < consistency:
+            share = (above[1] - consistency) / (above[1] - point['consistency'])
+            return above[0] + share * (point['layers'] - above[0])
+        above = point['layers'], point['consistency']
+    return above[0]
+
+
+def calibrate(steps, args, measure, form, grid):
+    """All promises of one measure: decoded once, tested from the records."""
+    folder = args.output / 'calibrated' / measure
+    common = ('--data', args.calibration, *steps.fields, '--target_field', args.target_field, '--metric', args.metric,
+              '--epsilon', EPSILON, '--records', folder)
+    decoding = (*steps.model, '--measure', measure, '--threshold_form', form, '--grid_data', grid, '--whole_grid',
+                '--batch_size', args.batch_size)
+    for objective, tolerance in PROMISES:
+        for p_value in P_VALUES:
+            output = folder / f'certificate_{objective}_{tolerance}_{p_value}.json'
+            steps.run(output, 'calibrate', *(decoding if not (folder / 'records.json').exists() else ()), *common,
+                      '--objective', objective, '--tolerance', tolerance, '--p_value', p_value, '--output', output)
+    for objective, tolerances in (('textual', '.05,.1,.15,.2,.25,.3'), ('risk', '.01,.02,.03,.05,.075,.1')):
+        kept = args.output / 'trials' / measure / objective / 'trials.json'
+        steps.run(kept, 'calibrate', *common, '--objective', objective, '--tolerance', tolerances.split(',')[1], '--p_value',
+                  'hoeffding_bentkus', '--trials', 50, '--trial_tolerances', tolerances)
+        if not kept.exists():
+            (folder / 'trials.json').rename(kept)
+
+
+def decode_tests(steps, args, name, path):
+    """The full model and every certificate on one test set, and their scores."""
+    folder = args.output / 'test' / name
+    decode(steps, args, folder / 'full', path)
+    for measure in MEASURES:
+        for objective, tolerance in PROMISES:
+            stem = f'{objective}_{tolerance}_betting'
+            certificate = args.output / 'calibrated' / measure / f'certificate_{stem}.json'
+            decode(steps, args, folder / f'{measure}_{stem}', path, '--certificate', certificate)
+
+
+def bounds(steps, args, path):
+    """The oracle, and every static depth."""
+    decode(steps, args, args.output / 'bounds' / 'oracle', path, '--measure', 'oracle', '--threshold', 0.5)
+    layers = json.loads((Path(args.checkpoint) / 'config.json').read_text())['num_decoder_layers']
+    for depth in range(1, layers):
+        folder = args.output / 'bounds' / f'static_{depth}'
+        decode(steps, args, folder, path, '--measure', 'static', '--threshold', depth / layers)
+
+
+def decode(steps, args, folder, path, *flags):
+    steps.run(folder / 'out.jsonl', 'generate', *steps.model, '--input', path, *steps.fields, '--output', folder / 'out.jsonl',
+              '--batch_size', args.batch_size, *flags)
+    steps.run(folder / 'results.json', 'evaluate', '--predictions', folder / 'out.jsonl', '--references', path,
+              '--reference_field', args.target_field, '--metric', 'bleu', '--metric', args.metric, '--output',
+              folder / 'results.json')
+
+
+def time_them(steps, args, path):
+    """Seconds of every certificate against full depth, interleaved, at batch 1 and 32."""
+    records = Records(path)
+    timed = args.output / 'timed.jsonl'
+    timed.write_text(''.join(
+        json.dumps(records[i], ensure_ascii=False) + '\n' for i in range(min(args.timed, len(records)))))
+    for measure in MEASURES:
+        for objective, tolerance in PROMISES:
+            stem = f'{objective}_{tolerance}_betting'
+            output = args.output / 'time' / f'{measure}_{stem}.json'
+            steps.run(output, 'benchmark', *steps.model, '--input', timed, *steps.fields, '--certificate',
+                      args.output / 'calibrated' / measure / f'certificate_{stem}.json', '--batch_size', 1, '--batch_size', 32,
+                      '--output', output)
+
+
+def machine():
+    """Processor and cores, in words."""
+    try:
+        names = [line.split(':', 1)[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name')]
+        return f'{names[0]}, {len(names)} cores'
+    except (OSError, IndexError):
+        return platform.machine()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,162 @@
+"""Writes docs/results.md from the files of runs; nothing in it is typed by hand.
+
+    python scripts/results_page.py --demo calm_demo --benchmark peers.json --experiments runs/multi30k/results \\
+        --classifier independent=runs/multi30k/classifier --classifier geometric=runs/multi30k/geometric
+
+Every section is written from what is given; a section whose files are not given says so.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / 'benchmarks'))
+from tables import markdown  # noqa: E402
+
+PAPER = {  # Table 2 of CALM, WMT15 EN-FR, T5 8+8 layers, ε = .05: layers of 8, speed-up
+    ('softmax_gap', 'textual', 0.1): (3.35, 2.01), ('state', 'textual', 0.1): (7.68, 1.00),
+    ('classifier', 'textual', 0.1): (5.50, 2.05), ('softmax_gap', 'textual', 0.25): (1.76, 2.83),
+    ('state', 'textual', 0.25): (2.84, 1.55), ('classifier', 'textual', 0.25): (2.97, 2.00),
+    ('softmax_gap', 'risk', 0.02): (3.19, 2.10), ('state', 'risk', 0.02): (7.68, 1.00),
+    ('classifier', 'risk', 0.02): (5.05, 1.97), ('softmax_gap', 'risk', 0.05): (1.96, 2.73),
+    ('state', 'risk', 0.05): (2.72, 1.58), ('classifier', 'risk', 0.05): (3.08, 1.98),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--demo', type=Path, metavar='DIR', help='folder that `calm demo` wrote')
+    parser.add_argument('--benchmark', type=Path, metavar='FILE', help='JSON of scripts/benchmarks/peers.py')
+    parser.add_argument('--experiments', type=Path, metavar='DIR', help='folder of scripts/experiments.py')
+    parser.add_argument('--classifier', action='append', default=[], metavar='NAME=DIR', help='model folders of classifiers')
+    parser.add_argument('--output', type=Path, default=Path(__file__).parents[1] / 'docs' / 'results.md')
+    args = parser.parse_args()
+    parts = ['# Results', '', 'Written by `scripts/results_page.py` from the files of the runs named below.', '']
+    parts += demo_section(args.demo) if args.demo else missing('The demonstration')
+    parts += benchmark_section(args.benchmark) if args.benchmark else missing('Time against other engines')
+    parts += experiments_section(args.experiments) if args.experiments else missing('Translation on Multi30k')
+    for each in args.classifier:
+        parts += classifier_section(*each.split('=', 1))
+    args.output.write_text('\n'.join(parts).rstrip() + '\n')
+    print(args.output)
+
+
+def missing(title):
+    return [f'## {title}', '', 'Not measured yet.', '']
+
+
+def demo_section(directory):
+    """The table of `calm demo`."""
+    results = json.loads((directory / 'results.json').read_text())
+    heads = [f'{column["name"]} {column["unit"]}'.strip() for column in results['columns']]
+    rows = [[cell(row[column['key']]) for column in results['columns']] for row in results['rows']]
+    provenance = results['provenance']
+    return ['## The demonstration', '', results['title'] + '.', '', *table(heads, rows), '',
+            f'`{provenance["command"]}` · {provenance["machine"]} · {provenance["date"]} · seed {provenance["seed"]}', '']
+
+
+def benchmark_section(path):
+    """Times against other engines, and how they stand to the targets."""
+    result = json.loads(path.read_text())
+    return ['## Time against other engines', '', markdown(result), '']
+
+
+def experiments_section(directory):
+    """Everything on one trained model."""
+    facts = json.loads((directory / 'experiments.json').read_text())
+    title = f'Machine: {facts["machine"]}; {facts["date"]}; seed 0; metric {facts["metric"]}; ε = {facts["epsilon"]:g}.'
+    return ['## Translation on Multi30k', '', title, '',
+            '### Within a certificate', '', *certified_table(directory, facts), '',
+            '### The promise kept: 50 random 80/20 trials', '', *trials_table(directory), '',
+            '### Bounds: the oracle, and the same depth for every token', '', *bounds_table(directory), '',
+            '### Commands', '', '```', *sorted(set(facts['commands'].values())), '```', '']
+
+
+def certified_table(directory, facts):
+    """One row per measure and promise: what was certified, and what it gave on every test set."""
+    heads = ['measure', 'objective', 'δ', 'λ (HB)', 'λ (betting)', 'share of δ', 'layers', 'FLOPs', 'Elbayad FLOPs',
+             'speed-up b1', 'speed-up b32', *(f'{name}: BLEU (full), mean loss' for name in facts['tests']),
+             'paper: layers of 8, speed-up']
+    rows = []
+    for (measure, objective, tolerance), paper in PAPER.items():
+        stem = f'{objective}_{tolerance}'
+        certificates = {p: json.loads((directory / 'calibrated' / measure / f'certificate_{stem}_{p}.json').read_text())
+                        for p in ('hoeffding_bentkus', 'betting')}
+        curve = json.loads((directory / 'calibrated' / measure / 'curve.json').read_text())
+        betting = certificates['betting']
+        point = next((p for p in curve['points'] if p['threshold'] == betting['threshold']), curve['full'])
+        rows.append([
+            measure, objective, cell(tolerance), *(cell(certificates[p]['threshold']) for p in certificates),
+            cell(betting['tolerance_used']), cell(point['layers']),
+            *(f'×{curve["full"][kind] / point[kind]:.2f}' for kind in ('flops', 'flops_elbayad')),
+            *speed_ups(directory / 'time' / f'{measure}_{stem}_betting.json'),
+            *(test_cell(directory / 'test' / name, f'{measure}_{stem}_betting', objective, facts['metric'])
+              for name in facts['tests']),
+            f'{paper[0]}, ×{paper[1]}'])
+    return table(heads, rows)
+
+
+def test_cell(folder, stem, objective, metric):
+    """BLEU under the certificate and of the full model, and the mean loss that the certificate bounds."""
+    from calm_jax.data.jsonl import Records
+    from calm_jax.metrics.objective import Objective
+
+    early, full = (json.loads((folder / name / 'results.json').read_text())['rows'][0] for name in (stem, 'full'))
+    if objective == 'risk':
+        loss = f'{max(0.0, full[metric] - early[metric]):.3f}'
+    else:
+        texts = [[record['text'] for record in Records(folder / name / 'out.jsonl')] for name in (stem, 'full')]
+        loss = f'{Objective(objective, [metric]).losses(*texts).mean():.3f}'
+    return f'{early["bleu"]:.1f} ({full["bleu"]:.1f}), {loss}'
+
+
+def speed_ups(path):
+    """Ratios to full depth at batch 1 and 32."""
+    rows = json.loads(path.read_text())['rows'] if path.exists() else []
+    return [next((f'×{row["speed_up"]:.2f}' for row in rows if row['batch_size'] == size and row.get('speed_up')), '–')
+            for size in (1, 32)]
+
+
+def trials_table(directory):
+    """Shares of trials whose means exceed δ; risk and layers with their deviations."""
+    heads = ['measure', 'objective', 'δ', 'test mean > δ', 'pool mean > δ', 'risk', 'layers']
+    rows = []
+    for path in sorted((directory / 'trials').rglob('trials.json')):
+        trials = json.loads(path.read_text())
+        rows += [[trials['label'], trials['objective'], cell(row['tolerance']), f'{row["share_test_above"]:.0%}',
+                  f'{row["share_pool_above"]:.0%}', f'{row["risk_mean"]:.4f} ± {row["risk_std"]:.4f}',
+                  f'{row["layers_mean"]:.2f} ± {row["layers_std"]:.2f}'] for row in trials['tolerances']]
+    return table(heads, rows)
+
+
+def bounds_table(directory):
+    """Layers, BLEU and the metric of the oracle and of static depths."""
+    rows = []
+    for folder in sorted((directory / 'bounds').iterdir()):
+        row = json.loads((folder / 'results.json').read_text())['rows'][0]
+        rows.append([folder.name, *(cell(row[key]) for key in row if key in ('layers', 'bleu', 'chrf'))])
+    return table(['decoding', 'layers', 'BLEU', 'chrF'], rows)
+
+
+def classifier_section(name, directory):
+    """"Don't exit" F1 of the exit classifier, layer by layer, from the last line of its training log."""
+    logged = [json.loads(line) for line in (Path(directory) / 'metrics.jsonl').read_text().splitlines()]
+    last = [line for line in logged if 'dont_exit_f1_by_layer' in line][-1]
+    heads = [f'layer {layer + 1}' for layer in range(len(last['dont_exit_f1_by_layer']))]
+    return [f'## Exit classifier, {name} objective: "don\'t exit" F1', '',
+            *table(heads, [[f'{value:.2f}' for value in last['dont_exit_f1_by_layer']]]), '']
+
+
+def cell(value):
+    """A number or word as the tables show it."""
+    return '–' if value is None else f'{value:.4g}' if isinstance(value, float) else str(value)
+
+
+def table(heads, rows):
+    """A Markdown table."""
+    return [f'| {" | ".join(line)} |' for line in (heads, ['---'] * len(heads), *rows)]
+
+
+if __name__ == '__main__':
+    main()
