@@ -1,0 +1,303 @@
+"""One engine in a process of its own: requests in on standard input, one JSON object a line, answers out alike.
+
+`peers.py` starts a worker per engine and drives them in turn; while one waits it blocks on its pipe. Requests:
+
+    {"do": "load", "shape": …, "seed": …, "threads": …, "directory": …}   versions, device, dtype
+    {"do": "prepare", "case": {…}}                                        seconds to compile, once per program
+    {"do": "measure", "case": {…}}                                        seconds and tokens of one call
+    {"do": "memory"}                                                      peak resident set, bytes
+
+Every engine decodes greedily and never ends by itself. `measure` times a whole call, source tokens in and `new_tokens`
+out, and the same call stopped after its first token: (whole − first) / (new_tokens − 1) is one step, alike for all.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+
+def sources(case, vocab_size):
+    """Random source tokens int [B, S], no padding and no special ids; a function of the case alone."""
+    rng = np.random.default_rng(case['seed'])
+    return rng.integers(3, vocab_size, (case['batch_size'], case['source_length']))
+
+
+class CalmJax:
+    """This package: its own loop, at full depth and with exits scripted to happen after a given layer."""
+
+    def load(self, request):
+        import jax
+        import shapes
+
+        from calm_jax.models import transformer
+
+        shape = shapes.SHAPES[request['shape']]()
+        # No end-of-sequence: every row runs to the last token asked for.
+        self.config = dataclasses.replace(shape.config, eos_id=-1)
+        self.params = transformer.init_params(shape.config, jax.random.key(request['seed']))
+        if request['export']:
+            export(request['directory'], shape.config, self.params)
+        self.programs = {}
+        device = jax.devices()[0]
+        return {'versions': {'jax': jax.__version__}, 'device': f'{jax.default_backend()} ({device.device_kind})',
+                'dtype': self.config.dtype}
+
+    def prepare(self, case):
+        name = self._program(case)
+        first = name not in self.programs
+        if first:
+            self.programs[name] = self._compile(case)
+        trace, _ = self._generate(case, case['new_tokens'])
+        if case['exit_layer'] is not None and not np.all(trace.exit_layers == case['exit_layer']):
+            raise ValueError(f'{case["setting"]}: exits at {np.unique(trace.exit_layers)}, scripted for {case["exit_layer"]}')
+        return self.programs[name][1] if first else {}
+
+    def measure(self, case):
+        _, first = self._generate(case, 1)
+        trace, whole = self._generate(case, case['new_tokens'])
+        return {'first': first, 'whole': whole, 'tokens': trace.tokens.tolist()}
+
+    def _program(self, case):
+        return case['batch_size'], case['source_length'], case['cache_length'], case['measure']
+
+    def _compile(self, case):
+        from calm_jax.decoding.generate import generate
+
+        start = time.perf_counter()
+        lowered = generate.lower(
+            self.config, self.params, self._tokens(case), max_new_tokens=case['cache_length'], exit=self._exit(case),
+            limit=np.int32(case['new_tokens']))
+        traced = time.perf_counter()
+        compiled = lowered.compile()
+        done = time.perf_counter()
+        return compiled, {'trace_seconds': traced - start, 'compile_seconds': done - traced,
+                          'temporary_bytes': getattr(compiled.memory_analysis(), 'temp_size_in_bytes', None)}
+
+    def _generate(self, case, new_tokens):
+        import jax
+
+        program = self.programs[self._program(case)][0]
+        tokens, exit = self._tokens(case), self._exit(case)
+        start = time.perf_counter()
+        trace = jax.device_get(program(self.params, tokens, exit=exit, limit=np.int32(new_tokens)))
+        seconds = time.perf_counter() - start
+        return type(trace)(*(each[..., :new_tokens] if each.ndim == 2 else each for each in trace)), seconds
+
+    def _tokens(self, case):
+        return np.asarray(sources(case, self.config.vocab_size), np.int32)
+
+    def _exit(self, case):
+        from calm_jax.decoding.settings import MEASURES
+        from calm_jax.depth.thresholds import Exit
+
+        if case['measure'] is None:
+            return None
+        width = self.config.emb_dim
+        weights = {'classifier': {'kernel': np.full((width, 1), 0.01, np.float32), 'bias': np.zeros(1, np.float32)}}
+        measure = MEASURES[case['measure']](**weights.get(case['measure'], {}))
+        return Exit(scripted(type(measure))(measure, np.int32(case['exit_layer'])), np.float32(0.5))
+
+
+@cache
+def scripted(kind):
+    """The measure's class, computed as ever, with the confidence moved to one side of ½: every token exits after `layers`."""
+    import jax
+    import jax.numpy as jnp
+
+    @partial(jax.tree_util.register_dataclass, data_fields=['measure', 'layers'], meta_fields=[])
+    @dataclasses.dataclass(frozen=True)
+    class Scripted:
+        measure: Any
+        layers: Any
+
+        remembers: ClassVar[bool] = kind.remembers
+        looks_ahead: ClassVar[bool] = kind.looks_ahead
+        predicts: ClassVar[bool] = kind.predicts
+
+        def init(self, rows):
+            return self.measure.init(rows)
+
+        def observe(self, memory, evidence):
+            memory, confidence, prediction = self.measure.observe(memory, evidence)
+            # What was measured stays in the sum, or the compiler would leave the measuring out.
+            side = jnp.where(evidence.layer + 1 >= self.layers, 0.75, 0.0)
+            return memory, side + confidence / 4, prediction
+
+        def flops(self, layer, width, vocabulary):
+            return self.measure.flops(layer, width, vocabulary)
+
+    return Scripted
+
+
+class Transformers:
+    """Hugging Face transformers on torch, as `model.generate` runs by default: a growing key/value cache."""
+
+    def load(self, request):
+        import torch
+        import transformers
+
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        torch.set_num_threads(request['threads'])
+        self.torch = torch
+        self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        model = getattr(transformers, request['architecture']).from_pretrained(request['directory'])
+        self.model = model.eval().to(self.device)
+        self.model.generation_config.eos_token_id = None  # never ends by itself
+        versions = {'transformers': transformers.__version__, 'torch': torch.__version__}
+        return {'versions': versions, 'device': self.device, 'dtype': str(model.dtype).removeprefix('torch.')}
+
+    def prepare(self, case):
+        self.measure(case)
+        return {}
+
+    def measure(self, case):
+        tokens = self.torch.tensor(sources(case, self.model.config.vocab_size), device=self.device)
+        _, first = self._generate(tokens, 1)
+        generated, whole = self._generate(tokens, case['new_tokens'])
+        return {'first': first, 'whole': whole, 'tokens': generated}
+
+    def _generate(self, tokens, new_tokens):
+        start = time.perf_counter()
+        with self.torch.inference_mode():
+            output = self.model.generate(
+                input_ids=tokens, attention_mask=self.torch.ones_like(tokens), do_sample=False, num_beams=1,
+                use_cache=True, min_new_tokens=new_tokens, max_new_tokens=new_tokens)
+        generated = output[:, 1:].tolist()  # waits for the device
+        return generated, time.perf_counter() - start
+
+
+class CTranslate2:
+    """CTranslate2's translator, converted from the same weights."""
+
+    def load(self, request):
+        import ctranslate2
+
+        self.vocab_size = request['vocab_size']
+        converted = Path(request['directory'] + '-ctranslate2')
+        if not converted.exists():
+            convert(request['directory'], converted, self.vocab_size)
+        device = 'cuda' if ctranslate2.get_cuda_device_count() else 'cpu'
+        self.translator = ctranslate2.Translator(
+            str(converted), device=device, compute_type=request['compute_type'],
+            inter_threads=1, intra_threads=request['threads'])
+        return {'versions': {'ctranslate2': ctranslate2.__version__}, 'device': device,
+                'dtype': self.translator.compute_type}
+
+    def prepare(self, case):
+        self.measure(case)
+        return {}
+
+    def measure(self, case):
+        tokens = [[piece(i) for i in row] for row in sources(case, self.vocab_size)]
+        _, first = self._translate(tokens, 1)
+        generated, whole = self._translate(tokens, case['new_tokens'])
+        return {'first': first, 'whole': whole, 'tokens': generated}
+
+    def _translate(self, tokens, new_tokens):
+        start = time.perf_counter()
+        results = self.translator.translate_batch(
+            tokens, beam_size=1, max_input_length=0, min_decoding_length=new_tokens, max_decoding_length=new_tokens)
+        seconds = time.perf_counter() - start
+        return [[int(token[1:-1]) for token in result.hypotheses[0]] for result in results], seconds
+
+
+def piece(i):
+    """The name of token i in a vocabulary that has no text."""
+    return f'<{i}>'
+
+
+def convert(directory, converted, vocab_size):
+    """Write CTranslate2's float32 form of an exported model; its vocabulary is numbers, no tokenizer is needed."""
+    from ctranslate2.converters import TransformersConverter
+
+    class Numbers:
+        pad_token, eos_token, unk_token = piece(0), piece(1), piece(2)
+
+        def get_vocab(self):
+            return {piece(i): i for i in range(vocab_size)}
+
+        def convert_ids_to_tokens(self, i):
+            return piece(i)
+
+    class Converter(TransformersConverter):
+        def load_tokenizer(self, tokenizer_class, name, **kwargs):
+            return Numbers()
+
+    Converter(directory).convert(str(converted))
+
+
+def export(directory, config, params):
+    """Write the model for the other engines. Its vocabulary has no text: the tokenizer is a formality."""
+    from calm_jax.checkpoints import huggingface
+    from calm_jax.checkpoints.native import Checkpoint
+    from calm_jax.data.tokenizers import ByteTokenizer
+
+    huggingface.write(directory, Checkpoint(config, params, ByteTokenizer()))
+
+
+class Machine:
+    """The limit that decoding runs into: reading memory with all threads, in bytes a second."""
+
+    def load(self, request):
+        self.threads = request['threads']
+        self.blocks = [np.ones(32 << 20, np.float32) for _ in range(self.threads)]  # 128 MiB each, beyond any cache
+        return {'versions': {'numpy': np.__version__}, 'device': 'cpu', 'dtype': 'float32'}
+
+    def prepare(self, case):
+        return {}
+
+    def measure(self, case):
+        with ThreadPoolExecutor(self.threads) as pool:
+            rates = []
+            for _ in range(5):
+                start = time.perf_counter()
+                list(pool.map(lambda block: np.dot(block, block), self.blocks))
+                rates.append(sum(block.nbytes for block in self.blocks) / (time.perf_counter() - start))
+        return {'bytes_per_second': max(rates)}
+
+
+ENGINES = {'calm_jax': CalmJax, 'transformers': Transformers, 'ctranslate2': CTranslate2, 'machine': Machine}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('engine', choices=ENGINES)
+    parser.add_argument('--threads', type=int, required=True)
+    args = parser.parse_args()
+    # Answers go where standard output went; whatever a library prints goes to standard error.
+    answers = os.fdopen(os.dup(1), 'w')
+    os.dup2(2, 1)
+    if hasattr(os, 'sched_setaffinity'):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:args.threads])
+    engine = ENGINES[args.engine]()
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = serve(engine, request)
+        except Exception as error:  # the driver leaves the engine out and says why
+            answer = {'error': f'{type(error).__name__}: {error}'.splitlines()[0]}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def serve(engine, request):
+    """The answer to one request."""
+    if request['do'] == 'load':
+        return engine.load(request)
+    if request['do'] == 'memory':
+        return {'peak_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return getattr(engine, request['do'])(request['case'])
+
+
+if __name__ == '__main__':
+    main()

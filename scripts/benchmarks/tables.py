@@ -1,0 +1,103 @@
+"""The timings of `peers.py` as a Markdown page."""
+
+import statistics
+
+
+def markdown(result):
+    """The page: per batch size one table of all engines and settings, then peak memory and where the numbers come from."""
+    parts = [f'### {result["title"]}', '']
+    for batch_size in result['settings']['batch_size']:
+        parts += batch_table(result, batch_size)
+    if result['memory']:
+        parts += memory_table(result['memory'])
+    provenance = result['provenance']
+    versions = {name: number for engine in result['engines'].values() for name, number in engine['versions'].items()}
+    parts += [
+        f'Median of {result["settings"]["repeats"]} interleaved repeats (least–greatest). *ms a step*: (whole call − call '
+        'stopped after the first token) / (tokens − 1); *first token*: encoder, cross-attention keys and values, one step. '
+        '*weights*: bytes of decoder weights that a step must read, over its time, and as a share of what reading memory '
+        'with all threads reached in the same rounds. *tokens*: share equal to this package at full depth.', '',
+        f'`{provenance["command"]}` · {provenance["machine"]} · {provenance["date"]} · seed {provenance["seed"]} · '
+        f'Python {provenance["python"]} · ' + ', '.join(f'{name} {number}' for name, number in sorted(versions.items())), '']
+    return '\n'.join(parts)
+
+
+def batch_table(result, batch_size):
+    """One batch size."""
+    rows = [row for row in result['rows'] if row['batch_size'] == batch_size]
+    machine = next((row for row in rows if row['engine'] == 'machine'), None)
+    limit = statistics.median(each['bytes_per_second'] for each in machine['rounds']) if machine else None
+    head = f'**Batch {batch_size}**' + (f' (memory read at {limit / 1e9:.1f} GB/s)' if limit else '')
+    names = ['engine', 'setting', 'layers', 'cache', 'ms a step', 'first token, ms', 'tokens/s', 'speed to own full depth',
+             'speed to transformers', 'weights, GB/s', 'of limit', 'tokens', 'compile, s']
+    lines = [head, '', _line(names), _line(['---'] * 4 + ['---:'] * (len(names) - 4))]
+    for row in rows:
+        if row['engine'] != 'machine':
+            lines.append(_line(_cells(result, rows, row, limit)))
+    return [*lines, '']
+
+
+def memory_table(memory):
+    """Peak resident set of each engine in a fresh process, compilation included."""
+    engines = list(dict.fromkeys((row['engine'], row['cache_length']) for row in memory))
+    sizes = list(dict.fromkeys(row['batch_size'] for row in memory))
+    peaks = {(row['engine'], row['cache_length'], row['batch_size']): row.get('peak_bytes') for row in memory}
+    lines = ['**Peak memory** (resident, MiB; a fresh process that loads and decodes one batch at full depth)', '',
+             _line(['engine', 'cache', *(f'batch {size}' for size in sizes)]),
+             _line(['---', '---', *['---:'] * len(sizes)])]
+    for engine, cache in engines:
+        found = [peaks.get((engine, cache, size)) for size in sizes]
+        lines.append(_line([engine, cache or 'grows', *(f'{peak / 2**20:.0f}' if peak else '' for peak in found)]))
+    return [*lines, '']
+
+
+def step_seconds(row):
+    """Seconds of one step in each round."""
+    return [(each['whole'] - each['first']) / (row['new_tokens'] - 1) for each in row['rounds']]
+
+
+def step_bytes(result, row):
+    """Bytes of decoder weights that one step of this row reads."""
+    shape = result['shape']
+    layers = row['exit_layer'] or shape['layers']
+    heads = layers if row['setting'] == 'softmax_gap' else 1
+    width = 1 if 'int8' in row['engine'] else 2 if '16' in result['engines'][row['engine']]['dtype'] else 4
+    return width * (layers * shape['weights_per_layer'] + heads * shape['weights_of_head'])
+
+
+def _cells(result, rows, row, limit):
+    seconds = step_seconds(row)
+    median = statistics.median(seconds)
+    rate = step_bytes(result, row) / median
+    compiled = row['compiled']
+    return [
+        row['engine'], row['setting'], row['exit_layer'] or '', row['cache_length'] or 'grows',
+        _spread([1e3 * each for each in seconds], 2), _spread([1e3 * each['first'] for each in row['rounds']], 0),
+        f'{row["batch_size"] * row["new_tokens"] / statistics.median(each["whole"] for each in row["rounds"]):.0f}',
+        _ratio(seconds, _reference(rows, row['engine'], row['cache_length'])),
+        _ratio(seconds, _reference(rows, 'transformers', None)),
+        f'{rate / 1e9:.1f}', f'{100 * rate / limit:.0f}%' if limit else '',
+        f'{100 * row["tokens_equal"]:.0f}%' if 'tokens_equal' in row else '',
+        f'{compiled["trace_seconds"] + compiled["compile_seconds"]:.1f}' if 'compile_seconds' in compiled else '']
+
+
+def _reference(rows, engine, cache_length):
+    """Seconds a step, per round, of an engine at full depth."""
+    wanted = engine, 'full depth', cache_length
+    found = [row for row in rows if (row['engine'], row['setting'], row['cache_length']) == wanted]
+    return step_seconds(found[0]) if found else None
+
+
+def _ratio(seconds, reference):
+    """How many times faster than the reference, round by round."""
+    return _spread([theirs / mine for mine, theirs in zip(seconds, reference)], 2) if reference else ''
+
+
+def _spread(values, digits):
+    if len(values) == 1:
+        return f'{values[0]:.{digits}f}'
+    return f'{statistics.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})'
+
+
+def _line(cells):
+    return '| ' + ' | '.join(str(cell) for cell in cells) + ' |'
