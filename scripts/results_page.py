@@ -142,7 +142,7 @@ def bounds_table(directory):
 def classifier_section(name, directory):
     """"Don't exit" F1 of the exit classifier, layer by layer, from the last line of its training log."""
     logged = [json.loads(line) for line in (Path(directory) / 'metrics.jsonl').read_text().splitlines()]
-    last = [line for line in logged if 'dont_exit_f1_by_layer' in line][-1]
+    last = [line['eval'] for line in logged if 'eval' in line][-1]
     heads = [f'layer {layer + 1}' for layer in range(len(last['dont_exit_f1_by_layer']))]
     return [f'## Exit classifier, {name} objective: "don\'t exit" F1', '',
             *table(heads, [[f'{value:.2f}' for value in last['dont_exit_f1_by_layer']]]), '']

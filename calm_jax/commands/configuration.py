@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gin
+from calm_jax.decoding.settings import Settings
 from calm_jax.models.config import TransformerConfig
 from calm_jax.training import classifier, jobs, losses
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions
 
 CONFIGURABLES = (
-    TransformerConfig, Optimizer, LoopOptions, jobs.PairedText, jobs.train_model, jobs.train_exit_classifier,
+    Settings, TransformerConfig, Optimizer, LoopOptions, jobs.PairedText, jobs.train_model, jobs.train_exit_classifier,
     losses.proportional_to_layer, losses.uniform, losses.last_only, classifier.independent, classifier.geometric,
 )
 _PARAMETERS = {each.__name__: tuple(inspect.signature(each).parameters) for each in CONFIGURABLES}
@@ -36,27 +37,6 @@ def gin_folder() -> pathlib.Path:
     raise FileNotFoundError(f'the gin files of calm_jax are missing: looked for {package / "gin"} and {package.parent / "gin"}')
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--gin_file, --gin_search_paths and --gin.NAME=VALUE, as t5x spells them."""
-    parser.add_argument(
-        '--gin_file', action='append', default=[], metavar='FILE',
-        help='gin file, such as runs/train.gin; repeat it to stack files, later ones win')
-    parser.add_argument(
-        '--gin_search_paths', default='', metavar='DIRS',
-        help='comma-separated folders searched for gin files after the current one and before those of the library')
-    parser.add_argument(
-        '--gin_binding', action='append', default=[], metavar='NAME=VALUE',
-        help='one gin binding; also spelled --gin.NAME=VALUE. Strings need quotes that survive the shell: '
-             '--gin.MODEL_DIR="\'runs/a\'"')
-    parse = parser.parse_known_args
-
-    # argparse has no flags with open names; those of gin are respelled just before it parses.
-    def parse_known_args(args=None, namespace=None):
-        return parse([re.sub(r'^--gin\.(?=[^=]+=)', '--gin_binding=', arg) for arg in args], namespace)
-
-    parser.parse_known_args = parse_known_args
-
-
 def read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> tuple[Callable, str]:
     """(the job with everything bound, the resolved configuration as gin text) of files and bindings.
 
@@ -64,6 +44,31 @@ def read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[s
       FileNotFoundError: no such gin file.
       ValueError: a syntax error, an unknown name, or a REQUIRED macro without a value; one line each.
     """
+    _read(files, bindings, search_paths)
+    if 'run' not in gin.get_bindings('job', resolve_references=False):
+        raise ValueError(f'{", ".join(files)}: nothing says what to run; add --gin_file=runs/train.gin or another of runs/')
+    resolved = gin.config_str()
+    return _one_line_errors(gin.get_configurable('job')()), resolved
+
+
+def decode_settings(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> dict[str, Any]:
+    """What files and bindings set of `Settings`, by field. Raises as `read`."""
+    _read(files, bindings, search_paths)
+    return dict(gin.get_bindings('Settings'))
+
+
+def macro(name: str) -> Any:
+    """The value of a macro that has been read."""
+    return gin.query_parameter(f'{name}/macro.value')
+
+
+def search_folders(args: argparse.Namespace) -> list[str]:
+    """The folders of --gin_search_paths."""
+    return [path for path in args.gin_search_paths.split(',') if path]
+
+
+def _read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> None:
+    """Replaces what gin holds by these files and bindings."""
     _register()
     gin.clear_config()
     for folder in (gin_folder(), *reversed(search_paths)):
@@ -77,15 +82,6 @@ def read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[s
             raise ValueError(f'--gin.{name}: no such macro in {", ".join(files) or "no gin file"}{_nearest(name, known)}')
         _parse(functools.partial(gin.parse_config, binding), f'--gin.{binding}')
     _check_macros()
-    if 'run' not in gin.get_bindings('job', resolve_references=False):
-        raise ValueError(f'{", ".join(files)}: nothing says what to run; add --gin_file=runs/train.gin or another of runs/')
-    resolved = gin.config_str()
-    return _one_line_errors(gin.get_configurable('job')()), resolved
-
-
-def macro(name: str) -> Any:
-    """The value of a macro that has been read."""
-    return gin.query_parameter(f'{name}/macro.value')
 
 
 def _register() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from calm_jax.commands import gin_flags
 from calm_jax.decoding.settings import FORMS, MEASURES, PROPAGATIONS, Settings
 
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -41,11 +42,19 @@ def add_settings(parser, threshold=True):
     group.add_argument('--top_k', type=int, metavar='K', help='sample from the K likeliest tokens (default 0: all)')
     group.add_argument('--top_p', type=float, metavar='P', help='sample from the likeliest tokens of probability P (default 1)')
     group.add_argument('--seed', type=int, help='of sampled draws (default 0)')
+    gin_flags.add_arguments(parser)
 
 
 def given(args) -> dict:
-    """The settings that were said on the command line."""
-    return {name: getattr(args, name) for name in Settings.__dataclass_fields__ if name != 'dtype' and hasattr(args, name)}
+    """The settings that were said: by gin, and by flags, which win."""
+    said = {}
+    if args.gin_file or args.gin_binding:
+        # Imported here: gin brings the training code with it, which most decoding does without.
+        from calm_jax.commands import configuration
+
+        said = configuration.decode_settings(args.gin_file, args.gin_binding, configuration.search_folders(args))
+    flags = {name: getattr(args, name) for name in Settings.__dataclass_fields__ if name != 'dtype' and hasattr(args, name)}
+    return {**said, **flags}
 
 
 def settings(args, model) -> Settings:

@@ -2,7 +2,7 @@
 import pathlib
 import shutil
 
-from calm_jax.commands import configuration
+from calm_jax.commands import configuration, gin_flags
 
 SUMMARY = 'train a multi-exit model, or its exit classifier, as a gin file says'
 
@@ -15,7 +15,7 @@ _FLAGS = {
 
 def add_arguments(parser):
     """Flags of `calm train`."""
-    configuration.add_arguments(parser)
+    gin_flags.add_arguments(parser)
     parser.add_argument('--model_dir', help='folder to write; the macro MODEL_DIR')
     parser.add_argument('--steps', type=int, help='optimizer steps in all; the macro TRAIN_STEPS')
     parser.add_argument('--batch_size', type=int, help='rows per step, over all devices; the macro BATCH_SIZE')
@@ -37,8 +37,7 @@ def run(args):
     for flag, macro in _FLAGS.items():
         if getattr(args, flag) is not None:
             bindings.append(f'{macro} = {getattr(args, flag)!r}')
-    search_paths = [path for path in args.gin_search_paths.split(',') if path]
-    job, resolved = configuration.read(args.gin_file, bindings, search_paths)
+    job, resolved = configuration.read(args.gin_file, bindings, configuration.search_folders(args))
     model_dir = pathlib.Path(configuration.macro('MODEL_DIR'))
     _prepare(model_dir, args.resume, args.overwrite)
     model_dir.mkdir(parents=True, exist_ok=True)

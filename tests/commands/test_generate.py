@@ -180,3 +180,13 @@ def test_an_output_that_exists_is_not_replaced_unasked(generate, capsys):
     assert generate(*EXITS)[0] == 2 and '--overwrite' in capsys.readouterr().err
     assert path.read_bytes() == before
     assert generate(*EXITS, '--overwrite')[0] == 0 and path.read_bytes() != before
+
+
+def test_gin_sets_what_flags_do_not(generate, capsys):
+    by_gin = generate('--gin_file=depth/classifier.gin', '--threshold', '0.6', output='gin.jsonl')[1]
+    by_flags = generate(*EXITS, '--threshold_form', 'decaying', output='flags.jsonl')[1]
+    assert by_gin.read_bytes() == by_flags.read_bytes()
+    bound = generate('--gin.Settings.max_new_tokens=3', output='bound.jsonl')[1]
+    assert max(len(row['tokens']) for row in records(bound)) == 3
+    assert generate('--gin.Settings.mesure=3', output='wrong.jsonl')[0] == 2
+    assert 'did you mean measure' in capsys.readouterr().err

@@ -3,6 +3,7 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from calm_jax.data.batching import Example, TrainingBatches, evaluation_batches
 from calm_jax.data.tokenizers import ByteTokenizer
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import init_params
+from calm_jax.training.train_state import Stage
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -55,6 +57,34 @@ def examples():
     random = np.random.RandomState(0)
     sources = [random.randint(0, 8, size=random.randint(2, 7)) + 3 + ord('a') for _ in range(24)]
     return [Example(source.astype(np.int32), (source - 32).astype(np.int32)) for source in sources]
+
+
+def toy_stage(noise=0.1):
+    """A vector w [259] that learns each target token's number of hundreds, with dropout-like noise; compiles at once."""
+    def error(params, batch, noise):
+        wanted = batch['decoder_target_tokens'] / 100
+        return jnp.square(params['w'][batch['decoder_target_tokens']] + noise - wanted) * batch['decoder_loss_weights']
+
+    def loss(params, frozen, batch, key):
+        drawn = noise * jax.random.normal(key, batch['decoder_target_tokens'].shape)
+        return jnp.sum(error(params, batch, drawn)), jnp.sum(batch['decoder_loss_weights'])
+
+    def measure(params, frozen, batch):
+        return {'loss': jnp.sum(error(params, batch, 0.0)), 'tokens': jnp.sum(batch['decoder_loss_weights'])}
+
+    def export(params, directory):
+        directory.mkdir(exist_ok=True)
+        np.save(directory / 'w.npy', params['w'])
+
+    def report(sums):
+        return {'loss': float(sums['loss'] / sums['tokens'])}
+
+    return Stage({'w': np.zeros(259, np.float32)}, {}, loss, measure, report, ('loss',), export)
+
+
+@pytest.fixture
+def toy():
+    return toy_stage()
 
 
 @pytest.fixture
