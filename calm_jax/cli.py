@@ -4,28 +4,39 @@ import argparse
 import importlib
 import sys
 
-COMMANDS = (
-    'demo', 'import', 'export', 'train', 'generate', 'calibrate', 'evaluate', 'benchmark', 'analyze', 'report', 'gin_path')
+# Said here and not in the commands' files, so that the list of commands imports none of them.
+COMMANDS = {
+    'demo': 'calibrate and decode with a small trained model that comes along',
+    'import': 'convert a published checkpoint to a native one',
+    'export': 'write a native checkpoint in the published format',
+    'train': 'train a multi-exit model, or its exit classifier, as a gin file says',
+    'generate': 'decode texts from JSONL, or one prompt',
+    'calibrate': 'choose a threshold with a statistical guarantee',
+    'evaluate': 'score generated texts against references',
+    'benchmark': 'time full depth against exits on this machine',
+    'analyze': 'look inside: what an early error costs',
+    'report': 'one self-contained HTML page from the JSON files of a run',
+    'gin_path': 'print the folder of the gin files',
+}
 
 
 def main(argv=None) -> int:
     """Runs one command; returns the exit code. `calm COMMAND --help` explains each."""
     argv = sys.argv[1:] if argv is None else list(argv)
     name = argv[0] if argv else None
-    # Only the command asked for is imported: a report needs no JAX.
-    wanted = [name] if name in COMMANDS else COMMANDS
     parser = _OneLineParser(prog='calm', description='Adaptive-depth text generation with guarantees.')
     parser.add_argument('--version', action='version', version=_version())
     subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
-    commands = {}
-    for each in wanted:
-        commands[each] = importlib.import_module(f'calm_jax.commands.{each}{"_" if each == "import" else ""}')
-        commands[each].add_arguments(subparsers.add_parser(
-            each, help=commands[each].SUMMARY, description=commands[each].__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter))
+    command = None
+    for each, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(each, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if each == name:  # only the command asked for is imported: a report needs no JAX
+            command = importlib.import_module(f'calm_jax.commands.{each}{"_" if each == "import" else ""}')
+            subparser.description = command.__doc__
+            command.add_arguments(subparser)
     try:
         args = parser.parse_args(argv)
-        commands[args.command].run(args)
+        command.run(args)
     except SystemExit as stop:  # argparse: --help is 0, a wrong flag is 2
         return stop.code or 0
     except (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:

@@ -16,7 +16,6 @@ from calm_jax.metrics import quality
 from calm_jax.model import load
 from calm_jax.sweep import save_json
 
-SUMMARY = 'what an early error costs'
 KINDS = ('sensitivity',)
 
 

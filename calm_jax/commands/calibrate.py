@@ -27,7 +27,6 @@ from calm_jax.metrics.objective import KINDS, Objective
 from calm_jax.model import load
 from calm_jax.sweep import Sweep, curve, save_json
 
-SUMMARY = 'choose a threshold with a statistical guarantee'
 PAPER_GRID = [round(1 - 0.05 * step, 2) for step in range(1, 20)]
 
 

@@ -22,8 +22,6 @@ from calm_jax.data.jsonl import Template, stream, value_of
 from calm_jax.metrics import quality
 from calm_jax.progress import progress
 
-SUMMARY = 'score generated texts against references'
-
 # What records of `calm generate` tell beside their text: field → (name, unit).
 _COSTS = {
     'layers': ('layers visited', 'per token'),

@@ -9,8 +9,6 @@ import pathlib
 from calm_jax.checkpoints import huggingface, native
 from calm_jax.commands import import_
 
-SUMMARY = 'write a native checkpoint in the published format'
-
 
 def add_arguments(parser):
     parser.add_argument('directory', metavar='DIR', help='the native checkpoint')

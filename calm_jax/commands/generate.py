@@ -23,8 +23,6 @@ from calm_jax.decoding.settings import Settings
 from calm_jax.model import load
 from calm_jax.progress import progress
 
-SUMMARY = 'decode texts from JSONL, or one prompt'
-
 
 def add_arguments(parser):
     decode_flags.add_model(parser)

@@ -2,8 +2,6 @@
 
 from calm_jax.commands.configuration import gin_folder
 
-SUMMARY = 'print the folder of the gin files'
-
 
 def add_arguments(parser):
     parser.set_defaults(quiet=False)

@@ -10,8 +10,6 @@ import jax
 
 from calm_jax.checkpoints import huggingface, native
 
-SUMMARY = 'convert a published checkpoint to a native one'
-
 
 def add_arguments(parser):
     parser.add_argument('directory', metavar='DIR', help='the published model')

@@ -8,8 +8,6 @@ are also written as PNG to a folder beside the page: page.html and page_figures/
 
 import argparse
 
-SUMMARY = 'one self-contained HTML page from the JSON files of a run'
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `calm report`."""

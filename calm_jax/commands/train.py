@@ -4,8 +4,6 @@ import shutil
 
 from calm_jax.commands import configuration, gin_flags
 
-SUMMARY = 'train a multi-exit model, or its exit classifier, as a gin file says'
-
 # Everyday flags and the macros they set.
 _FLAGS = {
     'model_dir': 'MODEL_DIR', 'steps': 'TRAIN_STEPS', 'batch_size': 'BATCH_SIZE', 'learning_rate': 'LEARNING_RATE',

@@ -1,0 +1,243 @@
+"""Shows all of it on a small trained model, offline: calibrate, decode within the guarantee, compare, draw.
+
+    calm demo                                  # a minute or two on two CPU cores; writes calm_demo/page.html
+    calm demo --retrain --output my_demo       # first makes data, tokenizer, model and exit classifier again
+
+The task is localisation from English to French: dates, times, numbers, money, measurements, names. Every step is one of the
+other commands, and is printed as it would be typed.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from calm_jax.demo.localisation import ASSETS, SEED, TRAINING_ROWS, write_shipped_splits, write_split
+from calm_jax.progress import progress
+
+# Fixed before calibrating, on the tune split: the share of outputs that may change, the chance of being wrong about it,
+# and the thresholds in test order.
+TOLERANCE, EPSILON = 0.05, 0.05
+GRIDS = {
+    'softmax_gap': '0.9,0.8,0.7,0.6,0.5,0.4,0.3',
+    'state': '0.99,0.98,0.97,0.96,0.95,0.94,0.92',
+    'classifier': '0.99,0.98,0.97,0.95,0.9,0.8,0.7',
+}
+BATCH_SIZE = 100
+# Timed one at a time: enough texts to average over, few enough to wait for.
+TIMED_TEXTS, TIMED_ROUNDS = 40, 3
+EXAMPLES = 12
+MARKER = 'demo.json'
+# A small model has no use for more, and buckets of a long limit are wide: all texts share one compiled shape.
+GENERATION = {'max_new_tokens': 48, 'max_source_length': 320}
+
+
+def add_arguments(parser):
+    parser.add_argument('--output', default='calm_demo', metavar='DIR', help='folder to write (default calm_demo)')
+    parser.add_argument('--retrain', action='store_true',
+                        help='make data, tokenizer, model and classifier again, to DIR/model; needs the extra [demo]')
+    parser.add_argument('--overwrite', action='store_true', help='replace the folder of an earlier demo')
+    parser.add_argument('--quiet', action='store_true', help='print the table and the page\'s name only')
+
+
+def run(args):
+    directory = Path(args.output)
+    prepare(directory, args.overwrite)
+    data = directory / 'data' if args.retrain else ASSETS
+    checkpoint = retrain(directory, data, args.quiet) if args.retrain else ASSETS / 'model'
+    certificates = {measure: calibrate(measure, checkpoint, data, directory, args.quiet) for measure in GRIDS}
+    decoded = decode(certificates, checkpoint, data, directory, args.quiet)
+    references = [record['fr'] for record in lines(data / 'test.jsonl')]
+    seconds = time_one_by_one(certificates, checkpoint, data, args.quiet)
+    rows = [table_row(name, decoded, references, seconds, certificates) for name in decoded]
+    num_layers = json.loads((checkpoint / 'config.json').read_text())['num_decoder_layers']
+    write_json(directory / 'results.json', {
+        'title': f'English to French localisation: {len(references)} test texts, at most {TOLERANCE:.0%} of outputs to change',
+        'columns': columns(num_layers), 'rows': rows,
+        'provenance': {'command': 'calm demo' + (' --retrain' if args.retrain else ''),
+                       'machine': f'{platform.machine()}, {os.cpu_count()} cores', 'date': str(datetime.date.today()),
+                       'seed': SEED}})
+    write_json(directory / 'examples.json', examples(decoded, data, num_layers))
+    call('report', [str(directory), '--output', str(directory / 'page.html')], quiet=True)
+    show(rows, columns(num_layers))
+    print(f'{directory / "page.html"}: the same with the certificates, curves, and every token coloured by its depth')
+
+
+def prepare(directory, overwrite):
+    """Makes the folder; refuses one with anything in it, unless it may be replaced and an earlier demo made it."""
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f'{directory} is a file; --output must be a folder')
+    if directory.exists() and any(directory.iterdir()):
+        if not overwrite:
+            raise FileExistsError(f'{directory} exists; pass --overwrite to replace it, or another --output')
+        if not (directory / MARKER).is_file():
+            raise FileExistsError(f'{directory} holds no {MARKER}, so no demo made it; choose another --output')
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / MARKER, {'seed': SEED, 'tolerance': TOLERANCE, 'epsilon': EPSILON})
+
+
+def retrain(directory, data, quiet):
+    """Data, tokenizer, multi-exit model, exit classifier; the folder of the finished checkpoint, in half precision."""
+    from calm_jax.checkpoints import native
+    from calm_jax.demo import vocabulary
+
+    write_shipped_splits(data)
+    write_split(data / 'train.jsonl', 'train', progress(range(TRAINING_ROWS), 'making data', quiet=quiet, unit='pairs'))
+    texts = (record[language] for record in lines(data / 'train.jsonl') for language in ('en', 'fr'))
+    vocabulary.train(texts, directory / 'tokenizer')
+    common = [f'--gin.TRAIN_DATA={str(data / "train.jsonl")!r}', f'--gin.EVAL_DATA={str(data / "tune.jsonl")!r}']
+    call('train', ['--gin_file=runs/demo.gin', *common, f'--gin.TOKENIZER={str(directory / "tokenizer")!r}',
+                   '--model_dir', str(directory / 'backbone')], quiet)
+    call('train', ['--gin_file=runs/demo_classifier.gin', *common,
+                   f'--gin.CHECKPOINT={str(directory / "backbone" / "best")!r}',
+                   '--model_dir', str(directory / 'classifier')], quiet)
+    trained = native.load(directory / 'classifier' / 'best')
+    native.save(directory / 'model', trained.config, trained.params, trained.tokenizer, trained.heads, GENERATION,
+                dtype='float16')
+    return directory / 'model'
+
+
+def calibrate(measure, checkpoint, data, directory, quiet):
+    """The certificate of one measure, and beside it what it was found from."""
+    certificate = directory / measure / 'certificate.json'
+    call('calibrate', ['--checkpoint', str(checkpoint), '--data', str(data / 'calibration.jsonl'), '--source_field', 'en',
+                       '--target_field', 'fr', '--measure', measure, '--metric', 'accuracy', '--tolerance', str(TOLERANCE),
+                       '--epsilon', str(EPSILON), '--p_value', 'binomial', '--grid', GRIDS[measure],
+                       '--batch_size', str(BATCH_SIZE), '--records', str(directory / measure),
+                       '--output', str(certificate)], quiet)
+    return certificate
+
+
+def decode(certificates, checkpoint, data, directory, quiet):
+    """Records of the test split: of the full model, then within each certificate."""
+    (directory / 'test').mkdir()
+    common = ['--checkpoint', str(checkpoint), '--input', str(data / 'test.jsonl'), '--source_field', 'en',
+              '--batch_size', str(BATCH_SIZE)]
+    # λ = 1 of a measure is the full model, and compiled already.
+    chosen = {'full model': ['--measure', next(iter(GRIDS)), '--threshold', '1']}
+    chosen |= {measure: ['--certificate', str(path)] for measure, path in certificates.items()}
+    decoded = {}
+    for name, flags in chosen.items():
+        output = directory / 'test' / f'{name.replace(" ", "_")}.jsonl'
+        call('generate', [*common, *flags, '--output', str(output)], quiet)
+        decoded[name] = lines(output)
+    return decoded
+
+
+def time_one_by_one(certificates, checkpoint, data, quiet):
+    """Seconds to decode the first test texts one at a time, the encoder and the compiled loop alone; best of some rounds.
+
+    The full model is the plain one, without the conditionals that exits need.
+    """
+    from calm_jax.calibration import Certificate
+    from calm_jax.commands import decode_flags
+    from calm_jax.commands.generate import certified_settings
+    from calm_jax.decoding.settings import Settings
+    from calm_jax.model import load
+
+    model = load(checkpoint)
+    texts = [record['en'] for record in lines(data / 'test.jsonl')[:TIMED_TEXTS]]
+    certified = {measure: Settings(**certified_settings(Certificate.load(path))) for measure, path in certificates.items()}
+    plain = dataclasses.replace(next(iter(certified.values())), measure=None, threshold=1.0)
+    settings = {'full model': plain, **certified}
+    best = dict.fromkeys(settings, np.inf)
+    for _ in progress(range(1 + TIMED_ROUNDS), 'timing', quiet=quiet, unit='rounds'):  # the first round compiles
+        for name, each in settings.items():
+            outputs = decode_flags.stream(model, texts, each, 1)
+            best[name] = min(best[name], sum(output.batch_seconds for output in outputs))
+    return best
+
+
+def columns(num_layers):
+    """What the table says, as results.json names it."""
+    return [
+        {'key': 'name', 'name': 'decoding', 'unit': ''},
+        {'key': 'threshold', 'name': 'λ', 'unit': ''},
+        {'key': 'layers', 'name': 'layers', 'unit': f'of {num_layers}'},
+        {'key': 'flops', 'name': 'FLOPs', 'unit': 'M/token'},
+        {'key': 'saved', 'name': 'saved', 'unit': '%'},
+        {'key': 'speed_up', 'name': 'speed-up', 'unit': 'batch 1'},
+        {'key': 'changed', 'name': 'changed', 'unit': '%'},
+        {'key': 'exact', 'name': 'exact', 'unit': '%'},
+    ]
+
+
+def table_row(name, decoded, references, seconds, certificates):
+    """One way of decoding, measured on the test split."""
+    records, full = decoded[name], decoded['full model']
+    tokens = sum(len(record['tokens']) for record in records)
+    flops = sum(record['flops'] for record in records)
+    full_flops = sum(record['flops'] for record in full)
+    certificate = certificates.get(name)
+    return {
+        'name': name,
+        'threshold': json.loads(certificate.read_text())['threshold'] if certificate else None,
+        'layers': sum(sum(record['exit_layers']) for record in records) / tokens,
+        'flops': flops / tokens / 1e6,
+        'saved': 100 * (1 - flops / full_flops),
+        'speed_up': seconds['full model'] / seconds[name],
+        'changed': 100 * float(np.mean([early['text'] != late['text'] for early, late in zip(records, full)])),
+        'exact': 100 * float(np.mean([record['text'] == reference for record, reference in zip(records, references)])),
+    }
+
+
+def examples(decoded, data, num_layers):
+    """The first test texts with the depth of every token, for the page."""
+    shown = []
+    for index, record in enumerate(lines(data / 'test.jsonl')[:EXAMPLES]):
+        full = decoded['full model'][index]
+        shown.append({
+            'input': record['en'], 'reference': record['fr'],
+            'full': {'pieces': full['pieces'], 'exit_layers': full['exit_layers']},
+            'early': [{'label': f'{name}, δ = {TOLERANCE:g}',
+                       **{key: records[index][key] for key in ('pieces', 'exit_layers', 'confidence')}}
+                      for name, records in decoded.items() if name != 'full model']})
+    return {'num_layers': num_layers, 'examples': shown}
+
+
+def show(rows, headings):
+    """The table on standard output, and what its columns mean."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in headings:
+        justify = 'left' if heading['key'] == 'name' else 'right'
+        table.add_column(f'{heading["name"]}\n{heading["unit"]}'.strip(), justify=justify, no_wrap=True)
+    for row in rows:
+        cells = ['–' if row[heading['key']] is None else row[heading['key']] for heading in headings]
+        table.add_row(*[cell if isinstance(cell, str) else f'{cell:.2f}' for cell in cells])
+    Console().print(table)
+    print(f'layers: visited per token. saved: operations, of the full model\'s. speed-up: measured, texts one at a time.\n'
+          f'changed: test outputs that are not the full model\'s; promised, with probability {1 - EPSILON:g}: at most '
+          f'{TOLERANCE:.0%} on average.\nexact: test outputs equal to the reference.')
+
+
+def call(command, arguments, quiet):
+    """Runs another command in this process, after printing it as it would be typed."""
+    import importlib
+
+    module = importlib.import_module(f'calm_jax.commands.{command}')
+    if not quiet:
+        print(f'$ {shlex.join(["calm", command, *arguments])}')
+    parser = argparse.ArgumentParser(prog=f'calm {command}')
+    module.add_arguments(parser)
+    module.run(parser.parse_args([*arguments, *(['--quiet'] if quiet else [])]))
+
+
+def lines(path):
+    """The records of a JSONL file."""
+    with open(path, encoding='utf-8') as file:
+        return [json.loads(line) for line in file]
+
+
+def write_json(path, content):
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')

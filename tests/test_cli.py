@@ -1,0 +1,41 @@
+"""The command itself: help, versions, and what is no command."""
+
+import subprocess
+import sys
+
+import pytest
+
+from calm_jax.cli import COMMANDS, main
+
+
+def test_help_lists_every_command_and_imports_none(capsys):
+    code = "import sys; from calm_jax.cli import main; main(['--help']); print('jax' in sys.modules)"
+    printed = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
+    assert all(name in printed for name in COMMANDS) and printed.endswith('False\n')
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_every_command_explains_itself(name, capsys):
+    assert main([name, '--help']) == 0
+    assert '--' in capsys.readouterr().out
+
+
+def test_the_version_is_printed(capsys):
+    assert main(['--version']) == 0 and capsys.readouterr().out.startswith('calm_jax 0.')
+
+
+@pytest.mark.parametrize('argv, word', [([], 'COMMAND'), (['generat'], 'generat'), (['--nonsense'], 'COMMAND')])
+def test_what_is_no_command_is_one_line_and_exit_code_2(argv, word, capsys):
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert word in error and len(error.splitlines()) == 1
+
+
+def test_an_interruption_is_no_traceback(monkeypatch, capsys):
+    from calm_jax.commands import gin_path
+
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gin_path, 'run', interrupted)
+    assert main(['gin_path']) == 130 and 'interrupted' in capsys.readouterr().err
