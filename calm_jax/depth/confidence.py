@@ -36,16 +36,22 @@ def measure(cls):
     return partial(jax.tree_util.register_dataclass, data_fields=names, meta_fields=[])(cls)
 
 
-@measure
-class SoftmaxGap:
-    """p₍₁₎ − p₍₂₎, the difference of the two largest probabilities of softmax(W dⁱ) ("softmax response", §3.5)."""
+class Memoryless:
+    """What measures share that look at one layer at a time: they remember nothing and need nobody's answer."""
 
-    predicts: ClassVar[bool] = True
+    predicts: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
 
     def init(self, rows):
         return None
+
+
+@measure
+class SoftmaxGap(Memoryless):
+    """p₍₁₎ − p₍₂₎, the difference of the two largest probabilities of softmax(W dⁱ) ("softmax response", §3.5)."""
+
+    predicts: ClassVar[bool] = True
 
     def observe(self, memory, evidence):
         logits = evidence.logits()
@@ -56,15 +62,10 @@ class SoftmaxGap:
 
 
 @measure
-class SoftmaxMax:
+class SoftmaxMax(Memoryless):
     """p₍₁₎, the largest probability of softmax(W dⁱ)."""
 
     predicts: ClassVar[bool] = True
-    remembers: ClassVar[bool] = False
-    looks_ahead: ClassVar[bool] = False
-
-    def init(self, rows):
-        return None
 
     def observe(self, memory, evidence):
         logits = evidence.logits()
@@ -76,15 +77,8 @@ class SoftmaxMax:
 
 
 @measure
-class StateSimilarity:
+class StateSimilarity(Memoryless):
     """cos(dⁱ, dⁱ⁻¹), clipped to [0, 1]; 0 after the first layer, which saturates nothing ("hidden-state saturation", §3.5)."""
-
-    predicts: ClassVar[bool] = False
-    remembers: ClassVar[bool] = False
-    looks_ahead: ClassVar[bool] = False
-
-    def init(self, rows):
-        return None
 
     def observe(self, memory, evidence):
         if evidence.layer == 0:
@@ -99,19 +93,12 @@ class StateSimilarity:
 
 
 @measure
-class Classifier:
+class Classifier(Memoryless):
     """σ(w·dⁱ + b), a linear early-exit classifier shared by all layers, read from the raw state ("early exit classifier",
     §3.5). kernel: float32 [D, 1]; bias: float32 [1]."""
 
     kernel: Array
     bias: Array
-
-    predicts: ClassVar[bool] = False
-    remembers: ClassVar[bool] = False
-    looks_ahead: ClassVar[bool] = False
-
-    def init(self, rows):
-        return None
 
     def observe(self, memory, evidence):
         # A product and a sum: a matrix kernel for one column costs more than the reduction.
@@ -123,16 +110,12 @@ class Classifier:
 
 
 @measure
-class Oracle:
+class Oracle(Memoryless):
     """1 where the layer's token is the full model's, else 0: the local oracle of §3.3.1. It looks ahead, so it saves
     nothing; it bounds what a measure can save."""
 
     predicts: ClassVar[bool] = True
-    remembers: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = True
-
-    def init(self, rows):
-        return None
 
     def observe(self, memory, evidence):
         token = evidence.choose(evidence.logits())
@@ -143,15 +126,8 @@ class Oracle:
 
 
 @measure
-class StaticDepth:
+class StaticDepth(Memoryless):
     """i / L: a threshold k / L makes every token leave after k layers (the static baselines of Fig. 3)."""
-
-    predicts: ClassVar[bool] = False
-    remembers: ClassVar[bool] = False
-    looks_ahead: ClassVar[bool] = False
-
-    def init(self, rows):
-        return None
 
     def observe(self, memory, evidence):
         share = (evidence.layer + 1) / evidence.num_layers
