@@ -53,8 +53,11 @@ def add_arguments(parser):
 def run(args):
     directory = Path(args.output)
     prepare(directory, args.overwrite)
-    data = directory / 'data' if args.retrain else ASSETS
-    checkpoint = retrain(directory, data, args.quiet) if args.retrain else ASSETS / 'model'
+    data, checkpoint = directory / 'data', directory / 'model'
+    if args.retrain:
+        retrain(directory, data, args.quiet)
+    else:
+        lay_out_assets(data, checkpoint)
     certificates = {measure: calibrate(measure, checkpoint, data, directory, args.quiet) for measure in GRIDS}
     decoded = decode(certificates, checkpoint, data, directory, args.quiet)
     references = [record['fr'] for record in lines(data / 'test.jsonl')]
@@ -87,8 +90,16 @@ def prepare(directory, overwrite):
     write_json(directory / MARKER, {'seed': SEED, 'tolerance': TOLERANCE, 'epsilon': EPSILON})
 
 
+def lay_out_assets(data, checkpoint):
+    """Copies what the package ships, so that every command below can be typed again and varied."""
+    data.mkdir()
+    for split in ('tune', 'calibration', 'test'):
+        shutil.copy(ASSETS / f'{split}.jsonl', data)
+    shutil.copytree(ASSETS / 'model', checkpoint)
+
+
 def retrain(directory, data, quiet):
-    """Data, tokenizer, multi-exit model, exit classifier; the folder of the finished checkpoint, in half precision."""
+    """Data, tokenizer, multi-exit model, exit classifier; finished in `directory`/model, in half precision."""
     from calm_jax.checkpoints import native
     from calm_jax.demo import vocabulary
 
@@ -105,7 +116,6 @@ def retrain(directory, data, quiet):
     trained = native.load(directory / 'classifier' / 'best')
     native.save(directory / 'model', trained.config, trained.params, trained.tokenizer, trained.heads, GENERATION,
                 dtype='float16')
-    return directory / 'model'
 
 
 def calibrate(measure, checkpoint, data, directory, quiet):

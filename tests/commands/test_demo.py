@@ -1,0 +1,125 @@
+"""The demonstration, run as a user would, on a tiny random model and a few of its texts."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from calm_jax import cli
+from calm_jax.checkpoints import native
+from calm_jax.commands import configuration, demo
+from calm_jax.data.tokenizers import load_tokenizer
+from calm_jax.demo import localisation, vocabulary
+
+ROWS = {'tune': 12, 'calibration': 80, 'test': 12}
+
+
+def first_lines(split):
+    with open(localisation.ASSETS / f'{split}.jsonl', encoding='utf-8') as file:
+        return [next(file) for _ in range(ROWS[split])]
+
+
+@pytest.fixture
+def tiny(checkpoint, tmp_path, monkeypatch):
+    """Demonstrates with the tests' tiny model, which reads the first bytes of a few texts; returns where to write."""
+    assets = tmp_path / 'assets'
+    assets.mkdir()
+    for split in ROWS:
+        (assets / f'{split}.jsonl').write_text(''.join(first_lines(split)), encoding='utf-8')
+    shutil.copytree(checkpoint, assets / 'model')
+    monkeypatch.setattr(demo, 'ASSETS', assets)
+    monkeypatch.setattr(demo, 'GRIDS', {'softmax_gap': '0.5,0.002'})
+    monkeypatch.setattr(demo, 'BATCH_SIZE', 1)  # what is timed too: one program less to compile
+    monkeypatch.setattr(demo, 'TIMED_TEXTS', 2)
+    monkeypatch.setattr(demo, 'TIMED_ROUNDS', 1)
+    monkeypatch.setattr(demo, 'EXAMPLES', 3)
+    return tmp_path / 'out'
+
+
+def test_the_demo_calibrates_decodes_and_draws(tiny, capsys):
+    out = tiny
+    assert cli.main(['demo', '--output', str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert '$ calm calibrate ' in printed and '$ calm generate ' in printed
+    assert 'With probability at least 0.95 over the draw of 80 calibration examples' in printed
+    assert 'full model' in printed and 'softmax_gap' in printed and str(out / 'page.html') in printed
+
+    # The table is what the records say, counted here again.
+    rows = {row['name']: row for row in json.loads((out / 'results.json').read_text())['rows']}
+    certificate = json.loads((out / 'softmax_gap' / 'certificate.json').read_text())
+    full, early = (demo.lines(out / 'test' / f'{name}.jsonl') for name in ('full_model', 'softmax_gap'))
+    assert len(full) == len(early) == ROWS['test']
+    assert rows['full model']['layers'] == 3 and rows['full model']['changed'] == 0
+    assert rows['softmax_gap']['threshold'] == certificate['threshold']
+    layers = [layer for record in early for layer in record['exit_layers']]
+    assert rows['softmax_gap']['layers'] == pytest.approx(np.mean(layers))
+    changed = sum(a['text'] != b['text'] for a, b in zip(early, full))
+    assert rows['softmax_gap']['changed'] == pytest.approx(100 * changed / ROWS['test'])
+    assert rows['full model']['speed_up'] == 1 and rows['softmax_gap']['speed_up'] > 0
+
+    examples = json.loads((out / 'examples.json').read_text())
+    assert examples['num_layers'] == 3 and len(examples['examples']) == 3
+    page = (out / 'page.html').read_text()
+    assert page.startswith('<!') and examples['examples'][0]['reference'] in page
+
+    # A second run must be told to replace the first.
+    assert cli.main(['demo', '--output', str(out)]) == 2
+    assert capsys.readouterr().err.count('\n') == 1
+
+
+def test_a_folder_that_no_demo_made_is_left_alone(tiny, tmp_path, capsys):
+    (tmp_path / 'letters').write_text('dear')
+    for flags in ([], ['--overwrite']):
+        assert cli.main(['demo', '--output', str(tmp_path), *flags]) == 2
+        assert capsys.readouterr().err.count('\n') == 1
+    assert (tmp_path / 'letters').read_text() == 'dear'
+    assert cli.main(['demo', '--output', str(tmp_path / 'letters')]) == 2
+    assert 'is a file' in capsys.readouterr().err
+
+
+def test_the_vocabulary_keeps_digits_apart_and_texts_whole(tmp_path, monkeypatch):
+    texts = [text for split in ROWS for line in first_lines(split) for text in json.loads(line).values()]
+    monkeypatch.setattr(vocabulary, 'VOCAB_SIZE', 200)
+    tokenizer = vocabulary.train(texts, tmp_path)
+    for text in texts:
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert all(sum(map(str.isdigit, piece)) <= 1 for piece in tokenizer.pieces(ids))
+    assert (tokenizer.pad_id, tokenizer.eos_id, tokenizer.vocab_size) == (0, 1, 200)
+    assert load_tokenizer(tmp_path).fingerprint() == tokenizer.fingerprint()
+    assert vocabulary.train(texts, tmp_path / 'again').fingerprint() == tokenizer.fingerprint()
+
+
+def test_retraining_runs_both_stages_and_keeps_half_precision(checkpoint, tmp_path, monkeypatch):
+    pytest.importorskip('babel', reason='Babel is only needed to make the data again')
+    called = []
+
+    def call(command, arguments, quiet):
+        """Stands for the training itself: leaves a checkpoint where the stage would."""
+        called.append((command, arguments[0]))
+        shutil.copytree(checkpoint, Path(arguments[-1]) / 'best')
+
+    monkeypatch.setattr(demo, 'call', call)
+    monkeypatch.setattr(demo, 'TRAINING_ROWS', 150)
+    monkeypatch.setattr(vocabulary, 'VOCAB_SIZE', 200)
+    monkeypatch.setattr(localisation, 'SHIPPED_ROWS', {'tune': 3, 'calibration': 3, 'test': 3})
+    demo.retrain(tmp_path, tmp_path / 'data', quiet=True)
+    directory = tmp_path / 'model'
+    assert called == [('train', '--gin_file=runs/demo.gin'), ('train', '--gin_file=runs/demo_classifier.gin')]
+    made = native.load(directory, dtype=None)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(made.params)} == {'float16'}
+    assert str(made.heads['exit_classifier']['kernel'].dtype) == 'float32' and made.generation == demo.GENERATION
+    assert len(demo.lines(tmp_path / 'data' / 'train.jsonl')) == 150
+    for split in ('tune', 'calibration', 'test'):
+        assert demo.lines(tmp_path / 'data' / f'{split}.jsonl') == demo.lines(localisation.ASSETS / f'{split}.jsonl')[:3]
+
+
+@pytest.mark.parametrize('name', ['demo', 'demo_classifier'])
+def test_the_gin_files_of_the_demo_resolve(name, tmp_path):
+    bindings = [f'{macro} = {str(tmp_path)!r}' for macro in ('MODEL_DIR', 'TRAIN_DATA')]
+    bindings.append(f'{"TOKENIZER" if name == "demo" else "CHECKPOINT"} = {str(tmp_path)!r}')
+    job, _ = configuration.read([f'runs/{name}.gin'], bindings)
+    assert callable(job)
