@@ -370,10 +370,10 @@ def row(split, index, seed=SEED):
             return {'en': english, 'fr': french}
 
 
-def write_split(path, split, rows, seed=SEED):
-    """Writes the first `rows` rows of a split as JSON lines in UTF-8."""
+def write_split(path, split, indices, seed=SEED):
+    """Writes the rows of a split with these indices as JSON lines in UTF-8."""
     with open(path, 'w', encoding='utf-8', newline='\n') as file:
-        for index in range(rows):
+        for index in indices:
             file.write(json.dumps(row(split, index, seed), ensure_ascii=False) + '\n')
 
 
@@ -382,4 +382,4 @@ def write_shipped_splits(directory=ASSETS, seed=SEED):
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for split, rows in SHIPPED_ROWS.items():
-        write_split(directory / f'{split}.jsonl', split, rows, seed)
+        write_split(directory / f'{split}.jsonl', split, range(rows), seed)

@@ -160,7 +160,7 @@ def test_shipped_numbers_keep_their_digits(rows):
 
 def test_shipped_rows_are_what_the_maker_makes_to_the_byte(babel, tmp_path):
     for split in SPLITS:
-        localisation.write_split(tmp_path / f'{split}.jsonl', split, 60)
+        localisation.write_split(tmp_path / f'{split}.jsonl', split, range(60))
         made = (tmp_path / f'{split}.jsonl').read_bytes()
         ours = (localisation.ASSETS / f'{split}.jsonl').read_bytes()
         assert ours.startswith(made) and made.count(b'\n') == 60
