@@ -61,15 +61,14 @@ class Optimizer:
         """
         done = jnp.asarray(step, jnp.float32) + 1
         warmup = jnp.minimum(done / max(self.warmup_steps, 1), 1.0)
-        after = jnp.maximum(done - self.warmup_steps, 0.0)
-        share = jnp.clip(after / max(self.total_steps - self.warmup_steps, 1), 0.0, 1.0)
-        decay = {
-            'constant': 1.0,
-            'linear': 1.0 - share,
-            'cosine': 0.5 * (1 + jnp.cos(jnp.pi * share)),
-            'inverse_square_root': jnp.sqrt(max(self.warmup_steps, 1) / jnp.maximum(done, max(self.warmup_steps, 1))),
-        }[self.decay]
-        return self.learning_rate * warmup * decay
+        if self.decay == 'constant':
+            return self.learning_rate * warmup
+        if self.decay == 'inverse_square_root':
+            start = max(self.warmup_steps, 1)
+            return self.learning_rate * warmup * jnp.sqrt(start / jnp.maximum(done, start))
+        share = jnp.clip((done - self.warmup_steps) / (self.total_steps - self.warmup_steps), 0.0, 1.0)
+        left = 1 - share if self.decay == 'linear' else 0.5 * (1 + jnp.cos(jnp.pi * share))
+        return self.learning_rate * warmup * left
 
     def build(self) -> optax.GradientTransformation:
         """The optax transformation: clipping, then the optimizer at `rate`."""

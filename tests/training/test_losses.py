@@ -118,6 +118,18 @@ def test_padding_changes_nothing(exits):
     jax.tree.map(np.testing.assert_array_equal, loss(states), loss(noisy))
 
 
+def test_the_sums_of_parts_of_a_batch_add_up_to_the_batch_s(exits):
+    head, states, targets, token_weights = exits
+
+    def sums(rows):
+        return losses.multi_exit_loss(
+            lambda h: h @ head, [state[rows] for state in states], targets[rows], token_weights[rows],
+            losses.proportional_to_layer(3), 0.1, 1e-4)
+
+    halves = jax.tree.map(jnp.add, sums(slice(0, 2)), sums(slice(2, 4)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), halves, sums(slice(None)))
+
+
 def test_the_logits_of_all_exits_are_never_alive_together():
     num_layers, tokens, dim, vocab_size = 8, 64, 4, 4096
     states = [jnp.ones((1, tokens, dim))] * num_layers

@@ -14,7 +14,8 @@ def arguments(tmp_path, tokenizer, jsonl):
         'train', '--gin_file=models/tiny.gin', '--gin_file=runs/train.gin', f"--gin.MODEL_DIR='{tmp_path}/model'",
         f"--gin.TRAIN_DATA='{jsonl}'", f"--gin.EVAL_DATA='{jsonl}'", "--gin.SOURCE='{en}'", '--gin.TARGET="fr"',
         f"--gin.TOKENIZER='{tmp_path}/tokenizer'", '--gin.MAX_SOURCE_LENGTH=8', '--gin.MAX_TARGET_LENGTH=8',
-        '--gin.TransformerConfig.num_encoder_layers=1', '--steps=2', '--batch_size=8', '--learning_rate=0.01', '--quiet',
+        '--gin.TransformerConfig.num_encoder_layers=1', '--gin.SAMPLED_EXITS=True',
+        '--steps=2', '--batch_size=8', '--learning_rate=0.01', '--quiet',
     ]
 
 
