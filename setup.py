@@ -20,6 +20,7 @@ def files(package, *patterns):
 
 SEQIO = ['seqio==0.0.20', 'tensorflow-text', 'tensorflow-datasets', 'importlib_resources']
 HF = ['transformers']
+DEMO = ['Babel==2.18.0']
 
 setup(
     name='calm_jax',
@@ -45,8 +46,8 @@ setup(
         'hf': HF,
         't5x': ['t5x @ git+https://github.com/google-research/t5x'],
         'bench': ['torch==2.13.0', 'transformers', 'ctranslate2'],
-        'demo': ['Babel==2.18.0'],
-        'test': ['pytest', 'ruff', *SEQIO, *HF],
+        'demo': DEMO,
+        'test': ['pytest', 'ruff', *SEQIO, *HF, *DEMO],
     },
     entry_points={'console_scripts': ['calm=calm_jax.cli:console']},
 )

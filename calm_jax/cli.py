@@ -39,7 +39,7 @@ def main(argv=None) -> int:
         command.run(args)
     except SystemExit as stop:  # argparse: --help is 0, a wrong flag is 2
         return stop.code or 0
-    except (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+    except (ValueError, OSError) as error:
         print(f'calm {name}: {" ".join(str(error).split())}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -63,7 +63,10 @@ class _OneLineParser(argparse.ArgumentParser):
 def _version() -> str:
     from importlib import metadata
 
-    return f'calm_jax {metadata.version("calm_jax")}'
+    try:
+        return f'calm_jax {metadata.version("calm_jax")}'
+    except metadata.PackageNotFoundError:  # a checkout that was never installed runs too
+        return 'calm_jax (not installed)'
 
 
 if __name__ == '__main__':

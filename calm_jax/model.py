@@ -153,16 +153,16 @@ class Outputs(Sequence):
 def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
     """The model in a native checkpoint directory.
 
-    dtype: of parameters and activations; None keeps what was stored, but for the CPU, where half precision is stored
-    small and computed slowly, and becomes float32.
+    dtype: of parameters and activations; None keeps what was stored, but float16, which overflows where these models
+    were not trained in it, and on a CPU bfloat16, which is slow there, become float32.
     Raises FileNotFoundError or ValueError, in one line, for a directory that is not a whole checkpoint.
     """
     checkpoint = native.load(directory, dtype)
     params, config = checkpoint.params, checkpoint.config
     if dtype is None:
         stored = str(jnp.result_type(*jax.tree.leaves(params)))
-        half = stored in ('float16', 'bfloat16')
-        dtype = 'float32' if half and jax.default_backend() == 'cpu' else stored
+        widen = stored == 'float16' or (stored == 'bfloat16' and jax.default_backend() == 'cpu')
+        dtype = 'float32' if widen else stored
         params = jax.tree.map(lambda x: x.astype(dtype), params)
     return Model(
         dataclasses.replace(config, dtype=dtype), jax.tree.map(jnp.asarray, params), checkpoint.tokenizer,

@@ -42,6 +42,10 @@ def run(args):
     decode_flags.use_compilation_cache()
     if args.input and not args.output:
         raise ValueError('--input needs --output, the JSONL file to write')
+    if args.prompt is not None and (args.output or args.resume or args.overwrite):
+        raise ValueError('--prompt prints to standard output; --output, --resume and --overwrite belong to --input')
+    if 'measure' in (said := decode_flags.given(args)) and 'threshold' not in said and not args.certificate:
+        raise ValueError(f'--measure {said["measure"]} without --threshold would decode at full depth; say λ')
     if args.resume and args.overwrite:
         raise ValueError('--resume and --overwrite contradict each other; pass one')
     model = load(args.checkpoint, args.dtype)
@@ -80,6 +84,7 @@ def decode_file(model, settings, source_path, source_field, output_path, batch_s
             yield template(records[i], records.where(i))
 
     summary = Summary()
+    summary.include(decoded.finished_records())
     outputs = summary.passing(decode_flags.stream(model, texts(), settings, batch_size, first=decoded.finished))
     lines = (record(records[i].get('id', i), output) for i, output in enumerate(outputs, start=decoded.finished))
     written = decoded.write(lines)

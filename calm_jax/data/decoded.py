@@ -1,7 +1,7 @@
 """Decoded files: one JSON record a line, resumable, byte-identical however often it was interrupted.
 
     OUT               records in input order, once complete; OUT.partial until then
-    OUT.config.json   the header: fingerprints of input and model, resolved settings
+    OUT.config.json   the header: fingerprints of input and model, resolved settings; OUT.partial.config.json until then
     OUT.summary.json  counts and times of the run
 """
 
@@ -39,31 +39,37 @@ class Decoded:
         self.finished = 0  # records that an earlier run left behind
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f'{self.path.parent}: no such folder; make it, or write elsewhere')
-        if self.path.exists() and not overwrite:
-            if resume and self._same_header():
-                self.finished = sum(1 for _ in open(self.path, 'rb'))
-                return
-            raise FileExistsError(f'{self.path} exists; pass --overwrite to replace it' if not resume else
-                                  f'{self.path} is complete, from other input or settings; pass --overwrite to replace it')
-        if self.partial.exists() and not overwrite:
+        self.complete = False  # whether an earlier run left nothing to do
+        if overwrite:
+            return
+        if self.partial.exists():  # whatever stands at the path itself is older
             if not resume:
                 raise FileExistsError(f'{self.partial} is an unfinished run; pass --resume to go on, or --overwrite')
-            if not self._same_header():
-                raise ValueError(f'{self.partial} was made from other input or settings than these ({self._difference()}); '
+            if difference := self._difference(_config_of(self.partial)):
+                raise ValueError(f'{self.partial} was made from other input or settings than these ({difference}); '
                                  'repeat the command it was started with, or pass --overwrite')
             self.finished = _whole_records(self.partial) // window * window
-        elif resume and not self.partial.exists():
+        elif self.path.exists():
+            if not resume:
+                raise FileExistsError(f'{self.path} exists; pass --overwrite to replace it')
+            if difference := self._difference(_config_of(self.path)):
+                raise FileExistsError(f'{self.path} is complete, from other input or settings ({difference}); '
+                                      'pass --overwrite to replace it')
+            self.finished, self.complete = _whole_records(self.path), True
+        elif resume:
             raise FileNotFoundError(f'{self.partial}: nothing to resume; run without --resume')
 
-    @property
-    def complete(self) -> bool:
-        """Whether an earlier run finished the file."""
-        return self.path.exists() and self.finished > 0 and not self.partial.exists()
+    def finished_records(self) -> Iterator[dict]:
+        """What the earlier run left behind."""
+        if self.finished:
+            with open(self.path if self.complete else self.partial, 'rb') as file:
+                for _ in range(self.finished):
+                    yield json.loads(file.readline())
 
     def write(self, records: Iterable[dict]) -> Iterator[dict]:
         """Writes the records after the finished ones, yielding each; the file gets its name when they end."""
         if not self.finished:
-            self._config_path.write_text(json.dumps(self.header, indent=2, ensure_ascii=False) + '\n')
+            _write_json(_config_of(self.partial), self.header)
         with open(self.partial, 'r+b' if self.finished else 'wb') as file:
             file.seek(_end_of_record(self.partial, self.finished))
             file.truncate()
@@ -76,29 +82,19 @@ class Decoded:
                     waiting = 0
                 yield each
             _sync(file)
-        self.path.unlink(missing_ok=True)
+        _config_of(self.partial).replace(_config_of(self.path))
         self.partial.replace(self.path)
 
     def summarize(self, summary: dict) -> None:
         """Writes OUT.summary.json."""
-        path = self.path.with_name(self.path.name + '.summary.json')
-        path.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + '\n')
+        _write_json(self.path.with_name(self.path.name + '.summary.json'), summary)
 
-    @property
-    def _config_path(self):
-        return self.path.with_name(self.path.name + '.config.json')
-
-    def _same_header(self):
+    def _difference(self, config_path):
+        """In what the header there differs from this one, in words; '' where in nothing."""
         try:
-            return json.loads(self._config_path.read_text()) == json.loads(json.dumps(self.header))
+            before = json.loads(config_path.read_text(encoding='utf-8'))
         except (OSError, ValueError):
-            return False
-
-    def _difference(self):
-        try:
-            before = json.loads(self._config_path.read_text())
-        except (OSError, ValueError):
-            return f'{self._config_path.name} is missing or damaged'
+            return f'{config_path.name} is missing or damaged'
         now = json.loads(json.dumps(self.header))
         return ', '.join(name for name in sorted(before | now) if before.get(name) != now.get(name))
 
@@ -108,19 +104,28 @@ class Summary:
 
     def __init__(self):
         self._began = time.perf_counter()
-        self._rows = self._tokens = self._truncated = self._layers = 0
+        self._rows = self._tokens = self._truncated = self._layers = self._timed_tokens = 0
         self._decode_seconds = self._flops = 0.0
 
     def passing(self, outputs: Iterable) -> Iterator:
-        """The outputs, counted."""
+        """The outputs, counted and timed."""
         for output in outputs:
-            self._rows += 1
-            self._tokens += len(output.tokens)
-            self._layers += sum(output.exit_layers)
-            self._truncated += output.truncated
+            self._count(output.tokens, output.exit_layers, output.truncated, output.flops)
+            self._timed_tokens += len(output.tokens)
             self._decode_seconds += output.batch_seconds
-            self._flops += output.flops
             yield output
+
+    def include(self, records: Iterable[dict]) -> None:
+        """Counts records of an earlier run, which took other time."""
+        for each in records:
+            self._count(each['tokens'], each['exit_layers'], each['truncated'], each['flops'])
+
+    def _count(self, tokens, exit_layers, truncated, flops):
+        self._rows += 1
+        self._tokens += len(tokens)
+        self._layers += sum(exit_layers)
+        self._truncated += truncated
+        self._flops += flops
 
     def as_dict(self) -> dict:
         """examples, tokens, layers per token, FLOPs per token, truncated inputs, seconds, tokens per second."""
@@ -129,7 +134,16 @@ class Summary:
             'examples': self._rows, 'tokens': self._tokens, 'truncated': self._truncated,
             'layers_per_token': self._layers / tokens, 'flops_per_token': self._flops / tokens,
             'seconds': time.perf_counter() - self._began, 'decode_seconds': self._decode_seconds,
-            'tokens_per_second': self._tokens / self._decode_seconds if self._decode_seconds else 0.0}
+            'tokens_per_second': self._timed_tokens / self._decode_seconds if self._decode_seconds else 0.0}
+
+
+def _config_of(path):
+    """Where the header of a decoded file stands."""
+    return path.with_name(path.name + '.config.json')
+
+
+def _write_json(path, content):
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
 
 
 def _whole_records(path):

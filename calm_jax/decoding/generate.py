@@ -62,16 +62,16 @@ def generate(config, params, tokens, *, max_new_tokens, exit=None, gate=None, pl
         position = jnp.full(rows, state.step, jnp.int32)
         draw_keys = position_keys(row_keys, position)
         step = Step(
-            index=state.step, position=position, length=max_new_tokens, self_bias=bias_at(state.step),
+            index=state.step, position=position, alive=state.alive, length=max_new_tokens, self_bias=bias_at(state.step),
             cross_bias=cross_bias, cross_kv=cross_kv, choose=lambda logits: sampling(logits, draw_keys),
             gate_keys=draw_keys, oracle=None)
         hidden = call(state.last, method='embed')
         layers = state.layers
         if exit is not None and exit.measure.looks_ahead:
-            step, layers = _look_ahead(call, config, hidden, state.alive, layers, step, decisions)
+            step, layers = _look_ahead(call, config, hidden, layers, step, decisions)
         token, layers = layer_loop.run_token(
-            call, config.num_decoder_layers, hidden, state.alive, layers, step, decisions)
-        chosen = _emit(call, token, state.alive, step)
+            call, config.num_decoder_layers, hidden, layers, step, decisions)
+        chosen = _emit(call, token, step)
         if forced is not None:
             told = jnp.asarray(forced)[:, state.step]
             chosen = jnp.where(told >= 0, told, chosen)
@@ -144,22 +144,22 @@ def _empty_trace(rows, length):
         confidence=jnp.zeros((rows, length), jnp.float32), executed=jnp.zeros(length, jnp.int32))
 
 
-def _look_ahead(call, config, hidden, alive, layers, step, decisions):
+def _look_ahead(call, config, hidden, layers, step, decisions):
     """The step with the token that the model without exits would emit here. Layers that were behind stay filled; this
     position does not count as filled, so the exiting pass overwrites it."""
     without = decisions._replace(exit=None)
-    token, seen = layer_loop.run_token(call, config.num_decoder_layers, hidden, alive, layers, step, without)
+    token, seen = layer_loop.run_token(call, config.num_decoder_layers, hidden, layers, step, without)
     filled = tuple(jnp.minimum(each, step.index) for each in seen.filled)
-    return step._replace(oracle=_emit(call, token, alive, step)), Layers(seen.caches, filled, layers.exit_states)
+    return step._replace(oracle=_emit(call, token, step)), Layers(seen.caches, filled, layers.exit_states)
 
 
-def _emit(call, token, alive, step):
+def _emit(call, token, step):
     """The token of each row: what its measure computed on the way, or the head applied once to its exit state."""
 
     def head(token):
         return jnp.where(token.predicted, token.prediction, step.choose(call(token.hidden, method='unembed')))
 
-    return jax.lax.cond(jnp.any(alive & ~token.predicted), head, lambda token: token.prediction, token)
+    return jax.lax.cond(jnp.any(step.alive & ~token.predicted), head, lambda token: token.prediction, token)
 
 
 def _record(trace, step, chosen, token, alive):

@@ -59,11 +59,12 @@ class Token(NamedTuple):
 
 class Step(NamedTuple):
     """What is the same for all layers of a token. index: where in the caches the token goes; position: int32 [B], generated
-    tokens before it; length: the maximum of them; self_bias, cross_bias: attention scores; cross_kv: per layer;
-    choose: logits → tokens; gate_keys: one per row; oracle: int32 [B] or None."""
+    tokens before it; alive: bool [B], rows that have not ended; length: the most tokens; self_bias, cross_bias: attention
+    scores; cross_kv: per layer; choose: logits → tokens; gate_keys: one per row; oracle: int32 [B] or None."""
 
     index: Array
     position: Array
+    alive: Array
     length: int
     self_bias: Array
     cross_bias: Array
@@ -73,13 +74,13 @@ class Step(NamedTuple):
     oracle: Array | None
 
 
-def run_token(call, num_layers, hidden, alive, layers, step, decisions):
+def run_token(call, num_layers, hidden, layers, step, decisions):
     """Takes one token of every row as far up as its row wants to go.
 
-    call: (*args, method) → the model's method, parameters bound. hidden: [B, D], the embedded token; alive: bool [B].
+    call: (*args, method) → the model's method, parameters bound. hidden: [B, D], the embedded token.
     Returns (Token, Layers); rows without `predicted` still need the head.
     """
-    token = _enter(hidden, alive, decisions)
+    token = _enter(hidden, step.alive, decisions)
     if decisions.propagation.copies:
         shape = layers.caches[0].keys[:, :, :1]
         token = token._replace(exit_kv=(jnp.zeros_like(shape), jnp.zeros_like(shape)))
@@ -135,8 +136,10 @@ def _visit(call, layer, num_layers, token, cache, filled, exit_states, step, dec
     if decisions.plan is None:
         x, cache, filled = attend(x, cache, filled)
     else:
-        # A gate that closes still writes keys and values; a plan that skips self-attention never needs them.
-        reads = token.active & (everything_off(decisions.exit) | decisions.plan.self_attention[:, layer])
+        # A gate that closes still writes keys and values; a plan that skips self-attention never needs them. Rows that
+        # have left wait for `_fill`, or, where nothing is filled later, are written now.
+        held = step.alive if exit_states is None else token.active
+        reads = held & (everything_off(decisions.exit) | decisions.plan.self_attention[:, layer])
         x, cache, filled = jax.lax.cond(jnp.any(reads), attend, lambda *carry: carry, x, cache, filled)
     cross = step.cross_kv[layer]
     x = run_sub(rows.cross_attention, lambda x: call(layer, x, *cross, step.cross_bias, method='cross_attend'), x)
@@ -145,10 +148,7 @@ def _visit(call, layer, num_layers, token, cache, filled, exit_states, step, dec
     ran = rows.self_attention | rows.cross_attention | rows.feed_forward
     previous, hidden = token.hidden, jnp.where(ran[:, None], x, token.hidden)
     if decisions.propagation.copies:
-        kv = cache.keys, cache.values
-        now = [jax.lax.dynamic_slice_in_dim(each, step.index, 1, axis=2) for each in kv]
-        token = token._replace(exit_kv=tuple(
-            jnp.where(ran[:, None, None, None], new, old) for new, old in zip(now, token.exit_kv)))
+        token = token._replace(exit_kv=_entering_kv(call, layer, token, decisions.propagation))
     token = token._replace(
         hidden=hidden,
         first=hidden if layer == 0 else token.first,

@@ -1,6 +1,7 @@
 """Tokenizers: text survives the round trip, ids never raise, a folder tells its kind."""
 
 import json
+import os
 import pathlib
 import re
 
@@ -166,10 +167,10 @@ def test_a_file_that_is_no_model_is_named(tmp_path):
         load_tokenizer(tmp_path)
 
 
-PUBLISHED = pathlib.Path(__file__).parents[3] / 'shared' / 'data' / 'vocab' / 't5' / 'spiece.model'
+PUBLISHED = pathlib.Path(os.environ.get('CALM_TEST_DATA', 'nowhere')) / 'vocab' / 't5' / 'spiece.model'
 
 
-@pytest.mark.skipif(not PUBLISHED.exists(), reason='needs a published vocabulary, which is not in the repository')
+@pytest.mark.skipif(not PUBLISHED.exists(), reason='data outside the repository: $CALM_TEST_DATA/vocab/t5/spiece.model')
 def test_the_published_vocabulary_has_the_ids_of_the_literature():
     tokenizer = SentencePieceTokenizer(PUBLISHED.read_bytes(), extra_ids=100)
     assert tokenizer.vocab_size == 32_100

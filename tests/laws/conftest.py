@@ -80,17 +80,20 @@ class Definition:
             number[index] = far + (half if bidirectional and distance > 0 else 0)
         return table[:, number]
 
-    def encode(self, tokens):
+    def encode(self, tokens, sub_layers=None):
         p = self.params['encoder']
         x = self.params['token_embedder']['embedding'][tokens]
         steps = np.arange(len(tokens))
         bias = self.bias(p, steps[None] - steps[:, None], bidirectional=True)
         for i in range(self.config.num_encoder_layers):
             layer = p[f'layers_{i}']
-            y = self.norm(x, layer['pre_attention_layer_norm'])
-            x = x + self.attend(layer['attention'], y, self.heads(y, layer['attention']['key']),
-                                self.heads(y, layer['attention']['value']), bias)
-            x = x + self.feed(layer['mlp'], self.norm(x, layer['pre_mlp_layer_norm']))
+            attends, feeds = (True, True) if sub_layers is None else sub_layers(i)
+            if attends:
+                y = self.norm(x, layer['pre_attention_layer_norm'])
+                x = x + self.attend(layer['attention'], y, self.heads(y, layer['attention']['key']),
+                                    self.heads(y, layer['attention']['value']), bias)
+            if feeds:
+                x = x + self.feed(layer['mlp'], self.norm(x, layer['pre_mlp_layer_norm']))
         return self.norm(x, p['encoder_norm'])
 
     def self_kv(self, i, x):
@@ -102,16 +105,17 @@ class Definition:
         p = self.params['decoder']
         return (self.norm(x, p['decoder_norm']) @ p['logits_dense']['kernel'])[0]
 
-    def decode(self, source, length, leaves=None, sub_layers=None, stand_in='exit'):
+    def decode(self, source, length, leaves=None, sub_layers=None, stand_in='exit', encoder_sub_layers=None):
         """Reference of the greedy decode of source [S].
 
         leaves(layer, position, hidden, previous, logits) → (confidence, whether the token leaves); None never leaves.
         sub_layers(position, layer) → whether self-attention, cross-attention and feed-forward run; None: all do.
+        encoder_sub_layers(layer) → whether attention and feed-forward of the encoder's layer run; None: all do.
         stand_in: what a layer that the token left below holds for it: the projected 'exit' state, the projected 'first'
         layer's state, or the exit layer's own keys and values ('kv').
         """
         p, config = self.params['decoder'], self.config
-        encoded = self.encode(source[source != config.pad_id])
+        encoded = self.encode(source[source != config.pad_id], encoder_sub_layers)
         keys_values = [[] for _ in range(config.num_decoder_layers)]
         last, result = config.decoder_start_id, Reference([], [], [], [])
         for position in range(length):

@@ -44,11 +44,11 @@ def decode(config, params, sources):
     return run
 
 
-def mixed_plan(rows):
+def mixed_plan(rows, seed=1):
     """Another plan for every row, sub-layer by sub-layer."""
-    rng = np.random.Generator(np.random.PCG64(1))
-    decoder = [rng.random((5, 3)) < 0.6 for _ in range(3)]
-    return Plan(*(each[rows] for each in decoder), np.ones((5, 2), bool)[rows], np.ones((5, 2), bool)[rows])
+    rng = np.random.Generator(np.random.PCG64(seed))
+    shapes = [(5, 3)] * 3 + [(5, 2)] * 2
+    return Plan(*((rng.random(shape) < 0.6)[rows] for shape in shapes))
 
 
 def equal(trace, other):
@@ -168,15 +168,31 @@ def test_filling_windows_do_not_matter(decode, window, wide):
     equal(decode(exit=Exit(SoftmaxGap(), 0.35), propagation=Lazy(window)), decode(exit=Exit(SoftmaxGap(), 0.35)))
 
 
-def test_any_mixture_of_gates_plans_and_exits_equals_masking(decode, decode_by_definition, sources, wide):
-    plan = mixed_plan(slice(None))
-    trace = decode(exit=Exit(SoftmaxGap(), 0.35), plan=plan, gate=ScriptedGate(GATE))
-    for row, source in enumerate(sources):
-        def sub_layers(position, layer, row=row):
-            opened = GATE[min(position, len(GATE) - 1), layer]
-            return tuple(bool(opened and each[row, layer]) for each in plan[:3])
+@pytest.mark.parametrize('propagation, stand_in', [(Lazy(), 'exit'), (Eager(), 'exit'), (CopyKV(), 'kv')])
+def test_any_mixture_of_gates_plans_and_exits_equals_masking(
+        decode, decode_by_definition, sources, propagation, stand_in, wide):
+    for seed in range(8):
+        plan = mixed_plan(slice(None), seed)
+        gate = GATE if seed % 2 else np.ones_like(GATE)
+        trace = decode(exit=Exit(SoftmaxGap(), 0.35), plan=plan, gate=ScriptedGate(gate), propagation=propagation)
+        for row, source in enumerate(sources):
+            def sub_layers(position, layer, row=row, plan=plan, gate=gate):
+                opened = gate[min(position, len(gate) - 1), layer]
+                return tuple(bool(opened and each[row, layer]) for each in plan[:3])
 
-        matches(trace, row, decode_by_definition(source, LENGTH, gap(0.35), sub_layers))
+            def encoder_sub_layers(layer, row=row, plan=plan):
+                return plan.encoder_attention[row, layer], plan.encoder_feed_forward[row, layer]
+
+            matches(trace, row, decode_by_definition(
+                source, LENGTH, gap(0.35), sub_layers, stand_in, encoder_sub_layers))
+
+
+def test_a_grid_of_thresholds_is_one_program(decode):
+    decode(exit=Exit(SoftmaxGap(), 0.5))
+    before = generate._cache_size()
+    for threshold in (0.0, 0.1, 0.9, 1.0):
+        decode(exit=Exit(SoftmaxGap(), threshold))
+    assert generate._cache_size() == before
 
 
 def test_a_uniform_plan_runs_its_layers_and_no_other(decode, decode_by_definition, sources, wide):
