@@ -15,6 +15,7 @@ from calm_jax.models.config import TransformerConfig
 from calm_jax.training import classifier, jobs, losses
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions
+from gin import config as gin_config
 
 CONFIGURABLES = (
     Settings, TransformerConfig, Optimizer, LoopOptions, jobs.PairedText, jobs.train_model, jobs.train_exit_classifier,
@@ -57,6 +58,13 @@ def decode_settings(files: Sequence[str], bindings: Sequence[str], search_paths:
     return dict(gin.get_bindings('Settings'))
 
 
+def bindings(resolved: str) -> dict[str, str]:
+    """The bindings of a resolved configuration as its text has them: {'SEED': '0', 'LoopOptions.steps': '%TRAIN_STEPS'}."""
+    text = re.sub(r'^(#.*)?\n', '', resolved, flags=re.MULTILINE)
+    found = re.findall(r'^([\w./]+) = (.*\n(?:[ \t].*\n)*)', text, re.MULTILINE)
+    return {name: ' '.join(value.removeprefix('\\\n').split()) for name, value in found}
+
+
 def macro(name: str) -> Any:
     """The value of a macro that has been read."""
     return gin.query_parameter(f'{name}/macro.value')
@@ -71,7 +79,9 @@ def _read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[
     """Replaces what gin holds by these files and bindings."""
     _register()
     gin.clear_config()
-    for folder in (gin_folder(), *reversed(search_paths)):
+    # gin looks in the order of this list and has no way to empty it: what an earlier call added would stay.
+    gin_config._LOCATION_PREFIXES[:] = ['']
+    for folder in (*search_paths, gin_folder()):
         gin.add_config_file_search_path(str(folder))
     for file in files:
         _parse(functools.partial(gin.parse_config_file, file), file)

@@ -1,3 +1,5 @@
+import ast
+
 import pytest
 
 from calm_jax.commands import configuration
@@ -107,3 +109,23 @@ def test_files_are_searched_for_where_the_user_says(tmp_path):
     (tmp_path / 'mine.gin').write_text("include 'runs/train.gin'\nSEED = 11\n")
     configuration.read(['mine.gin'], REQUIRED, [str(tmp_path)])
     assert configuration.macro('SEED') == 11
+
+
+def test_the_user_s_folders_come_before_the_library_s_and_are_forgotten_afterwards(tmp_path):
+    for name in ('first', 'second'):
+        (tmp_path / name / 'models').mkdir(parents=True)
+        (tmp_path / name / 'models' / 'tiny.gin').write_text(f"SEED = '{tmp_path / name}'\n")
+    folders = [str(tmp_path / name) for name in ('first', 'second')]
+    for searched in (folders, folders[::-1]):
+        configuration.read(['runs/train.gin', 'models/tiny.gin'], REQUIRED, searched)
+        assert configuration.macro('SEED') == searched[0]
+    configuration.read(['runs/train.gin', 'models/tiny.gin'], REQUIRED)
+    assert configuration.macro('SEED') == 0
+
+
+def test_bindings_are_found_however_gin_wraps_them(tmp_path):
+    paths = [f'{tmp_path}/{"long" * 20}/{number}' for number in range(3)]
+    _, resolved = configuration.read(['models/tiny.gin', 'runs/train.gin'], [*REQUIRED, f'TRAIN_DATA={paths}', 'SEED=7'])
+    found = configuration.bindings(resolved)
+    assert ast.literal_eval(found['TRAIN_DATA']) == paths and found['SEED'] == '7'
+    assert found['LoopOptions.seed'] == '%SEED' and found['job.run'] == '@train_model'
