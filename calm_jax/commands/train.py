@@ -1,6 +1,11 @@
 """Trains a model with an exit after every decoder layer, then the classifier that decides when to take it."""
+import contextlib
+import functools
+import json
 import pathlib
 import shutil
+import sys
+import tempfile
 
 from calm_jax.commands import configuration, gin_flags
 
@@ -9,6 +14,9 @@ _FLAGS = {
     'model_dir': 'MODEL_DIR', 'steps': 'TRAIN_STEPS', 'batch_size': 'BATCH_SIZE', 'learning_rate': 'LEARNING_RATE',
     'seed': 'SEED', 'max_minutes': 'MAX_MINUTES',
 }
+# What may change when a run goes on: when it ends, what it reports and keeps, and where it lies.
+_MAY_CHANGE = {'MODEL_DIR', 'TRAIN_STEPS', 'MAX_MINUTES', 'LOG_EVERY', 'EVAL_EVERY', 'SAVE_EVERY'} | {
+    f'LoopOptions.{name}' for name in ('steps', 'max_minutes', 'log_every', 'eval_every', 'save_every', 'keep')}
 
 
 def add_arguments(parser):
@@ -36,24 +44,74 @@ def run(args):
         if getattr(args, flag) is not None:
             bindings.append(f'{macro} = {getattr(args, flag)!r}')
     job, resolved = configuration.read(args.gin_file, bindings, configuration.search_folders(args))
-    model_dir = pathlib.Path(configuration.macro('MODEL_DIR'))
-    _prepare(model_dir, args.resume, args.overwrite)
-    model_dir.mkdir(parents=True, exist_ok=True)
-    (model_dir / 'config.gin').write_text(resolved)
-    job(model_dir=model_dir, quiet=args.quiet)
+    model_dir = configuration.macro('MODEL_DIR')
+    if not isinstance(model_dir, str) or not model_dir:
+        raise ValueError(f'MODEL_DIR is {model_dir!r}; expected the path of a folder')
+    model_dir = pathlib.Path(model_dir).resolve()
+    found = _found(model_dir, args.resume, args.overwrite)
+    if found and args.resume:
+        _same_configuration(model_dir, resolved)
+    job(model_dir=model_dir, quiet=args.quiet, start=functools.partial(_start, model_dir, found, resolved, args))
 
 
-def _prepare(model_dir, resume, overwrite):
-    """Refuses a folder with anything in it, unless told what to do with it."""
+def _found(model_dir, resume, overwrite):
+    """Whether a run is there; refuses a folder with anything else in it, and one that nobody said what to do with."""
     if not model_dir.exists() or (model_dir.is_dir() and not any(model_dir.iterdir())):
-        return
+        return False
     if not model_dir.is_dir():
         raise NotADirectoryError(f'{model_dir} is a file; MODEL_DIR must be a folder')
-    ours = (model_dir / 'config.gin').is_file()
     if not (resume or overwrite):
         raise FileExistsError(f'{model_dir} exists; pass --resume to go on after its latest checkpoint, '
                               'or --overwrite to delete it')
-    if not ours:
+    if not (model_dir / 'config.gin').is_file():
         raise FileExistsError(f'{model_dir} holds no config.gin, so no training run made it; choose another MODEL_DIR')
-    if overwrite:
-        shutil.rmtree(model_dir)
+    return True
+
+
+def _same_configuration(model_dir, resolved):
+    """Raises ValueError naming the first binding that differs from those of the run to be resumed."""
+    before = configuration.bindings((model_dir / 'config.gin').read_text())
+    now = configuration.bindings(resolved)
+    for name in {**now, **before}:
+        if name not in _MAY_CHANGE and now.get(name) != before.get(name):
+            raise ValueError(f'--resume: {name} is {now.get(name, "not set")}, and was {before.get(name, "not set")} in '
+                             f'{model_dir / "config.gin"}; set it back, or train into another MODEL_DIR')
+
+
+def _same_inputs(model_dir, inputs):
+    """Raises ValueError naming the first input whose contents differ from those of the run to be resumed."""
+    path = model_dir / 'inputs.json'
+    before = json.loads(path.read_text()) if path.is_file() else inputs
+    for name in {**inputs, **before}:
+        if inputs.get(name) != before.get(name):
+            raise ValueError(f'--resume: {name} is not what it was: found {inputs.get(name)}, and {before.get(name)} in '
+                             f'{path}; put it back, or train into another MODEL_DIR')
+
+
+def _start(model_dir, found, resolved, args, inputs):
+    """Everything has been read and checked: prepares the model folder, and says what is cut."""
+    if found and args.resume:
+        _same_inputs(model_dir, inputs)
+    with _replaced(model_dir) if found and args.overwrite else contextlib.nullcontext():
+        model_dir.mkdir(parents=True, exist_ok=True)
+        (model_dir / 'inputs.json').write_text(json.dumps(inputs, indent=2) + '\n')
+        (model_dir / 'config.gin').write_text(resolved)
+    if not args.quiet:
+        cut = inputs['truncated']
+        print(f'{inputs["examples"]} examples; cut: {cut["source"]} sources of more than {inputs["max_source_length"]} tokens, '
+              f'{cut["target"]} targets of more than {inputs["max_target_length"]}', file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _replaced(folder):
+    """Moves a folder aside; deletes it after the `with` block, or puts it back when that fails."""
+    aside = pathlib.Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
+    folder.rename(aside / folder.name)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        (aside / folder.name).rename(folder)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside)

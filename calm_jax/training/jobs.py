@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from calm_jax.checkpoints import native
-from calm_jax.data.batching import TrainingBatches, evaluation_batches, tokenize
-from calm_jax.data.jsonl import Template
+from calm_jax.data.batching import TrainingBatches, count_truncated, evaluation_batches, tokenize
+from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.sources import open_records
-from calm_jax.data.tokenizers import load_tokenizer
+from calm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import init_params
 from calm_jax.training import classifier, losses
@@ -20,6 +20,11 @@ from calm_jax.training.train_loop import LoopOptions, fit
 from calm_jax.training.train_state import TrainState
 
 Paths = str | Sequence[str]
+Start = Callable[[dict], None]
+
+
+def _nothing(inputs: dict) -> None:
+    """The default of `start`: notes nothing."""
 
 
 class PairedText:
@@ -62,6 +67,20 @@ class PairedText:
         """Decoding defaults that fit this data, stored with checkpoints."""
         return {'max_new_tokens': self._lengths['max_target_length'], 'max_source_length': self._lengths['max_source_length']}
 
+    @functools.cached_property
+    def _records(self) -> dict[str, Records]:
+        named = {'train': self._train, 'evaluation': self._evaluation}
+        return {name: open_records(paths) for name, paths in named.items() if paths is not None}
+
+    def description(self, training: TrainingBatches) -> dict:
+        """What was read, for JSON: {'train': sha256 of the files, 'evaluation': the same, 'examples': of training,
+        'truncated': {'source': how many are cut, 'target': …}, 'max_source_length', 'max_target_length'}."""
+        limits = {name: self._lengths[name] for name in ('max_source_length', 'max_target_length')}
+        return {
+            **{name: records.fingerprint() for name, records in self._records.items()},
+            'examples': len(training.examples), 'truncated': count_truncated(training.examples, **limits), **limits,
+        }
+
     def batches(self, tokenizer, config: TransformerConfig) -> tuple[TrainingBatches, list]:
         """(training batches, evaluation batches) for a model.
 
@@ -72,11 +91,11 @@ class PairedText:
             'pad_id': config.pad_id, 'eos_id': config.eos_id, 'decoder_start_id': config.decoder_start_id,
             'process_index': jax.process_index(), 'process_count': jax.process_count(),
         }
-        examples = tokenize(open_records(self._train), *self._templates, tokenizer)
+        examples = tokenize(self._records['train'], *self._templates, tokenizer)
         training = TrainingBatches(examples, self._batch_size, seed=self._seed, **self._lengths, **where)
         if self._evaluation is None:
             return training, []
-        examples = tokenize(open_records(self._evaluation), *self._templates, tokenizer)
+        examples = tokenize(self._records['evaluation'], *self._templates, tokenizer)
         # Sorted by length so that batches hold little padding; sums over the set do not depend on the order.
         examples.sort(key=lambda example: (len(example.source), len(example.target)))
         return training, list(evaluation_batches(examples, self._batch_size, **self._lengths, **where))
@@ -95,6 +114,7 @@ def train_model(
     z_loss: float = 0.0,
     sampled_exits: bool = False,
     quiet: bool = False,
+    start: Start = _nothing,
 ) -> TrainState:
     """First stage: trains a transformer whose every decoder layer is an exit (CALM, Eq. 6).
 
@@ -105,6 +125,8 @@ def train_model(
       tokenizer: folder of a tokenizer; for training from scratch.
       config: makes the configuration when given vocab_size; for training from scratch.
       checkpoint: native checkpoint to start from; brings its own tokenizer and configuration.
+      start: called with a description of the inputs (fingerprints and counts, for JSON) once everything has been read
+        and checked, before anything is written.
       For the others see `multi_exit.multi_exit_stage` and `train_loop.fit`.
 
     Raises:
@@ -112,16 +134,19 @@ def train_model(
     """
     if (checkpoint is None) == (tokenizer is None or config is None):
         raise ValueError('train from a checkpoint, or from a tokenizer and a model configuration: give exactly one of the two')
+    losses.check_extras(label_smoothing, z_loss)
     if checkpoint is not None:
-        start = native.load(checkpoint)
-        made, params, tokens = start.config, start.params, start.tokenizer
+        begun = native.load(checkpoint)
+        made, params, tokens = begun.config, begun.params, begun.tokenizer
     else:
         tokens = load_tokenizer(tokenizer)
         made = config(vocab_size=tokens.vocab_size)
         params = jax.jit(functools.partial(init_params, made))(jax.random.key(options.seed))
     stage = multi_exit_stage(
         made, params, tokens, exit_weights, label_smoothing, z_loss, sampled_exits, data.generation)
-    return fit(stage, optimizer, *data.batches(tokens, made), model_dir, options, quiet)
+    training, evaluation = data.batches(tokens, made)
+    inputs = _inputs(data, training, tokens, None if checkpoint is None else params)
+    return fit(stage, optimizer, training, evaluation, model_dir, options, quiet, functools.partial(start, inputs))
 
 
 def train_exit_classifier(
@@ -132,15 +157,25 @@ def train_exit_classifier(
     checkpoint: str | os.PathLike,
     objective: classifier.Objective = classifier.independent,
     quiet: bool = False,
+    start: Start = _nothing,
 ) -> TrainState:
     """Second stage: trains the exit classifier of a native checkpoint, whose other parameters stay as they are.
 
     Args:
       model_dir: see `train_loop.fit`; its checkpoints hold the backbone too.
       checkpoint: native checkpoint, from the first stage or imported.
+      start: see `train_model`.
       For the others see `classifier.classifier_stage` and `train_loop.fit`.
     """
-    start = native.load(checkpoint)
-    generation = start.generation or data.generation
-    stage = classifier.classifier_stage(start.config, start.params, start.tokenizer, objective, start.heads, generation)
-    return fit(stage, optimizer, *data.batches(start.tokenizer, start.config), model_dir, options, quiet)
+    begun = native.load(checkpoint)
+    generation = begun.generation or data.generation
+    stage = classifier.classifier_stage(begun.config, begun.params, begun.tokenizer, objective, begun.heads, generation)
+    training, evaluation = data.batches(begun.tokenizer, begun.config)
+    inputs = _inputs(data, training, begun.tokenizer, begun.params)
+    return fit(stage, optimizer, training, evaluation, model_dir, options, quiet, functools.partial(start, inputs))
+
+
+def _inputs(data: PairedText, training: TrainingBatches, tokenizer: Tokenizer, params: dict | None) -> dict:
+    """The data's description with the fingerprints of tokenizer and starting parameters (None: random ones)."""
+    checkpoint = {} if params is None else {'checkpoint': native.fingerprint(params)}
+    return {**data.description(training), 'tokenizer': tokenizer.fingerprint(), **checkpoint}

@@ -55,7 +55,11 @@ def token_losses(logits: jax.Array, targets: jax.Array, label_smoothing: float =
       targets: [B, T] int token ids.
       label_smoothing: s in [0, 1).
       z_loss: z ≥ 0; 1e-4 is usual.
+
+    Raises:
+      ValueError: s or z is out of range.
     """
+    check_extras(label_smoothing, z_loss)
     logits = logits.astype(jnp.float32)
     vocab_size = logits.shape[-1]
     # A masked sum rather than a gather: it fuses with the other reductions, and its gradient is no scatter.
@@ -74,6 +78,14 @@ def token_losses(logits: jax.Array, targets: jax.Array, label_smoothing: float =
         objective = objective + z_loss * jnp.square(log_normaliser)
     correct = (target_logit >= top_logit).astype(jnp.float32)
     return TokenLosses(objective, nll, correct)
+
+
+def check_extras(label_smoothing: float, z_loss: float) -> None:
+    """Raises ValueError unless label smoothing is in [0, 1) and the z-loss is 0 or more."""
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f'label_smoothing is {label_smoothing}; expected at least 0 and less than 1')
+    if not 0 <= z_loss < np.inf:
+        raise ValueError(f'z_loss is {z_loss}; expected 0 or more')
 
 
 class ExitSums(NamedTuple):

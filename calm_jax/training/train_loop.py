@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -69,6 +69,7 @@ def fit(
     model_dir: str | os.PathLike,
     options: LoopOptions,
     quiet: bool = False,
+    start: Callable[[], None] = lambda: None,
 ) -> TrainState:
     """Trains `stage` until `options.steps` and returns the last state.
 
@@ -84,18 +85,20 @@ def fit(
 
     Args:
       eval_batches: small enough to hold in memory; read in order at each evaluation.
+      start: called once everything has been checked, before anything is written or read under `model_dir`.
 
     Raises:
       ValueError: loss or gradient is not finite; the batch cannot be split over devices and micro-batches; no such
         metric. Checkpoints written before stay as they are.
     """
-    model_dir = pathlib.Path(model_dir).absolute()
-    model_dir.mkdir(parents=True, exist_ok=True)
     mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
     everywhere, by_row = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))
     _check_batch_size(batches.batch_size, options.micro_batches)
     if options.best_metric not in stage.metrics:
         raise ValueError(f'best_metric {options.best_metric!r} is not evaluated; choose from {", ".join(stage.metrics)}')
+    start()
+    model_dir = pathlib.Path(model_dir).absolute()
+    model_dir.mkdir(parents=True, exist_ok=True)
     put = functools.partial(_put, sharding=by_row)
     # A terminal has the progress bar; a log file gets lines instead.
     say = (lambda line: None) if quiet or sys.stderr.isatty() else functools.partial(print, file=sys.stderr, flush=True)

@@ -1,9 +1,17 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
+import jax
+import numpy as np
 import pytest
 
 from calm_jax.checkpoints import native
 from calm_jax.cli import main
+from calm_jax.commands import train
 
 
 @pytest.fixture
@@ -22,7 +30,8 @@ def arguments(tmp_path, tokenizer, jsonl):
 def test_both_stages_run_as_a_user_would_and_leave_loadable_checkpoints(tmp_path, arguments, jsonl, capsys):
     assert main(arguments) == 0
     model_dir = tmp_path / 'model'
-    assert {path.name for path in model_dir.iterdir()} == {'best', 'last', 'state', 'metrics.jsonl', 'config.gin'}
+    assert {path.name for path in model_dir.iterdir()} == {
+        'best', 'last', 'state', 'metrics.jsonl', 'config.gin', 'inputs.json'}
     written = (model_dir / 'config.gin').read_text()
     assert 'TRAIN_STEPS = 2' in written and 'BATCH_SIZE = 8' in written and 'LEARNING_RATE = 0.01' in written
     first = native.load(model_dir / 'best')
@@ -80,3 +89,84 @@ def test_what_a_user_can_get_wrong_is_one_line_and_exit_code_2(capsys, extra, me
 def test_a_configuration_error_leaves_no_folder_behind(tmp_path, arguments):
     assert main([*arguments, '--gin.TOKENIZERS=3']) == 2
     assert not (tmp_path / 'model').exists()
+
+
+def test_overwriting_with_a_mistake_keeps_the_old_model(tmp_path, arguments, capsys):
+    assert main(arguments) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / 'model').rglob('*') if path.is_file()}
+    for wrong in (f"--gin.TRAIN_DATA='{tmp_path}/trian.jsonl'", "--gin.SOURCE='{english}'", '--batch_size=1000',
+                  f"--gin.TOKENIZER='{tmp_path}'", "--gin.BEST_METRIC='beauty'", '--gin.LABEL_SMOOTHING=1.0'):
+        assert main([*arguments, '--overwrite', wrong]) == 2
+        assert capsys.readouterr().err.count('\n') == 1
+        assert {path: path.read_bytes() for path in (tmp_path / 'model').rglob('*') if path.is_file()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {'model', 'tokenizer', 'train.jsonl'}
+
+
+def test_a_first_run_that_cannot_start_does_not_stand_in_the_way_of_the_next(tmp_path, arguments):
+    assert main([*arguments, f"--gin.TRAIN_DATA='{tmp_path}/trian.jsonl'"]) == 2
+    assert not (tmp_path / 'model').exists()
+    assert main(arguments) == 0
+
+
+def test_a_folder_whose_replacement_fails_is_put_back(tmp_path):
+    (tmp_path / 'model').mkdir()
+    (tmp_path / 'model' / 'old').write_text('weights')
+    with pytest.raises(OSError, match='disk full'), train._replaced(tmp_path / 'model'):
+        (tmp_path / 'model').mkdir()
+        (tmp_path / 'model' / 'new').write_text('half')
+        raise OSError('disk full')
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('*')] == ['model', 'model/old']
+
+
+def test_a_run_is_resumed_only_as_it_was(tmp_path, arguments, jsonl, capsys):
+    assert main(arguments) == 0
+    config = tmp_path / 'model' / 'config.gin'
+    before = config.read_text()
+    for change, name in (
+            ('--learning_rate=0.02', 'LEARNING_RATE is 0.02, and was 0.01'),
+            ('--gin.EXIT_WEIGHTS=@uniform', 'EXIT_WEIGHTS is @uniform, and was @proportional_to_layer'),
+            ('--gin.Optimizer.b1=0.5', 'Optimizer.b1 is 0.5, and was not set')):
+        assert main([*arguments, '--resume', '--steps=3', change]) == 2
+        line = capsys.readouterr().err
+        assert name in line and line.count('\n') == 1 and config.read_text() == before
+    with open(jsonl, 'a') as file:
+        file.write('{"en": "one more", "fr": "ONE MORE"}\n')
+    assert main([*arguments, '--resume', '--steps=3']) == 2
+    assert '--resume: train is not what it was' in capsys.readouterr().err and config.read_text() == before
+    jsonl.write_text(''.join(jsonl.read_text().splitlines(keepends=True)[:-1]))
+    assert main([*arguments, '--resume', '--steps=3', '--max_minutes=9', '--gin.SAVE_EVERY=1', '--gin.LoopOptions.keep=3']) == 0
+    assert 'TRAIN_STEPS = 3' in config.read_text()
+
+
+def test_what_the_limits_cut_is_said_and_noted(tmp_path, arguments, examples, capsys):
+    loud = [argument for argument in arguments if argument != '--quiet']
+    assert main([*loud, '--gin.MAX_TARGET_LENGTH=5', '--gin.EVAL_DATA=None']) == 0
+    cut = sum(len(example.target) + 1 > 5 for example in examples)
+    assert 0 < cut < 24
+    assert f'24 examples; cut: 0 sources of more than 8 tokens, {cut} targets of more than 5\n' in capsys.readouterr().err
+    assert json.loads((tmp_path / 'model' / 'inputs.json').read_text())['truncated'] == {'source': 0, 'target': cut}
+
+
+def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, arguments):
+    arguments = [*arguments, '--gin.TransformerConfig.dropout_rate=0.2', '--gin.SAVE_EVERY=2', '--gin.EVAL_DATA=None']
+    cache = {'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
+             'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2'}
+    command = [sys.executable, '-m', 'calm_jax.cli', *arguments, '--steps=1000000']
+    victim = subprocess.Popen(command, env={**os.environ, **cache}, stderr=subprocess.PIPE, text=True)
+    while not saved(tmp_path / 'model') and victim.poll() is None:
+        time.sleep(0.05)
+    victim.kill()
+    assert victim.wait() == -signal.SIGKILL, victim.stderr.read()
+    victim.stderr.close()
+    steps = max(saved(tmp_path / 'model')) + 3
+    assert not (tmp_path / 'model' / 'last').exists()
+    assert main([*arguments, f'--steps={steps}', '--resume']) == 0
+    assert main([*arguments, f'--steps={steps}', f'--model_dir={tmp_path}/whole']) == 0
+    ends = [native.load(tmp_path / run / 'last').params for run in ('model', 'whole')]
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+    assert json.loads((tmp_path / 'model' / 'metrics.jsonl').read_text().splitlines()[-1])['step'] == steps
+
+
+def saved(model_dir):
+    """Steps of the complete checkpoints to resume from."""
+    return [int(path.name) for path in (model_dir / 'state').glob('*') if path.name.isdigit()]
