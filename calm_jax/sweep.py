@@ -15,22 +15,19 @@ from calm_jax.metrics.objective import Objective
 class Sweep:
     """The records of a directory.
 
-    decode: (λ, path) → None, writes the records at this λ (1.0: full depth) to a file; None where only what is there
-    can be read. Raises FileNotFoundError for a λ that is not there and cannot be decoded.
+    provide: (λ, path) → None, sees to it that the file holds the records at this λ (1.0: full depth); raises where it
+    cannot, as FileNotFoundError for a λ that is not there and cannot be decoded.
     """
 
-    def __init__(self, directory: str | os.PathLike, decode: Callable[[float, Path], None] | None):
-        self.directory, self._decode = Path(directory), decode
+    def __init__(self, directory: str | os.PathLike, provide: Callable[[float, Path], None]):
+        self.directory, self._provide = Path(directory), provide
         self._read: dict[float, list[dict]] = {}
 
     def at(self, threshold: float) -> list[dict]:
         """The records at λ, in input order; λ = 1 is the full model."""
         if threshold not in self._read:
             path = self.path(threshold)
-            if self._decode is not None:
-                self._decode(threshold, path)
-            elif not path.is_file():
-                raise FileNotFoundError(f'{path}: not decoded yet; pass --checkpoint to decode it')
+            self._provide(threshold, path)
             records = jsonl.Records(path)
             # Pieces are for the eye; a sweep holds twenty runs of them.
             self._read[threshold] = [
@@ -43,7 +40,7 @@ class Sweep:
         return self.directory / ('full.jsonl' if threshold >= 1 else f'lambda_{threshold:.6f}.jsonl')
 
     @property
-    def decoded(self) -> list[float]:
+    def asked(self) -> list[float]:
         """The λ below 1 that have been asked for, descending."""
         return sorted((threshold for threshold in self._read if threshold < 1), reverse=True)
 
@@ -56,14 +53,15 @@ class Sweep:
 
 
 def curve(sweep: Sweep, objective: Objective, num_layers: int, label: str, kind: str, certificate=None) -> dict:
-    """What curve.json holds: depth, cost and quality at every λ that was decoded, and of the full model.
+    """What curve.json holds: depth, cost and quality at every λ that was asked for, and of the full model.
 
-    layers and FLOPs are per token, over all tokens; quality and losses are means over examples.
+    Those that the certificate tested have their p-value. layers and FLOPs are per token, over all tokens; quality and
+    losses are means over examples.
     """
     full = sweep.texts(1.0)
     tested = {point.threshold: point for point in certificate.grid} if certificate else {}
     points = []
-    for threshold in sweep.decoded:
+    for threshold in sweep.asked:
         early = sweep.texts(threshold)
         losses = objective.losses(early, full)
         point = tested.get(threshold)
@@ -82,7 +80,7 @@ def save_json(path: str | os.PathLike, content: dict) -> None:
     """Writes a JSON file, whole or not at all."""
     path = Path(path)
     partial = path.with_name(path.name + '.partial')
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n')
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
     partial.replace(path)
 
 

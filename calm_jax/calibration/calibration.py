@@ -85,6 +85,24 @@ class Calibration:
         """What the next point sets beside λ, or None when there is nothing left to test."""
         return None if self._finished() else dict(self._grid[self._tested].setting)
 
+    def check_enough(self, n: int) -> None:
+        """ValueError, with the least number, if even losses of zero on n examples would certify nothing.
+
+        Needs no losses, so it can be asked before anything is decoded; the first `observe` asks it too.
+        """
+        self._members = _members(n, self._group_by, self._groups)
+        level = self._epsilon / self._joint / (len(self._grid) if self._procedure == 'bonferroni' else 1)
+        for tolerance in sorted(set(self._tolerances.values())):
+            least = least_n(self._p_value, (tolerance + 1) / 2 if self._signed else tolerance, level)
+            for group, members in self._members.items():
+                if len(members) < least:
+                    units = 'examples' if self._group_by is None else 'clusters'
+                    units += '' if group is None else f' in group {group}'
+                    raise ValueError(
+                        f'{len(members)} {units} are too few: at tolerance {tolerance:g} and level {level:g}, '
+                        f'{self._p_value} certifies nothing with fewer than {least}'
+                    )
+
     def observe(self, losses) -> bool:
         """Test the next setting on its losses, [n] or {risk: [n]}, and return whether there is another to test."""
         if self._finished():
@@ -187,28 +205,13 @@ class Calibration:
             expected = ', '.join(map(str, self._tolerances))
             raise ValueError(f'losses: expected those of {expected}, which have a tolerance, found {", ".join(names)}')
         if self._rows is None:
-            self._members = _members(n, self._group_by, self._groups)
-            self._check_enough(risks)
+            self.check_enough(n)
             self._rows = names, n
         if self._rows != (names, n):
             raise ValueError(
                 f'losses: expected {self._rows[1]} examples of {", ".join(self._rows[0])}, as at the first threshold, '
                 f'found {n} of {", ".join(names)}'
             )
-
-    def _check_enough(self, risks: dict[str, np.ndarray]) -> None:
-        """ValueError, with the least n, if even losses of zero would certify nothing."""
-        level = self._epsilon / self._joint / (len(self._grid) if self._procedure == 'bonferroni' else 1)
-        for tolerance in {self._tolerance_of(risk) for risk in risks}:
-            least = least_n(self._p_value, (tolerance + 1) / 2 if self._signed else tolerance, level)
-            for group, members in self._members.items():
-                if len(members) < least:
-                    units = 'examples' if self._group_by is None else 'clusters'
-                    units += '' if group is None else f' in group {group}'
-                    raise ValueError(
-                        f'{len(members)} {units} are too few: at tolerance {tolerance:g} and level {level:g}, '
-                        f'{self._p_value} certifies nothing with fewer than {least}'
-                    )
 
 
 def calibrate(

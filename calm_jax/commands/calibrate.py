@@ -11,6 +11,7 @@ records all that the guarantee depends on; `calm generate --certificate` decodes
 
 import dataclasses
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -22,12 +23,15 @@ from calm_jax.commands import decode_flags
 from calm_jax.commands.generate import decode_file, environment, model_fingerprints
 from calm_jax.data import jsonl
 from calm_jax.data.sources import open_records
+from calm_jax.decoding.settings import Settings
 from calm_jax.metrics import quality
 from calm_jax.metrics.objective import KINDS, Objective
 from calm_jax.model import load
 from calm_jax.sweep import Sweep, curve, save_json
 
 PAPER_GRID = [round(1 - 0.05 * step, 2) for step in range(1, 20)]
+RECORDS = 'records.json'  # what a folder of records was made with
+HEADER = '.config.json'  # follows the name of a decoded file
 
 
 def add_arguments(parser):
@@ -58,7 +62,8 @@ def add_arguments(parser):
     output = parser.add_argument_group('output')
     output.add_argument('--output', metavar='FILE', help='certificate to write')
     output.add_argument('--records', metavar='DIR', help='keep what was decoded, and curve.json; recompute from it')
-    output.add_argument('--overwrite', action='store_true', help='replace the certificate, and records that differ')
+    output.add_argument('--overwrite', action='store_true',
+                        help='replace the certificate, and records made otherwise; records that fit are kept and continued')
     output.add_argument('--trials', type=int, metavar='K', help='also the paper\'s K random 80/20 trials, to trials.json')
     output.add_argument('--trial_tolerances', metavar='δ,δ,…', help='of the trials (default: --tolerance)')
     power = parser.add_argument_group('power')
@@ -74,40 +79,45 @@ def run(args):
     for name in ('data', 'metric', 'tolerance'):
         if not getattr(args, name):
             raise ValueError(f'--{name} is missing; see calm calibrate --help')
-    if not args.output and not args.trials:
+    check_trials(args)
+    if not args.output and args.trials is None:
         raise ValueError('--output is missing: the certificate to write')
     if args.output and Path(args.output).exists() and not args.overwrite:
         raise FileExistsError(f'{args.output} exists; pass --overwrite to replace it')
-    if not args.checkpoint and not (args.records and (Path(args.records) / 'records.json').is_file()):
+    if not args.checkpoint and not (args.records and (Path(args.records) / RECORDS).is_file()):
         raise ValueError('--checkpoint is missing; without a model, --records must name the records of an earlier run')
+    if not args.checkpoint and args.grid_data:
+        raise ValueError('--grid_data needs a model to look at it: pass --checkpoint, or leave the flag out to test the grid '
+                         'of the records')
     data = CalibrationData(args)
     objective = Objective(args.objective, args.metric, data.references, args.signed)
-    tolerance = tolerances(args)
-    calibration_ = calibration.Calibration(
-        grid(args, data) or [0.5], tolerance, args.epsilon, args.p_value, seed=args.permutation_seed,
-        group_by=data.column(args.group_by), groups=data.column(args.groups), joint=args.joint, signed=args.signed)
-    del calibration_  # made to refuse what is wrong before anything is decoded
+    thresholds = grid(args, data)
+    # What is wrong with the promise, or too little for it, is said before anything is decoded.
+    calibration_of(args, data, thresholds or [0.5]).check_enough(len(data.rows))
     with tempfile.TemporaryDirectory() as temporary:
-        directory = Path(args.records or temporary)
-        directory.mkdir(parents=True, exist_ok=True)
-        calibrate_in(args, data, objective, tolerance, directory)
+        calibrate_in(args, data, objective, thresholds, Path(args.records or temporary))
 
 
-def calibrate_in(args, data, objective, tolerance, directory):
+def calibration_of(args, data, thresholds):
+    """The calibration that the flags describe, nothing tested yet."""
+    return calibration.Calibration(
+        thresholds, tolerances(args), args.epsilon, args.p_value, seed=args.permutation_seed,
+        group_by=data.column(args.group_by), groups=data.column(args.groups), joint=args.joint, signed=args.signed)
+
+
+def calibrate_in(args, data, objective, thresholds, directory):
     """Decodes, tests, and writes everything the flags ask for."""
     decode_flags.use_compilation_cache()
     run_, sweep, model = open_sweep(args, data, directory)
     if model is None and not args.grid:
         thresholds = run_['thresholds']
-    else:
-        thresholds = grid(args, data) or confidence_grid(args, model)
+    elif thresholds is None:
+        thresholds = confidence_grid(args, model)
+    calibration_ = calibration_of(args, data, thresholds)
+    full = sweep.texts(1.0)
     if model is not None:
         run_['thresholds'] = thresholds
-        save_json(directory / 'records.json', run_)
-    calibration_ = calibration.Calibration(
-        thresholds, tolerance, args.epsilon, args.p_value, seed=args.permutation_seed,
-        group_by=data.column(args.group_by), groups=data.column(args.groups), joint=args.joint, signed=args.signed)
-    full = sweep.texts(1.0)
+        save_json(directory / RECORDS, run_)  # only now: the records there are of this model
     while calibration_.threshold is not None:
         calibration_.observe(objective.losses(sweep.texts(calibration_.threshold), full))
     certificate = calibration_.certificate(
@@ -117,6 +127,8 @@ def calibrate_in(args, data, objective, tolerance, directory):
     if args.whole_grid:
         for threshold in thresholds:
             sweep.at(threshold)
+    for threshold in kept(directory, run_):
+        sweep.at(threshold)
     label = run_['settings']['measure']
     kind = label if label in ('oracle', 'static') else 'measure'
     line = curve(sweep, objective, run_['num_layers'], label, kind, certificate)
@@ -198,12 +210,10 @@ def numbers(text, flag):
 
 def confidence_grid(args, model):
     """Thresholds from the confidences on data that is not calibrated on."""
-    if model is None:
-        raise ValueError('--grid_data needs a model to look at it; pass --checkpoint, or leave it out to test the grid of the '
-                         'records')
     settings = decode_flags.settings(args, model)
     records, template = open_records(args.grid_data), jsonl.Template(args.source_field)
     texts = [template(records[i], records.where(i)) for i in range(len(records))]
+    say(args, f'--grid_data: confidences of {len(texts)} examples')
     exit_ = dataclasses.replace(settings, threshold=0.5).build(model.config, model.heads).exit
     confidences = layer_confidences(
         model, texts, exit_.measure, max_new_tokens=settings.max_new_tokens, max_source_length=settings.max_source_length)
@@ -211,46 +221,135 @@ def confidence_grid(args, model):
 
 
 def open_sweep(args, data, directory):
-    """(what the records were made with, the sweep, the model or None)."""
-    path = directory / 'records.json'
+    """(what the records are made with, the sweep, the model or None)."""
+    path = directory / RECORDS
     if not args.checkpoint:
-        run_ = json.loads(path.read_text())
+        run_ = read_records(path)
         if run_['data']['fingerprint'] != data.records.fingerprint():
             raise ValueError(f'{directory}: its records were decoded from other data than {args.data}')
         for name, value in decode_flags.given(args).items():
             if run_['settings'].get(name) != value:
                 raise ValueError(f'--{name} {value}: the records in {directory} were decoded with {run_["settings"].get(name)}')
-        return run_, Sweep(directory, None), None
+
+        def find(threshold, output):
+            if not output.is_file():
+                raise FileNotFoundError(f'{output}: not decoded yet; pass --checkpoint to decode it')
+            if names := differing(output, run_, threshold):
+                raise ValueError(f'{output} was decoded otherwise than {path} says ({", ".join(names)}); decode again with '
+                                 '--checkpoint and --overwrite')
+
+        return run_, Sweep(directory, find), None
     model = load(args.checkpoint, args.dtype)
     settings = decode_flags.settings(args, model)
     if settings.measure is None:
         raise ValueError('--measure is missing: the confidence whose threshold is to be calibrated')
     settings.build(model.config, model.heads)
-    fingerprints = model_fingerprints(model)
     recorded = dataclasses.asdict(settings)
     del recorded['threshold']
     run_ = {
-        'fingerprints': fingerprints, 'settings': recorded, 'num_layers': model.config.num_decoder_layers,
+        'fingerprints': model_fingerprints(model), 'settings': recorded, 'num_layers': model.config.num_decoder_layers,
         'data': {'name': Path(args.data).name, 'fingerprint': data.records.fingerprint(), 'examples': len(data.rows),
                  'source_field': args.source_field},
         'environment': environment(args.batch_size)}
+    if path.exists() and not args.overwrite:
+        before, now = (header(each, 0.5) for each in (read_records(path), run_))
+        if names := different(before, now):
+            raise ValueError(f'{directory} holds records that were decoded otherwise ({", ".join(names)}); name another '
+                             'folder, or pass --overwrite')
+    directory.mkdir(parents=True, exist_ok=True)
 
     def decode(threshold, output):
-        at = dataclasses.replace(settings, threshold=threshold)
-        started = output.exists() or output.with_name(output.name + '.partial').exists()
-        decode_file(model, at, args.data, args.source_field, output, args.batch_size, quiet=args.quiet,
-                    resume=started and not args.overwrite, overwrite=args.overwrite, parameters=fingerprints['parameters'])
+        partial = output.with_name(output.name + '.partial')
+        fits = not differing(partial if partial.exists() else output, run_, threshold)
+        if fits and output.exists() and not partial.exists():
+            return
+        started = output.exists() or partial.exists()
+        replaced = args.overwrite and not fits
+        if replaced:
+            output.unlink(missing_ok=True)  # an interruption must not leave it under the header of the new one
+        decode_file(model, dataclasses.replace(settings, threshold=threshold), args.data, args.source_field, output,
+                    args.batch_size, quiet=args.quiet, resume=started and not replaced, overwrite=replaced,
+                    parameters=run_['fingerprints']['parameters'])
 
     return run_, Sweep(directory, decode), model
 
 
-def run_trials(args, data, objective, sweep, thresholds, run_):
-    """The paper's trials; the grid is decoded until every trial has stopped."""
+def read_records(path):
+    """What records.json holds. ValueError where it is malformed or incomplete."""
+    try:
+        run_ = json.loads(path.read_text(encoding='utf-8'))
+        header(run_, 0.5)
+        counted = all(isinstance(each, int | float) for each in (*run_['thresholds'], run_['num_layers']))
+        if not run_['settings']['measure'] or not counted:
+            raise ValueError('no measure, or thresholds that are no numbers')
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f'{path} is malformed or incomplete ({error}); decode again with --checkpoint and '
+                         '--overwrite') from None
+    return run_
+
+
+def header(run_, threshold):
+    """What the header of the records at λ says if they were made with this."""
+    settings = Settings(**run_['settings'], threshold=threshold).deciding()
+    return {'input': run_['data']['fingerprint'], 'source_field': run_['data']['source_field'], 'settings': settings,
+            'batch_size': run_['environment']['batch_size'], 'parameters': run_['fingerprints']['parameters'],
+            'tokenizer': run_['fingerprints']['tokenizer']}
+
+
+def different(before, now):
+    """The names under which two headers differ, settings by their own."""
+    names = [name for name in now if name != 'settings' and before.get(name) != now[name]]
+    before, now = before.get('settings') or {}, now['settings']
+    return names + [name for name in {**before, **now} if before.get(name) != now.get(name)]
+
+
+def differing(output, run_, threshold):
+    """The names under which the header of a decoded file differs from what was to be decoded."""
+    path = output.with_name(output.name + HEADER)
+    try:
+        return different(json.loads(path.read_text(encoding='utf-8')), header(run_, threshold))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return [f'{path.name} is missing or damaged']
+
+
+def kept(directory, run_):
+    """Every λ of the grid whose records are there and fit, an earlier promise's too."""
+    paths = {threshold: Sweep(directory, None).path(threshold) for threshold in run_['thresholds']}
+    return [threshold for threshold, path in paths.items()
+            if path.is_file() and not differing(path, run_, threshold)]
+
+
+def check_trials(args):
+    """ValueError for trials that could not be run, or whose result would be kept nowhere."""
+    if args.trials is None:
+        if args.trial_tolerances is not None:
+            raise ValueError('--trial_tolerances are those of --trials; pass --trials K too')
+        return
+    if args.trials < 1:
+        raise ValueError(f'--trials {args.trials}: expected 1 or more')
     if len(args.metric) > 1:
         raise ValueError('--trials replicates a figure of one metric; pass one --metric')
-    wanted = numbers(args.trial_tolerances, '--trial_tolerances') if args.trial_tolerances else args.tolerance
+    if not args.records:
+        raise ValueError('--trials needs --records, the folder where trials.json goes')
+    trial_tolerances(args)
+
+
+def trial_tolerances(args):
+    """Every δ of the trials."""
+    if args.trial_tolerances is None:
+        return args.tolerance
+    lowest = -1 if args.signed else 0
+    wanted = numbers(args.trial_tolerances, '--trial_tolerances')
+    for tolerance in wanted:
+        if not lowest < tolerance < 1:
+            raise ValueError(f'--trial_tolerances: expected numbers between {lowest} and 1, found {tolerance:g}')
+    return wanted
+
+
+def run_trials(args, data, objective, sweep, thresholds, run_):
+    """The paper's trials; the grid is decoded until every trial has stopped."""
     options = {
-        'tolerances': wanted, 'epsilon': args.epsilon, 'p_value': args.p_value, 'trials': args.trials,
+        'tolerances': trial_tolerances(args), 'epsilon': args.epsilon, 'p_value': args.p_value, 'trials': args.trials,
         'seed': args.permutation_seed, 'group_by': data.column(args.group_by), 'signed': args.signed}
     full, columns, layers = sweep.texts(1.0), [], []
     for threshold in thresholds:
@@ -268,10 +367,17 @@ def print_power(args):
     if not args.tolerance or args.expected_loss is None:
         raise ValueError('--power needs --tolerance and --expected_loss')
     for tolerance in args.tolerance:
+        say(args, f'simulating calibrations at δ = {tolerance:g}')
         needed = calibration.examples_needed(tolerance, args.expected_loss, args.epsilon, args.p_value)
         least = calibration.least_n(args.p_value, tolerance, args.epsilon)
         print(f'δ = {tolerance:g}, ε = {args.epsilon:g}, {args.p_value}, expected loss {args.expected_loss:g}: '
               f'{needed} examples give 90% power; below {least} nothing can be certified')
+
+
+def say(args, text):
+    """A line on standard error about what takes its time."""
+    if not args.quiet:
+        print(text, file=sys.stderr, flush=True)
 
 
 def describe(certificate, line, trials):

@@ -1,7 +1,9 @@
 """`calm calibrate`, as a user runs it, and what its certificate then allows."""
 
 import json
+import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -36,6 +38,18 @@ def certified(calibrate, folder):
     """A certificate, with the records it was made from."""
     assert calibrate(*DECODING, '--records', str(folder / 'records')) == 0
     return folder / 'c.json'
+
+
+@pytest.fixture(scope='module')
+def other_model(checkpoint, tmp_path_factory):
+    """The model with one of its scales changed a little."""
+    import calm_jax
+
+    model = calm_jax.load(checkpoint)
+    model.params['decoder']['decoder_norm']['scale'] = model.params['decoder']['decoder_norm']['scale'] * 1.001
+    path = tmp_path_factory.mktemp('model') / 'other'
+    model.save(path)
+    return path
 
 
 def rows(path):
@@ -87,15 +101,75 @@ def test_generate_decodes_with_the_certificates_threshold_and_refuses_what_it_do
         assert flags[0] in capsys.readouterr().err and not (tmp_path / 'refused.jsonl').exists()
 
 
-def test_a_certificate_does_not_cover_another_model(certified, checkpoint, data, tmp_path, capsys):
-    import calm_jax
-
-    model = calm_jax.load(checkpoint)
-    model.params['decoder']['decoder_norm']['scale'] = model.params['decoder']['decoder_norm']['scale'] * 1.001
-    model.save(tmp_path / 'other')
-    assert main(['generate', '--checkpoint', str(tmp_path / 'other'), '--input', data, '--source_field', 'en',
+def test_a_certificate_does_not_cover_another_model(certified, other_model, data, tmp_path, capsys):
+    assert main(['generate', '--checkpoint', str(other_model), '--input', data, '--source_field', 'en',
                  '--output', str(tmp_path / 'o.jsonl'), '--certificate', str(certified)]) == 2
     assert 'parameters' in capsys.readouterr().err
+
+
+def test_a_refused_run_leaves_the_records_of_the_first_model_and_their_certificate(
+        certified, calibrate, folder, other_model, capsys):
+    records = folder / 'records'
+    before = (records / 'records.json').read_bytes()
+    for name, flags in (('parameters', ('--checkpoint', str(other_model))), ('min_exit_layer', ('--min_exit_layer', '2'))):
+        assert calibrate(*DECODING, '--records', str(records), *flags, output='refused.json') == 2
+        error = capsys.readouterr().err
+        assert name in error and len(error.splitlines()) == 1 and not (folder / 'refused.json').exists()
+        assert (records / 'records.json').read_bytes() == before
+    assert calibrate('--records', str(records), *DECODING[2:], output='first.json', model=False) == 0
+    assert (folder / 'first.json').read_bytes() == certified.read_bytes()
+
+
+def copied(certified, folder, tmp_path):
+    """The records again, to be changed."""
+    return pathlib.Path(shutil.copytree(folder / 'records', tmp_path / 'records'))
+
+
+def test_records_of_which_one_was_decoded_otherwise_are_refused_without_a_model(
+        certified, calibrate, folder, tmp_path, capsys):
+    records = copied(certified, folder, tmp_path)
+    path = records / 'lambda_0.990000.jsonl.config.json'
+    good = json.loads(path.read_text())
+    for name, bad in (('parameters', {**good, 'parameters': 'x'}), ('source_field', {**good, 'source_field': 'fr'}),
+                      ('threshold', {**good, 'settings': {**good['settings'], 'threshold': 0.5}}), ('missing', [])):
+        path.write_text(json.dumps(bad))
+        assert calibrate('--records', str(records), output='mixed.json', model=False) == 2
+        error = capsys.readouterr().err
+        assert name in error and 'lambda_0.990000.jsonl' in error and len(error.splitlines()) == 1
+    assert not (folder / 'mixed.json').exists()
+
+
+@pytest.mark.parametrize('content', ['{}', '[]', '{"fingerprints": {"para', '{"settings": {"measure": 3}}'])
+def test_damaged_records_are_named_in_one_line(certified, calibrate, folder, tmp_path, capsys, content):
+    records = copied(certified, folder, tmp_path)
+    (records / 'records.json').write_text(content)
+    for model in (False, True):
+        assert calibrate('--records', str(records), *(DECODING if model else ()), output='damaged.json', model=model) == 2
+        error = capsys.readouterr().err
+        assert str(records / 'records.json') in error and len(error.splitlines()) == 1
+
+
+def test_overwrite_decodes_again_only_what_does_not_fit(certified, calibrate, folder, tmp_path):
+    records = copied(certified, folder, tmp_path)
+    first, second = (records / f'lambda_{threshold:.6f}.jsonl' for threshold in (0.99, 0.9))
+    header = second.with_name(second.name + '.config.json')
+    header.write_text(header.read_text().replace('"parameters": "', '"parameters": "other '))
+    for path in (records / 'full.jsonl', first, second):
+        os.utime(path, (0, 0))
+    assert calibrate(*DECODING, '--records', str(records), '--overwrite', output='over.json') == 0
+    assert (records / 'full.jsonl').stat().st_mtime == first.stat().st_mtime == 0 < second.stat().st_mtime
+    assert (folder / 'over.json').read_bytes() == certified.read_bytes()
+    assert second.read_bytes() == (folder / 'records' / second.name).read_bytes()
+
+
+def test_a_later_promise_keeps_the_points_of_the_curve(certified, calibrate, folder, tmp_path):
+    records = copied(certified, folder, tmp_path)
+    before = json.loads((records / 'curve.json').read_text())['points']
+    assert len(before) > 1
+    assert calibrate('--records', str(records), '--grid', '.99', output='short.json', model=False) == 0
+    after = json.loads((records / 'curve.json').read_text())['points']
+    assert [point['threshold'] for point in after] == [point['threshold'] for point in before]
+    assert after[0] == before[0] and all(point['p_value'] is None and not point['rejected'] for point in after[1:])
 
 
 def test_risk_groups_clusters_several_metrics_and_hoeffding_bentkus(calibrate, folder, certified):
@@ -148,20 +222,32 @@ def test_power_prints_how_many_examples_it_takes(capsys):
     (('--measure', 'classifier', '--grid', '.9,1.2'), '1.2'),
     (('--measure', 'classifier', '--grid', 'a'), '--grid'),
     (('--measure', 'classifier', '--groups', 'nothing'), 'nothing'),
+    (('--measure', 'classifier', '--trials', '5'), '--records'),
+    (('--measure', 'classifier', '--trials', '0'), '--trials 0'),
+    (('--measure', 'classifier', '--trials', '5', '--metric', 'rouge1', '--records', 'never'), 'one --metric'),
+    (('--measure', 'classifier', '--trials', '5', '--trial_tolerances', '.1,2', '--records', 'never'), 'found 2'),
+    (('--measure', 'classifier', '--trials', '5', '--trial_tolerances', 'a', '--records', 'never'), '--trial_tolerances'),
+    (('--measure', 'classifier', '--trial_tolerances', '.1'), '--trials K'),
 ])
 def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(calibrate, folder, capsys, flags, message):
     assert calibrate(*flags, output='wrong.json') == 2
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1 and 'Traceback' not in error
-    assert not (folder / 'wrong.json').exists()
+    assert not (folder / 'wrong.json').exists() and not pathlib.Path('never').exists()
 
 
 def test_too_few_examples_say_how_many_it_takes(checkpoint, data, tmp_path, capsys):
     for tolerance in ('0', '1', '0.02'):
         assert main(['calibrate', '--checkpoint', checkpoint, '--data', data, '--source_field', 'en', '--metric', 'chrf',
                      '--measure', 'state', '--tolerance', tolerance, '--output', str(tmp_path / 'c.json'), '--quiet',
-                     '--p_value', 'hoeffding_bentkus']) == 2
+                     '--p_value', 'hoeffding_bentkus', '--records', str(tmp_path / 'records')]) == 2
         assert ('149' if tolerance == '0.02' else 'tolerance') in capsys.readouterr().err
+    assert not (tmp_path / 'records').exists() and not list(tmp_path.iterdir())  # nothing was decoded
+
+
+def test_grid_data_without_a_model_to_look_at_it_is_refused(certified, calibrate, folder, capsys, data):
+    assert calibrate('--records', str(folder / 'records'), '--grid_data', data, output='g.json', model=False) == 2
+    assert '--grid_data needs a model' in capsys.readouterr().err
 
 
 def test_sensitivity_scores_what_a_wrong_token_costs(checkpoint, data, tmp_path, capsys):
