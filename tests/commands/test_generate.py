@@ -85,7 +85,7 @@ def test_a_run_killed_anywhere_resumes_to_the_same_bytes(generate, monkeypatch):
         file.write(b'{"id": "row 67", "te')
     monkeypatch.setattr(decode_flags, 'stream', real)
     assert generate(*EXITS, '--batch_size', '1', output='torn.jsonl')[0] == 2  # neither resumed nor overwritten unasked
-    assert generate('--measure', 'state', '--resume', '--batch_size', '1', output='torn.jsonl')[0] == 2  # other settings
+    assert generate('--measure', 'state', '--threshold', '.6', '--resume', '--batch_size', '1', output='torn.jsonl')[0] == 2  # other settings
     assert generate(*EXITS, '--batch_size', '1', '--resume', output='torn.jsonl') == (0, path)
     assert path.read_bytes() == whole
     assert generate(*EXITS, '--batch_size', '1', '--resume', output='torn.jsonl')[0] == 0  # nothing left to do
@@ -126,7 +126,7 @@ def test_sampling_is_seeded_by_example_and_not_by_batch(generate):
     (('--measure', 'softmax_gapp', '--threshold', '.5'), 'did you mean softmax_gap?'),
     (('--measure', 'state', '--threshold', '1.5'), 'λ in [0, 1]'),
     (('--threshold', '.5'), 'without a measure'),
-    (('--measure', 'state', '--min_exit_layer', '4'), 'the decoder has 3 layers'),
+    (('--measure', 'state', '--threshold', '.5', '--min_exit_layer', '4'), 'the decoder has 3 layers'),
     (('--plan', 'uniform:9'), 'C from 1 to 3'),
     (('--propagation', 'lasy'), 'did you mean lazy?'),
     (('--threshold_form', 'decay'), 'decaying'),
@@ -190,3 +190,29 @@ def test_gin_sets_what_flags_do_not(generate, capsys):
     assert max(len(row['tokens']) for row in records(bound)) == 3
     assert generate('--gin.Settings.mesure=3', output='wrong.jsonl')[0] == 2
     assert 'did you mean measure' in capsys.readouterr().err
+
+
+def test_an_interrupted_overwrite_resumes_what_it_was_writing_and_not_what_stood_there(generate, monkeypatch):
+    from calm_jax.commands import decode_flags
+
+    _, path = generate(*EXITS, '--batch_size', '1')
+    whole, real = path.read_bytes(), decode_flags.stream
+
+    def dies(*args, **kwargs):
+        for i, output in enumerate(real(*args, **kwargs)):
+            if i == 67:
+                raise KeyboardInterrupt
+            yield output
+
+    monkeypatch.setattr(decode_flags, 'stream', dies)
+    other = ('--measure', 'static', '--threshold', '0.5', '--batch_size', '1')
+    assert generate(*other, '--overwrite')[0] == 130
+    monkeypatch.setattr(decode_flags, 'stream', real)
+    assert path.read_bytes() == whole  # what stood there is not lost until the new file is whole
+    assert generate(*other, '--resume')[0] == 0
+    assert path.read_bytes() == generate(*other, output='plain.jsonl')[1].read_bytes()
+    assert json.loads(path.with_name('out.jsonl.summary.json').read_text())['examples'] == 70
+
+
+def test_a_measure_without_a_threshold_is_asked_for_one(generate, capsys):
+    assert generate('--measure', 'state')[0] == 2 and '--threshold' in capsys.readouterr().err
