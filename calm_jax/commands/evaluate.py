@@ -21,6 +21,7 @@ from rich.table import Table
 from calm_jax.data.jsonl import Template, stream, value_of
 from calm_jax.metrics import quality
 from calm_jax.progress import progress
+from calm_jax.sweep import save_json
 
 # What records of `calm generate` tell beside their text: field → (name, unit).
 _COSTS = {
@@ -39,10 +40,13 @@ def add_arguments(parser):
     parser.add_argument('--metric', required=True, action='append',
                         help=f'one of {", ".join([*quality.CORPUS_METRICS, *quality.METRICS])}; may be given again')
     parser.add_argument('--output', help='also write the values as JSON, which calm report draws as a table')
+    parser.add_argument('--overwrite', action='store_true', help='replace the output if it exists')
     parser.add_argument('--quiet', action='store_true', help='no progress')
 
 
 def run(args):
+    if args.output and Path(args.output).exists() and not args.overwrite:
+        raise FileExistsError(f'{args.output} exists; pass --overwrite to replace it')
     names = list(dict.fromkeys(args.metric))
     versions = {name: quality.metric_version(name) for name in names}
     templates = [Template(field) for field in args.reference_field]
@@ -133,7 +137,7 @@ def _write(args, columns, row, versions):
     flags = [('predictions', args.predictions), ('references', args.references),
              *(('reference_field', field) for field in args.reference_field),
              *(('metric', name) for name in args.metric)]
-    path.write_text(json.dumps({
+    save_json(path, {
         'title': f'{Path(args.predictions).name} against {Path(args.references).name}',
         'columns': columns,
         'rows': [row],
@@ -144,4 +148,4 @@ def _write(args, columns, row, versions):
             'seed': None,
             'versions': versions,
         },
-    }, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+    })

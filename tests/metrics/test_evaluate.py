@@ -11,7 +11,7 @@ import sacrebleu
 
 from calm_jax import cli
 from calm_jax.metrics import quality
-from calm_jax.report import run as report
+from calm_jax.report import reader
 
 TEXTS = ['a man rides a red horse', 'two dogs play', 'the end']
 REFERENCES = ['a man rides a brown horse today', 'two dogs play', 'an end']
@@ -38,7 +38,7 @@ def evaluate(predictions, references, tmp_path, *flags, field='fr'):
     """The one row of values that the command writes."""
     output = tmp_path / 'results.json'
     command = ['evaluate', '--predictions', predictions, '--references', references, '--reference_field', field,
-               '--output', str(output), '--quiet', *flags]
+               '--output', str(output), '--overwrite', '--quiet', *flags]
     assert cli.main(command) == 0
     return json.loads(output.read_text(encoding='utf-8'))['rows'][0]
 
@@ -63,13 +63,23 @@ def test_corpus_values_and_means_of_examples_are_printed_and_written(predictions
 
 def test_the_written_file_is_a_table_that_a_report_reads(predictions, references, tmp_path):
     evaluate(predictions, references, tmp_path, '--metric', 'chrf')
-    found = report.read(tmp_path)
+    found = reader.read(tmp_path)
     (table,) = found.results
     assert [column.key for column in table.columns] == ['chrf', 'examples']
     assert table.rows[0]['chrf'] == quality.chrf(TEXTS, [[text] for text in REFERENCES]).mean()
     assert found.provenances[0].command.startswith('calm evaluate --predictions ')
     provenance = json.loads((tmp_path / 'results.json').read_text())['provenance']
     assert provenance['versions'] == {'chrf': quality.metric_version('chrf')}
+
+
+def test_a_file_that_is_there_is_replaced_only_when_asked(predictions, references, tmp_path, capsys):
+    output = tmp_path / 'results.json'
+    output.write_text('kept')
+    command = ['--predictions', predictions, '--references', references, '--reference_field', 'fr', '--metric', 'bleu',
+               '--output', str(output)]
+    assert 'pass --overwrite' in complaint(capsys, *command) and output.read_text() == 'kept'
+    assert cli.main(['evaluate', *command, '--overwrite', '--quiet']) == 0
+    assert json.loads(output.read_text())['rows'] and not list(tmp_path.glob('*.partial'))
 
 
 @pytest.mark.parametrize('suffix', ['.gz', '.xz'])
