@@ -4,13 +4,15 @@
         --calibration val.jsonl.gz --test flickr_2016=test_2016.jsonl.gz --test flickr_2017=test_2017.jsonl.gz \\
         --source_field en --target_field fr --metric chrf --output runs/multi30k/results
 
-What is chosen (threshold form, grid) is chosen on the held-out examples: half of them give the confidence quantiles of the
-grid, the other half compare the forms. The calibration data are looked at by calibration alone, the test data by nothing
-before the end. A step that is done is not done again, so an interrupted run goes on. `scripts/results_page.py` writes the page.
+What is chosen (threshold form and its τ, grid) is chosen on the held-out examples: half of them give the confidence
+quantiles of the grid, the other half compare the forms. The calibration data are looked at by calibration alone, the test
+data by nothing before the end. A step that is done is not done again, and decoding goes on where it was interrupted.
+`scripts/results_page.py` writes the page.
 """
 
 import argparse
 import datetime
+import itertools
 import json
 import platform
 import shlex
@@ -18,9 +20,10 @@ from pathlib import Path
 
 from calm_jax.cli import main as calm
 from calm_jax.data.jsonl import Records
+from calm_jax.sweep import save_json
 
 MEASURES = ('softmax_gap', 'state', 'classifier')
-FORMS = ('constant', 'decaying')
+FORMS = (('constant', None), ('decaying', 2.0), ('decaying', 4.0))  # with τ
 PROMISES = (('textual', 0.1), ('textual', 0.25), ('risk', 0.02), ('risk', 0.05))
 P_VALUES = ('hoeffding_bentkus', 'betting')
 EPSILON = 0.05
@@ -52,8 +55,8 @@ def main():
     bounds(steps, args, next(iter(tests.values())))
     time_them(steps, args, next(iter(tests.values())))
     facts = {'date': str(datetime.date.today()), 'machine': machine(), 'forms': forms, 'commands': steps.commands,
-             'tests': tests, 'metric': args.metric, 'epsilon': EPSILON}
-    (args.output / 'experiments.json').write_text(json.dumps(facts, indent=2, ensure_ascii=False) + '\n')
+             'tests': tests, 'target_field': args.target_field, 'metric': args.metric, 'epsilon': EPSILON}
+    save_json(args.output / 'experiments.json', facts)
 
 
 class Steps:
@@ -72,7 +75,8 @@ class Steps:
             return
         output.parent.mkdir(parents=True, exist_ok=True)
         print(f'[{datetime.datetime.now():%H:%M:%S}] {self.commands[str(output)]}', flush=True)
-        if code := calm([*command, '--quiet']):
+        interrupted = command[0] == 'generate' and output.with_name(output.name + '.partial').exists()
+        if code := calm([*command, '--quiet', *(['--resume'] if interrupted else [])]):
             raise SystemExit(code)
 
 
@@ -82,20 +86,25 @@ def halves(args):
     paths = args.output / 'grid.jsonl', args.output / 'tune.jsonl'
     for half, path in enumerate(paths):
         rows = range(half * len(records) // 2, (half + 1) * len(records) // 2)
-        path.write_text(''.join(json.dumps(records[i], ensure_ascii=False) + '\n' for i in rows))
+        path.write_text(''.join(json.dumps(records[i], ensure_ascii=False) + '\n' for i in rows), encoding='utf-8')
     return paths
 
 
 def choose_form(steps, args, measure, grid, tune):
-    """The threshold form with the fewest layers at consistency KEPT on the held-out examples."""
+    """The threshold form, with its τ, of the fewest layers at consistency KEPT on the held-out examples."""
     layers = {}
     for form in FORMS:
-        folder = args.output / 'tune' / measure / form
+        folder = args.output / 'tune' / measure / '_'.join(str(each) for each in form if each)
         steps.run(folder / 'certificate.json', 'calibrate', *steps.model, '--data', tune, *steps.fields, '--measure', measure,
-                  '--threshold_form', form, '--grid_data', grid, '--whole_grid', '--metric', args.metric, '--tolerance', 0.1,
+                  *form_flags(form), '--grid_data', grid, '--whole_grid', '--metric', args.metric, '--tolerance', 0.1,
                   '--batch_size', args.batch_size, '--records', folder, '--output', folder / 'certificate.json')
-        layers[form] = layers_at(json.loads((folder / 'curve.json').read_text()), KEPT)
+        layers[form] = layers_at(json.loads((folder / 'curve.json').read_text(encoding='utf-8')), KEPT)
     return min(FORMS, key=layers.get)
+
+
+def form_flags(form):
+    name, temperature = form
+    return '--threshold_form', name, *(() if temperature is None else ('--decay_temperature', temperature))
 
 
 def layers_at(curve, consistency):
@@ -110,17 +119,16 @@ def layers_at(curve, consistency):
 
 
 def calibrate(steps, args, measure, form, grid):
-    """All promises of one measure: decoded once, tested from the records."""
+    """All promises of one measure: the first decodes the whole grid, the others are tested from its records."""
     folder = args.output / 'calibrated' / measure
     common = ('--data', args.calibration, *steps.fields, '--target_field', args.target_field, '--metric', args.metric,
               '--epsilon', EPSILON, '--records', folder)
-    decoding = (*steps.model, '--measure', measure, '--threshold_form', form, '--grid_data', grid, '--whole_grid',
+    decoding = (*steps.model, '--measure', measure, *form_flags(form), '--grid_data', grid, '--whole_grid',
                 '--batch_size', args.batch_size)
-    for objective, tolerance in PROMISES:
-        for p_value in P_VALUES:
-            output = folder / f'certificate_{objective}_{tolerance}_{p_value}.json'
-            steps.run(output, 'calibrate', *(decoding if not (folder / 'records.json').exists() else ()), *common,
-                      '--objective', objective, '--tolerance', tolerance, '--p_value', p_value, '--output', output)
+    for number, ((objective, tolerance), p_value) in enumerate(itertools.product(PROMISES, P_VALUES)):
+        output = folder / f'certificate_{objective}_{tolerance}_{p_value}.json'
+        steps.run(output, 'calibrate', *(() if number else decoding), *common, '--objective', objective, '--tolerance',
+                  tolerance, '--p_value', p_value, '--output', output)
     for objective, tolerances in (('textual', '.05,.1,.15,.2,.25,.3'), ('risk', '.01,.02,.03,.05,.075,.1')):
         kept = args.output / 'trials' / measure / objective / 'trials.json'
         steps.run(kept, 'calibrate', *common, '--objective', objective, '--tolerance', tolerances.split(',')[1], '--p_value',
@@ -162,7 +170,7 @@ def time_them(steps, args, path):
     records = Records(path)
     timed = args.output / 'timed.jsonl'
     timed.write_text(''.join(
-        json.dumps(records[i], ensure_ascii=False) + '\n' for i in range(min(args.timed, len(records)))))
+        json.dumps(records[i], ensure_ascii=False) + '\n' for i in range(min(args.timed, len(records)))), encoding='utf-8')
     for measure in MEASURES:
         for objective, tolerance in PROMISES:
             stem = f'{objective}_{tolerance}_betting'

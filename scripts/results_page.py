@@ -7,6 +7,7 @@ Every section is written from what is given; a section whose files are not given
 """
 
 import argparse
+import functools
 import json
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def main():
     parts += experiments_section(args.experiments) if args.experiments else missing('Translation on Multi30k')
     for each in args.classifier:
         parts += classifier_section(*each.split('=', 1))
-    args.output.write_text('\n'.join(parts).rstrip() + '\n')
+    args.output.write_text('\n'.join(parts).rstrip() + '\n', encoding='utf-8')
     print(args.output)
 
 
@@ -48,7 +49,7 @@ def missing(title):
 
 def demo_section(directory):
     """The table of `calm demo`."""
-    results = json.loads((directory / 'results.json').read_text())
+    results = read(directory / 'results.json')
     heads = [f'{column["name"]} {column["unit"]}'.strip() for column in results['columns']]
     rows = [[cell(row[column['key']]) for column in results['columns']] for row in results['rows']]
     provenance = results['provenance']
@@ -58,16 +59,18 @@ def demo_section(directory):
 
 def benchmark_section(path):
     """Times against other engines, and how they stand to the targets."""
-    result = json.loads(path.read_text())
+    result = read(path)
     return ['## Time against other engines', '', markdown(result), '']
 
 
 def experiments_section(directory):
     """Everything on one trained model."""
-    facts = json.loads((directory / 'experiments.json').read_text())
+    facts = read(directory / 'experiments.json')
     title = f'Machine: {facts["machine"]}; {facts["date"]}; seed 0; metric {facts["metric"]}; ε = {facts["epsilon"]:g}.'
+    caption = ('Layers and FLOPs per token are those on the calibration data; BLEU and mean loss are those on the test data, '
+               'the loss being the one that the certificate bounds by δ.')
     return ['## Translation on Multi30k', '', title, '',
-            '### Within a certificate', '', *certified_table(directory, facts), '',
+            '### Within a certificate', '', caption, '', *certified_table(directory, facts), '',
             '### The promise kept: 50 random 80/20 trials', '', *trials_table(directory), '',
             '### Bounds: the oracle, and the same depth for every token', '', *bounds_table(directory), '',
             '### Commands', '', '```', *sorted(set(facts['commands'].values())), '```', '']
@@ -81,39 +84,56 @@ def certified_table(directory, facts):
     rows = []
     for (measure, objective, tolerance), paper in PAPER.items():
         stem = f'{objective}_{tolerance}'
-        certificates = {p: json.loads((directory / 'calibrated' / measure / f'certificate_{stem}_{p}.json').read_text())
-                        for p in ('hoeffding_bentkus', 'betting')}
-        curve = json.loads((directory / 'calibrated' / measure / 'curve.json').read_text())
+        folder = directory / 'calibrated' / measure
+        certificates = {p: read(folder / f'certificate_{stem}_{p}.json') for p in ('hoeffding_bentkus', 'betting')}
+        curve = read(folder / 'curve.json')
         betting = certificates['betting']
-        point = next((p for p in curve['points'] if p['threshold'] == betting['threshold']), curve['full'])
+        point = point_of(folder / 'curve.json', curve, betting['threshold'])
         rows.append([
             measure, objective, cell(tolerance), *(cell(certificates[p]['threshold']) for p in certificates),
             cell(betting['tolerance_used']), cell(point['layers']),
             *(f'×{curve["full"][kind] / point[kind]:.2f}' for kind in ('flops', 'flops_elbayad')),
             *speed_ups(directory / 'time' / f'{measure}_{stem}_betting.json'),
-            *(test_cell(directory / 'test' / name, f'{measure}_{stem}_betting', objective, facts['metric'])
-              for name in facts['tests']),
+            *(test_cell(directory / 'test' / name, f'{measure}_{stem}_betting', objective, facts['metric'],
+                        references(path, facts['target_field'])) for name, path in facts['tests'].items()),
             f'{paper[0]}, ×{paper[1]}'])
     return table(heads, rows)
 
 
-def test_cell(folder, stem, objective, metric):
-    """BLEU under the certificate and of the full model, and the mean loss that the certificate bounds."""
+def point_of(path, curve, threshold):
+    """Layers and FLOPs at the certified λ; ValueError where the curve does not hold it."""
+    if threshold >= 1:
+        return curve['full']
+    for point in curve['points']:
+        if point['threshold'] == threshold:
+            return point
+    raise ValueError(f'{path}: no point at the certified λ = {threshold:g}; repeat `calm calibrate` on its records')
+
+
+@functools.cache
+def references(path, field):
+    """Per example, its reference texts."""
+    from calm_jax.commands.calibrate import jsonl_references
+    from calm_jax.data.sources import open_records
+
+    records = open_records(path)
+    return [jsonl_references((records[i], records.where(i)), field) for i in range(len(records))]
+
+
+def test_cell(folder, stem, objective, metric, wanted):
+    """BLEU under the certificate and of the full model, and the mean over examples of the loss that is bounded."""
     from calm_jax.data.jsonl import Records
     from calm_jax.metrics.objective import Objective
 
-    early, full = (json.loads((folder / name / 'results.json').read_text())['rows'][0] for name in (stem, 'full'))
-    if objective == 'risk':
-        loss = f'{max(0.0, full[metric] - early[metric]):.3f}'
-    else:
-        texts = [[record['text'] for record in Records(folder / name / 'out.jsonl')] for name in (stem, 'full')]
-        loss = f'{Objective(objective, [metric]).losses(*texts).mean():.3f}'
-    return f'{early["bleu"]:.1f} ({full["bleu"]:.1f}), {loss}'
+    early, full = (read(folder / name / 'results.json')['rows'][0] for name in (stem, 'full'))
+    texts = [[record['text'] for record in Records(folder / name / 'out.jsonl')] for name in (stem, 'full')]
+    loss = Objective(objective, [metric], wanted).losses(*texts).mean()
+    return f'{early["bleu"]:.1f} ({full["bleu"]:.1f}), {loss:.3f}'
 
 
 def speed_ups(path):
     """Ratios to full depth at batch 1 and 32."""
-    rows = json.loads(path.read_text())['rows'] if path.exists() else []
+    rows = read(path)['rows'] if path.exists() else []
     return [next((f'×{row["speed_up"]:.2f}' for row in rows if row['batch_size'] == size and row.get('speed_up')), '–')
             for size in (1, 32)]
 
@@ -123,7 +143,7 @@ def trials_table(directory):
     heads = ['measure', 'objective', 'δ', 'test mean > δ', 'pool mean > δ', 'risk', 'layers']
     rows = []
     for path in sorted((directory / 'trials').rglob('trials.json')):
-        trials = json.loads(path.read_text())
+        trials = read(path)
         rows += [[trials['label'], trials['objective'], cell(row['tolerance']), f'{row["share_test_above"]:.0%}',
                   f'{row["share_pool_above"]:.0%}', f'{row["risk_mean"]:.4f} ± {row["risk_std"]:.4f}',
                   f'{row["layers_mean"]:.2f} ± {row["layers_std"]:.2f}'] for row in trials['tolerances']]
@@ -134,18 +154,23 @@ def bounds_table(directory):
     """Layers, BLEU and the metric of the oracle and of static depths."""
     rows = []
     for folder in sorted((directory / 'bounds').iterdir()):
-        row = json.loads((folder / 'results.json').read_text())['rows'][0]
+        row = read(folder / 'results.json')['rows'][0]
         rows.append([folder.name, *(cell(row[key]) for key in row if key in ('layers', 'bleu', 'chrf'))])
     return table(['decoding', 'layers', 'BLEU', 'chrF'], rows)
 
 
 def classifier_section(name, directory):
     """"Don't exit" F1 of the exit classifier, layer by layer, from the last line of its training log."""
-    logged = [json.loads(line) for line in (Path(directory) / 'metrics.jsonl').read_text().splitlines()]
+    logged = [json.loads(line) for line in (Path(directory) / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()]
     last = [line['eval'] for line in logged if 'eval' in line][-1]
     heads = [f'layer {layer + 1}' for layer in range(len(last['dont_exit_f1_by_layer']))]
     return [f'## Exit classifier, {name} objective: "don\'t exit" F1', '',
             *table(heads, [[f'{value:.2f}' for value in last['dont_exit_f1_by_layer']]]), '']
+
+
+def read(path):
+    """A JSON file."""
+    return json.loads(path.read_text(encoding='utf-8'))
 
 
 def cell(value):
@@ -159,4 +184,7 @@ def table(heads, rows):
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f'results_page: {error}')
