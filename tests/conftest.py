@@ -16,9 +16,10 @@ from calm_jax.models.config import TransformerConfig  # noqa: E402
 from calm_jax.models.transformer import init_params  # noqa: E402
 
 
-def pytest_configure(config):
-    # Commands keep compiled programs between runs: here in the test cache, not in a home.
-    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(config.cache.mkdir('compiled')))
+@pytest.fixture(scope='session', autouse=True)
+def compiled(tmp_path_factory):
+    """Commands keep compiled programs between runs: here for this session, not in a home."""
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = str(tmp_path_factory.mktemp('compiled'))
 
 
 @pytest.fixture(scope='session')
