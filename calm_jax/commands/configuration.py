@@ -11,7 +11,7 @@ from typing import Any
 
 import gin
 from calm_jax.decoding.settings import Settings
-from calm_jax.models.config import TransformerConfig
+from calm_jax.models.config import TransformerConfig, check_type
 from calm_jax.training import classifier, jobs, losses
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions
@@ -92,6 +92,7 @@ def _read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[
             raise ValueError(f'--gin.{name}: no such macro in {", ".join(files) or "no gin file"}{_nearest(name, known)}')
         _parse(functools.partial(gin.parse_config, binding), f'--gin.{binding}')
     _check_macros()
+    _check_types()
 
 
 def _register() -> None:
@@ -119,6 +120,20 @@ def _check_macros() -> None:
     for name in re.findall(r'%(\w+)(?![\w.])', without_strings):
         if name not in macros:
             raise ValueError(f'%{name} has no value{_nearest(name, macros)}; add --gin.{name}=...')
+
+
+def _check_types() -> None:
+    """Raises ValueError for a number, text or flag that is bound to something else, naming the macro it comes from."""
+    for configurable in CONFIGURABLES:
+        values = gin.get_bindings(configurable.__name__, resolve_references=False)
+        for name, parameter in inspect.signature(configurable).parameters.items():
+            if name not in values:
+                continue
+            value, where = values[name], f'{configurable.__name__}.{name}'
+            while match := re.fullmatch(r'%(\w+)', str(value)) if not isinstance(value, str) else None:
+                where, value = match[1], macro(match[1])
+            if not isinstance(value, gin_config.ConfigurableReference):
+                check_type(where, value, parameter.annotation)
 
 
 def _parse(parse: Callable[[], Any], where: str) -> None:

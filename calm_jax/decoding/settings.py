@@ -10,6 +10,7 @@ from calm_jax.decoding.sampling import Greedy, Sampled
 from calm_jax.depth import confidence, thresholds
 from calm_jax.depth.plans import Uniform
 from calm_jax.depth.thresholds import Exit
+from calm_jax.models.config import DTYPES, check_types
 
 # A new measure is a class in `depth` and a line here.
 MEASURES = {
@@ -44,7 +45,7 @@ class Settings:
     propagation: a name of PROPAGATIONS. plan: 'full' or 'uniform:C', C of the decoder's layers.
     temperature: 0 decodes greedily; top_k, top_p: restrict sampling; seed: of the draws.
     dtype: of parameters and activations.
-    Raises ValueError for whatever is unknown or out of range.
+    Raises ValueError for whatever is unknown, of the wrong type or out of range.
     """
 
     max_source_length: int = 512
@@ -63,6 +64,7 @@ class Settings:
     dtype: str = 'float32'
 
     def __post_init__(self):
+        check_types(self)
         for name in ('max_source_length', 'max_new_tokens', 'min_exit_layer'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} is {getattr(self, name)}; expected 1 or more')
@@ -76,8 +78,9 @@ class Settings:
             raise ValueError(f'threshold is {self.threshold} without a measure; name one of {_list(MEASURES)}')
         if not self.decay_temperature >= 0:
             raise ValueError(f'decay_temperature is {self.decay_temperature}; expected τ of 0 or more')
-        if self.temperature < 0:
+        if not self.temperature >= 0:
             raise ValueError(f'temperature is {self.temperature}; expected 0 (greedy) or more')
+        known(self.dtype, DTYPES, 'dtype')
 
     def build(self, config, heads=None) -> Values:
         """The values for a model with this TransformerConfig and these trained heads."""

@@ -1,6 +1,15 @@
 """The dimensions and choices of a transformer, named by meaning and never by family."""
 
 import dataclasses
+import numbers
+import types
+import typing
+from typing import Any
+
+ACTIVATIONS = ('gelu', 'relu', 'silu', 'linear')
+DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
+
+_EXPECTED = {int: 'a whole number', float: 'a number', str: 'a text', bool: 'True or False', type(None): 'None'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +23,8 @@ class TransformerConfig:
     relative_attention_num_buckets, relative_attention_max_distance: of the relative position bias.
     dtype: of activations; softmax, confidences and losses are float32 whatever it is.
     pad_id, eos_id, decoder_start_id: token ids; padding is masked in the source and ends nothing.
-    Raises ValueError for a dimension that is not positive or an unknown activation.
+    Raises ValueError for a value of the wrong type, a dimension that is not positive, an unknown activation or dtype, and
+    a dropout_rate outside [0, 1).
     """
 
     vocab_size: int
@@ -35,7 +45,36 @@ class TransformerConfig:
     decoder_start_id: int = 0
 
     def __post_init__(self):
+        check_types(self, 'TransformerConfig.')
         for name in ('vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim', 'num_encoder_layers', 'num_decoder_layers'):
             if getattr(self, name) < 1:
                 raise ValueError(f'TransformerConfig.{name} is {getattr(self, name)}; expected a positive number')
+        if isinstance(self.mlp_activations, str) or not self.mlp_activations:
+            raise ValueError(f'TransformerConfig.mlp_activations is {self.mlp_activations!r}; expected a list of names')
         object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))  # JSON and gin give lists
+        for name in self.mlp_activations:
+            if name not in ACTIVATIONS:
+                raise ValueError(f'unknown activation {name!r}; known: {", ".join(ACTIVATIONS)}')
+        if self.dtype not in DTYPES:
+            raise ValueError(f'TransformerConfig.dtype is {self.dtype!r}; expected one of {", ".join(DTYPES)}')
+        if not 0 <= self.dropout_rate < 1:
+            raise ValueError(f'TransformerConfig.dropout_rate is {self.dropout_rate}; expected at least 0 and less than 1')
+
+
+def check_types(values: Any, prefix: str = '') -> None:
+    """Raises ValueError for a field of a dataclass whose value is not of its type; the message starts with `prefix`."""
+    for field in dataclasses.fields(values):
+        check_type(prefix + field.name, getattr(values, field.name), field.type)
+
+
+def check_type(name: str, value: Any, wanted: Any) -> None:
+    """Raises ValueError unless a value is of a type, where that is int, float, str, bool, None or a union of them."""
+    kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    if all(kind in _EXPECTED for kind in kinds) and not any(_is(value, kind) for kind in kinds):
+        raise ValueError(f'{name} is {value!r}; expected {" or ".join(_EXPECTED[kind] for kind in kinds)}')
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind in (int, float):
+        return isinstance(value, numbers.Integral if kind is int else numbers.Real) and not isinstance(value, bool)
+    return isinstance(value, kind)

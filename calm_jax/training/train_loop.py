@@ -16,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from calm_jax.checkpoints.manager import Manager
 from calm_jax.data.batching import TrainingBatches, read_ahead
+from calm_jax.models.config import check_types
 from calm_jax.progress import progress
 from calm_jax.training.metrics_log import MetricsLog
 from calm_jax.training.optimizer import Optimizer
@@ -53,6 +54,7 @@ class LoopOptions:
     max_minutes: float = 0.0
 
     def __post_init__(self):
+        check_types(self)
         for name in ('steps', 'micro_batches', 'log_every', 'keep'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be 1 or more')

@@ -1,12 +1,18 @@
 import ast
+import functools
 
 import pytest
 
 from calm_jax.commands import configuration
+from calm_jax.decoding.settings import Settings
 from calm_jax.models.config import TransformerConfig
 from calm_jax.training import losses
+from calm_jax.training.train_loop import LoopOptions
 
 REQUIRED = ["MODEL_DIR='a'", "TRAIN_DATA='b'", "SOURCE='{en}'", "TARGET='{fr}'", "TOKENIZER='c'"]
+
+model = functools.partial(
+    TransformerConfig, vocab_size=8, emb_dim=4, num_heads=1, head_dim=4, mlp_dim=4, num_encoder_layers=1, num_decoder_layers=1)
 
 
 def error(kind, files, bindings):
@@ -114,13 +120,13 @@ def test_files_are_searched_for_where_the_user_says(tmp_path):
 def test_the_user_s_folders_come_before_the_library_s_and_are_forgotten_afterwards(tmp_path):
     for name in ('first', 'second'):
         (tmp_path / name / 'models').mkdir(parents=True)
-        (tmp_path / name / 'models' / 'tiny.gin').write_text(f"SEED = '{tmp_path / name}'\n")
+        (tmp_path / name / 'models' / 'tiny.gin').write_text(f"EVAL_DATA = '{tmp_path / name}'\n")
     folders = [str(tmp_path / name) for name in ('first', 'second')]
     for searched in (folders, folders[::-1]):
         configuration.read(['runs/train.gin', 'models/tiny.gin'], REQUIRED, searched)
-        assert configuration.macro('SEED') == searched[0]
+        assert configuration.macro('EVAL_DATA') == searched[0]
     configuration.read(['runs/train.gin', 'models/tiny.gin'], REQUIRED)
-    assert configuration.macro('SEED') == 0
+    assert configuration.macro('EVAL_DATA') is None
 
 
 def test_bindings_are_found_however_gin_wraps_them(tmp_path):
@@ -129,3 +135,35 @@ def test_bindings_are_found_however_gin_wraps_them(tmp_path):
     found = configuration.bindings(resolved)
     assert ast.literal_eval(found['TRAIN_DATA']) == paths and found['SEED'] == '7'
     assert found['LoopOptions.seed'] == '%SEED' and found['job.run'] == '@train_model'
+
+
+@pytest.mark.parametrize('binding, message', [
+    ("TRAIN_STEPS='a'", "TRAIN_STEPS is 'a'; expected a whole number"),
+    ('BATCH_SIZE=1.5', 'BATCH_SIZE is 1.5; expected a whole number'),
+    ("LEARNING_RATE='a'", "LEARNING_RATE is 'a'; expected a number"),
+    ("BEST_IS_HIGHER='no'", "BEST_IS_HIGHER is 'no'; expected True or False"),
+    ("Settings.max_new_tokens='a'", "Settings.max_new_tokens is 'a'; expected a whole number"),
+    ('TransformerConfig.dtype=3', 'TransformerConfig.dtype is 3; expected a text'),
+])
+def test_a_value_of_the_wrong_type_is_named_as_the_user_wrote_it(binding, message):
+    assert error(ValueError, ['models/tiny.gin', 'runs/train.gin'], [*REQUIRED, binding]) == message
+
+
+@pytest.mark.parametrize('make, wrong, message', [
+    (Settings, {'max_new_tokens': 'a'}, "max_new_tokens is 'a'; expected a whole number"),
+    (Settings, {'threshold': 'a'}, "threshold is 'a'; expected a number"),
+    (Settings, {'measure': 3}, 'measure is 3; expected a text or None'),
+    (Settings, {'dtype': 'flaot32'}, "unknown dtype 'flaot32'.*did you mean float32"),
+    (LoopOptions, {'steps': 'a'}, "steps is 'a'; expected a whole number"),
+    (model, {'emb_dim': 2.5}, 'TransformerConfig.emb_dim is 2.5; expected a whole number'),
+    (model, {'dtype': 'flaot32'}, "dtype is 'flaot32'; expected one of float32, bfloat16, float16, float64"),
+    (model, {'dropout_rate': 1.0}, 'dropout_rate is 1.0; expected at least 0 and less than 1'),
+    (model, {'mlp_activations': ('gelu', 'swish')}, "unknown activation 'swish'; known: gelu, relu, silu, linear"),
+    (model, {'mlp_activations': 'gelu'}, "mlp_activations is 'gelu'; expected a list of names"),
+    (losses.check_extras, {'label_smoothing': 1.0, 'z_loss': 0.0}, 'label_smoothing is 1.0'),
+    (losses.check_extras, {'label_smoothing': 0.0, 'z_loss': -1.0}, 'z_loss is -1.0; expected 0 or more'),
+])
+def test_what_cannot_be_meant_is_refused_in_one_line(make, wrong, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        make(**wrong)
+    assert '\n' not in str(raised.value)

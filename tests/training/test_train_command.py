@@ -105,7 +105,7 @@ def test_overwriting_with_a_mistake_keeps_the_old_model(tmp_path, arguments, cap
 def test_a_first_run_that_cannot_start_does_not_stand_in_the_way_of_the_next(tmp_path, arguments):
     assert main([*arguments, f"--gin.TRAIN_DATA='{tmp_path}/trian.jsonl'"]) == 2
     assert not (tmp_path / 'model').exists()
-    assert main(arguments) == 0
+    assert train._found(tmp_path / 'model', resume=False, overwrite=False) is False
 
 
 def test_a_folder_whose_replacement_fails_is_put_back(tmp_path):
