@@ -90,13 +90,15 @@ class Model:
             sources, batch_size, max_source_length=max_source_length or self.generation.get('max_source_length', 512),
             pad_id=self.config.pad_id, eos_id=self.config.eos_id, first=first)
         key = jax.random.key(seed)
+        # On the device once, and not as a host number with every batch.
+        on_device = jax.tree.map(jnp.asarray, (exit, gate))
         for window in windows:
             outputs = {}
             for batch in window:
                 batch_plan = None if plan is None else plan(batch.rows)
                 began = time.perf_counter()
                 trace = jax.device_get(generate(
-                    self.config, self.params, batch.tokens, max_new_tokens=length, exit=exit, gate=gate, plan=batch_plan,
+                    self.config, self.params, batch.tokens, max_new_tokens=length, exit=on_device[0], gate=on_device[1], plan=batch_plan,
                     propagation=propagation, sampling=sampling, example_ids=batch.rows.astype(np.int32), key=key))
                 seconds = (time.perf_counter() - began) / max(1, int(np.sum(batch.rows >= 0)))
                 outputs.update(self._outputs(batch, trace, exit, batch_plan, propagation, seconds))

@@ -36,7 +36,8 @@ def decode(config, params, sources):
 
     def run(rows=slice(None), **decisions):
         dtype = 'float64' if jax.config.jax_enable_x64 else 'float32'
-        cast = jax.tree.map(lambda x: np.asarray(x, dtype), params)
+        cast = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
+        decisions = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jnp.asarray(x), decisions)
         return jax.device_get(generate(
             dataclasses.replace(config, dtype=dtype), cast, sources[rows], max_new_tokens=LENGTH,
             example_ids=np.arange(len(sources), dtype=np.int32)[rows], **decisions))
