@@ -91,15 +91,16 @@ class Model:
             pad_id=self.config.pad_id, eos_id=self.config.eos_id, first=first)
         key = jax.random.key(seed)
         # On the device once, and not as a host number with every batch.
-        on_device = jax.tree.map(jnp.asarray, (exit, gate))
+        device_exit, device_gate = jax.tree.map(jnp.asarray, (exit, gate))
         for window in windows:
             outputs = {}
             for batch in window:
                 batch_plan = None if plan is None else plan(batch.rows)
                 began = time.perf_counter()
                 trace = jax.device_get(generate(
-                    self.config, self.params, batch.tokens, max_new_tokens=length, exit=on_device[0], gate=on_device[1], plan=batch_plan,
-                    propagation=propagation, sampling=sampling, example_ids=batch.rows.astype(np.int32), key=key))
+                    self.config, self.params, batch.tokens, max_new_tokens=length, exit=device_exit, gate=device_gate,
+                    plan=batch_plan, propagation=propagation, sampling=sampling,
+                    example_ids=batch.rows.astype(np.int32), key=key))
                 seconds = (time.perf_counter() - began) / max(1, int(np.sum(batch.rows >= 0)))
                 outputs.update(self._outputs(batch, trace, exit, batch_plan, propagation, seconds))
             yield from (outputs[row] for row in sorted(outputs))

@@ -85,7 +85,8 @@ def test_a_run_killed_anywhere_resumes_to_the_same_bytes(generate, monkeypatch):
         file.write(b'{"id": "row 67", "te')
     monkeypatch.setattr(decode_flags, 'stream', real)
     assert generate(*EXITS, '--batch_size', '1', output='torn.jsonl')[0] == 2  # neither resumed nor overwritten unasked
-    assert generate('--measure', 'state', '--threshold', '.6', '--resume', '--batch_size', '1', output='torn.jsonl')[0] == 2  # other settings
+    other = ('--measure', 'state', '--threshold', '.6')
+    assert generate(*other, '--resume', '--batch_size', '1', output='torn.jsonl')[0] == 2
     assert generate(*EXITS, '--batch_size', '1', '--resume', output='torn.jsonl') == (0, path)
     assert path.read_bytes() == whole
     assert generate(*EXITS, '--batch_size', '1', '--resume', output='torn.jsonl')[0] == 0  # nothing left to do
