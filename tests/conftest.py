@@ -3,11 +3,8 @@
 import json
 import os
 
-# Set before JAX starts. Tiny models run for milliseconds and compile for seconds: compile quickly rather than well, and
-# run on one thread: on several, XLA's CPU backend has returned other results now and then (jax-ml/jax#39741).
-os.environ.setdefault('XLA_FLAGS', '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0 '
-                                   '--xla_cpu_multi_thread_eigen=false')
-os.environ.setdefault('NPROC', '1')
+# Set before JAX starts. Tiny models run for milliseconds and compile for seconds: compile quickly rather than well.
+os.environ.setdefault('XLA_FLAGS', '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0')
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

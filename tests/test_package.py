@@ -14,13 +14,14 @@ HEAVY = ('tensorflow', 'torch', 'transformers', 'seqio', 'tensorflow_datasets')
 # What a folder may import from the package; its own modules always.
 MAY_IMPORT = {
     'types': set(),
+    'pytrees': set(),
     'models': {'types'},
-    'depth': {'types'},
+    'depth': {'types', 'pytrees'},
     'metrics': {'types', 'models'},
     'calibration': set(),
     'report': {'calibration'},
     'data': set(),
-    'decoding': {'types', 'models', 'depth'},
+    'decoding': {'types', 'pytrees', 'models', 'depth'},
     'checkpoints': {'models', 'data'},
     'model': {'types', 'models', 'depth', 'decoding', 'data', 'checkpoints', 'metrics'},
     'sweep': {'data', 'metrics'},

@@ -1,14 +1,13 @@
 """From a distribution to a token: greedy, or drawn with keys that belong to the example and never to its batch."""
 
-import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 
+from calm_jax.pytrees import pytree
 
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
-@dataclasses.dataclass(frozen=True)
+
+@pytree
 class Greedy:
     """The most likely token."""
 
@@ -16,8 +15,7 @@ class Greedy:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=['temperature', 'top_k', 'top_p'])
-@dataclasses.dataclass(frozen=True)
+@pytree(static=('temperature', 'top_k', 'top_p'))
 class Sampled:
     """A draw from softmax(logits / temperature), restricted to the `top_k` likeliest tokens (0: all) and to the smallest
     set of tokens whose probability reaches `top_p` (1: all).

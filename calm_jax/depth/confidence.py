@@ -7,13 +7,12 @@ it computed on the way, or None when it never looked at the vocabulary, so that 
 layers below the minimum exit layer too; `looks_ahead` asks for the full model's token in the evidence.
 """
 
-import dataclasses
-from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from calm_jax.pytrees import pytree
 from calm_jax.types import Array, Evidence
 
 
@@ -29,13 +28,6 @@ class Confidence(Protocol):
     def flops(self, layer: int, width: int, vocabulary: int) -> int: ...
 
 
-def measure(cls):
-    """A frozen dataclass whose fields are arrays, passed to compiled functions as a pytree."""
-    cls = dataclasses.dataclass(frozen=True)(cls)
-    names = [field.name for field in dataclasses.fields(cls)]
-    return partial(jax.tree_util.register_dataclass, data_fields=names, meta_fields=[])(cls)
-
-
 class Memoryless:
     """What measures share that look at one layer at a time: they remember nothing and need nobody's answer."""
 
@@ -47,7 +39,7 @@ class Memoryless:
         return None
 
 
-@measure
+@pytree
 class SoftmaxGap(Memoryless):
     """p₍₁₎ − p₍₂₎, the difference of the two largest probabilities of softmax(W dⁱ) ("softmax response", §3.5)."""
 
@@ -61,7 +53,7 @@ class SoftmaxGap(Memoryless):
         return 2 * width * vocabulary
 
 
-@measure
+@pytree
 class SoftmaxMax(Memoryless):
     """p₍₁₎, the largest probability of softmax(W dⁱ)."""
 
@@ -76,7 +68,7 @@ class SoftmaxMax(Memoryless):
         return 2 * width * vocabulary
 
 
-@measure
+@pytree
 class StateSimilarity(Memoryless):
     """cos(dⁱ, dⁱ⁻¹), clipped to [0, 1]; 0 after the first layer, which saturates nothing ("hidden-state saturation", §3.5)."""
 
@@ -92,7 +84,7 @@ class StateSimilarity(Memoryless):
         return 6 * width if layer else 0
 
 
-@measure
+@pytree
 class Classifier(Memoryless):
     """σ(w·dⁱ + b), a linear early-exit classifier shared by all layers, read from the raw state ("early exit classifier",
     §3.5). kernel: float32 [D, 1]; bias: float32 [1]."""
@@ -109,7 +101,7 @@ class Classifier(Memoryless):
         return 2 * width
 
 
-@measure
+@pytree
 class Oracle(Memoryless):
     """1 where the layer's token is the full model's, else 0: the local oracle of §3.3.1. It looks ahead, so it saves
     nothing; it bounds what a measure can save."""
@@ -125,7 +117,7 @@ class Oracle(Memoryless):
         return 2 * width * vocabulary
 
 
-@measure
+@pytree
 class StaticDepth(Memoryless):
     """i / L: a threshold k / L makes every token leave after k layers (the static baselines of Fig. 3)."""
 

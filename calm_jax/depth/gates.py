@@ -3,13 +3,11 @@
 A gate is a function (layer, position [B], hidden [B, D], keys [B]) → run bool [B].
 """
 
-import dataclasses
-from functools import partial
 from typing import Protocol
 
-import jax
 import jax.numpy as jnp
 
+from calm_jax.pytrees import pytree
 from calm_jax.types import Array
 
 
@@ -17,8 +15,7 @@ class Gate(Protocol):
     def __call__(self, layer: int, position: Array, hidden: Array, keys: Array) -> Array: ...
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=['runs'], meta_fields=[])
-@dataclasses.dataclass(frozen=True)
+@pytree
 class ScriptedGate:
     """Runs what a table says: bool [T, L], row t for the t-th generated token (its last row for all later ones)."""
 

@@ -3,18 +3,15 @@
 A form maps (λ, position, N) to λ_t; position counts generated tokens from 0 and N is the maximum output length.
 """
 
-import dataclasses
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from calm_jax.depth.confidence import Confidence
+from calm_jax.pytrees import pytree
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
-@dataclasses.dataclass(frozen=True)
+@pytree
 class Constant:
     """λ_t = λ."""
 
@@ -22,8 +19,7 @@ class Constant:
         return jnp.broadcast_to(threshold, position.shape)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=['temperature'], meta_fields=[])
-@dataclasses.dataclass(frozen=True)
+@pytree
 class Decaying:
     """λ_t = clip₀₁(0.9 λ + 0.1 exp(−τ t / N)) (Schuster et al. 2022, Eq. 5)."""
 
@@ -33,8 +29,7 @@ class Decaying:
         return jnp.clip(0.9 * threshold + 0.1 * jnp.exp(-self.temperature * position / length), 0, 1)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=['temperature'], meta_fields=[])
-@dataclasses.dataclass(frozen=True)
+@pytree
 class ScaledDecaying:
     """λ_t = clip₀₁(λ (0.9 + 0.1 exp(−τ t / N))), the form of the paper's released code."""
 
@@ -44,8 +39,7 @@ class ScaledDecaying:
         return jnp.clip(threshold * (0.9 + 0.1 * jnp.exp(-self.temperature * position / length)), 0, 1)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=['measure', 'threshold', 'form'], meta_fields=['min_exit_layer'])
-@dataclasses.dataclass(frozen=True)
+@pytree(static=('min_exit_layer',))
 class Exit:
     """Leave after the first layer whose confidence reaches λ_t (Eq. 4). λ ≥ 1 turns every decision off.
 

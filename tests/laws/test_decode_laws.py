@@ -11,12 +11,13 @@ import pytest
 
 from calm_jax.decoding.generate import generate
 from calm_jax.decoding.propagation import CopyKV, Eager, FirstState, Lazy
-from calm_jax.decoding.sampling import Sampled
+from calm_jax.decoding.sampling import Greedy, Sampled
 from calm_jax.depth import plans
 from calm_jax.depth.confidence import Classifier, Oracle, SoftmaxGap, SoftmaxMax, StateSimilarity, StaticDepth
 from calm_jax.depth.gates import ScriptedGate
-from calm_jax.depth.thresholds import Decaying, Exit
+from calm_jax.depth.thresholds import Constant, Decaying, Exit, ScaledDecaying
 from calm_jax.models.transformer import Transformer
+from calm_jax.pytrees import pytree
 from calm_jax.types import Plan
 
 LENGTH = 10
@@ -188,6 +189,17 @@ def test_any_mixture_of_gates_plans_and_exits_equals_masking(
                 source, LENGTH, gap(0.35), sub_layers, stand_in, encoder_sub_layers))
 
 
+def test_no_two_decisions_share_a_tree_structure():
+    # A structure shared by two classes would let a compiled program of one run for the other.
+    values = [SoftmaxGap(), SoftmaxMax(), StateSimilarity(), Oracle(), StaticDepth(), Classifier(0, 0), Constant(),
+              Decaying(4.0), ScaledDecaying(4.0), Lazy(), Lazy(4), Eager(), FirstState(), CopyKV(), Greedy(), Sampled(), Sampled(0.5),
+              ScriptedGate(0), Scripted(0), Exit(SoftmaxGap()), Exit(Oracle()), Exit(Oracle(), min_exit_layer=2)]
+    structures = [jax.tree.structure(value) for value in values]
+    for i, one in enumerate(structures):
+        assert [j for j, other in enumerate(structures) if one == other] == [i]
+        assert jax.tree.unflatten(one, jax.tree.leaves(values[i])) == values[i]
+
+
 def test_a_grid_of_thresholds_is_one_program(decode):
     decode(exit=Exit(SoftmaxGap(), 0.5))
     before = generate._cache_size()
@@ -228,8 +240,7 @@ def test_early_and_full_sampling_draw_with_the_same_keys(decode, wide):
     assert (other.tokens != full.tokens).any()
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=['exits'], meta_fields=[])
-@dataclasses.dataclass(frozen=True)
+@pytree
 class Scripted:
     """Sure from layer exits[t] on, whatever the model says."""
 

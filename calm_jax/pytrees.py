@@ -1,0 +1,29 @@
+"""Frozen dataclasses that travel through compiled functions."""
+
+import dataclasses
+
+import jax
+
+
+def pytree(cls=None, *, static=()):
+    """Makes a class a frozen dataclass and a pytree: its fields are children, but those named `static`, which must hash.
+
+    The class itself is part of the tree's structure. `jax.tree_util.register_dataclass` leaves it out (jax 0.10): two
+    classes with like fields then have equal structures, and a compiled function that saw one may run for the other.
+    """
+    if cls is None:
+        return lambda cls: pytree(cls, static=static)
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    children = [field.name for field in dataclasses.fields(cls) if field.name not in static]
+
+    def flatten(value):
+        return [getattr(value, name) for name in children], (cls, *(getattr(value, name) for name in static))
+
+    def unflatten(structure, values):
+        made = object.__new__(cls)  # not through __init__: children may be whatever a transformation puts there
+        for name, value in (*zip(static, structure[1:]), *zip(children, values)):
+            object.__setattr__(made, name, value)
+        return made
+
+    jax.tree_util.register_pytree_node(cls, flatten, unflatten)
+    return cls
