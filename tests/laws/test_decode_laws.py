@@ -192,8 +192,8 @@ def test_any_mixture_of_gates_plans_and_exits_equals_masking(
 def test_no_two_decisions_share_a_tree_structure():
     # A structure shared by two classes would let a compiled program of one run for the other.
     values = [SoftmaxGap(), SoftmaxMax(), StateSimilarity(), Oracle(), StaticDepth(), Classifier(0, 0), Constant(),
-              Decaying(4.0), ScaledDecaying(4.0), Lazy(), Lazy(4), Eager(), FirstState(), CopyKV(), Greedy(), Sampled(), Sampled(0.5),
-              ScriptedGate(0), Scripted(0), Exit(SoftmaxGap()), Exit(Oracle()), Exit(Oracle(), min_exit_layer=2)]
+              Decaying(4.0), ScaledDecaying(4.0), Lazy(), Lazy(4), Eager(), FirstState(), CopyKV(), Greedy(), Sampled(),
+              Sampled(0.5), ScriptedGate(0), Scripted(0), Exit(SoftmaxGap()), Exit(Oracle()), Exit(Oracle(), min_exit_layer=2)]
     structures = [jax.tree.structure(value) for value in values]
     for i, one in enumerate(structures):
         assert [j for j, other in enumerate(structures) if one == other] == [i]
