@@ -123,7 +123,12 @@ def certified(certificate, args, model):
                              'calibrate again')
     current = {**model_fingerprints(model), 'settings': dataclasses.asdict(settings),
                'environment': environment(args.batch_size)}
-    for warning in certificate.covers(current):
+    warnings = certificate.covers(current)
+    template = certificate.provenance.get('data', {}).get('source_field')
+    if args.prompt is None and template is not None and template != args.source_field:
+        warnings.append(f'--source_field is {args.source_field!r} here, {template!r} in the certificate: the guarantee is for '
+                        'inputs made alike')
+    for warning in warnings:
         print(f'calm generate: warning: {warning}', file=sys.stderr)
     return settings
 

@@ -96,6 +96,8 @@ def test_generate_decodes_with_the_certificates_threshold_and_refuses_what_it_do
     assert out.read_bytes() == (folder / 'records' / f'lambda_{threshold:.6f}.jsonl').read_bytes()
     assert main([*base, '--output', str(tmp_path / 'other.jsonl'), '--batch_size', '4']) == 0
     assert 'batch_size' in capsys.readouterr().err  # a warning
+    assert main([*base, '--output', str(tmp_path / 'made.jsonl'), '--batch_size', '8', '--source_field', 'say {en}']) == 0
+    assert 'say {en}' in capsys.readouterr().err  # another
     for flags in (('--threshold', '0.1'), ('--measure', 'state'), ('--max_new_tokens', '5'), ('--temperature', '1')):
         assert main([*base, '--output', str(tmp_path / 'refused.jsonl'), *flags]) == 2
         assert flags[0] in capsys.readouterr().err and not (tmp_path / 'refused.jsonl').exists()
