@@ -260,9 +260,10 @@ class Machine:
     def measure(self, case):
         with ThreadPoolExecutor(self.threads) as pool:
             rates = []
-            for _ in range(5):
+            for _ in range(20):
                 start = time.perf_counter()
-                list(pool.map(lambda block: np.dot(block, block), self.blocks))
+                # Two streams a thread read faster than one.
+                list(pool.map(lambda block: np.dot(*np.split(block, 2)), self.blocks))
                 rates.append(sum(block.nbytes for block in self.blocks) / (time.perf_counter() - start))
         return {'bytes_per_second': max(rates)}
 
