@@ -3,11 +3,12 @@
 import difflib
 import gzip
 import hashlib
-import io
 import json
 import lzma
 import os
+import shutil
 import string
+import tempfile
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,9 @@ _DAMAGED = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
 class Records(Sequence):
     """Random access to the records of one or several files, in the order given; blank lines hold no record.
 
-    A plain file stays on disk: 16 bytes of memory a record (where its line starts, and its number). A compressed file
-    cannot be entered in the middle, so its decompressed text is kept in memory. Lines are parsed when asked for.
+    The text stays on disk: 16 bytes of memory a record (where its line starts, and its number). A compressed file cannot
+    be entered in the middle, so it is decompressed into a temporary one, which goes with this object. Lines are parsed
+    when asked for.
 
     Raises FileNotFoundError for a file that is not there and ValueError for a file without records or a damaged
     archive; reading a record raises ValueError naming `file:line` where the line is not a JSON object.
@@ -31,13 +33,17 @@ class Records(Sequence):
 
     def __init__(self, paths: Paths):
         self.paths = _existing(paths)
-        self._texts: list[bytes | None] = []
+        self._unpacked = tempfile.TemporaryDirectory(prefix='calm_jax_')
+        self._texts: list[Path] = []
         self._starts: list[array] = []
         self._lines: list[array] = []
         self._firsts: list[int] = []
         self._length = 0
         for path in self.paths:
-            text = _decompressed(path) if path.suffix in _OPENERS else None
+            text = path
+            if path.suffix in _OPENERS:
+                text = Path(self._unpacked.name, str(len(self._texts)))
+                _decompress(path, text)
             starts, lines = _scan(path, text)
             self._texts.append(text)
             self._starts.append(starts)
@@ -50,14 +56,9 @@ class Records(Sequence):
 
     def __getitem__(self, index: int) -> dict:
         file, row = self._find(index)
-        start, text = self._starts[file][row], self._texts[file]
-        if text is None:
-            with open(self.paths[file], 'rb') as stream:
-                stream.seek(start)
-                line = stream.readline()
-        else:
-            end = text.find(b'\n', start)
-            line = text[start:] if end < 0 else text[start:end]
+        with open(self._texts[file], 'rb') as text:
+            text.seek(self._starts[file][row])
+            line = text.readline()
         return _parse(line, f'{self.paths[file]}:{self._lines[file][row]}')
 
     def where(self, index: int) -> str:
@@ -179,18 +180,18 @@ def _existing(paths: Paths) -> list[Path]:
     return paths
 
 
-def _decompressed(path: Path) -> bytes:
+def _decompress(path: Path, text: Path) -> None:
     try:
-        with _OPENERS[path.suffix](path, 'rb') as stream_:
-            return stream_.read()
+        with _OPENERS[path.suffix](path, 'rb') as packed, open(text, 'wb') as unpacked:
+            shutil.copyfileobj(packed, unpacked, 1 << 20)
     except _DAMAGED as error:
         raise ValueError(f'{path}: damaged or not {path.suffix}: {error}') from None
 
 
-def _scan(path: Path, text: bytes | None) -> tuple[array, array]:
-    """Byte offsets and line numbers of the lines that hold records."""
+def _scan(path: Path, text: Path) -> tuple[array, array]:
+    """Byte offsets and line numbers of the lines of `text` that hold records; `path` is what the user calls it."""
     starts, lines, position = array('q'), array('q'), 0
-    with open(path, 'rb') if text is None else io.BytesIO(text) as source:
+    with open(text, 'rb') as source:
         for number, line in enumerate(source, start=1):
             if line.strip():
                 starts.append(position)

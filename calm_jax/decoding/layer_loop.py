@@ -82,7 +82,7 @@ def run_token(call, num_layers, hidden, layers, step, decisions):
     """
     token = _enter(hidden, step.alive, decisions)
     if decisions.propagation.copies:
-        shape = layers.caches[0].keys[:, :, :1]
+        shape = layers.caches[0].keys[:, :1]
         token = token._replace(exit_kv=(jnp.zeros_like(shape), jnp.zeros_like(shape)))
     caches, filled = list(layers.caches), list(layers.filled)
     for layer in range(num_layers):
@@ -92,13 +92,15 @@ def run_token(call, num_layers, hidden, layers, step, decisions):
         def skip(token, cache, filled, layer=layer):
             if not decisions.propagation.lazy:
                 cache = kv_cache.write(cache, step.index, *_entering_kv(call, layer, token, decisions.propagation))
-            return token, cache, filled
+            return token, cache, filled, jnp.zeros_like(token.active)
 
-        carry = token, caches[layer], filled[layer]
+        previous, carry = token.hidden, (token, caches[layer], filled[layer])
         if decisions.exit is None and decisions.gate is None and decisions.plan is None:
-            token, caches[layer], filled[layer] = visit(*carry)
+            token, caches[layer], filled[layer], ran = visit(*carry)
         else:
-            token, caches[layer], filled[layer] = jax.lax.cond(jnp.any(token.active), visit, skip, *carry)
+            token, caches[layer], filled[layer], ran = jax.lax.cond(jnp.any(token.active), visit, skip, *carry)
+        if decisions.exit is not None and decisions.exit.observes(layer):
+            token = _observe(call, layer, num_layers, token, previous, ran, step, decisions.exit)
     exit_states = layers.exit_states
     if exit_states is not None:
         state = decisions.propagation.source(token.hidden, token.first)[:, None]
@@ -116,7 +118,7 @@ def _enter(hidden, alive, decisions):
 
 
 def _visit(call, layer, num_layers, token, cache, filled, exit_states, step, decisions):
-    """One layer of one token: keys and values, sub-layers, then the question whether to go on."""
+    """One layer of one token: keys and values, then sub-layers. Also says which rows ran any of it."""
     run = token.active
     if decisions.gate is not None:
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(step.gate_keys, layer)
@@ -146,7 +148,7 @@ def _visit(call, layer, num_layers, token, cache, filled, exit_states, step, dec
     x = run_sub(rows.feed_forward, lambda x: call(layer, x, method='feed_forward'), x)[:, 0]
 
     ran = rows.self_attention | rows.cross_attention | rows.feed_forward
-    previous, hidden = token.hidden, jnp.where(ran[:, None], x, token.hidden)
+    hidden = jnp.where(ran[:, None], x, token.hidden)
     if decisions.propagation.copies:
         token = token._replace(exit_kv=_entering_kv(call, layer, token, decisions.propagation))
     token = token._replace(
@@ -155,9 +157,7 @@ def _visit(call, layer, num_layers, token, cache, filled, exit_states, step, dec
         visited=jnp.where(token.active, layer + 1, token.visited),
         layers_run=token.layers_run + ran,
         executed=token.executed + jnp.any(ran))
-    if decisions.exit is not None and decisions.exit.observes(layer):
-        token = _observe(call, layer, num_layers, token, previous, ran, step, decisions.exit)
-    return token, cache, filled
+    return token, cache, filled, ran
 
 
 class _Rows(NamedTuple):
@@ -181,11 +181,12 @@ def everything_off(exit):
 
 
 def _entering_kv(call, layer, token, propagation):
-    """Keys and values [B, N, 1, H] that this layer holds for the token: of the state entering it, or what stands in."""
+    """Keys and values [B·N, 1, H] that this layer holds for the token: of the state entering it, or what stands in."""
     entering = jnp.where(token.active[:, None], token.hidden, propagation.source(token.hidden, token.first))
     kv = call(layer, entering[:, None], method='self_kv')
     if propagation.copies:
-        kv = tuple(jnp.where(token.active[:, None, None, None], own, copied) for own, copied in zip(kv, token.exit_kv))
+        active = jnp.repeat(token.active, kv[0].shape[0] // token.active.shape[0])[:, None, None]
+        kv = tuple(jnp.where(active, own, copied) for own, copied in zip(kv, token.exit_kv))
     return kv
 
 

@@ -3,6 +3,7 @@ hold. `build` turns it into the values that the decode loop takes."""
 
 import dataclasses
 import difflib
+import importlib
 from typing import Any, NamedTuple
 
 from calm_jax.decoding import propagation
@@ -12,7 +13,7 @@ from calm_jax.depth.plans import Uniform
 from calm_jax.depth.thresholds import Exit
 from calm_jax.models.config import DTYPES, check_types
 
-# A new measure is a class in `depth` and a line here.
+# Those that come along. One of your own needs no line here: it is named by where it is, 'package.module:Class'.
 MEASURES = {
     'softmax_gap': confidence.SoftmaxGap,
     'softmax_max': confidence.SoftmaxMax,
@@ -40,9 +41,11 @@ class Settings:
     """How texts are decoded.
 
     max_source_length, max_new_tokens: tokens, the end-of-sequence included.
-    measure: a name of MEASURES, or None for full depth; threshold: λ in [0, 1], 1 turns every decision off.
+    measure: a name of MEASURES, 'package.module:Class' of one that you wrote, or None for full depth; threshold: λ in
+    [0, 1], 1 turns every decision off.
     threshold_form: a name of FORMS; decay_temperature: τ of a decaying form; min_exit_layer: 1…L.
-    propagation: a name of PROPAGATIONS. plan: 'full' or 'uniform:C', C of the decoder's layers.
+    propagation: a name of PROPAGATIONS. plan: 'full', 'uniform:C' (C of the decoder's layers), or 'package.module:function'
+    of a maker of yours: TransformerConfig → (example ids [B] → Plan).
     temperature: 0 decodes greedily; top_k, top_p: restrict sampling; seed: of the draws.
     dtype: of parameters and activations.
     Raises ValueError for whatever is unknown, of the wrong type or out of range.
@@ -69,7 +72,7 @@ class Settings:
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} is {getattr(self, name)}; expected 1 or more')
         if self.measure is not None:
-            known(self.measure, MEASURES, 'measure')
+            _measure(self.measure)
         known(self.threshold_form, FORMS, 'threshold_form')
         known(self.propagation, PROPAGATIONS, 'propagation')
         if not 0 <= self.threshold <= 1:
@@ -112,7 +115,7 @@ class Settings:
                                  '`calm train --gin_file=runs/classifier.gin`, or use another measure')
             measure = MEASURES[self.measure](**heads['exit_classifier'])
         else:
-            measure = MEASURES[self.measure]()
+            measure = _measure(self.measure)()
         form = FORMS[self.threshold_form]
         form = form() if self.threshold_form == 'constant' else form(self.decay_temperature)
         return Exit(measure, self.threshold, form, self.min_exit_layer)
@@ -121,10 +124,30 @@ class Settings:
         kind, _, cost = self.plan.partition(':')
         if self.plan == 'full':
             return None
+        if '.' in kind or (cost and not cost.isdigit()):
+            return _imported(self.plan, 'plan')(config)
         if kind != 'uniform' or not cost.isdigit() or not 1 <= int(cost) <= config.num_decoder_layers:
-            raise ValueError(f'plan is {self.plan!r}; expected full, or uniform:C with C from 1 to '
-                             f'{config.num_decoder_layers} decoder layers')
+            raise ValueError(f'plan is {self.plan!r}; expected full, uniform:C with C from 1 to {config.num_decoder_layers} '
+                             'decoder layers, or package.module:function')
         return Uniform(int(cost), config.num_decoder_layers, config.num_encoder_layers)
+
+
+def _measure(name):
+    """The class of a measure, by its name in MEASURES or by where it is."""
+    if ':' in name:
+        return _imported(name, 'measure')
+    known(name, MEASURES, 'measure')
+    return MEASURES[name]
+
+
+def _imported(path, what):
+    """What 'package.module:name' says. Raises ValueError when it cannot be imported."""
+    module, _, name = path.partition(':')
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ValueError(f'{what} {path!r} cannot be imported ({error}); expected package.module:name of a module on '
+                         'PYTHONPATH') from None
 
 
 def known(name, table, what):

@@ -115,20 +115,22 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
 
     def project_kv(self, x):
-        """Keys and values [B, N, T, H] of states x [B, T, D]."""
+        """Keys and values [B·N, T, H] of states x [B, T, D]."""
         return self._split(self.key(x)), self._split(self.value(x))
 
     def __call__(self, x, keys, values, bias, deterministic=True):
-        """What states x [B, T, D] read from keys and values [B, N, S, H], scores increased by bias [B|1, N|1, T, S]."""
-        scores = widened(jnp.einsum('bnth,bnsh->bnts', self._split(self.query(x)), keys))
-        weights = jax.nn.softmax(scores + bias, axis=-1).astype(self.config.dtype)
+        """What states x [B, T, D] read from keys and values [B·N, S, H], scores increased by bias [B|1, N|1, T, S]."""
+        scores = widened(jnp.einsum('gth,gsh->gts', self._split(self.query(x)), keys))
+        by_head = (x.shape[0], self.config.num_heads)
+        weights = jax.nn.softmax(scores.reshape(by_head + scores.shape[1:]) + bias, axis=-1).astype(self.config.dtype)
         weights = self.dropout(weights, deterministic=deterministic)
-        read = jnp.einsum('bnts,bnsh->bnth', weights, values)
-        return self.out(read.swapaxes(1, 2).reshape(x.shape[:-1] + (-1,)))
+        read = jnp.einsum('gts,gsh->gth', weights.reshape(scores.shape), values)
+        return self.out(read.reshape(by_head + read.shape[1:]).swapaxes(1, 2).reshape(x.shape[:-1] + (-1,)))
 
     def _split(self, x):
-        """[B, T, N·H] → [B, N, T, H]."""
-        return x.reshape(x.shape[:-1] + (self.config.num_heads, self.config.head_dim)).swapaxes(1, 2)
+        """[B, T, N·H] → [B·N, T, H]: rows and heads in one axis, as a matrix product over batches takes them."""
+        heads = x.reshape(x.shape[:-1] + (self.config.num_heads, self.config.head_dim)).swapaxes(1, 2)
+        return heads.reshape((-1,) + heads.shape[2:])
 
 
 class FeedForward(nn.Module):

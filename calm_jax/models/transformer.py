@@ -45,11 +45,11 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
 
     def self_kv(self, x):
-        """Keys and values [B, N, T, H] of the states x [B, T, D] that enter this layer."""
+        """Keys and values [B·N, T, H] of the states x [B, T, D] that enter this layer."""
         return self.self_attention.project_kv(self.pre_self_attention_layer_norm(x))
 
     def cross_kv(self, encoded):
-        """Keys and values [B, N, S, H] of the encoder's output [B, S, D]."""
+        """Keys and values [B·N, S, H] of the encoder's output [B, S, D]."""
         return self.encoder_decoder_attention.project_kv(encoded)
 
     def self_attend(self, x, keys, values, bias, deterministic=True):

@@ -8,6 +8,7 @@ def markdown(result):
     parts = [f'### {result["title"]}', '']
     for batch_size in result['settings']['batch_size']:
         parts += batch_table(result, batch_size)
+    parts += targets_table(result)
     if result['memory']:
         parts += memory_table(result['memory'])
     provenance = result['provenance']
@@ -29,12 +30,48 @@ def batch_table(result, batch_size):
     limit = statistics.median(each['bytes_per_second'] for each in machine['rounds']) if machine else None
     head = f'**Batch {batch_size}**' + (f' (memory read at {limit / 1e9:.1f} GB/s)' if limit else '')
     names = ['engine', 'setting', 'layers', 'cache', 'ms a step', 'first token, ms', 'tokens/s', 'speed to own full depth',
-             'speed to transformers', 'weights, GB/s', 'of limit', 'tokens', 'compile, s']
+             'speed to transformers', 'speed to CTranslate2', 'weights, GB/s', 'of limit', 'tokens', 'compile, s']
     lines = [head, '', _line(names), _line(['---'] * 4 + ['---:'] * (len(names) - 4))]
     for row in rows:
         if row['engine'] != 'machine':
             lines.append(_line(_cells(result, rows, row, limit)))
     return [*lines, '']
+
+
+def targets_table(result):
+    """What was to be reached, what was, and why not where not. Ratios are medians over rounds, of the shortest cache."""
+    cache = min(result['settings']['cache_length'])
+    ours = 'calm_jax', 'full depth', cache, None
+    classifier = 'calm_jax', 'classifier', cache
+    layers = result['shape']['layers']
+    compiled = [row['compiled']['trace_seconds'] + row['compiled']['compile_seconds'] for row in result['rows']
+                if 'compile_seconds' in row['compiled']]
+    wanted = [
+        ('full depth against transformers', 1, ('transformers', 'full depth', None, None), ours, '≥ 2.5×'),
+        ('full depth against transformers', 32, ('transformers', 'full depth', None, None), ours, '≥ 1.6×'),
+        *(('full depth against CTranslate2 float32', size, ('ctranslate2 float32', 'full depth', None, None), ours, '> 1×')
+          for size in result['settings']['batch_size']),
+        *(('conditionals, nothing exits: full depth against it', size, ours, (*classifier, layers), '≥ 0.95×')
+          for size in result['settings']['batch_size']),
+        (f'exit after one of {layers} layers (classifier) against full depth', 1, ours, (*classifier, 1), '≥ 2.5×')]
+    lines = []
+    for name, batch_size, slower, faster, target in wanted:
+        found = [_row(result, batch_size, *each) for each in (slower, faster)]
+        if None in found:
+            continue
+        ratio = statistics.median(a / b for a, b in zip(*map(step_seconds, found)))
+        bound = float(target.strip('≥>× '))
+        lines.append([name, batch_size, target, f'{ratio:.2f}×', 'yes' if ratio >= bound else f'no, {1 - ratio / bound:.0%} short'])
+    if compiled:
+        lines.append(['compile, any shape', 'all', '≤ 10 s', f'{max(compiled):.1f} s', 'yes' if max(compiled) <= 10 else 'no'])
+    return ['**Targets**', '', _line(['what', 'batch', 'target', 'measured', 'reached']), _line(['---'] * 5),
+            *map(_line, lines), '']
+
+
+def _row(result, batch_size, engine, setting, cache_length, exit_layer):
+    wanted = engine, setting, cache_length, exit_layer, batch_size
+    names = 'engine', 'setting', 'cache_length', 'exit_layer', 'batch_size'
+    return next((row for row in result['rows'] if tuple(row[name] for name in names) == wanted), None)
 
 
 def memory_table(memory):
@@ -75,7 +112,7 @@ def _cells(result, rows, row, limit):
         _spread([1e3 * each for each in seconds], 2), _spread([1e3 * each['first'] for each in row['rounds']], 0),
         f'{row["batch_size"] * row["new_tokens"] / statistics.median(each["whole"] for each in row["rounds"]):.0f}',
         _ratio(seconds, _reference(rows, row['engine'], row['cache_length'])),
-        _ratio(seconds, _reference(rows, 'transformers', None)),
+        *(_ratio(seconds, _reference(rows, peer, None)) for peer in ('transformers', 'ctranslate2 float32')),
         f'{rate / 1e9:.1f}', f'{100 * rate / limit:.0f}%' if limit else '',
         f'{100 * row["tokens_equal"]:.0f}%' if 'tokens_equal' in row else '',
         f'{compiled["trace_seconds"] + compiled["compile_seconds"]:.1f}' if 'compile_seconds' in compiled else '']

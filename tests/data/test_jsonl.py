@@ -5,6 +5,7 @@ import hashlib
 import json
 import lzma
 import re
+import tempfile
 import tracemalloc
 
 import pytest
@@ -61,14 +62,24 @@ def test_a_byte_order_mark_is_not_part_of_the_first_record(tmp_path):
     assert Records(write(tmp_path / 'a.jsonl', b'\xef\xbb\xbf{"a": 1}\n'))[0] == {'a': 1}
 
 
-def test_a_plain_file_is_not_held_in_memory(tmp_path):
-    path = write(tmp_path / 'a.jsonl', lines([{'text': 'x' * 20_000}] * 200))
+def test_a_file_is_not_held_in_memory(tmp_path, suffix):
+    text = lines([{'text': 'x' * 20_000}] * 200)
+    path = write(tmp_path / f'a{suffix}', text)
     tracemalloc.start()
     records = Records(path)
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(records) == 200
-    assert held < 100_000 < path.stat().st_size
+    assert held < 200_000 < len(text)
+
+
+def test_what_was_decompressed_goes_with_the_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'temporary'))
+    (tmp_path / 'temporary').mkdir()
+    records = Records(write(tmp_path / 'a.jsonl.gz', lines(RECORDS)))
+    assert list((tmp_path / 'temporary').rglob('*'))
+    del records
+    assert not list((tmp_path / 'temporary').rglob('*'))
 
 
 def test_the_fingerprint_is_the_sha256_of_the_stored_bytes(tmp_path, suffix):

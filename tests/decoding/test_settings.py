@@ -32,6 +32,30 @@ def test_every_measure_can_be_named(name):
     assert isinstance(Settings(measure=name, threshold=0.5).build(CONFIG, HEADS).exit.measure, MEASURES[name])
 
 
+MINE = """
+from calm_jax.depth.confidence import StaticDepth
+from calm_jax.depth.plans import Uniform
+
+class Mine(StaticDepth):
+    pass
+
+def first_layer(config):
+    return Uniform(1, config.num_decoder_layers, config.num_encoder_layers)
+"""
+
+
+def test_a_measure_or_plan_maker_of_ones_own_is_named_by_its_module(tmp_path, monkeypatch):
+    (tmp_path / 'my_decisions.py').write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = Settings(measure='my_decisions:Mine', threshold=0.5, plan='my_decisions:first_layer')
+    values = settings.build(CONFIG)
+    assert type(values.exit.measure).__name__ == 'Mine' and settings.deciding()['measure'] == 'my_decisions:Mine'
+    np.testing.assert_array_equal(values.plan(np.arange(2)).self_attention, [[True, False, False]] * 2)
+    for wrong in 'my_decisions:Yours', 'nowhere:Mine', ':Mine':
+        with pytest.raises(ValueError, match='cannot be imported'):
+            Settings(measure=wrong, threshold=0.5)
+
+
 def test_the_classifier_takes_the_checkpoints_head_and_needs_one():
     settings = Settings(measure='classifier', threshold=0.5)
     measure = settings.build(CONFIG, HEADS).exit.measure
