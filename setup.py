@@ -47,7 +47,7 @@ setup(
         't5x': ['t5x @ git+https://github.com/google-research/t5x'],
         'bench': ['torch==2.13.0', 'transformers', 'ctranslate2'],
         'demo': DEMO,
-        'test': ['pytest', 'ruff', *SEQIO, *HF, *DEMO],
+        'test': ['pytest', 'pytest-xdist', 'ruff', *SEQIO, *HF, *DEMO],
     },
     entry_points={'console_scripts': ['calm=calm_jax.cli:console']},
 )

@@ -23,7 +23,7 @@ from calm_jax.data.jsonl import Records
 from calm_jax.sweep import save_json
 
 MEASURES = ('softmax_gap', 'state', 'classifier')
-FORMS = (('constant', None), ('decaying', 2.0), ('decaying', 4.0))  # with τ
+FORMS = (('constant', None), ('decaying', 4.0))  # with τ: those of the paper
 PROMISES = (('textual', 0.1), ('textual', 0.25), ('risk', 0.02), ('risk', 0.05))
 P_VALUES = ('hoeffding_bentkus', 'betting')
 EPSILON = 0.05
@@ -141,11 +141,9 @@ def decode_tests(steps, args, name, path):
     """The full model and every certificate on one test set, and their scores."""
     folder = args.output / 'test' / name
     decode(steps, args, folder / 'full', path)
-    for measure in MEASURES:
-        for objective, tolerance in PROMISES:
-            stem = f'{objective}_{tolerance}_betting'
-            certificate = args.output / 'calibrated' / measure / f'certificate_{stem}.json'
-            decode(steps, args, folder / f'{measure}_{stem}', path, '--certificate', certificate)
+    for measure, (objective, tolerance) in itertools.product(MEASURES, PROMISES):
+        decode(steps, args, folder / f'{measure}_{objective}_{tolerance}_betting', path, '--certificate',
+               certificate(args, measure, (objective, tolerance)))
 
 
 def bounds(steps, args, path):
@@ -166,18 +164,18 @@ def decode(steps, args, folder, path, *flags):
 
 
 def time_them(steps, args, path):
-    """Seconds of every certificate against full depth, interleaved, at batch 1 and 32."""
-    records = Records(path)
-    timed = args.output / 'timed.jsonl'
-    timed.write_text(''.join(
-        json.dumps(records[i], ensure_ascii=False) + '\n' for i in range(min(args.timed, len(records)))), encoding='utf-8')
-    for measure in MEASURES:
-        for objective, tolerance in PROMISES:
-            stem = f'{objective}_{tolerance}_betting'
-            output = args.output / 'time' / f'{measure}_{stem}.json'
-            steps.run(output, 'benchmark', *steps.model, '--input', timed, *steps.fields, '--certificate',
-                      args.output / 'calibrated' / measure / f'certificate_{stem}.json', '--batch_size', 1, '--batch_size', 32,
-                      '--output', output)
+    """Seconds of every certificate against full depth, all interleaved, at batch 1 and 32."""
+    certificates = [certificate(args, *each) for each in itertools.product(MEASURES, PROMISES)]
+    output = args.output / 'time.json'
+    steps.run(output, 'benchmark', *steps.model, '--input', path, *steps.fields, '--examples', args.timed, '--repeats', 3,
+              *itertools.chain(*(('--certificate', each) for each in certificates)),
+              '--batch_size', 1, '--batch_size', 32, '--output', output)
+
+
+def certificate(args, measure, promise):
+    """Where `calibrate` wrote the certificate of a promise, by betting."""
+    objective, tolerance = promise
+    return args.output / 'calibrated' / measure / f'certificate_{objective}_{tolerance}_betting.json'
 
 
 def machine():

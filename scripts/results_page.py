@@ -93,7 +93,7 @@ def certified_table(directory, facts):
             measure, objective, cell(tolerance), *(cell(certificates[p]['threshold']) for p in certificates),
             cell(betting['tolerance_used']), cell(point['layers']),
             *(f'×{curve["full"][kind] / point[kind]:.2f}' for kind in ('flops', 'flops_elbayad')),
-            *speed_ups(directory / 'time' / f'{measure}_{stem}_betting.json'),
+            *speed_ups(directory, folder / f'certificate_{stem}_betting.json'),
             *(test_cell(directory / 'test' / name, f'{measure}_{stem}_betting', objective, facts['metric'],
                         references(path, facts['target_field'])) for name, path in facts['tests'].items()),
             f'{paper[0]}, ×{paper[1]}'])
@@ -131,11 +131,10 @@ def test_cell(folder, stem, objective, metric, wanted):
     return f'{early["bleu"]:.1f} ({full["bleu"]:.1f}), {loss:.3f}'
 
 
-def speed_ups(path):
-    """Ratios to full depth at batch 1 and 32."""
-    rows = read(path)['rows'] if path.exists() else []
-    return [next((f'×{row["speed_up"]:.2f}' for row in rows if row['batch_size'] == size and row.get('speed_up')), '–')
-            for size in (1, 32)]
+def speed_ups(directory, certificate):
+    """Ratios to full depth at batch 1 and 32, as timed under one certificate."""
+    rows = {(row['batch_size'], row['setting']): row for row in read(directory / 'time.json')['rows']}
+    return [f'×{rows[size, f"certificate {certificate}"]["speed_up"]:.2f}' for size in (1, 32)]
 
 
 def trials_table(directory):

@@ -18,8 +18,11 @@ from calm_jax.models.transformer import init_params  # noqa: E402
 
 @pytest.fixture(scope='session', autouse=True)
 def compiled(tmp_path_factory):
-    """Commands keep compiled programs between runs: here for this session, not in a home."""
-    os.environ['JAX_COMPILATION_CACHE_DIR'] = str(tmp_path_factory.mktemp('compiled'))
+    """Commands keep compiled programs between runs: here for this session and all its processes, not in a home."""
+    folder = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        folder = folder.parent
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = str(folder / 'compiled')
 
 
 @pytest.fixture(scope='session')
