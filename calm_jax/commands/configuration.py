@@ -6,15 +6,17 @@ import inspect
 import logging
 import pathlib
 import re
+import typing
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gin
 from calm_jax.decoding.settings import Settings
-from calm_jax.models.config import TransformerConfig, check_type
+from calm_jax.models.config import TransformerConfig, check_type, expected, parts
 from calm_jax.training import classifier, jobs, losses
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions
+from calm_jax.training.train_state import TrainState
 from gin import config as gin_config
 
 CONFIGURABLES = (
@@ -24,7 +26,7 @@ CONFIGURABLES = (
 _PARAMETERS = {each.__name__: tuple(inspect.signature(each).parameters) for each in CONFIGURABLES}
 
 
-def job(run: Callable) -> Callable:
+def job(run: Callable[..., TrainState]) -> Callable:
     """What a gin file makes the command do: `job.run = @train_model`."""
     return run
 
@@ -43,7 +45,8 @@ def read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[s
 
     Raises:
       FileNotFoundError: no such gin file.
-      ValueError: a syntax error, an unknown name, or a REQUIRED macro without a value; one line each.
+      ValueError: a syntax error, an import that fails, an unknown name, a value of the wrong kind, or a REQUIRED macro
+        without a value; one line each.
     """
     _read(files, bindings, search_paths)
     if 'run' not in gin.get_bindings('job', resolve_references=False):
@@ -123,17 +126,74 @@ def _check_macros() -> None:
 
 
 def _check_types() -> None:
-    """Raises ValueError for a number, text or flag that is bound to something else, naming the macro it comes from."""
-    for configurable in CONFIGURABLES:
+    """Raises ValueError for a value, function or object that is bound where another kind is expected, naming its macro."""
+    for configurable in (*CONFIGURABLES, job):
         values = gin.get_bindings(configurable.__name__, resolve_references=False)
         for name, parameter in inspect.signature(configurable).parameters.items():
-            if name not in values:
-                continue
-            value, where = values[name], f'{configurable.__name__}.{name}'
-            while match := re.fullmatch(r'%(\w+)', str(value)) if not isinstance(value, str) else None:
-                where, value = match[1], macro(match[1])
-            if not isinstance(value, gin_config.ConfigurableReference):
-                check_type(where, value, parameter.annotation)
+            if name in values:
+                _check_kind(*_followed(f'{configurable.__name__}.{name}', values[name]), parameter.annotation)
+
+
+def _followed(where: str, value: Any) -> tuple[str, Any]:
+    """(the last macro's name, what it stands for) of a value that may be a macro, or `where` and the value."""
+    names = []
+    while isinstance(value, gin_config.ConfigurableReference) and (match := re.fullmatch(r'%(\w+)', repr(value))):
+        where, value = match[1], macro(match[1])
+        if where in names:
+            raise ValueError(f'{where} stands for itself; add --gin.{where}=...')
+        names.append(where)
+    if isinstance(value, (list, tuple)):
+        value = type(value)(_followed(where, each)[1] for each in value)
+    return where, value
+
+
+def _check_kind(where: str, value: Any, wanted: Any) -> None:
+    """Raises ValueError unless a binding can be of an annotated type: a value, an @function or the @Object() of a class.
+
+    What functions of the user's own return is only known once they run.
+    """
+    kinds = parts(wanted)
+    if repr(value) == '%gin.REQUIRED':
+        raise ValueError(f'{where} is required: add --gin.{where}=...')
+    if isinstance(value, gin_config.ConfigurableReference):
+        function = value.configurable.wrapped
+        if value.evaluate:
+            fits = function not in CONFIGURABLES or _made_by(function) in kinds
+        else:
+            fits = any(_callable(kind) and _fits(function, kind) for kind in kinds)
+    elif all(expected(kind) for kind in kinds):
+        return check_type(where, value, wanted)
+    else:
+        fits = value is None and type(None) in kinds
+    words = [word for kind in kinds for word in _words(kind)]
+    if not fits and words:
+        raise ValueError(f'{where} is {value!r}; expected {" or ".join(words)}')
+
+
+def _words(kind: Any) -> list[str]:
+    """What may be bound where a type is expected, as a gin file has it."""
+    if _callable(kind):
+        return [f'@{each.__name__}' for each in CONFIGURABLES if _fits(each, kind)]
+    word = f'@{kind.__name__}()' if kind in CONFIGURABLES else expected(kind)
+    return [word] if word else []
+
+
+def _callable(kind: Any) -> bool:
+    return typing.get_origin(kind) is Callable
+
+
+def _fits(function: Callable, wanted: Any) -> bool:
+    """Whether a function can be Callable[[arguments], result]: it takes as many; the library's also return just that."""
+    arguments, result = typing.get_args(wanted)
+    try:
+        inspect.signature(function).bind_partial(*(() if arguments is ... else arguments))
+    except TypeError:
+        return False
+    return function not in CONFIGURABLES or _made_by(function) is result
+
+
+def _made_by(function: Callable) -> Any:
+    return function if isinstance(function, type) else inspect.signature(function).return_annotation
 
 
 def _parse(parse: Callable[[], Any], where: str) -> None:
@@ -146,6 +206,12 @@ def _parse(parse: Callable[[], Any], where: str) -> None:
         missing = re.search(r'Unable to open file: (\S+?)\.? ', f'{error} ')
         raise FileNotFoundError(f'gin file not found: {missing[1] if missing else where}; '
                                 f'those of the library are under {gin_folder()}') from None
+    except ImportError as error:
+        message, _, place = str(error).partition('\n')
+        file = re.search(r'In file "(.+?)"', place)
+        module = re.search(r'import \S+', place)
+        raise ValueError(f'{file[1] if file else where}: {module[0] if module else "import"} failed ({message}); '
+                         'expected a module that is installed or on PYTHONPATH') from None
     except (ValueError, SyntaxError) as error:
         raise ValueError(f'{where}: {_explained(str(error), where)}') from None
     finally:

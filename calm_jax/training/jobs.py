@@ -11,7 +11,7 @@ from calm_jax.data.batching import TrainingBatches, count_truncated, evaluation_
 from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.sources import open_records
 from calm_jax.data.tokenizers import Tokenizer, load_tokenizer
-from calm_jax.models.config import TransformerConfig
+from calm_jax.models.config import TransformerConfig, check_seed
 from calm_jax.models.transformer import init_params
 from calm_jax.training import classifier, losses
 from calm_jax.training.multi_exit import multi_exit_stage
@@ -39,7 +39,7 @@ class PairedText:
       max_source_length: tokens of a source, end-of-sequence included; longer ones are cut.
       max_target_length: tokens of a target, end-of-sequence included; longer ones are cut.
       length_multiple: batches are padded to multiples of this many tokens; None chooses.
-      seed: of the order of the examples.
+      seed: of the order of the examples; 0 ≤ seed < 2**32.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class PairedText:
         length_multiple: int | None = None,
         seed: int = 0,
     ):
+        check_seed('seed', seed)
         self._train, self._evaluation = train, evaluation
         self._templates = Template(source), Template(target)
         self._batch_size, self._seed = batch_size, seed
@@ -97,7 +98,7 @@ class PairedText:
             return training, []
         examples = tokenize(self._records['evaluation'], *self._templates, tokenizer)
         # Sorted by length so that batches hold little padding; sums over the set do not depend on the order.
-        examples.sort(key=lambda example: (len(example.source), len(example.target)))
+        examples = sorted(examples, key=lambda example: (len(example.source), len(example.target)))
         return training, list(evaluation_batches(examples, self._batch_size, **self._lengths, **where))
 
 

@@ -48,9 +48,15 @@ def multi_exit_stage(
       z_loss: see `losses.token_losses`.
       sampled_exits: estimate Eq. 6 without bias from two heads instead of L, see `losses.sampled_multi_exit_loss`.
       generation: decoding defaults stored with the checkpoints.
+
+    Raises:
+      ValueError: `exit_weights` does not give one number per decoder layer.
     """
     model = Transformer(config)
-    weights = exit_weights(config.num_decoder_layers)
+    weights = np.asarray(exit_weights(config.num_decoder_layers), np.float32)
+    if weights.shape != (config.num_decoder_layers,) or not np.isfinite(weights).all():
+        raise ValueError(f'exit_weights gives {weights.tolist()}; expected {config.num_decoder_layers} numbers, '
+                         'one per decoder layer')
 
     def loss(params, frozen, batch, key):
         del frozen

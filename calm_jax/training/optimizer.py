@@ -1,10 +1,13 @@
 """Optimizers and learning-rate schedules, built from one small description."""
 import dataclasses
+import math
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from calm_jax.models.config import check_types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Optimizer:
       clip_norm: gradients are scaled down to this global L2 norm; 0 is off.
       b1: AdamW's decay of the first moment.
       b2: AdamW's decay of the second moment.
+
+    Raises ValueError for whatever is unknown, of the wrong type or out of range.
     """
     name: Literal['adafactor', 'adamw'] = 'adafactor'
     learning_rate: float = 1e-3
@@ -41,14 +46,17 @@ class Optimizer:
     b2: float = 0.999
 
     def __post_init__(self):
-        if self.name not in ('adafactor', 'adamw'):
-            raise ValueError(f"optimizer name {self.name!r} is unknown; use 'adafactor' or 'adamw'")
-        if self.decay not in ('constant', 'linear', 'cosine', 'inverse_square_root'):
-            raise ValueError(f"decay {self.decay!r} is unknown; use 'constant', 'linear', 'cosine' or 'inverse_square_root'")
-        if self.learning_rate <= 0:
+        check_types(self, 'Optimizer.')
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(f'learning_rate is {self.learning_rate}; it must be positive')
         if self.warmup_steps < 0:
             raise ValueError(f'warmup_steps is {self.warmup_steps}; it must be 0 or more optimizer steps')
+        for name in ('weight_decay', 'clip_norm'):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f'{name} is {getattr(self, name)}; it must be 0 (off) or more')
+        for name in ('b1', 'b2'):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f'{name} is {getattr(self, name)}; it must be at least 0 and less than 1')
         if self.decay in ('linear', 'cosine') and self.total_steps <= self.warmup_steps:
             raise ValueError(
                 f'total_steps is {self.total_steps}, not above warmup_steps ({self.warmup_steps}): '

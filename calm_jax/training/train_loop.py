@@ -16,7 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from calm_jax.checkpoints.manager import Manager
 from calm_jax.data.batching import TrainingBatches, read_ahead
-from calm_jax.models.config import check_types
+from calm_jax.models.config import check_seed, check_types
 from calm_jax.progress import progress
 from calm_jax.training.metrics_log import MetricsLog
 from calm_jax.training.optimizer import Optimizer
@@ -32,7 +32,7 @@ class LoopOptions:
 
     Attributes:
       steps: updates in all, those before a resumption included.
-      seed: of dropout and other draws in training (the order of the data has its own).
+      seed: of dropout and other draws in training (the order of the data has its own); 0 ≤ seed < 2**32.
       micro_batches: equal parts into which a batch's rows are split to save memory; the update is that of the whole batch.
       eval_every: steps between evaluations; there is one more at the end. 0: only at the end.
       save_every: steps between checkpoints to resume from; there is one more at the end. 0: only at the end.
@@ -55,11 +55,12 @@ class LoopOptions:
 
     def __post_init__(self):
         check_types(self)
+        check_seed('seed', self.seed)
         for name in ('steps', 'micro_batches', 'log_every', 'keep'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be 1 or more')
         for name in ('eval_every', 'save_every', 'max_minutes'):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be 0 or more')
 
 

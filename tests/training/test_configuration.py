@@ -1,12 +1,15 @@
 import ast
 import functools
 
+import jax
 import pytest
 
 from calm_jax.commands import configuration
 from calm_jax.decoding.settings import Settings
 from calm_jax.models.config import TransformerConfig
 from calm_jax.training import losses
+from calm_jax.training.jobs import PairedText
+from calm_jax.training.multi_exit import multi_exit_stage
 from calm_jax.training.train_loop import LoopOptions
 
 REQUIRED = ["MODEL_DIR='a'", "TRAIN_DATA='b'", "SOURCE='{en}'", "TARGET='{fr}'", "TOKENIZER='c'"]
@@ -48,6 +51,14 @@ def test_a_missing_file_and_a_missing_include_are_named(tmp_path):
     assert 'gin file not found: runs/trian.gin' in error(FileNotFoundError, ['runs/trian.gin'], [])
     (tmp_path / 'mine.gin').write_text("include 'models/tinny.gin'\n")
     assert 'models/tinny.gin' in error(FileNotFoundError, [str(tmp_path / 'mine.gin')], [])
+
+
+def test_a_module_that_cannot_be_imported_is_named_with_its_file(tmp_path):
+    (tmp_path / 'mine.gin').write_text("include 'runs/train.gin'\nimport no_such_module.deep\n")
+    (tmp_path / 'outer.gin').write_text(f"include '{tmp_path}/mine.gin'\n")
+    for file in ('mine.gin', 'outer.gin'):
+        message = error(ValueError, [str(tmp_path / file)], [])
+        assert message.startswith(f'{tmp_path}/mine.gin: import no_such_module.deep failed (')
 
 
 def test_an_unknown_name_in_a_file_is_found_with_its_line(tmp_path):
@@ -144,9 +155,41 @@ def test_bindings_are_found_however_gin_wraps_them(tmp_path):
     ("BEST_IS_HIGHER='no'", "BEST_IS_HIGHER is 'no'; expected True or False"),
     ("Settings.max_new_tokens='a'", "Settings.max_new_tokens is 'a'; expected a whole number"),
     ('TransformerConfig.dtype=3', 'TransformerConfig.dtype is 3; expected a text'),
+    ('TransformerConfig.mlp_activations=3', 'TransformerConfig.mlp_activations is 3; expected a list of texts'),
+    ("OPTIMIZER='sgd'", "OPTIMIZER is 'sgd'; expected 'adafactor' or 'adamw'"),
+    ('TRAIN_DATA=None', 'TRAIN_DATA is None; expected a text or a list of texts'),
+    ("TRAIN_DATA=[%SOURCE, 5]", "TRAIN_DATA is ['{en}', 5]; expected a text or a list of texts"),
+    ('EVAL_DATA=5', 'EVAL_DATA is 5; expected a text or a list of texts or None'),
+    ('TOKENIZER=5', 'TOKENIZER is 5; expected a path or None'),
+    ('MODEL_DIR=5', 'MODEL_DIR is 5; expected a path'),
+    ('SEED=@uniform', 'SEED is @uniform; expected a whole number'),
+    ('SEED=%SEED', 'SEED stands for itself; add --gin.SEED=...'),
+    ('LoopOptions.keep=%gin.REQUIRED', 'LoopOptions.keep is required: add --gin.LoopOptions.keep=...'),
+    ("EXIT_WEIGHTS='uniform'", "EXIT_WEIGHTS is 'uniform'; expected @proportional_to_layer or @uniform or @last_only"),
+    ('EXIT_WEIGHTS=@geometric', 'EXIT_WEIGHTS is @geometric; expected @proportional_to_layer or @uniform or @last_only'),
+    ('EXIT_WEIGHTS=@uniform()', 'EXIT_WEIGHTS is @uniform(); expected @proportional_to_layer or @uniform or @last_only'),
+    ('train_model.config=@Settings', 'train_model.config is @Settings; expected @TransformerConfig or None'),
+    ('train_model.data=@Optimizer()', 'train_model.data is @Optimizer(); expected @PairedText()'),
+    ('job.run=5', 'job.run is 5; expected @train_model or @train_exit_classifier'),
 ])
 def test_a_value_of_the_wrong_type_is_named_as_the_user_wrote_it(binding, message):
     assert error(ValueError, ['models/tiny.gin', 'runs/train.gin'], [*REQUIRED, binding]) == message
+
+
+@pytest.mark.parametrize('value', ["'independent'", '@uniform', 'None'])
+def test_an_objective_is_a_function_of_logits_and_agreement(value):
+    message = error(ValueError, ['runs/classifier.gin'], [*REQUIRED[:4], "CHECKPOINT='d'", f'OBJECTIVE={value}'])
+    assert message == f'OBJECTIVE is {value}; expected @independent or @geometric'
+
+
+def test_functions_of_the_user_s_own_stand_where_the_library_s_do(tmp_path, monkeypatch):
+    (tmp_path / 'own_weights.py').write_text(
+        'import gin, numpy\n@gin.configurable\ndef last_two(layers, share): return numpy.eye(layers)[-1] * share\n'
+        '@gin.configurable\ndef seed_of_the_day(): return 3\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    _, resolved = configuration.read(['models/tiny.gin', 'runs/train.gin'], [
+        *REQUIRED, 'import own_weights', 'EXIT_WEIGHTS=@last_two', 'last_two.share=0.5', 'SEED=@seed_of_the_day()'])
+    assert 'EXIT_WEIGHTS = @last_two' in resolved
 
 
 @pytest.mark.parametrize('make, wrong, message', [
@@ -159,7 +202,17 @@ def test_a_value_of_the_wrong_type_is_named_as_the_user_wrote_it(binding, messag
     (model, {'dtype': 'flaot32'}, "dtype is 'flaot32'; expected one of float32, bfloat16, float16, float64"),
     (model, {'dropout_rate': 1.0}, 'dropout_rate is 1.0; expected at least 0 and less than 1'),
     (model, {'mlp_activations': ('gelu', 'swish')}, "unknown activation 'swish'; known: gelu, relu, silu, linear"),
-    (model, {'mlp_activations': 'gelu'}, "mlp_activations is 'gelu'; expected a list of names"),
+    (model, {'mlp_activations': 'gelu'}, "mlp_activations is 'gelu'; expected a list of texts"),
+    (model, {'mlp_activations': ()}, 'mlp_activations is empty; expected a list of texts'),
+    (model, {'norm_epsilon': float('nan')}, 'norm_epsilon is nan; expected 0 or more'),
+    (model, {'head_dim': 0}, 'head_dim is 0; expected a positive number'),
+    (model, {'relative_attention_num_buckets': 3}, 'relative_attention_num_buckets is 3; expected 4 or more'),
+    (model, {'relative_attention_max_distance': 16},
+     'relative_attention_max_distance is 16; expected more than 16, half of the 32 buckets'),
+    (LoopOptions, {'steps': 1, 'seed': -1}, 'seed is -1; expected a whole number from 0 to 4294967295'),
+    (LoopOptions, {'steps': 1, 'seed': 10**20}, 'seed is 100000000000000000000; expected a whole number from 0'),
+    (LoopOptions, {'steps': 1, 'max_minutes': float('nan')}, 'max_minutes is nan; it must be 0 or more'),
+    (PairedText, {'train': 'a', 'source': 'en', 'target': 'fr', 'seed': 2**32}, 'seed is 4294967296; expected a whole number'),
     (losses.check_extras, {'label_smoothing': 1.0, 'z_loss': 0.0}, 'label_smoothing is 1.0'),
     (losses.check_extras, {'label_smoothing': 0.0, 'z_loss': -1.0}, 'z_loss is -1.0; expected 0 or more'),
 ])
@@ -167,3 +220,14 @@ def test_what_cannot_be_meant_is_refused_in_one_line(make, wrong, message):
     with pytest.raises(ValueError, match=message) as raised:
         make(**wrong)
     assert '\n' not in str(raised.value)
+
+
+def test_the_largest_seed_is_one_and_the_smallest_model_s_buckets_are_distances():
+    options = LoopOptions(steps=1, seed=2**32 - 1)
+    assert jax.random.key(options.seed, impl='rbg').shape == ()
+    assert model(relative_attention_num_buckets=4, relative_attention_max_distance=3).emb_dim == 4
+
+
+def test_exit_weights_are_one_number_a_layer():
+    with pytest.raises(ValueError, match=r'exit_weights gives \[1.0, 2.0\]; expected 1 numbers, one per decoder layer'):
+        multi_exit_stage(model(), {}, None, lambda layers: [1, 2])

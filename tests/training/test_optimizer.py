@@ -63,9 +63,17 @@ def test_weight_decay_spares_vectors():
 
 
 @pytest.mark.parametrize('settings, message', [
-    ({'name': 'sgd'}, "optimizer name 'sgd' is unknown"),
-    ({'decay': 'step'}, "decay 'step' is unknown"),
+    ({'name': 'sgd'}, "Optimizer.name is 'sgd'; expected 'adafactor' or 'adamw'"),
+    ({'decay': 'step'}, "Optimizer.decay is 'step'; expected 'constant' or 'linear' or 'cosine' or 'inverse_square_root'"),
     ({'learning_rate': 0.0}, 'learning_rate is 0.0'),
+    ({'learning_rate': float('nan')}, 'learning_rate is nan; it must be positive'),
+    ({'learning_rate': float('inf')}, 'learning_rate is inf; it must be positive'),
+    ({'weight_decay': -0.1}, 'weight_decay is -0.1; it must be 0 .off. or more'),
+    ({'clip_norm': -1.0}, 'clip_norm is -1.0; it must be 0 .off. or more'),
+    ({'clip_norm': float('nan')}, 'clip_norm is nan'),
+    ({'b1': 1.0}, 'b1 is 1.0; it must be at least 0 and less than 1'),
+    ({'b2': -0.5}, 'b2 is -0.5; it must be at least 0 and less than 1'),
+    ({'b1': '0.9'}, "Optimizer.b1 is '0.9'; expected a number"),
     ({'warmup_steps': -1}, 'warmup_steps is -1'),
     ({'decay': 'linear', 'warmup_steps': 10, 'total_steps': 10}, 'not above warmup_steps'),
 ])

@@ -61,7 +61,7 @@ def config_from_published(published):
         if published.get(name, value) != value:
             raise ValueError(f'{name} is {published[name]!r}; expected {value!r}')
     activation = published.get('feed_forward_proj', 'relu')
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise ValueError(f'feed_forward_proj is {activation!r}; expected one of {", ".join(_ACTIVATIONS)}')
     fields = {}
     for name, (field, default) in _FIELDS.items():

@@ -46,6 +46,8 @@ def test_unequal_depths_and_defaults_that_files_leave_out():
     ({'tie_word_embeddings': None}, 'tie_word_embeddings is true'),  # What leaving it out means.
     ({'scale_decoder_outputs': True}, 'scale_decoder_outputs is True; expected False'),
     ({'feed_forward_proj': 'gated-swish'}, "feed_forward_proj is 'gated-swish'; expected one of gated-gelu"),
+    ({'feed_forward_proj': ['gelu']}, r"feed_forward_proj is \['gelu'\]; expected one of gated-gelu"),
+    ({'relative_attention_num_buckets': 2}, 'relative_attention_num_buckets is 2; expected 4 or more'),
     ({'is_decoder': True}, 'is_decoder is True; expected False'),
     ({'encoder_attention_type': 'local', 'alibi': 1}, 'attributes not understood: alibi, encoder_attention_type'),
     ({'d_kv': None, 'd_ff': None}, 'attributes missing: d_kv, d_ff'),
