@@ -22,6 +22,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from calm_jax.demo import localisation
 from calm_jax.demo.localisation import ASSETS, SEED, TRAINING_ROWS, write_shipped_splits, write_split
 from calm_jax.progress import progress
 
@@ -37,6 +38,7 @@ BATCH_SIZE = 100
 # Timed one at a time: enough texts to average over, few enough to wait for.
 TIMED_TEXTS, TIMED_ROUNDS = 40, 3
 EXAMPLES = 12
+SPLITS = ('tune', 'calibration', 'test')
 MARKER = 'demo.json'
 # A small model has no use for more, and buckets of a long limit are wide: all texts share one compiled shape.
 GENERATION = {'max_new_tokens': 48, 'max_source_length': 320}
@@ -52,7 +54,8 @@ def add_arguments(parser):
 
 def run(args):
     directory = Path(args.output)
-    prepare(directory, args.overwrite)
+    check(directory, args.overwrite, args.retrain)
+    prepare(directory)
     data, checkpoint = directory / 'data', directory / 'model'
     if args.retrain:
         retrain(directory, data, args.quiet)
@@ -76,8 +79,11 @@ def run(args):
     print(f'{directory / "page.html"}: the same with the certificates, curves, and every token coloured by its depth')
 
 
-def prepare(directory, overwrite):
-    """Makes the folder; refuses one with anything in it, unless it may be replaced and an earlier demo made it."""
+def check(directory, overwrite, retrain):
+    """Refuses a folder with anything in it, unless it may be replaced and an earlier demo made it; and what cannot be made.
+
+    Nothing is written or deleted. Raises FileExistsError, NotADirectoryError, FileNotFoundError or ValueError.
+    """
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f'{directory} is a file; --output must be a folder')
     if directory.exists() and any(directory.iterdir()):
@@ -85,15 +91,26 @@ def prepare(directory, overwrite):
             raise FileExistsError(f'{directory} exists; pass --overwrite to replace it, or another --output')
         if not (directory / MARKER).is_file():
             raise FileExistsError(f'{directory} holds no {MARKER}, so no demo made it; choose another --output')
+    if retrain:
+        localisation.row('train', 0)  # says how to get Babel where it is not there
+        return
+    missing = [name for name in (*(f'{split}.jsonl' for split in SPLITS), 'model') if not (ASSETS / name).exists()]
+    if missing:
+        raise FileNotFoundError(f'{ASSETS}: {", ".join(missing)} of the demo missing; install calm_jax again')
+
+
+def prepare(directory):
+    """Makes the folder, empty but for the marker."""
+    if directory.exists():
         shutil.rmtree(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True)
     write_json(directory / MARKER, {'seed': SEED, 'tolerance': TOLERANCE, 'epsilon': EPSILON})
 
 
 def lay_out_assets(data, checkpoint):
     """Copies what the package ships, so that every command below can be typed again and varied."""
     data.mkdir()
-    for split in ('tune', 'calibration', 'test'):
+    for split in SPLITS:
         shutil.copy(ASSETS / f'{split}.jsonl', data)
     shutil.copytree(ASSETS / 'model', checkpoint)
 

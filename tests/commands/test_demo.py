@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -78,6 +79,23 @@ def test_a_folder_that_no_demo_made_is_left_alone(tiny, tmp_path, capsys):
     assert (tmp_path / 'letters').read_text() == 'dear'
     assert cli.main(['demo', '--output', str(tmp_path / 'letters')]) == 2
     assert 'is a file' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('lost', ['babel', 'assets'])
+def test_an_earlier_demo_stays_where_the_next_cannot_start(tiny, lost, monkeypatch, capsys):
+    tiny.mkdir()
+    for name in (demo.MARKER, 'page.html'):
+        (tiny / name).write_text('earlier')
+    if lost == 'babel':
+        monkeypatch.setitem(sys.modules, 'babel', None)
+        localisation._babel.cache_clear()
+    else:
+        (demo.ASSETS / 'test.jsonl').unlink()
+    flags = ['--retrain'] if lost == 'babel' else []
+    assert cli.main(['demo', '--output', str(tiny), '--overwrite', *flags]) == 2
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and ('Babel is needed' if lost == 'babel' else 'test.jsonl of the demo missing') in said
+    assert sorted(path.name for path in tiny.iterdir()) == [demo.MARKER, 'page.html']
 
 
 def test_the_vocabulary_keeps_digits_apart_and_texts_whole(tmp_path, monkeypatch):
