@@ -1,10 +1,10 @@
 """The checkpoints of a training run: numbered steps in one directory, of which a few are kept.
 
-    with Manager('runs/a/state', keep=2, best='eval/loss', best_mode='min') as manager:
+    with Manager('runs/a/state', keep=2) as manager:
         if manager.latest_step() is not None:
             state = manager.restore(state)
         ...
-        manager.save(step, state, metrics={'eval/loss': 0.31})
+        manager.save(step, state)
 
 Any pytree of arrays can be saved (parameters, an optax state, keys as `jax.random.key_data`, plain numbers). Saving copies
 the arrays to the host and writes in the background; a step is visible under its number only once it is complete, and
@@ -24,65 +24,39 @@ class Manager:
     Args:
       directory: created when missing.
       keep: how many of the latest steps stay on disk.
-      best: name of a metric; the step that is best by it stays on disk too, however old.
-      best_mode: 'max' or 'min', which direction of `best` is better.
 
     Raises:
-      ValueError: `keep` is less than 1, or `best_mode` is unknown.
+      ValueError: `keep` is less than 1.
+      FileExistsError: `directory` is a file.
     """
 
-    def __init__(self, directory, keep=2, best=None, best_mode='max'):
+    def __init__(self, directory, keep=2):
         import orbax.checkpoint as ocp
-        from orbax.checkpoint import checkpoint_managers as policies
 
         if keep < 1:
             raise ValueError(f'keep is {keep}; a training run keeps at least 1 checkpoint')
-        if best_mode not in ('max', 'min'):
-            raise ValueError(f"best_mode is {best_mode!r}; expected 'max' or 'min'")
         self.directory = pathlib.Path(directory).absolute()
         if self.directory.exists() and not self.directory.is_dir():
             raise FileExistsError(f'{self.directory}: exists and is not a directory; choose another one')
-        kept = [policies.LatestN(keep)]
-        ranking = {}
-        if best is not None:
-            # BestN sorts, and keeps the end of the list.
-            kept.append(policies.BestN(get_metric_fn=lambda metrics: metrics[best], reverse=best_mode == 'min', n=1,
-                                       keep_checkpoints_without_metrics=False))
-            ranking = {'best_fn': lambda metrics: metrics[best], 'best_mode': best_mode}
-        self._best = best
         self._ocp = ocp
         self._manager = ocp.CheckpointManager(
             self.directory, item_handlers=ocp.StandardCheckpointHandler(),
-            options=ocp.CheckpointManagerOptions(
-                cleanup_tmp_directories=True, preservation_policy=policies.AnyPreservationPolicy(kept), **ranking))
+            options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True, max_to_keep=keep))
 
-    def save(self, step, tree, metrics=None):
+    def save(self, step, tree):
         """Starts writing `tree` as `step`; a step that exists is replaced.
 
-        The arrays may be donated or changed as soon as this returns. `metrics` is a dict of numbers, kept only when
-        `best` was given, and then needed at every step.
-
-        Raises:
-          ValueError: the metric that `best` names is missing.
+        The arrays may be donated or changed as soon as this returns.
         """
-        if self._best is not None and self._best not in (metrics or {}):
-            raise ValueError(f'checkpoint {step}: the best step is chosen by {self._best!r}, which is not among the metrics '
-                             f'({", ".join(sorted(metrics or {})) or "none"})')
         self.wait()
         if step in self._manager.all_steps():
             self._manager.delete(step)
-        numbers = None if metrics is None else {name: float(value) for name, value in metrics.items()}
-        self._manager.save(step, args=self._ocp.args.StandardSave(tree), metrics=numbers, force=True)
+        self._manager.save(step, args=self._ocp.args.StandardSave(tree), force=True)
 
     def latest_step(self):
         """The last complete step, or None."""
         self.wait()
         return self._manager.latest_step()
-
-    def best_step(self):
-        """The best complete step by the metric named at construction; None without steps that have it."""
-        self.wait()
-        return self._manager.best_step() if self._best is not None else None
 
     def restore(self, like, step=None):
         """The tree saved as `step` (default: the latest), with the structure, dtypes and shardings of `like`.

@@ -44,8 +44,3 @@ def risk_difference(early_quality: np.ndarray, full_quality: np.ndarray) -> np.n
             wrong = quality[~((quality >= 0) & (quality <= 1))].flat[0]
             raise ValueError(f'{name} quality {wrong} is outside [0, 1]: expected a metric per example, not in percent')
     return full_quality - early_quality
-
-
-def to_unit_interval(signed: np.ndarray) -> np.ndarray:
-    """(1 + x) / 2: a signed difference, and with the same function its tolerance δ, from [−1, 1] to [0, 1]."""
-    return (1.0 + np.asarray(signed, np.float64)) / 2.0

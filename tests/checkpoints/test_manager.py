@@ -26,24 +26,21 @@ def test_a_restored_state_has_the_structure_types_and_bits_of_the_saved_one(tmp_
         assert found.dtype == expected.dtype and (found == expected).all()
 
 
-@pytest.mark.parametrize('mode, best', (('min', 10), ('max', 20)))
-def test_the_latest_steps_and_the_best_one_stay(tmp_path, mode, best):
-    with Manager(tmp_path, keep=2, best='loss', best_mode=mode) as manager:
-        for step, loss in ((0, 3.0), (10, 1.0), (20, 9.0), (30, 4.0), (40, 5.0), (50, 6.0)):
-            manager.save(step, state(step), metrics={'loss': loss, 'accuracy': 0.5})
-        assert manager.best_step() == best and manager.latest_step() == 50
-        assert manager.restore(state(0), best)['step'] == best
-    assert sorted(int(path.name) for path in tmp_path.iterdir()) == sorted({best, 40, 50})
-    with Manager(tmp_path, keep=2, best='loss', best_mode=mode) as manager:  # The metric is on disk, not in memory.
-        assert manager.best_step() == best
+def test_the_latest_steps_stay(tmp_path):
+    with Manager(tmp_path, keep=2) as manager:
+        for step in (0, 10, 20, 30):
+            manager.save(step, state(step))
+        assert manager.latest_step() == 30
+        assert manager.restore(state(0), 20)['step'] == 20
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [20, 30]
 
 
 def test_without_checkpoints_there_is_no_step_and_restoring_says_so(tmp_path):
-    with Manager(tmp_path, best='loss') as manager:
-        assert manager.latest_step() is None and manager.best_step() is None
+    with Manager(tmp_path) as manager:
+        assert manager.latest_step() is None
         with pytest.raises(FileNotFoundError, match='found no checkpoint'):
             manager.restore(state(0))
-        manager.save(1, state(1), metrics={'loss': 1})
+        manager.save(1, state(1))
         with pytest.raises(FileNotFoundError, match='found steps 1, expected step 7'):
             manager.restore(state(0), 7)
 
@@ -86,11 +83,6 @@ def test_a_damaged_step_is_one_line(tmp_path):
 def test_what_cannot_be_meant_is_refused(tmp_path):
     with pytest.raises(ValueError, match='keep is 0'):
         Manager(tmp_path, keep=0)
-    with pytest.raises(ValueError, match="best_mode is 'least'"):
-        Manager(tmp_path, best='loss', best_mode='least')
     (tmp_path / 'file').touch()
     with pytest.raises(FileExistsError, match='not a directory'):
         Manager(tmp_path / 'file')
-    with Manager(tmp_path, best='loss') as manager:
-        with pytest.raises(ValueError, match="chosen by 'loss', which is not among the metrics \\(accuracy\\)"):
-            manager.save(1, state(1), metrics={'accuracy': 1})

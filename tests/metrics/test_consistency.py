@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from calm_jax.metrics import quality
-from calm_jax.metrics.consistency import risk_difference, risk_loss, textual_loss, to_unit_interval
+from calm_jax.metrics.consistency import risk_difference, risk_loss, textual_loss
 
 
 def test_textual_loss_is_one_minus_the_metric_against_the_full_output():
@@ -49,9 +49,3 @@ def test_a_quality_in_percent_or_not_a_number_is_refused():
     for wrong in (38.2, -0.1, np.nan):
         with pytest.raises(ValueError, match=r'full quality .* is outside \[0, 1\]'):
             risk_loss([0.5, 0.5], [0.5, wrong])
-
-
-def test_a_signed_difference_and_its_tolerance_are_rescaled_alike():
-    np.testing.assert_allclose(to_unit_interval([-1, 0, 0.05, 1]), [0, 0.5, 0.525, 1])
-    difference, tolerance = np.array([-0.3, 0.2, 0.1]), 0.02
-    assert (difference.mean() > tolerance) == (to_unit_interval(difference).mean() > to_unit_interval(tolerance))
