@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -103,8 +103,9 @@ def fit(
     model_dir = pathlib.Path(model_dir).absolute()
     model_dir.mkdir(parents=True, exist_ok=True)
     put = functools.partial(_put, sharding=by_row)
-    # A terminal has the progress bar; a log file gets lines instead.
-    say = (lambda line: None) if quiet or sys.stderr.isatty() else functools.partial(print, file=sys.stderr, flush=True)
+    # A terminal has progress bars; a log file gets lines instead.
+    bars = not quiet and sys.stderr.isatty()
+    say = (lambda line: None) if quiet or bars else functools.partial(print, file=sys.stderr, flush=True)
     step_fn = jax.jit(
         functools.partial(update, stage, optimizer, options.micro_batches, options.seed),
         in_shardings=(everywhere, everywhere, by_row), out_shardings=everywhere, donate_argnums=0)
@@ -121,9 +122,8 @@ def fit(
         clock_step = first
         in_flight: collections.deque = collections.deque()
 
-        steps = range(first + 1, options.steps + 1)
-        bar = progress(steps, 'training', total=options.steps, quiet=quiet, unit='steps', initial=first)
-        for step, batch in zip(bar, read_ahead(batches, first, options.steps)):
+        bar = _training_bar(first, options.steps, bars)
+        for step, batch in zip(range(first + 1, options.steps + 1), read_ahead(batches, first, options.steps)):
             state, metrics = step_fn(state, frozen, put(batch))
             in_flight.append((step, metrics))
             minutes = (time.monotonic() - started) / 60
@@ -141,18 +141,24 @@ def fit(
                 say(f'step {step}/{options.steps}: loss {numbers["loss"]:.4f}, {rate:.2f} steps/s, '
                     f'{(options.steps - step) / rate / 60:.0f} min left')
                 clock, clock_step = now, step
+            next(bar, None)
             if evaluating and eval_batches:
-                report = evaluate(stage, measure, state.params, frozen, map(put, eval_batches))
+                bar.close()  # a terminal shows one at a time
+                shown = progress(eval_batches, 'evaluating', quiet=not bars, unit='batches')
+                report = evaluate(stage, measure, state.params, frozen, map(put, shown))
                 log.write({'step': step, 'eval': report})
                 say(f'step {step}: evaluation ' + ', '.join(
                     f'{name} {value:.4f}' for name, value in report.items() if isinstance(value, float)))
                 state = _keep_best(stage, state, report, model_dir / 'best', options)
+                if not last:
+                    bar = _training_bar(step, options.steps, bars)
             if saving:
                 manager.save(step, state)
                 # A checkpoint that is still being written when the power fails is no checkpoint.
                 manager.wait()
             if last:
                 break
+        bar.close()
         stage.export(state.params, model_dir / 'last')
     return state
 
@@ -197,6 +203,13 @@ def _check_batch_size(batch_size: int, micro_batches: int) -> None:
         raise ValueError(
             f'batch size {batch_size} cannot be split over {devices} devices and {micro_batches} micro-batches; '
             f'use a multiple of {devices * micro_batches}')
+
+
+def _training_bar(first: int, steps: int, shown: bool) -> Iterator:
+    """A bar that stands at `first` of `steps` steps; each `next` is one more."""
+    bar = progress(range(first, steps), 'training', total=steps, quiet=not shown, unit='steps', initial=first)
+    next(bar, None)
+    return bar
 
 
 def _put(batch: dict[str, np.ndarray], sharding: NamedSharding) -> Batch:

@@ -1,8 +1,11 @@
 import dataclasses
 import functools
+import io
+import itertools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -188,6 +191,20 @@ def test_a_log_file_gets_lines_and_quiet_says_nothing(tmp_path, toy, batches, ev
     fit(toy, OPTIMIZER, batches, eval_batches, tmp_path / 'b', OPTIONS)
     said = capsys.readouterr().err
     assert 'step 6/6: loss ' in said and 'min left' in said and 'step 3: evaluation loss ' in said
+
+
+def test_a_terminal_gets_bars_of_training_and_of_evaluations_one_at_a_time(
+        tmp_path, toy, batches, eval_batches, monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, 'stderr', terminal)
+    monkeypatch.setenv('TERM', 'xterm')
+    monkeypatch.setenv('NO_COLOR', '1')
+    monkeypatch.setenv('COLUMNS', '120')
+    fit(toy, OPTIMIZER, batches, eval_batches, tmp_path, dataclasses.replace(OPTIONS, log_every=6))
+    shown = re.findall(r'(training|evaluating) +\S+ +(\d/\d)', re.sub(r'\x1b\[[\d;?]*[a-zA-Z]', '', terminal.getvalue()))
+    last_of_each_bar = [bar for bar, after in itertools.pairwise([*shown, ('', '')]) if bar[0] != after[0]]
+    assert last_of_each_bar == [('training', '3/6'), ('evaluating', '2/2'), ('training', '6/6'), ('evaluating', '2/2')]
 
 
 @pytest.mark.parametrize('settings, message', [
