@@ -12,6 +12,14 @@ import jax
 Array = jax.Array
 
 
+class Sizes(NamedTuple):
+    """What a decision may size its memory by: L decoder layers, width D, vocabulary V."""
+
+    layers: int
+    width: int
+    vocabulary: int
+
+
 class Evidence(NamedTuple):
     """What a confidence measure may look at after one layer of one token.
 
@@ -20,7 +28,8 @@ class Evidence(NamedTuple):
     hidden, previous: [B, D], the state after and before the layer.
     ran: bool [B], whether the row ran the layer; a row that did not is not observed.
     oracle: int32 [B], the full model's token for this position, or None when no look-ahead ran.
-    logits: () → float32 [B, V], the shared head on `hidden`; computed when called.
+    logits: () → float32 [B, V], the shared head on `hidden`, or ids int32 [B, k] → float32 [B, k], those columns of it;
+        computed when called.
     choose: float32 [B, V] → int32 [B], the token a distribution emits (its argmax, or a seeded draw).
     """
 
@@ -31,7 +40,7 @@ class Evidence(NamedTuple):
     previous: Array
     ran: Array
     oracle: Array | None
-    logits: Callable[[], Array]
+    logits: Callable[..., Array]
     choose: Callable[[Array], Array]
 
 

@@ -27,7 +27,8 @@ def add_settings(parser, threshold=True):
                        help="most tokens generated, with the end-of-sequence (default: the checkpoint's own, else 128)")
     group.add_argument('--max_source_length', type=positive, metavar='S',
                        help="input tokens, with the end-of-sequence; longer inputs are cut (default: as above, else 512)")
-    group.add_argument('--measure', metavar='NAME', help=f'confidence measure: {", ".join(MEASURES)} (default: full depth)')
+    group.add_argument('--measure', metavar='NAME', help=f'confidence measure: {", ".join(MEASURES)}, or package.module:Class (default: full depth)')
+    group.add_argument('--measure_options', metavar='K=V,…', help='arguments of the measure, where it takes any')
     if threshold:
         group.add_argument('--threshold', type=float, metavar='λ',
                            help='leave when the confidence reaches it, in [0, 1]; 1 is the full model (default 1)')
@@ -37,7 +38,7 @@ def add_settings(parser, threshold=True):
     group.add_argument('--min_exit_layer', type=positive, metavar='J', help='layers every token visits (default 1)')
     group.add_argument('--propagation', metavar='NAME',
                        help=f'what skipped layers hold: {", ".join(PROPAGATIONS)} (default lazy; the last two are ablations)')
-    group.add_argument('--plan', metavar='PLAN', help='full (default), or uniform:C for C evenly spaced decoder layers')
+    group.add_argument('--plan', metavar='PLAN', help='full (default), uniform:C for C evenly spaced decoder layers, or package.module:function')
     group.add_argument('--temperature', type=float, metavar='X', help='0 decodes greedily (default), else samples')
     group.add_argument('--top_k', type=int, metavar='K', help='sample from the K likeliest tokens (default 0: all)')
     group.add_argument('--top_p', type=float, metavar='P', help='sample from the likeliest tokens of probability P (default 1)')
@@ -58,9 +59,24 @@ def given(args) -> dict:
 
 
 def settings(args, model) -> Settings:
-    """The settings that the flags make, over the checkpoint's defaults."""
+    """The settings that the flags make, over the checkpoint's defaults.
+
+    Raises ValueError for what is said and would change nothing, since its owner is off.
+    """
+    said = given(args)
     defaults = {name: value for name, value in model.generation.items() if name in Settings.__dataclass_fields__}
-    return Settings(**{**defaults, **given(args), 'dtype': model.config.dtype})
+    made = Settings(**{**defaults, **said, 'dtype': model.config.dtype})
+    if said.get('dtype', made.dtype) != made.dtype:
+        raise ValueError(f'Settings.dtype is {said["dtype"]}, and the model was loaded in {made.dtype}; say --dtype')
+    owners = {
+        '--measure': (made.measure is not None,
+                      ('measure_options', 'threshold_form', 'decay_temperature', 'min_exit_layer', 'propagation')),
+        '--temperature': (made.temperature > 0, ('top_k', 'top_p')),
+        'a decaying --threshold_form': (made.threshold_form != 'constant', ('decay_temperature',))}
+    for owner, (on, owned) in owners.items():
+        if not on and (idle := [name for name in owned if name in said]):
+            raise ValueError(f'--{idle[0]} changes nothing without {owner}')
+    return made
 
 
 def stream(model, texts, settings: Settings, batch_size, first=0):

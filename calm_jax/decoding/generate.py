@@ -14,7 +14,7 @@ from calm_jax.models import cache as kv_cache
 from calm_jax.models.cache import KVCache
 from calm_jax.models.layers import MASKED
 from calm_jax.models.transformer import Transformer
-from calm_jax.types import Array, Trace
+from calm_jax.types import Array, Sizes, Trace
 
 
 class Decode(NamedTuple):
@@ -64,7 +64,8 @@ def generate(config, params, tokens, *, max_new_tokens, exit=None, gate=None, pl
         step = Step(
             index=state.step, position=position, alive=state.alive, length=max_new_tokens, self_bias=bias_at(state.step),
             cross_bias=cross_bias, cross_kv=cross_kv, choose=lambda logits: sampling(logits, draw_keys),
-            gate_keys=draw_keys, oracle=None)
+            gate_keys=draw_keys, oracle=None,
+            sizes=Sizes(config.num_decoder_layers, config.emb_dim, config.vocab_size))
         hidden = call(state.last, method='embed')
         layers = state.layers
         if exit is not None and exit.measure.looks_ahead:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from calm_jax.depth.thresholds import Exit
 from calm_jax.models import cache as kv_cache
 from calm_jax.models.cache import KVCache
-from calm_jax.types import Array, Evidence, Plan
+from calm_jax.types import Array, Evidence, Plan, Sizes
 
 
 class Decisions(NamedTuple):
@@ -60,7 +60,8 @@ class Token(NamedTuple):
 class Step(NamedTuple):
     """What is the same for all layers of a token. index: where in the caches the token goes; position: int32 [B], generated
     tokens before it; alive: bool [B], rows that have not ended; length: the most tokens; self_bias, cross_bias: attention
-    scores; cross_kv: per layer; choose: logits → tokens; gate_keys: one per row; oracle: int32 [B] or None."""
+    scores; cross_kv: per layer; choose: logits → tokens; gate_keys: one per row; oracle: int32 [B] or None;
+    sizes: of the model, for what a measure remembers."""
 
     index: Array
     position: Array
@@ -72,6 +73,7 @@ class Step(NamedTuple):
     choose: Callable
     gate_keys: Array
     oracle: Array | None
+    sizes: Sizes
 
 
 def run_token(call, num_layers, hidden, layers, step, decisions):
@@ -80,7 +82,7 @@ def run_token(call, num_layers, hidden, layers, step, decisions):
     call: (*args, method) → the model's method, parameters bound. hidden: [B, D], the embedded token.
     Returns (Token, Layers); rows without `predicted` still need the head.
     """
-    token = _enter(hidden, step.alive, decisions)
+    token = _enter(hidden, step, decisions)
     if decisions.propagation.copies:
         shape = layers.caches[0].keys[:, :1]
         token = token._replace(exit_kv=(jnp.zeros_like(shape), jnp.zeros_like(shape)))
@@ -108,12 +110,12 @@ def run_token(call, num_layers, hidden, layers, step, decisions):
     return token, Layers(tuple(caches), tuple(filled), exit_states)
 
 
-def _enter(hidden, alive, decisions):
+def _enter(hidden, step, decisions):
     rows = hidden.shape[0]
     count, number = jnp.zeros(rows, jnp.int32), jnp.ones(rows, jnp.float32)
-    memory = None if decisions.exit is None else decisions.exit.measure.init(rows)
+    memory = None if decisions.exit is None else decisions.exit.measure.init(rows, step.sizes)
     return Token(
-        hidden=hidden, first=hidden, active=alive, visited=count, layers_run=count, confidence=number, prediction=count,
+        hidden=hidden, first=hidden, active=step.alive, visited=count, layers_run=count, confidence=number, prediction=count,
         predicted=jnp.zeros(rows, bool), executed=jnp.zeros((), jnp.int32), memory=memory, exit_kv=None)
 
 
@@ -217,7 +219,7 @@ def _observe(call, layer, num_layers, token, previous, ran, step, exit):
     def look(token):
         evidence = Evidence(
             layer, num_layers, step.position, token.hidden, previous, ran, step.oracle,
-            logits=lambda: call(token.hidden, method='unembed'), choose=step.choose)
+            logits=lambda ids=None: call(token.hidden, ids, method='unembed'), choose=step.choose)
         memory, confidence, prediction = exit.measure.observe(token.memory, evidence)
         confidence = confidence.astype(jnp.float32)
         token = token._replace(

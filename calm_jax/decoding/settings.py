@@ -4,6 +4,7 @@ hold. `build` turns it into the values that the decode loop takes."""
 import dataclasses
 import difflib
 import importlib
+import json
 from typing import Any, NamedTuple
 
 from calm_jax.decoding import propagation
@@ -11,7 +12,7 @@ from calm_jax.decoding.sampling import Greedy, Sampled
 from calm_jax.depth import confidence, thresholds
 from calm_jax.depth.plans import Uniform
 from calm_jax.depth.thresholds import Exit
-from calm_jax.models.config import DTYPES, check_types
+from calm_jax.models.config import DTYPES, check_seed, check_types
 
 # Those that come along. One of your own needs no line here: it is named by where it is, 'package.module:Class'.
 MEASURES = {
@@ -42,7 +43,7 @@ class Settings:
 
     max_source_length, max_new_tokens: tokens, the end-of-sequence included.
     measure: a name of MEASURES, 'package.module:Class' of one that you wrote, or None for full depth; threshold: λ in
-    [0, 1], 1 turns every decision off.
+    [0, 1], 1 turns every decision off. measure_options: arguments of the measure, as 'k=256,alpha=0.1'.
     threshold_form: a name of FORMS; decay_temperature: τ of a decaying form; min_exit_layer: 1…L.
     propagation: a name of PROPAGATIONS. plan: 'full', 'uniform:C' (C of the decoder's layers), or 'package.module:function'
     of a maker of yours: TransformerConfig → (example ids [B] → Plan).
@@ -54,6 +55,7 @@ class Settings:
     max_source_length: int = 512
     max_new_tokens: int = 128
     measure: str | None = None
+    measure_options: str = ''
     threshold: float = 1.0
     threshold_form: str = 'constant'
     decay_temperature: float = 4.0
@@ -73,6 +75,7 @@ class Settings:
                 raise ValueError(f'{name} is {getattr(self, name)}; expected 1 or more')
         if self.measure is not None:
             _measure(self.measure)
+        _options(self.measure_options)
         known(self.threshold_form, FORMS, 'threshold_form')
         known(self.propagation, PROPAGATIONS, 'propagation')
         if not 0 <= self.threshold <= 1:
@@ -83,6 +86,8 @@ class Settings:
             raise ValueError(f'decay_temperature is {self.decay_temperature}; expected τ of 0 or more')
         if not self.temperature >= 0:
             raise ValueError(f'temperature is {self.temperature}; expected 0 (greedy) or more')
+        Sampled(self.temperature or 1.0, self.top_k, self.top_p)  # refuses what it cannot draw from
+        check_seed('seed', self.seed)
         known(self.dtype, DTYPES, 'dtype')
 
     def build(self, config, heads=None) -> Values:
@@ -97,6 +102,8 @@ class Settings:
         unused = set()
         if self.measure is None or self.threshold >= 1:
             unused |= {'threshold_form', 'decay_temperature', 'min_exit_layer', 'propagation'}
+        if not self.measure_options:
+            unused.add('measure_options')
         if self.threshold_form == 'constant':
             unused.add('decay_temperature')
         if not self.temperature:
@@ -104,18 +111,19 @@ class Settings:
         return {name: value for name, value in used.items() if name not in unused}
 
     def _exit(self, config, heads):
-        if self.measure is None:
-            return None
         if self.min_exit_layer > config.num_decoder_layers:
             raise ValueError(
                 f'min_exit_layer is {self.min_exit_layer}; the decoder has {config.num_decoder_layers} layers')
-        if self.measure == 'classifier':
-            if not heads or 'exit_classifier' not in heads:
-                raise ValueError('measure classifier: the checkpoint holds no exit classifier; train one with '
-                                 '`calm train --gin_file=runs/classifier.gin`, or use another measure')
-            measure = MEASURES[self.measure](**heads['exit_classifier'])
-        else:
-            measure = _measure(self.measure)()
+        if self.measure is None:
+            return None
+        kind = _measure(self.measure)
+        if kind.head and kind.head not in (heads or {}):
+            raise ValueError(f'measure {self.measure}: the checkpoint holds no {kind.head.replace("_", " ")}; train one (an '
+                             'exit classifier: `calm train --gin_file=runs/classifier.gin`), or use another measure')
+        try:
+            measure = kind(**(heads[kind.head] if kind.head else {}), **_options(self.measure_options))
+        except TypeError as error:
+            raise ValueError(f'measure {self.measure} with options {self.measure_options!r}: {error}') from None
         form = FORMS[self.threshold_form]
         form = form() if self.threshold_form == 'constant' else form(self.decay_temperature)
         return Exit(measure, self.threshold, form, self.min_exit_layer)
@@ -124,8 +132,8 @@ class Settings:
         kind, _, cost = self.plan.partition(':')
         if self.plan == 'full':
             return None
-        if '.' in kind or (cost and not cost.isdigit()):
-            return _imported(self.plan, 'plan')(config)
+        if cost and kind != 'uniform':
+            return _maker(self.plan, config)
         if kind != 'uniform' or not cost.isdigit() or not 1 <= int(cost) <= config.num_decoder_layers:
             raise ValueError(f'plan is {self.plan!r}; expected full, uniform:C with C from 1 to {config.num_decoder_layers} '
                              'decoder layers, or package.module:function')
@@ -134,10 +142,41 @@ class Settings:
 
 def _measure(name):
     """The class of a measure, by its name in MEASURES or by where it is."""
-    if ':' in name:
-        return _imported(name, 'measure')
-    known(name, MEASURES, 'measure')
-    return MEASURES[name]
+    if ':' not in name:
+        known(name, MEASURES, 'measure')
+        return MEASURES[name]
+    kind = _imported(name, 'measure')
+    lacks = [each for each in ('init', 'observe', 'flops', 'predicts', 'remembers', 'looks_ahead', 'head')
+             if not hasattr(kind, each)]
+    if lacks or not isinstance(kind, type):
+        raise ValueError(f'measure {name!r} is no class of measures: it lacks {", ".join(lacks) or "a class"}; see '
+                         'calm_jax.depth.confidence')
+    return kind
+
+
+def _options(text):
+    """{'k': 256, 'alpha': 0.1} of 'k=256,alpha=0.1'."""
+    options = {}
+    for part in filter(None, text.split(',')):
+        name, equals, value = part.partition('=')
+        try:
+            options[name.strip()] = json.loads(value)
+        except ValueError:
+            equals = ''
+        if not (name.strip().isidentifier() and equals):
+            raise ValueError(f'measure_options is {text!r}; expected NAME=NUMBER, several with commas, as in k=256,alpha=0.1')
+    return options
+
+
+def _maker(path, config):
+    """The plan maker that a function of the user's makes for this model."""
+    try:
+        maker = _imported(path, 'plan')(config)
+    except TypeError as error:
+        raise ValueError(f'plan {path!r} takes no TransformerConfig: {error}') from None
+    if not callable(maker):
+        raise ValueError(f'plan {path!r} gave {maker!r}; expected a function of example ids')
+    return maker
 
 
 def _imported(path, what):
@@ -145,7 +184,7 @@ def _imported(path, what):
     module, _, name = path.partition(':')
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, ValueError, AttributeError) as error:
+    except (ImportError, ValueError, AttributeError, SyntaxError) as error:
         raise ValueError(f'{what} {path!r} cannot be imported ({error}); expected package.module:name of a module on '
                          'PYTHONPATH') from None
 

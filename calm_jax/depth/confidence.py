@@ -1,10 +1,11 @@
 """How sure an intermediate layer is of its token: local confidence measures (Schuster et al. 2022, §3.5).
 
-A measure is a pair of pure functions. `init(rows)` makes what it remembers of earlier layers (None for most);
+A measure is a pair of pure functions. `init(rows, sizes)` makes what it remembers of earlier layers (None for most);
 `observe(memory, evidence)` returns the new memory, the confidence float32 [B] in [0, 1], and the token int32 [B] that
 it computed on the way, or None when it never looked at the vocabulary, so that the head is never applied twice
 (`predicts` says which). `flops(layer, width, vocabulary)` counts one observation of one row; `remembers` asks to see
-layers below the minimum exit layer too; `looks_ahead` asks for the full model's token in the evidence.
+layers below the minimum exit layer too; `looks_ahead` asks for the full model's token in the evidence; `head` names the
+trained arrays of a checkpoint that the class is made of, by its fields.
 """
 
 from typing import Any, ClassVar, Protocol
@@ -13,15 +14,16 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax.pytrees import pytree
-from calm_jax.types import Array, Evidence
+from calm_jax.types import Array, Evidence, Sizes
 
 
 class Confidence(Protocol):
     predicts: ClassVar[bool]
     remembers: ClassVar[bool]
     looks_ahead: ClassVar[bool]
+    head: ClassVar[str | None]
 
-    def init(self, rows: int) -> Any: ...
+    def init(self, rows: int, sizes: Sizes) -> Any: ...
 
     def observe(self, memory: Any, evidence: Evidence) -> tuple[Any, Array, Array | None]: ...
 
@@ -34,8 +36,9 @@ class Memoryless:
     predicts: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
+    head: ClassVar[str | None] = None
 
-    def init(self, rows):
+    def init(self, rows, sizes):
         return None
 
 
@@ -91,6 +94,8 @@ class Classifier(Memoryless):
 
     kernel: Array
     bias: Array
+
+    head: ClassVar[str | None] = 'exit_classifier'
 
     def observe(self, memory, evidence):
         # A product and a sum: a matrix kernel for one column costs more than the reduction.

@@ -49,6 +49,11 @@ class Dense(nn.Module):
             'kernel', self.init, (x.shape[-1], self.features), jnp.float32, axes=self.axes)
         return x @ kernel.astype(self.config.dtype)
 
+    def columns(self, x, ids):
+        """The features ids [B, k] of x [B, in] → [B, k], each row its own."""
+        kernel = self.get_variable('params', 'kernel').astype(self.config.dtype)
+        return jnp.einsum('bd,dbk->bk', x, kernel[:, ids])
+
 
 class Embedding(nn.Module):
     """A table of token vectors: ids [...] → [..., D]."""

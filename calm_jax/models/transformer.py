@@ -133,9 +133,11 @@ class Transformer(nn.Module):
             states.append(x)
         return tuple(states)
 
-    def unembed(self, hidden):
-        """Logits float32 [..., V] of states [..., D] of any layer: the shared final norm, then the shared head."""
-        return widened(self.decoder.logits_dense(self.decoder.decoder_norm(hidden)))
+    def unembed(self, hidden, ids=None):
+        """Logits float32 [..., V] of states [..., D] of any layer: the shared final norm, then the shared head. With ids
+        [B, k], of states [B, D]: those of each row's ids alone, [B, k]."""
+        normed, head = self.decoder.decoder_norm(hidden), self.decoder.logits_dense
+        return widened(head(normed) if ids is None else head.columns(normed, ids))
 
     def embed(self, tokens):
         """Token vectors [..., D]."""

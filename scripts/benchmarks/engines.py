@@ -124,8 +124,8 @@ def scripted(kind):
         looks_ahead: ClassVar[bool] = kind.looks_ahead
         predicts: ClassVar[bool] = kind.predicts
 
-        def init(self, rows):
-            return self.measure.init(rows)
+        def init(self, rows, sizes):
+            return self.measure.init(rows, sizes)
 
         def observe(self, memory, evidence):
             memory, confidence, prediction = self.measure.observe(memory, evidence)

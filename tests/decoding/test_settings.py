@@ -35,9 +35,11 @@ def test_every_measure_can_be_named(name):
 MINE = """
 from calm_jax.depth.confidence import StaticDepth
 from calm_jax.depth.plans import Uniform
+from calm_jax.pytrees import pytree
 
+@pytree
 class Mine(StaticDepth):
-    pass
+    k: int = 2
 
 def first_layer(config):
     return Uniform(1, config.num_decoder_layers, config.num_encoder_layers)
@@ -47,13 +49,23 @@ def first_layer(config):
 def test_a_measure_or_plan_maker_of_ones_own_is_named_by_its_module(tmp_path, monkeypatch):
     (tmp_path / 'my_decisions.py').write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
-    settings = Settings(measure='my_decisions:Mine', threshold=0.5, plan='my_decisions:first_layer')
+    settings = Settings(measure='my_decisions:Mine', threshold=0.5, plan='my_decisions:first_layer', measure_options='k=7')
     values = settings.build(CONFIG)
-    assert type(values.exit.measure).__name__ == 'Mine' and settings.deciding()['measure'] == 'my_decisions:Mine'
+    assert type(values.exit.measure).__name__ == 'Mine' and values.exit.measure.k == 7
+    assert settings.deciding()['measure_options'] == 'k=7' and settings.deciding()['measure'] == 'my_decisions:Mine'
     np.testing.assert_array_equal(values.plan(np.arange(2)).self_attention, [[True, False, False]] * 2)
     for wrong in 'my_decisions:Yours', 'nowhere:Mine', ':Mine':
         with pytest.raises(ValueError, match='cannot be imported'):
             Settings(measure=wrong, threshold=0.5)
+    for wrong in 'os:getcwd', 'my_decisions:Uniform':
+        with pytest.raises(ValueError, match='is no class of measures'):
+            Settings(measure=wrong, threshold=0.5)
+    with pytest.raises(ValueError, match="unexpected keyword argument 'alpha'"):
+        dataclasses.replace(settings, measure_options='alpha=1').build(CONFIG)
+    for wrong, message in ('os:getcwd', 'takes no TransformerConfig'), ('os:nothing', 'cannot be imported'), (
+            'builtins:id', 'expected a function of example ids'), ('uniform:4.5', 'C from 1 to'), ('uniform:-1', 'C from 1 to'):
+        with pytest.raises(ValueError, match=message):
+            Settings(plan=wrong).build(CONFIG)
 
 
 def test_the_classifier_takes_the_checkpoints_head_and_needs_one():
@@ -82,7 +94,8 @@ def test_what_decides_leaves_out_what_is_unused():
 @pytest.mark.parametrize('wrong, message', [
     ({'measure': 'clasifier'}, 'did you mean classifier'), ({'threshold': 0.5}, 'without a measure'),
     ({'measure': 'state', 'threshold': float('nan')}, 'threshold'), ({'max_new_tokens': 0}, 'max_new_tokens'),
-    ({'decay_temperature': -1.0}, 'decay_temperature'), ({'temperature': -0.1}, 'temperature'),
+    ({'decay_temperature': -1.0}, 'decay_temperature'), ({'temperature': -0.1}, 'temperature'), ({'top_p': 7.0}, 'top_p'),
+    ({'top_k': -1}, 'top_k'), ({'seed': -1}, 'seed'), ({'seed': 2**32}, 'seed'), ({'measure_options': 'k'}, 'NAME=NUMBER'),
 ])
 def test_wrong_settings_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):

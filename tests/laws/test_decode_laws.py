@@ -112,8 +112,12 @@ def test_cached_decoding_gives_the_teacher_forced_logits(config, params, sources
     shifted = np.pad(trace.tokens, ((0, 0), (1, 0)))[:, :-1]
     logits = jax.jit(module.apply)({'params': jax.tree.map(np.float64, params)}, sources, shifted)
     greedy = np.argmax(logits, axis=-1)
+    # A threshold that nothing reaches: every token's confidence is the last layer's.
+    measured = decode(exit=Exit(SoftmaxMax(), np.nextafter(1.0, 0)))
+    largest = np.max(jax.nn.softmax(logits), axis=-1)
     for row, length in enumerate(trace.lengths):
         np.testing.assert_array_equal(greedy[row, :length], trace.tokens[row, :length])
+        np.testing.assert_allclose(measured.confidence[row, :length], largest[row, :length], rtol=1e-6)
 
 
 @pytest.mark.parametrize('decisions', [
@@ -247,7 +251,7 @@ class Scripted:
     exits: Any
     predicts = remembers = looks_ahead = False
 
-    def init(self, rows):
+    def init(self, rows, sizes):
         return None
 
     def observe(self, memory, evidence):
