@@ -27,7 +27,8 @@ def add_settings(parser, threshold=True):
                        help="most tokens generated, with the end-of-sequence (default: the checkpoint's own, else 128)")
     group.add_argument('--max_source_length', type=positive, metavar='S',
                        help="input tokens, with the end-of-sequence; longer inputs are cut (default: as above, else 512)")
-    group.add_argument('--measure', metavar='NAME', help=f'confidence measure: {", ".join(MEASURES)}, or package.module:Class (default: full depth)')
+    group.add_argument('--measure', metavar='NAME',
+                       help=f'confidence measure: {", ".join(MEASURES)}, or package.module:Class (default: full depth)')
     group.add_argument('--measure_options', metavar='K=V,…', help='arguments of the measure, where it takes any')
     if threshold:
         group.add_argument('--threshold', type=float, metavar='λ',
@@ -38,7 +39,8 @@ def add_settings(parser, threshold=True):
     group.add_argument('--min_exit_layer', type=positive, metavar='J', help='layers every token visits (default 1)')
     group.add_argument('--propagation', metavar='NAME',
                        help=f'what skipped layers hold: {", ".join(PROPAGATIONS)} (default lazy; the last two are ablations)')
-    group.add_argument('--plan', metavar='PLAN', help='full (default), uniform:C for C evenly spaced decoder layers, or package.module:function')
+    group.add_argument('--plan', metavar='PLAN',
+                       help='full (default), uniform:C for C evenly spaced decoder layers, or package.module:function')
     group.add_argument('--temperature', type=float, metavar='X', help='0 decodes greedily (default), else samples')
     group.add_argument('--top_k', type=int, metavar='K', help='sample from the K likeliest tokens (default 0: all)')
     group.add_argument('--top_p', type=float, metavar='P', help='sample from the likeliest tokens of probability P (default 1)')
