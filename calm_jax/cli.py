@@ -34,6 +34,7 @@ def main(argv=None) -> int:
             command = importlib.import_module(f'calm_jax.commands.{each}{"_" if each == "import" else ""}')
             subparser.description = command.__doc__
             command.add_arguments(subparser)
+    args = None
     try:
         args = parser.parse_args(argv)
         command.run(args)
@@ -41,6 +42,13 @@ def main(argv=None) -> int:
         return stop.code or 0
     except (ValueError, OSError) as error:
         print(f'calm {name}: {" ".join(str(error).split())}', file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        advice = '; lower --batch_size' if hasattr(args, 'batch_size') else ''
+        reason = ' '.join(str(error).split()) or 'an allocation failed'
+        print(f'calm {name}: out of memory ({reason[:160]}){advice}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f'calm {name}: interrupted', file=sys.stderr)
@@ -58,6 +66,16 @@ class _OneLineParser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
+
+
+def _out_of_memory(error) -> bool:
+    """Whether Python, or JAX on any backend, found no memory; other errors are mistakes of ours, for a traceback."""
+    if isinstance(error, MemoryError):
+        return True
+    jax = sys.modules.get('jax')  # where it was never imported nothing of it was raised
+    text = str(error).lower()
+    return (jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
+            and ('resource_exhausted' in text or 'out of memory' in text))
 
 
 def _version() -> str:

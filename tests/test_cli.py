@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from calm_jax.cli import COMMANDS, main
@@ -39,3 +40,39 @@ def test_an_interruption_is_no_traceback(monkeypatch, capsys):
 
     monkeypatch.setattr(gin_path, 'run', interrupted)
     assert main(['gin_path']) == 130 and 'interrupted' in capsys.readouterr().err
+
+
+def out_of_memory():
+    import jax
+
+    message = 'RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.\nBuffer assignment:\n 1'
+    return [MemoryError(), np._core._exceptions._ArrayMemoryError((9,), np.dtype('int8')), jax.errors.JaxRuntimeError(message)]
+
+
+@pytest.mark.parametrize('error', out_of_memory(), ids=lambda error: type(error).__name__)
+def test_too_little_memory_is_one_line_that_says_what_to_lower(error, monkeypatch, capsys):
+    from calm_jax.commands import generate, gin_path
+
+    def full(args):
+        raise error
+
+    monkeypatch.setattr(generate, 'run', full)
+    monkeypatch.setattr(gin_path, 'run', full)
+    assert main(['generate', '--checkpoint', 'x', '--prompt', 'y']) == 2
+    line = capsys.readouterr().err
+    assert 'out of memory' in line and 'lower --batch_size' in line and len(line.splitlines()) == 1
+    assert main(['gin_path']) == 2 and 'batch_size' not in capsys.readouterr().err  # it has no such flag
+
+
+def test_mistakes_of_ours_keep_their_traceback(monkeypatch):
+    import jax
+
+    from calm_jax.commands import gin_path
+
+    for error in (RuntimeError('out of memory of what to do'), jax.errors.JaxRuntimeError('INTERNAL: x'), RecursionError()):
+        def wrong(args, error=error):
+            raise error
+
+        monkeypatch.setattr(gin_path, 'run', wrong)
+        with pytest.raises(type(error)):
+            main(['gin_path'])

@@ -9,6 +9,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import pathlib
 import types
@@ -22,7 +23,7 @@ from calm_jax.data import tokenizers
 from calm_jax.models import transformer
 from calm_jax.models.config import TransformerConfig
 
-__all__ = ['Checkpoint', 'check', 'fingerprint', 'is_native', 'load', 'read_config', 'save']
+__all__ = ['Checkpoint', 'check', 'config_fingerprint', 'fingerprint', 'is_native', 'load', 'read_config', 'save']
 
 FORMAT = 'calm_jax'
 
@@ -121,6 +122,13 @@ def read_config(directory):
         return TransformerConfig(**fields)
     except (TypeError, ValueError) as error:
         raise ValueError(f'{path}: {str(error).splitlines()[0]}') from None
+
+
+def config_fingerprint(config):
+    """sha256 (hex) over every field of a TransformerConfig but dtype, which is how the model is run and not what it is."""
+    fields = dataclasses.asdict(config)
+    del fields['dtype']
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def check(name, config, params, tokenizer, heads=None):

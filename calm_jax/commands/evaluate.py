@@ -2,8 +2,9 @@
 
   calm evaluate --predictions out.jsonl --references ref.jsonl.gz --reference_field fr --metric bleu --metric rougeL
 
-Predictions are records with a `text`, as `calm generate` writes them; references are records in the same order. A
-reference is a field, a template over fields such as '{title}: {body}', or a field that holds a list of references.
+Predictions are records with a `text`, as `calm generate` writes them; references are records in the same order, from JSONL
+or from seqio:TASK:SPLIT, whose texts are under `target`. A reference is a field, a template over fields such as
+'{title}: {body}', or a field that holds a list of references.
 """
 
 import collections
@@ -12,13 +13,15 @@ import json
 import os
 import platform
 import shlex
+from array import array
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from calm_jax.data.jsonl import Template, stream, value_of
+from calm_jax.data.jsonl import Template, value_of
+from calm_jax.data.sources import open_records
 from calm_jax.metrics import quality
 from calm_jax.progress import progress
 from calm_jax.sweep import save_json
@@ -34,7 +37,8 @@ _COSTS = {
 
 def add_arguments(parser):
     parser.add_argument('--predictions', required=True, help='JSONL (.gz, .xz) with a field text')
-    parser.add_argument('--references', required=True, help='JSONL (.gz, .xz), one record for each prediction')
+    parser.add_argument('--references', required=True,
+                        help='JSONL (.gz, .xz), or seqio:TASK:SPLIT; one record for each prediction')
     parser.add_argument('--reference_field', required=True, action='append',
                         help='field or template of the reference; a list, or the flag given again, adds references')
     parser.add_argument('--metric', required=True, action='append',
@@ -45,16 +49,28 @@ def add_arguments(parser):
 
 
 def run(args):
+    if args.output and Path(args.output).is_dir():
+        raise IsADirectoryError(f'{args.output} is a folder; expected the name of a JSON file to write')
     if args.output and Path(args.output).exists() and not args.overwrite:
         raise FileExistsError(f'{args.output} exists; pass --overwrite to replace it')
     names = list(dict.fromkeys(args.metric))
     versions = {name: quality.metric_version(name) for name in names}
     templates = [Template(field) for field in args.reference_field]
-    predictions = list(stream(args.predictions))
-    references = list(stream(args.references))
-    _check_order(args, predictions, references)
-    texts = [_text(record, where) for where, record in predictions]
-    wanted = [_references(templates, record, where) for where, record in references]
+    predictions, references = open_records(args.predictions), open_records(args.references)
+    if len(predictions) != len(references):
+        raise ValueError(f'{args.predictions} holds {len(predictions)} records, {args.references} {len(references)}: '
+                         'expected one reference record for each prediction, in the same order')
+    # Of each record only what is scored is kept: token lists are many times a text.
+    texts, costs, ids = [], Costs(), []
+    for i, record in enumerate(predictions):
+        texts.append(_text(record, predictions.where(i)))
+        costs.observe(record)
+        ids.append(json.dumps(record.get('id')))
+    wanted, reference_ids = [], []
+    for i, record in enumerate(references):
+        wanted.append(_references(templates, record, references.where(i)))
+        reference_ids.append(json.dumps(record.get('id')))
+    _check_order(ids, reference_ids, predictions, references)
     columns, row = [], {'examples': len(texts)}
     for name in progress(names, 'metrics', quiet=args.quiet, unit='metric'):
         if name in quality.CORPUS_METRICS:
@@ -62,7 +78,7 @@ def run(args):
         else:
             row[name], unit = float(quality.metric(name)(texts, wanted).mean()), 'mean of examples, 0–1'
         columns.append({'key': name, 'name': name, 'unit': unit})
-    for key, value in _costs([record for _, record in predictions]).items():
+    for key, value in costs.means().items():
         row[key] = value
         columns.append(dict(zip(('key', 'name', 'unit'), (key, *_COSTS[key]))))
     columns.append({'key': 'examples', 'name': 'examples', 'unit': ''})
@@ -71,15 +87,11 @@ def run(args):
         _write(args, columns, row, versions)
 
 
-def _check_order(args, predictions, references):
+def _check_order(ids, reference_ids, predictions, references):
     """Records are matched by their order: refuse what cannot be in the same one."""
-    if len(predictions) != len(references):
-        raise ValueError(f'{args.predictions} holds {len(predictions)} records, {args.references} {len(references)}: '
-                         'expected one reference record for each prediction, in the same order')
-    ids = [[json.dumps(record.get('id')) for _, record in records] for records in (predictions, references)]
-    if ids[0] != ids[1] and collections.Counter(ids[0]) == collections.Counter(ids[1]):
-        i = next(i for i, (first, second) in enumerate(zip(*ids)) if first != second)
-        raise ValueError(f'{predictions[i][0]} has id {ids[0][i]} and {references[i][0]} has id {ids[1][i]}: '
+    if ids != reference_ids and collections.Counter(ids) == collections.Counter(reference_ids):
+        i = next(i for i, (first, second) in enumerate(zip(ids, reference_ids)) if first != second)
+        raise ValueError(f'{predictions.where(i)} has id {ids[i]} and {references.where(i)} has id {reference_ids[i]}: '
                          'the same ids in another order; sort the references as the predictions are')
 
 
@@ -105,16 +117,29 @@ def _references(templates, record, where):
     return texts
 
 
-def _costs(records):
-    """Means of the costs that every record tells."""
-    means = {key: float(np.mean([record[key] for record in records]))
-             for key in _COSTS if all(isinstance(record.get(key), int | float) for record in records)}
-    if 'layers' in means and all(isinstance(record.get('tokens'), list) for record in records):
-        # a record's layers are its tokens' mean: weigh by tokens
-        lengths = [len(record['tokens']) for record in records]
-        if sum(lengths):
-            means['layers'] = float(np.average([record['layers'] for record in records], weights=lengths))
-    return means
+class Costs:
+    """Means of the costs that every record tells, 8 bytes a record and cost."""
+
+    def __init__(self):
+        self._told = {key: array('d') for key in _COSTS}
+        self._lengths = array('q')
+        self._records = 0
+
+    def observe(self, record):
+        """Counts one record."""
+        self._records += 1
+        for key, values in self._told.items():
+            if isinstance(record.get(key), int | float):
+                values.append(record[key])
+        if isinstance(record.get('tokens'), list):
+            self._lengths.append(len(record['tokens']))
+
+    def means(self):
+        """{cost: mean over records}; layers, which are a mean over a record's tokens, are weighed by tokens."""
+        means = {key: float(np.mean(values)) for key, values in self._told.items() if len(values) == self._records}
+        if 'layers' in means and len(self._lengths) == self._records and sum(self._lengths):
+            means['layers'] = float(np.average(self._told['layers'], weights=self._lengths))
+        return means
 
 
 def _table(columns, row):

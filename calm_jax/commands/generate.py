@@ -14,10 +14,10 @@ import sys
 import jax
 
 from calm_jax.calibration import Certificate
-from calm_jax.checkpoints.native import fingerprint
+from calm_jax.checkpoints.native import config_fingerprint, fingerprint
 from calm_jax.commands import decode_flags
 from calm_jax.data import jsonl
-from calm_jax.data.decoded import Decoded, Summary, record
+from calm_jax.data.decoded import Decoded, Summary, check_path, record
 from calm_jax.data.sources import open_records
 from calm_jax.decoding.settings import Settings
 from calm_jax.model import load
@@ -48,6 +48,10 @@ def run(args):
         raise ValueError(f'--measure {said["measure"]} without --threshold would decode at full depth; say λ')
     if args.resume and args.overwrite:
         raise ValueError('--resume and --overwrite contradict each other; pass one')
+    if args.prompt is not None and not jsonl.is_unicode(args.prompt):
+        raise ValueError('--prompt: not text; it holds bytes that are not UTF-8, or half of a surrogate pair')
+    if args.output:
+        check_path(args.output)
     model = load(args.checkpoint, args.dtype)
     if args.certificate:
         settings = certified(Certificate.load(args.certificate), args, model)
@@ -67,14 +71,20 @@ def decode_file(model, settings, source_path, source_field, output_path, batch_s
     records = open_records(source_path)
     template = jsonl.Template(source_field)
     settings.build(model.config, model.heads)  # what is wrong with them is said before anything is written
-    for i in range(len(records)):
-        template(records[i], records.where(i))
+    for i, each in enumerate(progress(records, 'checking', quiet=quiet, unit='examples')):
+        template(each, records.where(i))
     header = {
         'input': records.fingerprint(), 'source_field': source_field, 'settings': settings.deciding(),
         'batch_size': batch_size, **model_fingerprints(model, parameters)}
     window = 64 * batch_size
     decoded = Decoded(output_path, header, window, resume, overwrite)
+    summary = Summary()
+    if not decoded.complete or not decoded.summarized:
+        summary.include(decoded.finished_records())
+    machine = {'backend': jax.default_backend(), 'jax': jax.__version__, 'batch_size': batch_size}
     if decoded.complete:
+        if not decoded.summarized:
+            decoded.summarize({**summary.as_dict(), **machine})
         if not quiet:
             print(f'{output_path} is complete: {decoded.finished} records')
         return None
@@ -83,14 +93,12 @@ def decode_file(model, settings, source_path, source_field, output_path, batch_s
         for i in range(decoded.finished, len(records)):
             yield template(records[i], records.where(i))
 
-    summary = Summary()
-    summary.include(decoded.finished_records())
     outputs = summary.passing(decode_flags.stream(model, texts(), settings, batch_size, first=decoded.finished))
     lines = (record(records[i].get('id', i), output) for i, output in enumerate(outputs, start=decoded.finished))
     written = decoded.write(lines)
     for _ in progress(written, 'decoding', total=len(records), initial=decoded.finished, quiet=quiet, unit='examples'):
         pass
-    result = {**summary.as_dict(), 'backend': jax.default_backend(), 'jax': jax.__version__, 'batch_size': batch_size}
+    result = {**summary.as_dict(), **machine}
     decoded.summarize(result)
     if not quiet:
         print(f'{output_path}: {result["examples"]} examples, {result["tokens"]} tokens, '
@@ -101,9 +109,9 @@ def decode_file(model, settings, source_path, source_field, output_path, batch_s
 
 
 def model_fingerprints(model, parameters=None):
-    """Fingerprints of everything trained and of the tokenizer."""
+    """Fingerprints of everything trained, of the configuration and of the tokenizer."""
     return {'parameters': parameters or fingerprint({'params': model.params, 'heads': model.heads or {}}),
-            'tokenizer': model.tokenizer.fingerprint()}
+            'config': config_fingerprint(model.config), 'tokenizer': model.tokenizer.fingerprint()}
 
 
 def environment(batch_size):

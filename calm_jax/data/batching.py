@@ -1,6 +1,7 @@
 """Training and evaluation batches: arrays of token ids, as functions of examples, settings and a step number."""
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,14 +36,52 @@ class TokenizedRecords(Sequence):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Example:
-        record, where = self.records[index], self.records.where(index)
+        return self._example(self.records[index], self.records.where(index))
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self._example(record, self.records.where(index)) for index, record in enumerate(self.records))
+
+    def _example(self, record: dict, where: str) -> Example:
         texts = self.source(record, where), self.target(record, where)
         return Example(*(np.asarray(self.tokenizer.encode(text), np.int32) for text in texts))
 
 
-def tokenize(records: Records, source: Template, target: Template, tokenizer: Tokenizer) -> list[Example]:
-    """All examples at once, in memory: 4 bytes a token, and about 300 an example."""
-    return list(TokenizedRecords(records, source, target, tokenizer))
+class PackedExamples(Sequence):
+    """Examples in memory, end to end: 4 bytes a token, and 8 an example and side for where it ends.
+
+    Those it gives are views of what it holds, not to be written to.
+    """
+
+    def __init__(self, examples: Iterable[Example]):
+        tokens, ends = [array('i'), array('i')], [array('q', [0]), array('q', [0])]
+        for example in examples:
+            for side, ids in enumerate(example):
+                tokens[side].frombytes(np.ascontiguousarray(ids, np.int32).data.cast('B'))
+                ends[side].append(len(tokens[side]))
+        self._tokens = [np.frombuffer(each, np.int32) for each in tokens]
+        self._ends = [np.frombuffer(each, np.int64) for each in ends]
+        for each in self._tokens:
+            each.flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self._ends[0]) - 1
+
+    def __getitem__(self, index: int) -> Example:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f'example {index} of {len(self)}')
+        index %= len(self)
+        return Example(*(tokens[ends[index] : ends[index + 1]] for tokens, ends in zip(self._tokens, self._ends)))
+
+
+def tokenize(
+    records: Records,
+    source: Template,
+    target: Template,
+    tokenizer: Tokenizer,
+    watch: Callable[[Iterable[Example]], Iterable[Example]] = iter,
+) -> PackedExamples:
+    """All examples at once, in memory. They pass through `watch` on their way, such as a progress bar."""
+    return PackedExamples(watch(TokenizedRecords(records, source, target, tokenizer)))
 
 
 class TrainingBatches:

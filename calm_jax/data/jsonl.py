@@ -28,7 +28,8 @@ class Records(Sequence):
     when asked for.
 
     Raises FileNotFoundError for a file that is not there and ValueError for a file without records or a damaged
-    archive; reading a record raises ValueError naming `file:line` where the line is not a JSON object.
+    archive; reading a record raises ValueError naming `file:line` where the line is not a JSON object, or holds half of a
+    surrogate pair, which is no text.
     """
 
     def __init__(self, paths: Paths):
@@ -61,6 +62,14 @@ class Records(Sequence):
             line = text.readline()
         return _parse(line, f'{self.paths[file]}:{self._lines[file][row]}')
 
+    def __iter__(self) -> Iterator[dict]:
+        """In order, each file opened once."""
+        for path, text, starts, lines in zip(self.paths, self._texts, self._starts, self._lines):
+            with open(text, 'rb') as source:
+                for start, line in zip(starts, lines):
+                    source.seek(start)
+                    yield _parse(source.readline(), f'{path}:{line}')
+
     def where(self, index: int) -> str:
         """`file:line` of a record, for messages."""
         file, row = self._find(index)
@@ -86,11 +95,14 @@ class Template:
     A text without braces is a field's name. Doubled braces stand for themselves. Strings are taken as they are,
     numbers and booleans as JSON writes them; null, lists and objects are refused.
 
-    Raises ValueError for an unbalanced brace, an empty or decorated field (`{}`, `{a!r}`, `{a:>3}`).
+    Raises ValueError for an unbalanced brace, an empty or decorated field (`{}`, `{a!r}`, `{a:>3}`), and for what is no
+    Unicode text.
     """
 
     def __init__(self, template: str):
         self.template = template
+        if not is_unicode(template):
+            raise ValueError(f'template {template!r}: not text; it holds bytes that are not UTF-8')
         if not template.strip():
             raise ValueError("empty template: expected a field's name, or text with fields in braces such as '{en}'")
         if '{' not in template and '}' not in template:
@@ -133,6 +145,16 @@ def value_of(record: dict, field: str, where: str = 'record') -> object:
     hint = f'; did you mean {near[0]!r}?' if near else ''
     found = ', '.join(repr(name) for name in record) or 'none'
     raise ValueError(f'{where}: no field {field!r}; found {found}{hint}')
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it holds no half of a surrogate pair, as `"\\ud83d"` in JSON and bytes that are
+    not UTF-8 on a command line leave one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def stream(paths: Paths) -> Iterator[tuple[str, dict]]:
@@ -205,10 +227,14 @@ def _scan(path: Path, text: Path) -> tuple[array, array]:
 def _parse(line: bytes, where: str) -> dict:
     try:
         record = json.loads(line.decode('utf-8-sig'))
+        # Only an escape can leave half of a surrogate pair: decoding refuses one in bytes.
+        whole = b'\\u' not in line or is_unicode(json.dumps(record, ensure_ascii=False))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{where}: not JSON: {error}; expected one JSON object a line') from None
     if not isinstance(record, dict):
         raise ValueError(f'{where}: found a JSON {_kind(record)}, expected an object such as {{"text": "..."}}')
+    if not whole:
+        raise ValueError(f'{where}: holds half of a surrogate pair (an escape such as \\ud83d alone); expected Unicode text')
     return record
 
 

@@ -183,7 +183,8 @@ def text_examples(task: str, split: str) -> Iterator[dict[str, Any]]:
     example's `id` or `idx`, or else its place.
 
     Raises ValueError for a Task that is not registered or has no such step, and for a split it does not have;
-    FileNotFoundError where its data is not there and cannot be had.
+    FileNotFoundError where its data is not there and cannot be had. Reading an example raises ValueError where the data is
+    damaged.
     """
     texts = _text_task(task)
     return _examples(texts, split, _dataset(texts, split))
@@ -192,15 +193,20 @@ def text_examples(task: str, split: str) -> Iterator[dict[str, Any]]:
 def task_records(task: str, split: str, path: str | os.PathLike) -> Records:
     """Random access to the texts of a Task's split: writes `text_examples` to `path`, a .jsonl, and opens it.
 
-    Raises as `text_examples` does. What was at `path` is replaced, once the whole split is written.
+    Raises as `text_examples` does, and leaves nothing behind then. What was at `path` is replaced, once the whole split is
+    written.
     """
+    examples = text_examples(task, split)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + '.partial')
-    with open(partial, 'w', encoding='utf-8') as lines:
-        for example in text_examples(task, split):
-            lines.write(json.dumps(example, ensure_ascii=False) + '\n')
-    os.replace(partial, path)
+    try:
+        with open(partial, 'w', encoding='utf-8') as lines:
+            for example in examples:
+                lines.write(json.dumps(example, ensure_ascii=False) + '\n')
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     return Records(path)
 
 
@@ -224,11 +230,21 @@ def _text_task(name: str) -> seqio.Task:
 
 
 def _examples(task: seqio.Task, split: str, dataset: tf.data.Dataset) -> Iterator[dict[str, Any]]:
-    for place, example in enumerate(dataset.as_numpy_iterator()):
+    for place, example in enumerate(_read(task, split, dataset)):
         fields = {name: _plain(value) for name, value in example.items()}
         identity = fields.pop('id', fields.get('idx', place))
         source, target = fields.pop('inputs'), fields.pop('targets')
         yield {'id': identity, 'source': source, 'target': target, **fields}
+
+
+def _read(task: seqio.Task, split: str, dataset: tf.data.Dataset) -> Iterator[dict[str, Any]]:
+    """The examples of a dataset as arrays; what TensorFlow says of damaged data in one line."""
+    try:
+        yield from dataset.as_numpy_iterator()
+    except tf.errors.OpError as error:
+        reason = ' '.join(str(error.message).split())
+        raise ValueError(f'seqio task {task.name!r}: cannot read split {split!r}, its data is damaged or does not fit the '
+                         f'task: {reason}') from None
 
 
 def _dataset(task: seqio.Task, split: str) -> tf.data.Dataset:

@@ -75,7 +75,7 @@ class SentencePieceTokenizer:
         """From a folder. Without `tokenizer_config.json`, or without `extra_ids` in it, there are 100 sentinels, as
         in the published models that store a `spiece.model`."""
         path = Path(directory) / cls.FILES[0]
-        extra_ids = _read_json(Path(directory) / 'tokenizer_config.json').get('extra_ids', 100)
+        extra_ids = _extra_ids(Path(directory) / 'tokenizer_config.json', 100)
         try:
             return cls(path.read_bytes(), extra_ids)
         except ValueError as error:
@@ -127,7 +127,7 @@ class ByteTokenizer:
     @classmethod
     def load(cls, directory: str | os.PathLike) -> 'ByteTokenizer':
         """From a folder."""
-        return cls(_read_json(Path(directory) / cls.FILES[0]).get('extra_ids', 0))
+        return cls(_extra_ids(Path(directory) / cls.FILES[0], 0))
 
     def encode(self, text: str) -> list[int]:
         return [byte + self.OFFSET for byte in text.encode()]
@@ -239,10 +239,20 @@ def _user_defined_piece(text: str) -> bytes:
     return b'\x0a' + bytes([len(body)]) + body
 
 
+def _extra_ids(path: Path, default: int) -> int:
+    found = _read_json(path).get('extra_ids', default)
+    if not isinstance(found, int) or found < 0:
+        raise ValueError(f'{path}: "extra_ids" is {json.dumps(found)}; expected a whole number of 0 or more')
+    return found
+
+
 def _read_json(path: Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
         raise ValueError(f'{path}: not JSON: {error}') from None
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: expected a JSON object, found {json.dumps(content)[:40]}')
+    return content

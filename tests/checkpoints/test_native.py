@@ -152,3 +152,20 @@ def test_the_configuration_file_says_what_it_is(checkpoint, saved):
 def test_expected_shapes_are_those_of_the_parameters(checkpoint):
     found = {'/'.join(path): leaf.shape for path, leaf in trees.flatten(checkpoint.params)}
     assert dict(native.parameter_shapes(checkpoint.config)) == found
+
+
+def test_every_field_of_the_configuration_but_dtype_is_in_its_fingerprint(checkpoint):
+    config = checkpoint.config
+    assert native.config_fingerprint(dataclasses.replace(config, dtype='bfloat16')) == native.config_fingerprint(config)
+    other = {'mlp_activations': ('silu',), 'norm_epsilon': 0.5, 'dropout_rate': 0.5}
+    seen = {native.config_fingerprint(config)}
+    for field in dataclasses.fields(config):
+        if field.name != 'dtype':
+            value = other.get(field.name, getattr(config, field.name))
+            changed = dataclasses.replace(config, **{field.name: value if field.name in other else value + 1})
+            seen.add(native.config_fingerprint(changed))
+    assert len(seen) == len(dataclasses.fields(config))
+
+
+def test_the_fingerprint_of_a_configuration_survives_its_file(checkpoint, saved):
+    assert native.config_fingerprint(native.read_config(saved)) == native.config_fingerprint(checkpoint.config)

@@ -1,16 +1,22 @@
 """`calm generate`, as a user runs it: files, resuming, certificates, and every mistake."""
 
+import dataclasses
 import json
 import os
 import pathlib
-import signal
+import shutil
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
+from calm_jax.calibration import calibrate
 from calm_jax.cli import main
+from calm_jax.commands.generate import environment, model_fingerprints
+from calm_jax.decoding.settings import Settings
+from calm_jax.model import load
 
 
 @pytest.fixture
@@ -46,7 +52,10 @@ def test_one_record_a_line_in_input_order_with_depth_and_cost_of_every_token(gen
     assert len({layer for row in rows for layer in row['exit_layers']}) > 1
     assert any(row['truncated'] for row in rows) and not all(row['truncated'] for row in rows)
     summary = json.loads(path.with_name('out.jsonl.summary.json').read_text())
-    assert summary['examples'] == 70 and summary['truncated'] == sum(row['truncated'] for row in rows)
+    assert summary['examples'] == summary['timed_examples'] == 70
+    assert summary['truncated'] == sum(row['truncated'] for row in rows)
+    assert summary['seconds_per_example_mean'] == pytest.approx(summary['decode_seconds'] / 70)
+    assert 0 < summary['seconds_per_example_median'] < summary['decode_seconds']
     header = json.loads(path.with_name('out.jsonl.config.json').read_text())
     assert header['settings']['threshold'] == 0.6 and header['settings']['max_new_tokens'] == 8
     assert not path.with_name('out.jsonl.partial').exists()
@@ -89,6 +98,8 @@ def test_a_run_killed_anywhere_resumes_to_the_same_bytes(generate, monkeypatch):
     assert generate(*other, '--resume', '--batch_size', '1', output='torn.jsonl')[0] == 2
     assert generate(*EXITS, '--batch_size', '1', '--resume', output='torn.jsonl') == (0, path)
     assert path.read_bytes() == whole
+    summary = json.loads(path.with_name('torn.jsonl.summary.json').read_text())
+    assert summary['examples'] == 70 and summary['timed_examples'] == 6  # the others' times died with their run
     assert generate(*EXITS, '--batch_size', '1', '--resume', output='torn.jsonl')[0] == 0  # nothing left to do
     assert path.read_bytes() == whole
 
@@ -102,9 +113,9 @@ def test_a_killed_process_resumes_to_the_same_bytes(generate, checkpoint, data, 
     partial = pathlib.Path(f'{path}.partial')
     while process.poll() is None and not (partial.exists() and partial.stat().st_size):
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()  # does nothing where it was quicker
     process.wait()
-    if not path.exists():  # it may have been quicker than the signal
+    if not path.exists():
         assert main([*command[3:], '--resume']) == 0
     assert path.read_bytes() == whole
 
@@ -154,6 +165,8 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(generate, caps
     ('{"english": "a"}\n', 'englsh', "did you mean 'english'"),
     ('{"en": "a"}\n{"fr": "a"}\n', 'en', 'in.jsonl:2'),
     ('{"en": 3}\n{"en": null}\n', 'en', 'null'),
+    ('{"en": "a"}\n{"en": "a \\ud83d"}\n', 'en', 'in.jsonl:2: holds half of a surrogate pair'),
+    ('{"en": "a"}\n{"en": "a", "id": "\\ud83d"}\n', 'en', 'in.jsonl:2: holds half of a surrogate pair'),
 ])
 def test_bad_input_names_the_line(generate, capsys, tmp_path, content, field, message):
     source = tmp_path / 'in.jsonl'
@@ -217,3 +230,70 @@ def test_an_interrupted_overwrite_resumes_what_it_was_writing_and_not_what_stood
 
 def test_a_measure_without_a_threshold_is_asked_for_one(generate, capsys):
     assert generate('--measure', 'state')[0] == 2 and '--threshold' in capsys.readouterr().err
+
+
+def test_another_configuration_around_the_same_parameters_is_not_resumed(generate, checkpoint, tmp_path, capsys):
+    copy = tmp_path / 'copy'
+    shutil.copytree(checkpoint, copy)
+    assert generate('--checkpoint', str(copy))[0] == 0
+    assert generate('--checkpoint', str(copy), '--resume')[0] == 0
+    fields = json.loads((copy / 'config.json').read_text())
+    (copy / 'config.json').write_text(json.dumps({**fields, 'norm_epsilon': 0.1}))
+    capsys.readouterr()
+    assert generate('--checkpoint', str(copy), '--resume')[0] == 2
+    assert 'from other input or settings (config)' in capsys.readouterr().err
+
+
+def test_a_certificate_does_not_cover_another_configuration(generate, checkpoint, tmp_path, capsys):
+    model = load(checkpoint)
+    settings = Settings(**model.generation, measure='state', threshold=0.9)
+    recorded = {name: value for name, value in dataclasses.asdict(settings).items() if name != 'threshold'}
+    provenance = {**model_fingerprints(model), 'settings': recorded, 'environment': environment(8)}
+    calibrate(np.zeros((200, 1)), [0.9], 0.2, 0.05, provenance=provenance).save(tmp_path / 'c.json')
+    flags = ('--certificate', str(tmp_path / 'c.json'))
+    assert generate(*flags)[0] == 0
+    copy = tmp_path / 'copy'
+    shutil.copytree(checkpoint, copy)
+    fields = json.loads((copy / 'config.json').read_text())
+    (copy / 'config.json').write_text(json.dumps({**fields, 'mlp_activations': ['relu', 'linear']}))
+    assert generate(*flags, '--checkpoint', str(copy), output='other.jsonl')[0] == 2
+    error = capsys.readouterr().err
+    assert 'does not cover this run: config is' in error and len(error.splitlines()) == 1
+
+
+def test_a_prompt_that_is_no_text_is_one_line(checkpoint, capsys):
+    for prompt in ('a \ud83d', os.fsdecode(b'caf\xe9')):
+        assert main(['generate', '--checkpoint', checkpoint, '--prompt', prompt]) == 2
+        error = capsys.readouterr().err
+        assert '--prompt: not text' in error and len(error.splitlines()) == 1
+
+
+def test_an_output_that_is_a_folder_is_refused_before_the_model_is_read(generate, tmp_path, capsys, monkeypatch):
+    (tmp_path / 'folder').mkdir()
+    monkeypatch.setattr('calm_jax.commands.generate.load', None)
+    for flags in ((), ('--overwrite',), ('--resume',)):
+        assert generate(*flags, output='folder')[0] == 2
+        assert 'folder is a folder; expected the name of a file' in capsys.readouterr().err
+
+
+def test_checking_the_input_and_decoding_show_how_far_they_are(checkpoint, data, tmp_path, monkeypatch):
+    shown = []
+
+    def watched(iterable, description, *, quiet, total=None, **_):
+        shown.append((description, len(iterable) if total is None else total, quiet))
+        yield from iterable
+
+    monkeypatch.setattr('calm_jax.commands.generate.progress', watched)
+    assert main(['generate', '--checkpoint', checkpoint, '--input', data, '--source_field', 'en', '--batch_size', '8',
+                 '--output', str(tmp_path / 'out.jsonl')]) == 0
+    assert shown == [('checking', 70, False), ('decoding', 70, False)]
+
+
+def test_a_run_killed_after_its_last_record_gets_its_summary_when_resumed(generate, tmp_path):
+    _, path = generate()
+    summary = path.with_name('out.jsonl.summary.json')
+    before = json.loads(summary.read_text())
+    summary.unlink()
+    assert generate('--resume')[0] == 0
+    after = json.loads(summary.read_text())
+    assert after['tokens'] == before['tokens'] and after['timed_examples'] == 0

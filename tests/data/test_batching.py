@@ -1,6 +1,7 @@
 """Training and evaluation batches: functions of the step, each example once an epoch, little padding."""
 
 import json
+import tracemalloc
 
 import grain
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from calm_jax.data.batching import (
     Example,
+    PackedExamples,
     TokenizedRecords,
     TrainingBatches,
     count_truncated,
@@ -287,3 +289,44 @@ def test_settings_that_make_no_batches_are_refused(settings, message):
 def test_steps_count_from_zero():
     with pytest.raises(IndexError):
         made_batches()[-1]
+
+
+def test_examples_in_memory_are_packed_end_to_end_and_read_only():
+    examples = [*EXAMPLES, Example(np.zeros(0, np.int32), np.zeros(0, np.int32)), Example([5, 6], [7])]
+    packed = PackedExamples(examples)
+    assert len(packed) == 511
+    for index in (*range(511), -1, -511):
+        for one, other in zip(packed[index], examples[index], strict=True):
+            assert one.dtype == np.int32
+            np.testing.assert_array_equal(one, other)
+    for index in (511, -512):
+        with pytest.raises(IndexError):
+            packed[index]
+    with pytest.raises(ValueError, match='read-only'):
+        packed[0].source[0] = 1
+    assert len(PackedExamples([])) == 0
+
+
+def test_packed_examples_take_4_bytes_a_token_and_8_an_example_and_side():
+    count, source, target = 20_000, 7, 3
+    tracemalloc.start()
+    packed = PackedExamples(Example(np.full(source, i, np.int32), np.full(target, i, np.int32)) for i in range(count))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    wanted = count * (4 * (source + target) + 8 * 2)
+    assert len(packed) == count and wanted <= held < 1.15 * wanted  # arrays that grow have spare places
+
+
+def test_tokenising_can_be_watched(tmp_path):
+    path = tmp_path / 'a.jsonl'
+    path.write_text(''.join(f'{{"n": {i}}}\n' for i in range(5)))
+    seen = []
+
+    def watch(examples):
+        assert len(examples) == 5  # so that a bar knows its end
+        for example in examples:
+            seen.append(len(example.source))
+            yield example
+
+    tokenize(Records(path), Template('n'), Template('n'), ByteTokenizer(), watch)
+    assert seen == [1] * 5

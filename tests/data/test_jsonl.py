@@ -98,6 +98,8 @@ BAD_LINES = {
     '3': 'found a JSON number, expected an object',
     b'{"en": "\xff"}': 'not JSON',
     '[' * 100_000: 'not JSON',
+    '{"en": "a \\ud83d"}': 'holds half of a surrogate pair',
+    '{"fr": ["a", {"\\udc00": 1}]}': 'holds half of a surrogate pair',
 }
 
 
@@ -183,3 +185,13 @@ def test_a_missing_field_error_names_file_line_the_fields_found_and_the_nearest(
 def test_a_field_that_is_no_text_is_refused(value, kind):
     with pytest.raises(ValueError, match=f"f.jsonl:7: field 'en' is a JSON {kind}, expected a string"):
         Template('{en}')({'en': value}, 'f.jsonl:7')
+
+
+def test_a_whole_surrogate_pair_and_an_escaped_backslash_are_text(tmp_path):
+    path = write(tmp_path / 'a.jsonl', '{"en": "\\ud83d\\ude42"}\n{"en": "\\\\ud83d"}\n')
+    assert [record['en'] for record in Records(path)] == ['🙂', '\\ud83d']
+
+
+def test_a_template_that_is_no_text_is_refused():
+    with pytest.raises(ValueError, match='not text'):
+        Template('caf\udce9: {en}')

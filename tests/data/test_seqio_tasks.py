@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -343,3 +344,30 @@ def test_a_command_reads_a_task_by_name_and_keeps_its_texts(checkpoint, tmp_path
                           ('seqio:xsum:tset', 'tset')):
         assert main([*command[:4], name, *command[5:-1], '--overwrite', '--quiet']) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_task_that_cannot_be_read_is_one_line_and_leaves_nothing_behind(checkpoint, data_dir, trained, tmp_path, monkeypatch,
+                                                                          capsys):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    damaged = shutil.copytree(data_dir, tmp_path / 'damaged')
+    for record in (damaged / 'xsum').rglob('*.tfrecord*'):
+        record.write_bytes(record.read_bytes()[:-5])
+    seqio_tasks.register(seqio_tasks.vocabulary(trained[0]), damaged)
+    try:
+        for name, message in (('seqio:xsm:validation', "did you mean 'xsum'"), ('seqio:xsum:validation', 'damaged')):
+            assert main(['generate', '--checkpoint', checkpoint, '--input', name, '--output', str(tmp_path / 'out'),
+                         '--quiet']) == 2
+            error = capsys.readouterr().err.strip()
+            assert message in error and len(error.splitlines()) == 1
+            assert not list((tmp_path / 'cache').rglob('*.*'))
+    finally:
+        seqio_tasks.register(seqio_tasks.vocabulary(trained[0]), data_dir)
+
+
+def test_predictions_are_scored_against_a_task(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    predictions = tmp_path / 'out.jsonl'
+    predictions.write_text(''.join(json.dumps({'text': text}) + '\n' for text in ('Rain', 'x')))
+    assert main(['evaluate', '--predictions', str(predictions), '--references', 'seqio:xsum:validation',
+                 '--reference_field', 'target', '--metric', 'exact_match', '--quiet']) == 0
+    assert '0.5000' in capsys.readouterr().out

@@ -167,6 +167,22 @@ def test_a_file_that_is_no_model_is_named(tmp_path):
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize('content, message', [
+    ('[]', r'expected a JSON object, found \[\]'),
+    ('{"extra_ids": "7"}', '"extra_ids" is "7"; expected a whole number'),
+    ('{"extra_ids": -1}', '"extra_ids" is -1; expected a whole number'),
+])
+def test_a_tokenizer_configuration_that_cannot_be_meant_is_refused_in_one_line(trained, tmp_path, content, message):
+    (tmp_path / 'spiece.model').write_bytes(trained[1].model)
+    (tmp_path / 'tokenizer_config.json').write_text(content)
+    with pytest.raises(ValueError, match=f'tokenizer_config.json: {message}'):
+        load_tokenizer(tmp_path)
+    (tmp_path / 'spiece.model').unlink()
+    (tmp_path / 'byte_tokenizer.json').write_text(content)
+    with pytest.raises(ValueError, match=f'byte_tokenizer.json: {message}'):
+        load_tokenizer(tmp_path)
+
+
 PUBLISHED = pathlib.Path(os.environ.get('CALM_TEST_DATA', 'nowhere')) / 'vocab' / 't5' / 'spiece.model'
 
 

@@ -5,6 +5,7 @@ import json
 import lzma
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 import sacrebleu
@@ -174,3 +175,30 @@ def test_the_command_runs_as_a_process_and_imports_no_model(predictions, referen
          '--reference_field', 'fr', '--metric', 'bleu'], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert 'bleu' in done.stdout and 'corpus, 0–100' in done.stdout
+
+
+def test_an_output_that_is_a_folder_is_refused_before_anything_is_read(tmp_path, capsys):
+    (tmp_path / 'folder').mkdir()
+    for overwrite in ([], ['--overwrite']):
+        assert 'folder is a folder; expected' in complaint(
+            capsys, '--predictions', 'none', '--references', 'none', '--reference_field', 'fr', '--metric', 'bleu',
+            '--output', str(tmp_path / 'folder'), *overwrite)
+
+
+def test_token_lists_are_not_kept(references, tmp_path, monkeypatch):
+    big = {'layers': 2.0, 'tokens': list(range(1000, 3000)), 'pieces': ['piece'] * 2000}
+    out = write(tmp_path / 'out.jsonl', [{'text': TEXTS[i % 3], **big} for i in range(60)])
+    many = write(tmp_path / 'many.jsonl', [{'fr': REFERENCES[i % 3]} for i in range(60)])
+    held = []
+    real = quality.CORPUS_METRICS['bleu']
+
+    def measured(texts, wanted):
+        held.append(tracemalloc.get_traced_memory()[0])
+        return real(texts, wanted)
+
+    monkeypatch.setitem(quality.CORPUS_METRICS, 'bleu', measured)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    evaluate(out, many, tmp_path, '--metric', 'bleu')
+    tracemalloc.stop()
+    assert held[0] - before < 60 * 2000 * 8  # one pointer a token would already be more

@@ -1,0 +1,120 @@
+"""Decoded files: killed before any step that changes the disk, a run goes on to the same bytes."""
+
+import json
+import os
+import pathlib
+
+import pytest
+
+from calm_jax.data.decoded import Decoded
+
+RECORDS = [{'id': i, 'text': 'é' * i} for i in range(7)]
+OTHER = [{'id': i, 'text': 'other'} for i in range(9)]
+HEADER, OTHER_HEADER = {'settings': {'threshold': 0.5}, 'input': 'x'}, {'settings': {'threshold': 0.9}, 'input': 'x'}
+
+
+class Killed(BaseException):
+    """Ends a run where a signal would: nothing that the run could do comes after it."""
+
+
+def decode(path, records=RECORDS, header=HEADER, **how):
+    """What `decode_file` does with a decoded file."""
+    decoded = Decoded(path, header, 3, **how)
+    if not decoded.complete:
+        list(decoded.write(records[decoded.finished:]))
+    if not decoded.complete or not decoded.summarized:
+        decoded.summarize({'examples': len(records)})
+
+
+def killed_at(step, monkeypatch, path, **how):
+    """Decodes with a kill before the `step`-th change of the disk; returns whether the run came that far."""
+    count = 0
+
+    def counting(real):
+        def change(*args, **kwargs):
+            nonlocal count
+            if count == step:
+                raise Killed
+            count += 1
+            return real(*args, **kwargs)
+        return change
+
+    def opened(real):
+        def change(*args, **kwargs):
+            return (counting(real) if 'r' not in (args[1] if len(args) > 1 else 'r') else real)(*args, **kwargs)
+        return change
+
+    with monkeypatch.context() as patch:
+        for name in ('replace', 'unlink', 'write_text', 'write_bytes'):
+            patch.setattr(pathlib.Path, name, counting(getattr(pathlib.Path, name)))
+        patch.setattr('builtins.open', opened(open))
+        patch.setattr(os, 'fsync', counting(os.fsync))
+        try:
+            decode(path, **how)
+        except Killed:
+            return True
+    return False
+
+
+def state(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize('before', ['nothing', 'a whole file', 'an unfinished file', 'both'])
+def test_killed_before_any_change_of_the_disk_a_run_resumes_to_the_same_files(tmp_path, monkeypatch, before):
+    wanted = tmp_path / 'wanted'
+    wanted.mkdir()
+    decode(wanted / 'out')
+    for step in range(100):
+        folder = tmp_path / f'{step}'
+        folder.mkdir()
+        if before in ('a whole file', 'both'):
+            decode(folder / 'out', OTHER, OTHER_HEADER)
+        if before in ('an unfinished file', 'both'):
+            next(stopped := Decoded(folder / 'out', OTHER_HEADER, 1, overwrite=True).write(OTHER))
+            next(stopped)
+            stopped.close()
+        start = state(folder)
+        cut = killed_at(step, monkeypatch, folder / 'out', overwrite=True)
+        if state(folder) == start:  # not begun: as if the command had never been given
+            decode(folder / 'out', overwrite=True)
+        else:
+            decode(folder / 'out', resume=True)
+        assert state(folder) == state(wanted)
+        if not cut:
+            break
+    assert 8 < step < 100
+
+
+def test_killed_twice_a_run_resumes_to_the_same_files(tmp_path, monkeypatch):
+    wanted = tmp_path / 'wanted'
+    wanted.mkdir()
+    decode(wanted / 'out')
+    for first in range(1, 12):
+        for second in range(12):
+            folder = tmp_path / f'{first} {second}'
+            folder.mkdir()
+            killed_at(first, monkeypatch, folder / 'out')
+            killed_at(second, monkeypatch, folder / 'out', resume=True)
+            decode(folder / 'out', resume=True)
+            assert state(folder) == state(wanted)
+
+
+def test_records_of_another_run_are_not_continued(tmp_path):
+    writing = Decoded(tmp_path / 'out', OTHER_HEADER, 3).write(OTHER)
+    for _ in range(5):
+        next(writing)
+    writing.close()
+    with pytest.raises(ValueError, match=r'other input or settings than these \(settings\)'):
+        Decoded(tmp_path / 'out', HEADER, 3, resume=True)
+    header = tmp_path / 'out.partial.config.json'
+    header.write_text('[]')
+    with pytest.raises(ValueError, match='out.partial.config.json is damaged'):
+        Decoded(tmp_path / 'out', HEADER, 3, resume=True)
+
+
+def test_the_header_stands_beside_the_file(tmp_path):
+    decode(tmp_path / 'out')
+    assert json.loads((tmp_path / 'out.config.json').read_text()) == HEADER
+    assert [json.loads(line) for line in (tmp_path / 'out').read_text().splitlines()] == RECORDS
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['out', 'out.config.json', 'out.summary.json']
