@@ -2,6 +2,7 @@
 import contextlib
 import functools
 import json
+import math
 import pathlib
 import shutil
 import sys
@@ -41,8 +42,11 @@ def run(args):
         raise ValueError('calm train needs a gin file, such as --gin_file=runs/train.gin')
     bindings = list(args.gin_binding)
     for flag, macro in _FLAGS.items():
-        if getattr(args, flag) is not None:
-            bindings.append(f'{macro} = {getattr(args, flag)!r}')
+        value = getattr(args, flag)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f'--{flag} is {value}; expected a number')
+        if value is not None:
+            bindings.append(f'{macro} = {value!r}')
     job, resolved = configuration.read(args.gin_file, bindings, configuration.search_folders(args))
     model_dir = configuration.macro('MODEL_DIR')
     if not isinstance(model_dir, str) or not model_dir:

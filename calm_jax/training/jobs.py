@@ -138,14 +138,18 @@ def train_model(
     losses.check_extras(label_smoothing, z_loss)
     if checkpoint is not None:
         begun = native.load(checkpoint)
-        made, params, tokens = begun.config, begun.params, begun.tokenizer
+        made, tokens = begun.config, begun.tokenizer
     else:
         tokens = load_tokenizer(tokenizer)
         made = config(vocab_size=tokens.vocab_size)
+    # Mistakes in the data are said before anything is compiled.
+    training, evaluation = data.batches(tokens, made)
+    if checkpoint is not None:
+        params = begun.params
+    else:
         params = jax.jit(functools.partial(init_params, made))(jax.random.key(options.seed))
     stage = multi_exit_stage(
         made, params, tokens, exit_weights, label_smoothing, z_loss, sampled_exits, data.generation)
-    training, evaluation = data.batches(tokens, made)
     inputs = _inputs(data, training, tokens, None if checkpoint is None else params)
     return fit(stage, optimizer, training, evaluation, model_dir, options, quiet, functools.partial(start, inputs))
 

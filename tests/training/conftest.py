@@ -97,11 +97,17 @@ def eval_batches(examples):
     return list(evaluation_batches(examples[:6], 4, **LENGTHS))
 
 
-@pytest.fixture
-def jsonl(tmp_path, examples, tokenizer):
-    """Path of the examples as records with fields en and fr."""
-    path = tmp_path / 'train.jsonl'
-    path.write_text(''.join(
+@pytest.fixture(scope='session')
+def lines(examples, tokenizer):
+    """The examples as JSONL with fields en and fr."""
+    return ''.join(
         json.dumps({'en': tokenizer.decode(example.source), 'fr': tokenizer.decode(example.target)}) + '\n'
-        for example in examples))
+        for example in examples)
+
+
+@pytest.fixture
+def jsonl(tmp_path, lines):
+    """Path of the examples."""
+    path = tmp_path / 'train.jsonl'
+    path.write_text(lines)
     return path

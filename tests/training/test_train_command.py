@@ -12,19 +12,34 @@ import pytest
 from calm_jax.checkpoints import native
 from calm_jax.cli import main
 from calm_jax.commands import train
+from calm_jax.training import jobs
+
+
+def flags(folder):
+    """Flags of a run in a folder that holds its data and tokenizer, of the smallest transformer with an exit."""
+    return [
+        'train', '--gin_file=models/tiny.gin', '--gin_file=runs/train.gin', f"--gin.MODEL_DIR='{folder}/model'",
+        f"--gin.TRAIN_DATA='{folder}/train.jsonl'", f"--gin.EVAL_DATA='{folder}/train.jsonl'", "--gin.SOURCE='{en}'",
+        '--gin.TARGET="fr"', f"--gin.TOKENIZER='{folder}/tokenizer'", '--gin.MAX_SOURCE_LENGTH=8',
+        '--gin.MAX_TARGET_LENGTH=8', '--gin.TransformerConfig.num_encoder_layers=1', "--gin.OPTIMIZER='adamw'",
+        '--gin.TransformerConfig.emb_dim=16', '--gin.TransformerConfig.head_dim=8', '--gin.TransformerConfig.mlp_dim=24',
+        "--gin.TransformerConfig.mlp_activations=('relu',)", '--gin.DROPOUT_RATE=0.2', '--gin.SAMPLED_EXITS=True',
+        '--steps=2', '--batch_size=8', '--learning_rate=0.01', '--quiet',
+    ]
 
 
 @pytest.fixture
 def arguments(tmp_path, tokenizer, jsonl):
-    """Flags of a run that takes a moment."""
     tokenizer.save(tmp_path / 'tokenizer')
-    return [
-        'train', '--gin_file=models/tiny.gin', '--gin_file=runs/train.gin', f"--gin.MODEL_DIR='{tmp_path}/model'",
-        f"--gin.TRAIN_DATA='{jsonl}'", f"--gin.EVAL_DATA='{jsonl}'", "--gin.SOURCE='{en}'", '--gin.TARGET="fr"',
-        f"--gin.TOKENIZER='{tmp_path}/tokenizer'", '--gin.MAX_SOURCE_LENGTH=8', '--gin.MAX_TARGET_LENGTH=8',
-        '--gin.TransformerConfig.num_encoder_layers=1', '--gin.SAMPLED_EXITS=True',
-        '--steps=2', '--batch_size=8', '--learning_rate=0.01', '--quiet',
-    ]
+    return flags(tmp_path)
+
+
+@pytest.fixture
+def light(arguments, monkeypatch, toy):
+    """The same flags where the model is a vector: all that a command does around training, and nothing to compile."""
+    monkeypatch.setattr(jobs, 'multi_exit_stage', lambda *settings: toy)
+    monkeypatch.setattr(jobs, 'init_params', lambda config, key: toy.params)
+    return [*arguments, "--gin.BEST_METRIC='loss'"]
 
 
 def test_both_stages_run_as_a_user_would_and_leave_loadable_checkpoints(tmp_path, arguments, jsonl, capsys):
@@ -51,17 +66,17 @@ def test_both_stages_run_as_a_user_would_and_leave_loadable_checkpoints(tmp_path
     assert capsys.readouterr().err == ''
 
 
-def test_an_existing_model_folder_is_never_written_by_accident(tmp_path, arguments, capsys):
+def test_an_existing_model_folder_is_never_written_by_accident(tmp_path, light, capsys):
     model_dir = tmp_path / 'model'
-    assert main(arguments) == 0
+    assert main(light) == 0
     log = (model_dir / 'metrics.jsonl').read_text()
-    assert main(arguments) == 2
+    assert main(light) == 2
     line = capsys.readouterr().err
     assert line.count('\n') == 1 and '--resume' in line and '--overwrite' in line and str(model_dir) in line
     assert (model_dir / 'metrics.jsonl').read_text() == log
-    assert main([*arguments, '--steps=3', '--resume']) == 0
+    assert main([*light, '--steps=3', '--resume']) == 0
     assert [json.loads(text)['step'] for text in (model_dir / 'metrics.jsonl').read_text().splitlines()] == [2, 2, 3, 3]
-    assert main([*arguments, '--overwrite']) == 0
+    assert main([*light, '--overwrite']) == 0
     assert [json.loads(text)['step'] for text in (model_dir / 'metrics.jsonl').read_text().splitlines()] == [2, 2]
 
 
@@ -86,17 +101,26 @@ def test_what_a_user_can_get_wrong_is_one_line_and_exit_code_2(capsys, extra, me
     assert message in line and line.count('\n') == 1
 
 
-def test_a_configuration_error_leaves_no_folder_behind(tmp_path, arguments):
-    assert main([*arguments, '--gin.TOKENIZERS=3']) == 2
+@pytest.mark.parametrize('wrong, named', [
+    ('--gin.TOKENIZERS=3', 'TOKENIZERS'), ("--gin.EXIT_WEIGHTS='uniform'", 'EXIT_WEIGHTS'),
+    ('--gin.TRAIN_DATA=None', 'TRAIN_DATA'), ('--gin.TRAIN_DATA=[]', 'no input files'), ('--gin.TOKENIZER=5', 'TOKENIZER'),
+    ('--gin.CLIP_NORM=-1', 'clip_norm'), ('--learning_rate=nan', '--learning_rate is nan; expected a number'),
+    ('--seed=-1', 'seed'), (f'--seed={10**20}', 'seed'),
+    ('--gin.TransformerConfig.relative_attention_num_buckets=2', 'relative_attention_num_buckets'),
+])
+def test_a_configuration_error_is_one_line_and_leaves_no_folder_behind(tmp_path, arguments, capsys, wrong, named):
+    assert main([*arguments, wrong]) == 2
+    line = capsys.readouterr().err
+    assert line.count('\n') == 1 and named in line
     assert not (tmp_path / 'model').exists()
 
 
-def test_overwriting_with_a_mistake_keeps_the_old_model(tmp_path, arguments, capsys):
-    assert main(arguments) == 0
+def test_overwriting_with_a_mistake_keeps_the_old_model(tmp_path, light, capsys):
+    assert main(light) == 0
     before = {path: path.read_bytes() for path in (tmp_path / 'model').rglob('*') if path.is_file()}
     for wrong in (f"--gin.TRAIN_DATA='{tmp_path}/trian.jsonl'", "--gin.SOURCE='{english}'", '--batch_size=1000',
-                  f"--gin.TOKENIZER='{tmp_path}'", "--gin.BEST_METRIC='beauty'", '--gin.LABEL_SMOOTHING=1.0'):
-        assert main([*arguments, '--overwrite', wrong]) == 2
+                  f"--gin.TOKENIZER='{tmp_path}'", "--gin.BEST_METRIC='beauty'", '--gin.LABEL_SMOOTHING=1.0', '--seed=-1'):
+        assert main([*light, '--overwrite', wrong]) == 2
         assert capsys.readouterr().err.count('\n') == 1
         assert {path: path.read_bytes() for path in (tmp_path / 'model').rglob('*') if path.is_file()} == before
     assert {path.name for path in tmp_path.iterdir()} == {'model', 'tokenizer', 'train.jsonl'}
@@ -118,28 +142,28 @@ def test_a_folder_whose_replacement_fails_is_put_back(tmp_path):
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('*')] == ['model', 'model/old']
 
 
-def test_a_run_is_resumed_only_as_it_was(tmp_path, arguments, jsonl, capsys):
-    assert main(arguments) == 0
+def test_a_run_is_resumed_only_as_it_was(tmp_path, light, jsonl, capsys):
+    assert main(light) == 0
     config = tmp_path / 'model' / 'config.gin'
     before = config.read_text()
     for change, name in (
             ('--learning_rate=0.02', 'LEARNING_RATE is 0.02, and was 0.01'),
             ('--gin.EXIT_WEIGHTS=@uniform', 'EXIT_WEIGHTS is @uniform, and was @proportional_to_layer'),
             ('--gin.Optimizer.b1=0.5', 'Optimizer.b1 is 0.5, and was not set')):
-        assert main([*arguments, '--resume', '--steps=3', change]) == 2
+        assert main([*light, '--resume', '--steps=3', change]) == 2
         line = capsys.readouterr().err
         assert name in line and line.count('\n') == 1 and config.read_text() == before
     with open(jsonl, 'a') as file:
         file.write('{"en": "one more", "fr": "ONE MORE"}\n')
-    assert main([*arguments, '--resume', '--steps=3']) == 2
+    assert main([*light, '--resume', '--steps=3']) == 2
     assert '--resume: train is not what it was' in capsys.readouterr().err and config.read_text() == before
     jsonl.write_text(''.join(jsonl.read_text().splitlines(keepends=True)[:-1]))
-    assert main([*arguments, '--resume', '--steps=3', '--max_minutes=9', '--gin.SAVE_EVERY=1', '--gin.LoopOptions.keep=3']) == 0
+    assert main([*light, '--resume', '--steps=3', '--max_minutes=9', '--gin.SAVE_EVERY=1', '--gin.LoopOptions.keep=3']) == 0
     assert 'TRAIN_STEPS = 3' in config.read_text()
 
 
-def test_what_the_limits_cut_is_said_and_noted(tmp_path, arguments, examples, capsys):
-    loud = [argument for argument in arguments if argument != '--quiet']
+def test_what_the_limits_cut_is_said_and_noted(tmp_path, light, examples, capsys):
+    loud = [argument for argument in light if argument != '--quiet']
     assert main([*loud, '--gin.MAX_TARGET_LENGTH=5', '--gin.EVAL_DATA=None']) == 0
     cut = sum(len(example.target) + 1 > 5 for example in examples)
     assert 0 < cut < 24
@@ -148,7 +172,7 @@ def test_what_the_limits_cut_is_said_and_noted(tmp_path, arguments, examples, ca
 
 
 def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, arguments):
-    arguments = [*arguments, '--gin.TransformerConfig.dropout_rate=0.2', '--gin.SAVE_EVERY=2', '--gin.EVAL_DATA=None']
+    arguments = [*arguments, '--gin.SAVE_EVERY=2', '--gin.EVAL_DATA=None']
     cache = {'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
              'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2'}
     command = [sys.executable, '-m', 'calm_jax.cli', *arguments, '--steps=1000000']

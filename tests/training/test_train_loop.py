@@ -245,11 +245,15 @@ fit(toy_stage(noise=0.0), Optimizer('adamw', 0.01, 2), batches, [], pathlib.Path
 
 
 def test_two_devices_train_as_one_does(tmp_path):
+    runs = []
     for devices in (1, 2):
         environment = {**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu'}
-        subprocess.run(
+        runs.append(subprocess.Popen(
             [sys.executable, '-c', TWO_DEVICES, pathlib.Path(__file__).parent, str(devices), tmp_path / str(devices)],
-            env=environment, check=True, capture_output=True)
+            env=environment, stderr=subprocess.PIPE, text=True))
+    for run in runs:
+        said = run.communicate()[1]
+        assert run.returncode == 0, said
     for one, two in zip(records(tmp_path / '1'), records(tmp_path / '2'), strict=True):
         np.testing.assert_allclose(one['loss'], two['loss'], rtol=1e-5)
     np.testing.assert_allclose(*[np.load(tmp_path / run / 'last' / 'w.npy') for run in '12'], rtol=1e-5, atol=1e-7)
