@@ -1,6 +1,7 @@
 """The report as one self-contained HTML page, with its figures written as PNG files beside it."""
 
 import base64
+import dataclasses
 import pathlib
 import re
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from calm_jax.report.grids import Grid, grid
 from calm_jax.report.numerals import number
 from calm_jax.report.palette import layer_swatches
 from calm_jax.report.promises import promise, summary
-from calm_jax.report.run import Example, Run
+from calm_jax.report.run import Example, Output, Run
 from calm_jax.report.tokens import Coloured, colour, plain
 
 _INTRODUCTIONS = {
@@ -109,10 +110,18 @@ def _shown(panel: Panel, rendered: Mapping[str, Rendered]) -> tuple[Panel, list[
 
 
 def _examples(run: Run) -> list[tuple[int, list[tuple[Example, str, list[Coloured]]]]]:
-    """For each file: L, and its examples with the full output's text and the coloured early outputs."""
-    return [(each.num_layers, [(example, plain(example.full.pieces),
-                                [colour(early, example.full, each.num_layers) for early in example.early])
-                               for example in each.examples]) for each in run.examples]
+    """For each set of examples: L, and its examples with the full output's text and the coloured early outputs.
+
+    Files that differ in early outputs alone, as of several measures on one data set, are one set.
+    """
+    sets: dict[tuple, list[tuple[Output, ...]]] = {}
+    for each in run.examples:
+        key = each.num_layers, tuple(dataclasses.replace(example, early=()) for example in each.examples)
+        early = sets.setdefault(key, [()] * len(each.examples))
+        early[:] = [before + example.early for before, example in zip(early, each.examples, strict=True)]
+    return [(num_layers, [(example, plain(example.full.pieces), [colour(each, example.full, num_layers) for each in outputs])
+                          for example, outputs in zip(examples, early, strict=True)])
+            for (num_layers, examples), early in sets.items()]
 
 
 def _data_uri(svg: bytes) -> str:

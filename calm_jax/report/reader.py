@@ -1,12 +1,13 @@
-"""Reads a RUN directory: whatever earlier stages left in it, found by name at any depth, and checked.
+"""Reads a RUN directory: whatever earlier stages left in it, found at any depth, and checked.
 
-The files are curve.json, trials.json, examples.json, results.json, sensitivity.json and certificate*.json. Reading them
-needs neither a model nor the packages that wrote them.
+The files are curve.json, trials.json, examples.json, results.json, sensitivity.json and certificate*.json. Certificates,
+tables and sensitivities, whose names a user chooses, are also known by what they hold. Reading them needs neither a model
+nor the packages that wrote them.
 """
 
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from calm_jax.report.document import Document, load, search
 from calm_jax.report.run import (
@@ -27,6 +28,7 @@ from calm_jax.report.run import (
     Trials,
 )
 
+CERTIFICATE_FORMAT = 'calm_jax certificate'
 PATTERNS = ('certificate*.json', 'results.json', 'curve.json', 'trials.json', 'sensitivity.json', 'examples.json')
 KINDS = ('measure', 'static', 'oracle')
 OBJECTIVES = ('textual', 'risk')
@@ -50,8 +52,10 @@ def read(directory: str | pathlib.Path) -> Run:
     run = Run(directory)
     readers = (_certificate, _results, _curve, _trials, _sensitivity, _examples)
     kept = (run.certificates, run.results, run.curves, run.trials, run.sensitivities, run.examples)
-    for pattern, reader, into in zip(PATTERNS, readers, kept, strict=True):
-        for path in search(directory, pattern):
+    named = [list(search(directory, pattern)) for pattern in PATTERNS]
+    found = _recognized(directory, set().union(*named))
+    for reader, paths, into in zip(readers, named, kept, strict=True):
+        for path in sorted([*paths, *found.get(reader, ())]):
             document = load(path)
             relative = path.relative_to(directory)
             into.append(reader(document, relative))
@@ -60,8 +64,40 @@ def read(directory: str | pathlib.Path) -> Run:
             if provenance and provenance not in run.provenances:
                 run.provenances.append(provenance)
     if not run.files:
-        raise FileNotFoundError(f'{directory}: nothing to report; looked at any depth for {", ".join(PATTERNS)}')
+        raise FileNotFoundError(f'{directory}: nothing to report; looked at any depth for {", ".join(PATTERNS)}, and for '
+                                'certificates and tables of other names')
     return run
+
+
+def _recognized(directory: pathlib.Path, named: set[pathlib.Path]) -> dict[Callable, list[pathlib.Path]]:
+    """By reader, the files that are known by what they hold alone; what cannot be read as such is some other program's."""
+    found = {}
+    for path in search(directory, '*.json'):
+        if path in named:
+            continue
+        try:
+            document = load(path)
+            reader = _reader_of(document.value)
+            if reader is not None and reader is not _certificate:
+                reader(document, path)
+        except (ValueError, OSError):
+            continue
+        if reader is not None:
+            found.setdefault(reader, []).append(path)
+    return found
+
+
+def _reader_of(content: object) -> Callable | None:
+    """What reads a file that holds this; None where its kind is not known by its content."""
+    if not isinstance(content, dict):
+        return None
+    if str(content.get('format')).startswith(CERTIFICATE_FORMAT):
+        return _certificate  # it says what it is: a fault in it is the user's to know
+    if {'title', 'columns', 'rows'} <= content.keys():
+        return _results
+    if {'metric', 'positions', 'sampling', 'layer'} <= content.keys():
+        return _sensitivity
+    return None
 
 
 def _provenance(document: Document) -> Provenance | None:

@@ -239,3 +239,20 @@ def test_overwriting_removes_figures_of_an_earlier_report_and_nothing_else(some,
 def test_a_folder_is_no_page(some, tmp_path):
     with pytest.raises(IsADirectoryError, match='--output names the page to write'):
         page.write(reader.read(some('results.json')), tmp_path, overwrite=True)
+
+
+def test_examples_that_differ_in_early_outputs_alone_are_shown_once(some, parse):
+    folder = some('examples.json')
+    content = json.loads((folder / 'examples.json').read_text(encoding='utf-8'))
+    articles = len(compose(folder, parse)[0].all('article', 'example'))
+    for number, each in enumerate(content['examples']):
+        for output in each['early']:
+            output['label'] = f'another {number}'
+    (folder / 'b').mkdir()
+    (folder / 'b' / 'examples.json').write_text(json.dumps(content), encoding='utf-8')
+    document, _ = compose(folder, parse)
+    assert len(document.all('article', 'example')) == articles
+    assert len(document.all('p', 'tokens')) == 8 and 'another 1' in document.by_id('outputs').text()
+    content['examples'][0]['full']['pieces'][0] += 'x'
+    (folder / 'b' / 'examples.json').write_text(json.dumps(content), encoding='utf-8')
+    assert len(compose(folder, parse)[0].all('article', 'example')) == 2 * articles

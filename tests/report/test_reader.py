@@ -113,3 +113,34 @@ def test_tolerances_come_in_rising_order(some):
     folder = some('softmax_gap/trials.json', change=lambda content: content['tolerances'].reverse())
     trials, = reader.read(folder).trials
     assert [each.tolerance for each in trials.tolerances] == [0.05, 0.1, 0.15, 0.2, 0.25]
+
+
+def test_certificates_tables_and_sensitivities_are_known_by_what_they_hold(some):
+    folder = some('results.json', 'softmax_gap/certificate.json', 'sensitivity.json', 'examples.json')
+    before = reader.read(folder)
+    (folder / 'a').mkdir()
+    for name, other in (('results.json', 'time.json'), ('softmax_gap/certificate.json', 'a/c2.json'),
+                        ('sensitivity.json', 's.json')):
+        (folder / name).rename(folder / other)
+    after = reader.read(folder)
+    assert [path.as_posix() for path in after.files] == ['a/c2.json', 'time.json', 's.json', 'examples.json']
+    assert after.results[0].rows == before.results[0].rows and after.provenances == before.provenances
+    assert after.certificates[0].guarantee == before.certificates[0].guarantee
+    assert after.sensitivities[0].layer == before.sensitivities[0].layer
+
+
+@pytest.mark.parametrize('content', [
+    '[]', '3', '{', '{"columns": ["a"], "rows": [[1]], "title": "a frame"}', '{"columns": [], "rows": [], "title": 3}',
+    '{"title": "t", "columns": [{"key": "k", "name": "n"}], "rows": [{"k": [1]}]}', '{"format": 3}', '[' * 100_000,
+    '{"metric": 1, "positions": {}, "sampling": [], "layer": []}', '\ufeff{}'])
+def test_json_of_other_programs_is_passed_over(content, some):
+    folder = some('results.json')
+    (folder / 'foreign.json').write_text(content)
+    assert [path.as_posix() for path in reader.read(folder).files] == ['results.json']
+
+
+def test_a_certificate_of_another_name_with_a_fault_is_named(some):
+    folder = some('softmax_gap/certificate.json', change=lambda content: broken(content, ['guarantee'], ...))
+    (folder / 'softmax_gap' / 'certificate.json').rename(folder / 'c.json')
+    with pytest.raises(ValueError, match=r'c\.json: the file has no "guarantee"'):
+        reader.read(folder)
