@@ -28,16 +28,19 @@ class Sweep:
         if threshold not in self._read:
             path = self.path(threshold)
             self._provide(threshold, path)
-            records = jsonl.Records(path)
             # Pieces are for the eye; a sweep holds twenty runs of them.
             self._read[threshold] = [
-                {name: value for name, value in record.items() if name != 'pieces'}
-                for record in (records[i] for i in range(len(records)))]
+                {name: value for name, value in record.items() if name != 'pieces'} for _, record in jsonl.stream(path)]
         return self._read[threshold]
 
+    def first(self, threshold: float, count: int) -> list[dict]:
+        """The first records at λ, pieces and all."""
+        self.at(threshold)
+        return [record for _, (_, record) in zip(range(count), jsonl.stream(self.path(threshold)))]
+
     def path(self, threshold: float) -> Path:
-        """Where the records at λ are kept."""
-        return self.directory / ('full.jsonl' if threshold >= 1 else f'lambda_{threshold:.6f}.jsonl')
+        """Where the records at λ are kept: every λ has a file of its own, named by its shortest exact decimal."""
+        return self.directory / ('full.jsonl' if threshold >= 1 else f'lambda_{float(threshold)!r}.jsonl')
 
     @property
     def asked(self) -> list[float]:
@@ -77,11 +80,27 @@ def curve(sweep: Sweep, objective: Objective, num_layers: int, label: str, kind:
 
 
 def save_json(path: str | os.PathLike, content: dict) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file, whole or not at all, and makes the folders it lacks."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + '.partial')
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
     partial.replace(path)
+
+
+def check_output(path: str | os.PathLike, overwrite: bool) -> None:
+    """Refuses, before anything takes time, a file that cannot be written or is not to be replaced.
+
+    Raises IsADirectoryError, NotADirectoryError (a file in the place of a folder) or FileExistsError, in one line.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f'{path} is a folder; --output names the file to write')
+    folder = next(parent for parent in path.parents if parent.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(f'{folder} is a file; {path} would need it to be a folder')
+    if path.exists() and not overwrite:
+        raise FileExistsError(f'{path} exists; pass --overwrite to replace it')
 
 
 def _cost(records: Sequence[dict]) -> dict:

@@ -7,71 +7,118 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax.analysis.forcing import teacher_forced
+from calm_jax.analysis.forcing import teacher_forced, unwatched
 from calm_jax.decoding.sampling import Greedy
+from calm_jax.models.layers import MASKED
 from calm_jax.models.transformer import Transformer
-from calm_jax.types import Evidence
+from calm_jax.types import Evidence, Sizes
 
 
 class LayerConfidences(NamedTuple):
-    """confidence: float32 [L, tokens]; agrees: bool [L, tokens], whether the layer's token is the last layer's."""
+    """confidence: float32 [L, tokens]; agrees: bool [L, tokens], whether the layer's token is the last layer's;
+    leaves: bool [L, tokens], where the token may leave: at layers that run, from the least on, before the last that runs."""
 
     confidence: np.ndarray
     agrees: np.ndarray
+    leaves: np.ndarray
 
 
-def layer_confidences(model, texts, measure, *, max_new_tokens, max_source_length, batch_size=16) -> LayerConfidences:
-    """Decodes the texts at full depth, then asks the measure at every layer of every generated token.
+def layer_confidences(model, texts, measure, *, max_new_tokens, max_source_length, plan=None, min_exit_layer=1, batch_size=16,
+                      progress=unwatched) -> LayerConfidences:
+    """Decodes the texts without exits, then asks the measure at every layer of every generated token.
 
     Every layer sees the full model's states of earlier tokens: what a token's exits would be if none had left before.
+    plan: example ids [B] → Plan, of the rows' sub-layers; min_exit_layer: layers that every token visits.
+    progress: as `calm_jax.progress.progress`, to show how far it is.
     """
-    confidences, agreements = [], []
-    for batch in teacher_forced(model, texts, max_new_tokens, max_source_length, batch_size):
-        observed = _observe_all(model.config, model.params, measure, batch.source, batch.decoder_input)
-        confidence, agrees = jax.device_get(observed)
-        confidences.append(confidence[:, batch.present.reshape(-1)])
-        agreements.append(agrees[:, batch.present.reshape(-1)])
-    return LayerConfidences(np.concatenate(confidences, axis=1), np.concatenate(agreements, axis=1))
+    seen = []
+    batches = teacher_forced(model, texts, max_new_tokens, max_source_length, batch_size, plan, progress)
+    for batch in progress(batches, 'confidences', unit='batches'):
+        planned = None if plan is None else plan(batch.rows)
+        observed = _observe_all(model.config, model.params, measure, batch.source, batch.decoder_input, planned)
+        confidence, agrees, runs = jax.device_get(observed)
+        later = np.cumsum(runs[::-1], axis=0)[::-1] - runs  # how many of the layers after this one run
+        visited = np.arange(1, len(runs) + 1)[:, None]
+        leaves = runs & (later > 0) & (visited >= min_exit_layer)
+        seen.append([each[:, batch.present.reshape(-1)] for each in (confidence, agrees, leaves)])
+    return LayerConfidences(*(np.concatenate(each, axis=1) for each in zip(*seen)))
 
 
 @partial(jax.jit, static_argnames='config')
-def _observe_all(config, params, measure, tokens, decoder_input):
-    """Confidence and agreement [L, B·T]: each token of each row is one row of evidence."""
+def _observe_all(config, params, measure, tokens, decoder_input, plan):
+    """Confidence, agreement, and whether the layer runs, [L, B·T]: each token of each row is one row of evidence."""
     model = Transformer(config)
 
     def call(*args, method):
         return model.apply({'params': params}, *args, method=method)
 
     rows, length = decoder_input.shape
-    encoded = call(tokens, method='encode')
-    states = call(encoded, call(tokens, method='source_mask'), decoder_input, method='decode')
-    states = [call(decoder_input, method='embed'), *states]
+    states, runs = _states(call, config, tokens, decoder_input, plan)
     flat = [state.reshape(rows * length, -1) for state in states]
+    runs = jnp.repeat(runs, length, axis=1)
     position = jnp.tile(jnp.arange(length, dtype=jnp.int32), rows)
 
     def choose(logits):
         return Greedy()(logits, None)
 
+    sizes = Sizes(config.num_decoder_layers, config.emb_dim, config.vocab_size)
     answer = choose(call(flat[-1], method='unembed'))
-    memory, confidences, agreements = measure.init(rows * length), [], []
+    memory, confidences, agreements = measure.init(rows * length, sizes), [], []
     for layer in range(config.num_decoder_layers):
         evidence = Evidence(
-            layer, config.num_decoder_layers, position, flat[layer + 1], flat[layer], jnp.ones(rows * length, bool), answer,
+            layer, config.num_decoder_layers, position, flat[layer + 1], flat[layer], runs[layer], answer,
             logits=partial(call, flat[layer + 1], method='unembed'), choose=choose)
-        memory, confidence, prediction = measure.observe(memory, evidence)
+        seen, confidence, prediction = measure.observe(memory, evidence)
+        memory = jax.tree.map(partial(_where, runs[layer]), seen, memory)
         prediction = choose(evidence.logits()) if prediction is None else prediction
         confidences.append(confidence)
         agreements.append(prediction == answer)
-    return jnp.stack(confidences), jnp.stack(agreements)
+    return jnp.stack(confidences), jnp.stack(agreements), runs
+
+
+def _states(call, config, tokens, decoder_input, plan):
+    """The states [B, T, D] that enter the decoder and leave each layer, and which rows run each layer: bool [L, B].
+
+    Under a plan a row keeps its state where it skips a sub-layer. A row that runs a layer's self-attention runs it at every
+    position, so the keys it attends to are those of the states that entered the layer.
+    """
+    mask, entering = call(tokens, method='source_mask'), call(decoder_input, method='embed')
+    if plan is None:
+        states = call(call(tokens, method='encode'), mask, decoder_input, method='decode')
+        return [entering, *states], jnp.ones((config.num_decoder_layers, len(tokens)), bool)
+    x, bias = call(tokens, method='embed'), call(mask, method='encoder_bias')
+    for layer in range(config.num_encoder_layers):
+        x = _where(plan.encoder_attention[:, layer], call(layer, x, bias, method='encoder_attend'), x)
+        x = _where(plan.encoder_feed_forward[:, layer], call(layer, x, method='encoder_feed_forward'), x)
+    encoded, cross_bias = call(x, method='encoder_norm'), call(mask, method='cross_bias')
+    positions = jnp.arange(decoder_input.shape[1], dtype=jnp.int32)
+    visible = positions[None, :] <= positions[:, None]
+    self_bias = call(positions[None, :] - positions[:, None], method='self_bias')[None] + jnp.where(visible, 0.0, MASKED)
+    x, states = entering, [entering]
+    for layer in range(config.num_decoder_layers):
+        keys_values = call(layer, x, method='self_kv')
+        x = _where(plan.self_attention[:, layer], call(layer, x, *keys_values, self_bias, method='self_attend'), x)
+        keys_values = call(layer, encoded, method='cross_kv')
+        x = _where(plan.cross_attention[:, layer], call(layer, x, *keys_values, cross_bias, method='cross_attend'), x)
+        x = _where(plan.feed_forward[:, layer], call(layer, x, method='feed_forward'), x)
+        states.append(x)
+    return states, (plan.self_attention | plan.cross_attention | plan.feed_forward).T
+
+
+def _where(rows, new, old):
+    """`new` for the rows, `old` for the others."""
+    return jnp.where(rows.reshape(rows.shape + (1,) * (new.ndim - 1)), new, old)
 
 
 def quantile_grid(confidence: np.ndarray, count: int = 20) -> list[float]:
-    """`count` thresholds in (0, 1), descending: evenly spaced quantiles of the confidences below the last layer.
+    """`count` thresholds in (0, 1), descending: evenly spaced quantiles of the confidences, whatever their shape.
 
     Rounded to six decimals; equal ones appear once, so there may be fewer. Raises ValueError when none lies in (0, 1).
     """
+    if not confidence.size:
+        raise ValueError('no token of the grid data has a layer to leave at: lower --min_exit_layer, or pass --grid instead')
     levels = np.arange(count, 0, -1) / (count + 1)
-    values = np.unique(np.round(np.quantile(confidence[:-1].astype(np.float64), levels), 6))
+    values = np.unique(np.round(np.quantile(confidence.astype(np.float64), levels), 6))
     grid = [float(value) for value in values[::-1] if 0 < value < 1]
     if not grid:
         raise ValueError('every confidence on the grid data is 0 or 1: no thresholds between them; pass --grid instead')

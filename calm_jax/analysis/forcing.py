@@ -1,6 +1,5 @@
 """Teacher forcing on the full model's own outputs: what it said, fed back to it in parallel."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,12 +18,23 @@ class Forced(NamedTuple):
     rows: np.ndarray
 
 
-def teacher_forced(model, texts, max_new_tokens, max_source_length, batch_size) -> Iterator[Forced]:
-    """Decodes the texts at full depth and yields them in batches with their outputs."""
+def unwatched(iterable, description, **_):
+    """In the place of a progress bar where nobody looks."""
+    return iterable
+
+
+def teacher_forced(
+        model, texts, max_new_tokens, max_source_length, batch_size, plan=None, progress=unwatched) -> list[Forced]:
+    """Decodes the texts without exits, within a plan if there is one; returns them in batches with their outputs.
+
+    progress: as `calm_jax.progress.progress`, to show how far it is.
+    """
     config = model.config
     settings = {'max_new_tokens': max_new_tokens, 'max_source_length': max_source_length, 'batch_size': batch_size}
-    outputs = [output.tokens for output in model.stream(texts, **settings)]
+    decoded = progress(model.stream(texts, plan=plan, **settings), 'decoding', total=len(texts), unit='examples')
+    outputs = [output.tokens for output in decoded]
     sources = (model.tokenizer.encode(text) for text in texts)
+    forced = []
     for window in decode_windows(sources, batch_size, max_source_length=max_source_length, pad_id=config.pad_id,
                                  eos_id=config.eos_id):
         for batch in window:
@@ -35,4 +45,5 @@ def teacher_forced(model, texts, max_new_tokens, max_source_length, batch_size) 
                     tokens[row, :len(outputs[index])] = outputs[index]
                     present[row, :len(outputs[index])] = True
             shifted = np.concatenate([np.full((batch_size, 1), config.decoder_start_id, np.int32), tokens[:, :-1]], axis=1)
-            yield Forced(batch.tokens, np.where(present, shifted, config.pad_id), tokens, present, batch.rows)
+            forced.append(Forced(batch.tokens, np.where(present, shifted, config.pad_id), tokens, present, batch.rows))
+    return forced

@@ -6,22 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax.analysis.forcing import teacher_forced
+from calm_jax.analysis.forcing import teacher_forced, unwatched
 from calm_jax.decoding.generate import generate
 from calm_jax.models.transformer import Transformer
 
 RANK = 10  # of the token that a sampling-based perturbation takes, from 1
 
 
-def sensitivity(model, texts, metric, positions, *, max_new_tokens, max_source_length, batch_size=32) -> dict:
+def sensitivity(model, texts, metric, positions, *, max_new_tokens, max_source_length, batch_size=32,
+                progress=unwatched) -> dict:
     """Mean score against the full output after a perturbation at each position, all other tokens greedy at full depth.
 
     metric: (predictions, references) → [n]. positions: generated tokens before the perturbed one. Two perturbations:
     'sampling' takes the last layer's 10th-ranked token, 'layer' the first layer's prediction (often the same token).
+    progress: as `calm_jax.progress.progress`, to show how far it is.
     Returns positions (those that any output reaches), the two lists of scores, and how many outputs reach each.
     """
     scores = {kind: [[] for _ in positions] for kind in ('sampling', 'layer')}
-    for batch in teacher_forced(model, texts, max_new_tokens, max_source_length, batch_size):
+    batches = teacher_forced(model, texts, max_new_tokens, max_source_length, batch_size, progress=progress)
+    for batch in progress(batches, 'perturbing', unit='batches'):
         perturbed = jax.device_get(_perturbations(model.config, model.params, batch.source, batch.decoder_input))
         full = [model.tokenizer.decode(row[there].tolist()) for row, there in zip(batch.tokens, batch.present)]
         for kind, tokens in zip(('sampling', 'layer'), perturbed):

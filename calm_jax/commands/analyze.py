@@ -6,15 +6,20 @@ sensitivity: what one wrong token costs the rest of the sequence, by where it st
 output after the last layer's 10th-ranked token (sampling) or the first layer's prediction (layer) at each position.
 """
 
-from pathlib import Path
+import dataclasses
+from functools import partial
 
 from calm_jax.analysis.sensitivity import sensitivity
 from calm_jax.commands import decode_flags
+from calm_jax.commands.generate import model_fingerprints
+from calm_jax.commands.provenance import data_of, provenance
 from calm_jax.data import jsonl
 from calm_jax.data.sources import open_records
+from calm_jax.decoding.settings import Settings
 from calm_jax.metrics import quality
 from calm_jax.model import load
-from calm_jax.sweep import save_json
+from calm_jax.progress import progress
+from calm_jax.sweep import check_output, save_json
 
 KINDS = ('sensitivity',)
 
@@ -34,20 +39,23 @@ def add_arguments(parser):
 
 
 def run(args):
-    if Path(args.output).exists() and not args.overwrite:
-        raise FileExistsError(f'{args.output} exists; pass --overwrite to replace it')
+    check_output(args.output, args.overwrite)
     decode_flags.use_compilation_cache()
     metric = quality.metric(args.metric)
     records, template = open_records(args.data), jsonl.Template(args.source_field)
     texts = [template(records[i], records.where(i)) for i in range(min(args.examples, len(records)))]
     model = load(args.checkpoint, args.dtype)
-    length = args.max_new_tokens or model.generation.get('max_new_tokens', 128)
-    positions = _positions(args.positions, length)
+    settings = Settings(
+        max_new_tokens=args.max_new_tokens or model.generation.get('max_new_tokens', 128),
+        max_source_length=args.max_source_length or model.generation.get('max_source_length', 512), dtype=model.config.dtype)
+    positions = _positions(args.positions, settings.max_new_tokens)
     result = sensitivity(
-        model, texts, metric, positions, max_new_tokens=length,
-        max_source_length=args.max_source_length or model.generation.get('max_source_length', 512),
-        batch_size=args.batch_size)
-    save_json(args.output, {**result, 'metric': args.metric})
+        model, texts, metric, positions, max_new_tokens=settings.max_new_tokens,
+        max_source_length=settings.max_source_length, batch_size=args.batch_size,
+        progress=partial(progress, quiet=args.quiet))
+    save_json(args.output, {**result, 'metric': args.metric, 'provenance': provenance(
+        'analyze sensitivity', args, seed=settings.seed, settings=dataclasses.asdict(settings),
+        fingerprints=model_fingerprints(model), data=data_of(records, args.source_field, len(texts)))})
     if not args.quiet:
         for position, sampling, layer, count in zip(*(result[key] for key in ('positions', 'sampling', 'layer', 'examples'))):
             print(f'token {position}: {args.metric} {sampling:.3f} after the 10th-ranked token, {layer:.3f} after the '

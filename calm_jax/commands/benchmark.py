@@ -11,11 +11,6 @@ greatest. --output writes a results.json for `calm report`.
 
 import argparse
 import dataclasses
-import datetime
-import json
-import os
-import platform
-import shlex
 import statistics
 import time
 from pathlib import Path
@@ -28,7 +23,8 @@ from rich.table import Table
 
 from calm_jax.calibration import Certificate
 from calm_jax.commands import decode_flags
-from calm_jax.commands.generate import certified_settings
+from calm_jax.commands.generate import certified_settings, model_fingerprints
+from calm_jax.commands.provenance import data_of, provenance
 from calm_jax.data import jsonl
 from calm_jax.data.sources import open_records
 from calm_jax.data.windows import DecodeBatch, decode_windows
@@ -36,6 +32,7 @@ from calm_jax.decoding.generate import generate
 from calm_jax.decoding.settings import Settings
 from calm_jax.model import load
 from calm_jax.progress import progress
+from calm_jax.sweep import check_output, save_json
 
 FULL = 'full depth'
 RANDOM_SOURCE_LENGTH = 128
@@ -73,6 +70,7 @@ def add_arguments(parser):
                         help='of parameters and activations (default: as stored; float32 on a CPU)')
     parser.add_argument('--quiet', action='store_true', help='no progress bar, no table')
     parser.add_argument('--output', metavar='FILE', help='JSON to write')
+    parser.add_argument('--overwrite', action='store_true', help='replace the output if it exists')
     decode_flags.add_settings(parser, threshold=False)
     parser.add_argument('--threshold', type=float, action='append', metavar='λ',
                         help='repeatable: each is timed against full depth; 1 shows what unused conditionals cost')
@@ -81,11 +79,13 @@ def add_arguments(parser):
 
 
 def run(args):
+    if args.output:
+        check_output(args.output, args.overwrite)
     model = load(args.checkpoint, args.dtype)
     compared = compared_settings(args, model)
     for settings in compared.values():
         settings.build(model.config, model.heads)  # what is wrong with one is said before any is timed
-    sources, config = inputs(args, model, next(iter(compared.values())))
+    sources, config, data = inputs(args, model, next(iter(compared.values())))
     rows = []
     for batch_size in args.batch_size or [1]:
         limit = next(iter(compared.values())).max_source_length
@@ -94,14 +94,18 @@ def run(args):
             eos_id=config.eos_id if args.input else None)
         batches = [batch for window in windows for batch in window]
         programs = {}
-        timed = {name: Decoder(model, config, settings, batches, programs) for name, settings in compared.items()}
+        timed = {name: Decoder(model, config, settings, batches, programs) for name, settings in progress(
+            compared.items(), f'batch {batch_size}, compiling', quiet=args.quiet, unit='settings')}
         rounds = interleaved(timed, 1 + args.repeats, f'batch {batch_size}', args.quiet)
         rows += [row(batch_size, name, decoder, rounds) for name, decoder in timed.items()]
-    result = {'title': f'{Path(args.checkpoint).resolve().name}: full depth against exits', 'columns': COLUMNS, 'rows': rows,
-              'provenance': provenance(args, config)}
+    result = {
+        'title': f'{Path(args.checkpoint).resolve().name}: full depth against exits', 'columns': COLUMNS, 'rows': rows,
+        'provenance': provenance(
+            'benchmark', args, seed=next(iter(compared.values())).seed,
+            settings={name: dataclasses.asdict(settings) for name, settings in compared.items()},
+            fingerprints=model_fingerprints(model), data=data) | {'repeats': args.repeats}}
     if args.output:
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.output).write_text(json.dumps(result, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+        save_json(args.output, result)
     if not args.quiet:
         Console().print(table(result))
 
@@ -111,9 +115,10 @@ def compared_settings(args, model):
 
     Raises ValueError for flags that contradict each other.
     """
+    flags = argparse.Namespace(**{name: value for name, value in vars(args).items() if name != 'threshold'})
+    said = decode_flags.given(flags)
     if args.certificate:
-        given = [name for name in decode_flags.given(args) if name != 'threshold'] + ['threshold'] * bool(args.threshold)
-        if given:
+        if given := list(said) + ['threshold'] * bool(args.threshold):
             raise ValueError(f'--{given[0]}: a certificate fixes how its λ decodes; leave the flag out')
         read = {f'certificate {name}': Settings(**{**certified_settings(Certificate.load(name)), 'dtype': model.config.dtype})
                 for name in args.certificate}
@@ -121,11 +126,11 @@ def compared_settings(args, model):
         if len({each.max_new_tokens for each in full}) > 1 or len({each.max_source_length for each in full}) > 1:
             raise ValueError('the certificates differ in max_new_tokens or max_source_length; time them one by one')
         return {FULL: next(iter(full)), **read}
-    if args.threshold and not hasattr(args, 'measure'):
+    thresholds = args.threshold or ([said['threshold']] if 'threshold' in said else [])
+    if thresholds and 'measure' not in said:
         raise ValueError('--threshold needs --measure: what is compared with it')
-    flags = argparse.Namespace(**{name: value for name, value in vars(args).items() if name != 'threshold'})
     base = decode_flags.settings(flags, model)
-    full = dataclasses.replace(base, measure=None)
+    full = dataclasses.replace(base, measure=None, threshold=1.0)
     if base.measure is None and base.plan != 'full':
         return {FULL: dataclasses.replace(full, plan='full'), f'plan {base.plan}': full}
     if base.measure is None:
@@ -134,22 +139,23 @@ def compared_settings(args, model):
         static = {name: dataclasses.replace(full, measure='static', threshold=share)
                   for name, share in {**depths, 'conditionals, no exit': 1.0}.items()}
         return {FULL: full, **static}
-    if not args.threshold:
+    if not thresholds:
         raise ValueError(f'--measure {base.measure} needs --threshold, once or more: the λ to time')
-    exits = {f'{base.measure} λ={each:g}': dataclasses.replace(base, threshold=each) for each in args.threshold}
+    exits = {f'{base.measure} λ={each:.10g}': dataclasses.replace(base, threshold=each) for each in thresholds}
     return {FULL: dataclasses.replace(full, plan='full'), **exits}
 
 
 def inputs(args, model, settings):
-    """Source ids of the first examples, and the configuration to decode them with."""
+    """Source ids of the first examples, the configuration to decode them with, and what is said of the data."""
     if args.input:
         records, template = open_records(args.input), jsonl.Template(args.source_field)
         texts = [template(records[i], records.where(i)) for i in range(min(args.examples, len(records)))]
-        return [model.tokenizer.encode(text) for text in texts], model.config
+        data = data_of(records, args.source_field, len(texts))
+        return [model.tokenizer.encode(text) for text in texts], model.config, data
     length = min(RANDOM_SOURCE_LENGTH, settings.max_source_length)
     tokens = np.random.default_rng(settings.seed).integers(2, model.config.vocab_size, (args.examples, length))
     # No text, so nothing to say when it is done: every row decodes to the maximum.
-    return tokens.tolist(), dataclasses.replace(model.config, eos_id=-1)
+    return tokens.tolist(), dataclasses.replace(model.config, eos_id=-1), None
 
 
 def whole_batches(sources, batch_size):
@@ -223,18 +229,6 @@ def row(batch_size, name, decoder, rounds):
         ratios = [full.seconds / mine for full, mine in zip(rounds[FULL], seconds)]
         result |= {'speed_up': statistics.median(ratios), 'speed_up_least': min(ratios), 'speed_up_greatest': max(ratios)}
     return result
-
-
-def provenance(args, config):
-    """Where the numbers come from."""
-    device = jax.devices()[0]
-    flags = [(name, value) for name, given in vars(args).items() if name not in ('command', 'quiet')
-             for value in (given if isinstance(given, list) else [given]) if value is not None]
-    return {
-        'command': 'calm benchmark ' + ' '.join(f'--{name} {shlex.quote(str(value))}' for name, value in flags),
-        'machine': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {device.platform} {device.device_kind}',
-        'date': datetime.date.today().isoformat(), 'seed': getattr(args, 'seed', 0), 'dtype': config.dtype,
-        'jax': jax.__version__, 'repeats': args.repeats}
 
 
 def table(result):

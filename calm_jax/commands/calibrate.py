@@ -11,8 +11,8 @@ records all that the guarantee depends on; `calm generate --certificate` decodes
 
 import dataclasses
 import json
-import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +21,30 @@ from calm_jax import calibration
 from calm_jax.analysis.confidences import layer_confidences, quantile_grid
 from calm_jax.commands import decode_flags
 from calm_jax.commands.generate import decode_file, environment, model_fingerprints
+from calm_jax.commands.provenance import provenance
 from calm_jax.data import jsonl
 from calm_jax.data.sources import open_records
 from calm_jax.decoding.settings import Settings
+from calm_jax.examples import COUNT, examples
 from calm_jax.metrics import quality
 from calm_jax.metrics.objective import KINDS, Objective
 from calm_jax.model import load
-from calm_jax.sweep import Sweep, curve, save_json
+from calm_jax.progress import progress
+from calm_jax.sweep import Sweep, check_output, curve, save_json
 
 PAPER_GRID = [round(1 - 0.05 * step, 2) for step in range(1, 20)]
+BATCH_SIZE = 32
 RECORDS = 'records.json'  # what a folder of records was made with
 HEADER = '.config.json'  # follows the name of a decoded file
 
 
 def add_arguments(parser):
     decode_flags.add_model(parser, required=False)
+    parser.set_defaults(batch_size=None)  # whether it was said matters: without a model it decides nothing
     data = parser.add_argument_group('data')
     data.add_argument('--data', metavar='FILE', help='calibration examples, JSONL: draws of what the guarantee is to cover')
-    data.add_argument('--source_field', default='source', metavar='FIELD', help='input: a field or template (default source)')
+    data.add_argument('--source_field', metavar='FIELD',
+                      help="input: a field or template (default source; without a model the records' own)")
     data.add_argument('--target_field', metavar='FIELD', help='reference text, or a list of them; needed by objective risk')
     data.add_argument('--group_by', metavar='FIELD', help='average losses within clusters (one paragraph\'s questions) first')
     data.add_argument('--groups', metavar='FIELD', help='hold in each group of this field: the largest of their p-values')
@@ -61,7 +67,8 @@ def add_arguments(parser):
     grid.add_argument('--whole_grid', action='store_true', help='decode the whole grid, for the trade-off curve')
     output = parser.add_argument_group('output')
     output.add_argument('--output', metavar='FILE', help='certificate to write')
-    output.add_argument('--records', metavar='DIR', help='keep what was decoded, and curve.json; recompute from it')
+    output.add_argument('--records', metavar='DIR',
+                        help='keep what was decoded, with curve.json and examples.json; recompute from it')
     output.add_argument('--overwrite', action='store_true',
                         help='replace the certificate, and records made otherwise; records that fit are kept and continued')
     output.add_argument('--trials', type=int, metavar='K', help='also the paper\'s K random 80/20 trials, to trials.json')
@@ -82,13 +89,13 @@ def run(args):
     check_trials(args)
     if not args.output and args.trials is None:
         raise ValueError('--output is missing: the certificate to write')
-    if args.output and Path(args.output).exists() and not args.overwrite:
-        raise FileExistsError(f'{args.output} exists; pass --overwrite to replace it')
-    if not args.checkpoint and not (args.records and (Path(args.records) / RECORDS).is_file()):
-        raise ValueError('--checkpoint is missing; without a model, --records must name the records of an earlier run')
-    if not args.checkpoint and args.grid_data:
-        raise ValueError('--grid_data needs a model to look at it: pass --checkpoint, or leave the flag out to test the grid '
-                         'of the records')
+    if args.output:
+        check_output(args.output, args.overwrite)
+    check_ignored(args)
+    if args.checkpoint:
+        args.source_field, args.batch_size = args.source_field or 'source', args.batch_size or BATCH_SIZE
+    else:
+        args.source_field = recorded_source_field(args)
     data = CalibrationData(args)
     objective = Objective(args.objective, args.metric, data.references, args.signed)
     thresholds = grid(args, data)
@@ -96,6 +103,32 @@ def run(args):
     calibration_of(args, data, thresholds or [0.5]).check_enough(len(data.rows))
     with tempfile.TemporaryDirectory() as temporary:
         calibrate_in(args, data, objective, thresholds, Path(args.records or temporary))
+
+
+def check_ignored(args):
+    """ValueError for what is said and would decide nothing."""
+    if args.whole_grid and not args.records:
+        raise ValueError('--whole_grid needs --records, the folder where the curve goes')
+    if 'threshold' in decode_flags.given(args):
+        raise ValueError('Settings.threshold is set by gin, and calibration is what finds it; leave the binding out')
+    if args.checkpoint:
+        return
+    if args.grid_data:
+        raise ValueError('--grid_data needs a model to look at it: pass --checkpoint, or leave the flag out to test the grid '
+                         'of the records')
+    for name in ('batch_size', 'dtype'):
+        if (value := getattr(args, name)) is not None:
+            raise ValueError(f'--{name} {value} is of decoding, and without --checkpoint nothing is decoded; leave it out')
+
+
+def recorded_source_field(args):
+    """What inputs were made of when the records were decoded. ValueError where there are none, or a flag says otherwise."""
+    if not args.records or not (path := Path(args.records) / RECORDS).is_file():
+        raise ValueError('--checkpoint is missing; without a model, --records must name the records of an earlier run')
+    recorded = read_records(path)['data']['source_field']
+    if args.source_field not in (None, recorded):
+        raise ValueError(f'--source_field {args.source_field}: the records in {args.records} were decoded with {recorded}')
+    return recorded
 
 
 def calibration_of(args, data, thresholds):
@@ -123,6 +156,8 @@ def calibrate_in(args, data, objective, thresholds, directory):
     certificate = calibration_.certificate(
         args.objective, args.metric if len(args.metric) > 1 else args.metric[0], objective.versions(),
         {**run_['fingerprints'], 'settings': run_['settings'], 'data': run_['data'], 'environment': run_['environment']})
+    source = provenance('calibrate', args, seed=args.permutation_seed, settings=run_['settings'],
+                        fingerprints=run_['fingerprints'], data=run_['data'])
     trials = run_trials(args, data, objective, sweep, thresholds, run_) if args.trials else None
     if args.whole_grid:
         for threshold in thresholds:
@@ -133,14 +168,27 @@ def calibrate_in(args, data, objective, thresholds, directory):
     kind = label if label in ('oracle', 'static') else 'measure'
     line = curve(sweep, objective, run_['num_layers'], label, kind, certificate)
     if args.records:
-        save_json(directory / 'curve.json', line)
+        save_json(directory / 'curve.json', {**line, 'provenance': source})
+        save_json(directory / 'examples.json', shown(data, sweep, certificate, label, run_['num_layers']))
         if trials:
-            save_json(directory / 'trials.json', trials)
+            save_json(directory / 'trials.json', {**trials, 'provenance': source})
     if args.output:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         certificate.save(args.output)
     if not args.quiet:
         describe(certificate, line, trials)
+
+
+def shown(data, sweep, certificate, label, num_layers):
+    """What examples.json holds: the full model's outputs, and those at the certified λ if there is one below 1."""
+    early = {}
+    if certificate.threshold < 1:
+        tolerance = certificate.tolerance
+        promised = tolerance.items() if isinstance(tolerance, dict) else [('', tolerance)]
+        words = ', '.join(f'{value:g} {risk}'.strip() for risk, value in promised)
+        early[f'{label}, δ = {words}'] = sweep.first(certificate.threshold, COUNT)
+    references = [None if data.references is None else data.references[i][0] for i in range(len(data.rows))]
+    return examples(data.sources[:COUNT], references, sweep.first(1.0, COUNT), early, num_layers)
 
 
 class CalibrationData:
@@ -213,11 +261,12 @@ def confidence_grid(args, model):
     settings = decode_flags.settings(args, model)
     records, template = open_records(args.grid_data), jsonl.Template(args.source_field)
     texts = [template(records[i], records.where(i)) for i in range(len(records))]
-    say(args, f'--grid_data: confidences of {len(texts)} examples')
-    exit_ = dataclasses.replace(settings, threshold=0.5).build(model.config, model.heads).exit
+    values = dataclasses.replace(settings, threshold=0.5).build(model.config, model.heads)
     confidences = layer_confidences(
-        model, texts, exit_.measure, max_new_tokens=settings.max_new_tokens, max_source_length=settings.max_source_length)
-    return quantile_grid(confidences.confidence)
+        model, texts, values.exit.measure, max_new_tokens=settings.max_new_tokens,
+        max_source_length=settings.max_source_length, plan=values.plan, min_exit_layer=settings.min_exit_layer,
+        batch_size=args.batch_size, progress=partial(progress, quiet=args.quiet))
+    return quantile_grid(confidences.confidence[confidences.leaves])
 
 
 def open_sweep(args, data, directory):
@@ -292,8 +341,8 @@ def header(run_, threshold):
     """What the header of the records at λ says if they were made with this."""
     settings = Settings(**run_['settings'], threshold=threshold).deciding()
     return {'input': run_['data']['fingerprint'], 'source_field': run_['data']['source_field'], 'settings': settings,
-            'batch_size': run_['environment']['batch_size'], 'parameters': run_['fingerprints']['parameters'],
-            'tokenizer': run_['fingerprints']['tokenizer']}
+            'batch_size': run_['environment']['batch_size'],
+            **{name: run_['fingerprints'][name] for name in ('parameters', 'config', 'tokenizer')}}
 
 
 def different(before, now):
@@ -329,6 +378,9 @@ def check_trials(args):
         raise ValueError(f'--trials {args.trials}: expected 1 or more')
     if len(args.metric) > 1:
         raise ValueError('--trials replicates a figure of one metric; pass one --metric')
+    if args.groups or args.joint != 1:
+        raise ValueError(f'--trials and --{"groups" if args.groups else "joint"}: the trials replicate a figure that has '
+                         'neither groups nor a shared ε; leave one of the two out')
     if not args.records:
         raise ValueError('--trials needs --records, the folder where trials.json goes')
     trial_tolerances(args)
@@ -351,33 +403,32 @@ def run_trials(args, data, objective, sweep, thresholds, run_):
     options = {
         'tolerances': trial_tolerances(args), 'epsilon': args.epsilon, 'p_value': args.p_value, 'trials': args.trials,
         'seed': args.permutation_seed, 'group_by': data.column(args.group_by), 'signed': args.signed}
-    full, columns, layers = sweep.texts(1.0), [], []
+    full, columns, layers, running = sweep.texts(1.0), [], [], options.pop('tolerances')
     for threshold in thresholds:
         columns.append(objective.losses(sweep.texts(threshold), full))
         layers.append(sweep.layers(threshold))
-        if not calibration.trials_running(np.stack(columns, axis=1), **options):
+        losses = np.stack(columns, axis=1)
+        running = [tolerance for tolerance in progress(running, f'trials at λ = {threshold:g}', quiet=args.quiet, unit='δ')
+                   if calibration.trials_running(losses, tolerances=[tolerance], **options)]
+        if not running:
             break
-    return calibration.run_trials(
-        np.stack(columns, axis=1), np.stack(layers, axis=1), thresholds, num_layers=run_['num_layers'],
+    each = [calibration.run_trials(
+        losses, np.stack(layers, axis=1), thresholds, tolerances=[tolerance], num_layers=run_['num_layers'],
         label=run_['settings']['measure'], objective=args.objective, metric=args.metric[0], **options)
+        for tolerance in progress(trial_tolerances(args), 'trials', quiet=args.quiet, unit='δ')]
+    return {**each[0], 'tolerances': [row for trials in each for row in trials['tolerances']]}
 
 
 def print_power(args):
     """How many examples give 90% power."""
     if not args.tolerance or args.expected_loss is None:
         raise ValueError('--power needs --tolerance and --expected_loss')
-    for tolerance in args.tolerance:
-        say(args, f'simulating calibrations at δ = {tolerance:g}')
-        needed = calibration.examples_needed(tolerance, args.expected_loss, args.epsilon, args.p_value)
+    needed = [calibration.examples_needed(tolerance, args.expected_loss, args.epsilon, args.p_value)
+              for tolerance in progress(args.tolerance, 'simulating calibrations', quiet=args.quiet, unit='δ')]
+    for tolerance, count in zip(args.tolerance, needed):
         least = calibration.least_n(args.p_value, tolerance, args.epsilon)
         print(f'δ = {tolerance:g}, ε = {args.epsilon:g}, {args.p_value}, expected loss {args.expected_loss:g}: '
-              f'{needed} examples give 90% power; below {least} nothing can be certified')
-
-
-def say(args, text):
-    """A line on standard error about what takes its time."""
-    if not args.quiet:
-        print(text, file=sys.stderr, flush=True)
+              f'{count} examples give 90% power; below {least} nothing can be certified')
 
 
 def describe(certificate, line, trials):

@@ -1,5 +1,6 @@
 """`calm benchmark`, as a user runs it. Nothing here asserts a time: only what was decoded, and how it is reported."""
 
+import argparse
 import json
 
 import numpy as np
@@ -7,8 +8,18 @@ import pytest
 
 from calm_jax import calibration
 from calm_jax.cli import main
+from calm_jax.commands import benchmark as command
 from calm_jax.commands.benchmark import whole_batches
+from calm_jax.models.config import TransformerConfig
 from calm_jax.report import reader
+
+
+def _rows(path):
+    """The rows of a result; [] of the empty list that stands for something else."""
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text())
+    return content['rows'] if content else []
 
 
 @pytest.fixture
@@ -18,7 +29,7 @@ def benchmark(checkpoint, tmp_path):
     def run(*flags):
         path = tmp_path / 'results.json'
         code = main(['benchmark', '--checkpoint', checkpoint, '--repeats', '2', '--quiet', '--output', str(path), *flags])
-        return code, json.loads(path.read_text())['rows'] if path.exists() else None
+        return code, _rows(path)
 
     return run
 
@@ -34,6 +45,10 @@ def test_without_texts_every_depth_is_timed_on_rows_that_never_end(benchmark, tm
         assert (row['speed_up'] is None) == (row['setting'] == 'full depth')
     [results] = reader.read(tmp_path).results
     assert len(results.rows) == 4
+    source = json.loads((tmp_path / 'results.json').read_text())['provenance']
+    assert source['command'].startswith('calm benchmark --checkpoint ') and source['repeats'] == 2 and source['data'] is None
+    assert [source['settings'][row['setting']]['threshold'] for row in rows] == [1, 1 / 3, 2 / 3, 1]
+    assert source['fingerprints']['parameters'] and source['seed'] == 0
 
 
 def test_inputs_are_decoded_as_generate_decodes_them_at_every_batch_size(benchmark, checkpoint, data, tmp_path):
@@ -53,6 +68,36 @@ def test_inputs_are_decoded_as_generate_decodes_them_at_every_batch_size(benchma
         assert rows[size]['layers'] == rows[size + 2]['layers'] == 3 and rows[size]['tokens'] == rows[size + 2]['tokens']
         # λ is a number of one compiled program.
         assert rows[size + 1]['compile_seconds'] > 0 and rows[size + 2]['compile_seconds'] == 0
+
+
+def compared(*flags, config=TransformerConfig(vocab_size=9, emb_dim=2, num_heads=1, head_dim=2, mlp_dim=2,
+                                              num_encoder_layers=1, num_decoder_layers=3)):
+    """What would be timed with these flags: nothing is."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.compared_settings(parser.parse_args(['--checkpoint', 'x', *flags]),
+                                     argparse.Namespace(config=config, generation={}))
+
+
+def test_gin_names_the_measure_or_threshold_as_flags_do():
+    for flags, threshold in ((('--threshold', '0.9'), 0.9), (('--gin.Settings.threshold=0.8',), 0.8),
+                             (('--gin.Settings.threshold=0.8', '--threshold', '0.7'), 0.7)):
+        full, early = compared('--gin_file=depth/classifier.gin', *flags).values()
+        assert (full.measure, full.threshold) == (None, 1)
+        assert (early.measure, early.threshold_form, early.threshold) == ('classifier', 'decaying', threshold)
+    with pytest.raises(ValueError, match='needs --measure'):
+        compared('--gin.Settings.threshold=0.8')
+    with pytest.raises(ValueError, match='a certificate fixes'):
+        compared('--certificate', 'c.json', '--gin.Settings.threshold=0.8')
+
+
+def test_an_output_that_exists_is_refused_before_anything_is_timed(benchmark, tmp_path, capsys):
+    (tmp_path / 'results.json').write_text('[]')
+    for flags, said in (((), '--overwrite'), (('--overwrite', '--output', str(tmp_path)), 'is a folder'),
+                        (('--overwrite', '--checkpoint', 'nowhere'), 'nowhere: does not exist')):
+        assert benchmark('--checkpoint', 'nowhere', *flags) == (2, [])
+        error = capsys.readouterr().err
+        assert said in error and error.count('\n') == 1
 
 
 def test_a_certificate_brings_its_settings(benchmark, data, tmp_path):

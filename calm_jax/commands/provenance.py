@@ -1,0 +1,45 @@
+"""Where a JSON file comes from: the command as it would be typed again, the machine, the date, what decoded and from what."""
+
+import datetime
+import os
+import platform
+import shlex
+
+import jax
+
+UNSAID = ('command', 'analysis', 'quiet', 'overwrite')  # no flags, or none that decide what is written
+
+
+def provenance(command: str, args, *, seed: int, settings: dict, fingerprints: dict, data: dict | None) -> dict:
+    """What every result says of itself; `calm report` prints command, machine, date and seed.
+
+    command: its name, with its sub-command. settings: resolved, of the one way to decode or by name of several.
+    fingerprints: of parameters and tokenizer. data: as `data_of`; None where there were no examples.
+    """
+    device = jax.devices()[0]
+    return {
+        'command': typed(command, args),
+        'machine': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {device.platform} {device.device_kind}',
+        'date': datetime.date.today().isoformat(), 'seed': seed, 'jax': jax.__version__,
+        'checkpoint': args.checkpoint, 'fingerprints': fingerprints, 'data': data, 'settings': settings}
+
+
+def typed(command: str, args) -> str:
+    """The command as a line of shell, from its parsed flags; what has no value is left out."""
+    words = ['calm', *command.split()]
+    for name, value in vars(args).items():
+        if name in UNSAID:
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            if each is True:
+                words.append(f'--{name}')
+            elif each is not None and each is not False and each != '':
+                words += [f'--{name}', str(each)]
+    return shlex.join(words)
+
+
+def data_of(records, source_field: str, used: int | None = None) -> dict:
+    """What is said of the examples: their file, its fingerprint, how many were used, and how inputs were made of them."""
+    name = ', '.join(path.name for path in records.paths)
+    return {'name': name, 'fingerprint': records.fingerprint(), 'examples': len(records) if used is None else used,
+            'source_field': source_field}
