@@ -34,9 +34,11 @@ def benchmark(checkpoint, tmp_path):
     return run
 
 
-def test_without_texts_every_depth_is_timed_on_rows_that_never_end(benchmark, tmp_path):
+def test_without_texts_every_depth_is_timed_on_rows_that_never_end(benchmark, tmp_path, monkeypatch):
+    bars = []
+    monkeypatch.setattr(command, 'progress', lambda each, description, quiet, unit: bars.append((description, quiet)) or each)
     code, rows = benchmark('--examples', '4', '--batch_size', '2', '--max_source_length', '8', '--max_new_tokens', '3')
-    assert code == 0
+    assert code == 0 and bars == [('batch 2, compiling', True), ('batch 2', True)]
     assert [row['setting'] for row in rows] == ['full depth', '1 of 3 layers', '2 of 3 layers', 'conditionals, no exit']
     assert [row['layers'] for row in rows] == [row['executed'] for row in rows] == [3, 1, 2, 3]
     assert all(row['tokens'] == 4 * 3 for row in rows)
