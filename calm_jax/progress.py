@@ -25,20 +25,20 @@ class _Rate(ProgressColumn):
 
 def progress(iterable: Iterable, description: str, total: int | None = None, quiet: bool = False,
              unit: str = 'it', initial: int = 0) -> Iterator:
-    """Yields from `iterable` and shows how far it is; says nothing when `quiet`.
+    """Yields from `iterable` and shows how far it is; says nothing when `quiet`, or where standard error is no terminal, so
+    that logs stay readable.
 
-    `initial` counts what an earlier run finished. Nothing is drawn where standard error is no terminal, but for one
-    line at the end, so that logs stay readable.
+    `initial` counts what an earlier run finished.
     """
-    if quiet:
+    console = Console(file=sys.stderr)
+    if quiet or not console.is_terminal:
         yield from iterable
         return
     if total is None and hasattr(iterable, '__len__'):
         total = initial + len(iterable)
-    console = Console(file=sys.stderr)
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(),
                TextColumn('left'), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=not console.is_terminal) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(description, total=total, completed=initial, unit=unit)
         for item in iterable:
             yield item

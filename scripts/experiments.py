@@ -14,11 +14,11 @@ import argparse
 import datetime
 import itertools
 import json
-import platform
 import shlex
 from pathlib import Path
 
 from calm_jax.cli import main as calm
+from calm_jax.commands.provenance import machine
 from calm_jax.data.jsonl import Records
 from calm_jax.sweep import save_json
 
@@ -176,15 +176,6 @@ def certificate(args, measure, promise):
     """Where `calibrate` wrote the certificate of a promise, by betting."""
     objective, tolerance = promise
     return args.output / 'calibrated' / measure / f'certificate_{objective}_{tolerance}_betting.json'
-
-
-def machine():
-    """Processor and cores, in words."""
-    try:
-        names = [line.split(':', 1)[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name')]
-        return f'{names[0]}, {len(names)} cores'
-    except (OSError, IndexError):
-        return platform.machine()
 
 
 if __name__ == '__main__':

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     'checkpoints': {'models', 'data'},
     'model': {'types', 'models', 'depth', 'decoding', 'data', 'checkpoints', 'metrics'},
     'sweep': {'data', 'metrics'},
-    'analysis': {'types', 'models', 'depth', 'decoding', 'data', 'model'},
+    'analysis': {'types', 'models', 'depth', 'decoding', 'data', 'model', 'progress'},
     'training': {'types', 'models', 'depth', 'data', 'checkpoints', 'progress'},
 }
 

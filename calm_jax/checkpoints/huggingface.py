@@ -29,11 +29,13 @@ def is_published(directory):
         return False
 
 
-def read(directory, dtype='float32'):
+def read(directory, dtype='float32', watch=iter):
     """Reads a published model as a `native.Checkpoint`; floating-point weights become `dtype` (None keeps what is stored).
 
     Every tensor in the files must be known, and every known tensor must be there with its shape; what a family stores twice
     must be equal.
+
+    `watch` passes the weights on, as a progress bar does.
 
     Raises:
       FileNotFoundError: config.json, the weights or the tokenizer are not there.
@@ -51,15 +53,16 @@ def read(directory, dtype='float32'):
         raise ValueError(f'{path}: {error}') from None
     tokenizer = _read_tokenizer(directory)
     weights = list(families.family_of(published).weight_map(config))
-    params = _read_weights(directory, config, weights, dtype)
+    params = _read_weights(directory, config, weights, dtype, watch)
     native.check(str(directory), config, params, tokenizer)
     return native.Checkpoint(config, params, tokenizer, None, generation)
 
 
-def write(directory, checkpoint, *, dtype=None, overwrite=False):
+def write(directory, checkpoint, *, dtype=None, overwrite=False, watch=iter):
     """Writes a published model directory, whole or not at all; reading it back gives the same bits.
 
     `dtype` converts the weights; None keeps theirs. Heads have no place in the published format and stay behind.
+    `watch` passes the weights on, as a progress bar does.
 
     Raises:
       FileExistsError: `directory` is taken.
@@ -72,7 +75,7 @@ def write(directory, checkpoint, *, dtype=None, overwrite=False):
     except ValueError as error:
         raise ValueError(f'{directory}: {error}') from None
     with atomic.new_directory(directory, overwrite) as temporary:
-        stored = _write_weights(temporary / _SINGLE, list(family.weight_map(config)), checkpoint.params, dtype)
+        stored = _write_weights(temporary / _SINGLE, list(family.weight_map(config)), checkpoint.params, dtype, watch)
         ids = {'decoder_start_token_id': config.decoder_start_id, 'eos_token_id': config.eos_id, 'pad_token_id': config.pad_id}
         limit = (checkpoint.generation or {}).get('max_new_tokens')
         _write_json(temporary / 'config.json', {**family.published_from_config(config), 'torch_dtype': stored})
@@ -111,7 +114,7 @@ def _write_tokenizer(directory, tokenizer):
     tokenizer.save(directory)
 
 
-def _read_weights(directory, config, weights, dtype):
+def _read_weights(directory, config, weights, dtype, watch):
     files = _open(directory)
     where = {name: file for file in files for name in file.keys()}
     stored = {name: tuple(file.get_slice(name).get_shape()) for name, file in where.items()}
@@ -126,7 +129,7 @@ def _read_weights(directory, config, weights, dtype):
     if problems := trees.differences(expected, stored):
         raise ValueError(f'{directory}: the weights do not match config.json: {problems}')
     params = {}
-    for weight in weights:
+    for weight in watch(weights):
         source = sources[weight.name]
         array = _tensor(directory, where, source)
         for name in weight.duplicates:
@@ -177,7 +180,7 @@ def _tensor(directory, where, name):
     return where[name].get_tensor(name)
 
 
-def _write_weights(path, weights, params, dtype):
+def _write_weights(path, weights, params, dtype, watch=iter):
     """Writes one safetensors file tensor by tensor; returns the name of the dtype of most of it.
 
     The format: eight bytes with the length of a JSON header, the header ({name: {dtype, shape, data_offsets}}, padded with
@@ -200,7 +203,7 @@ def _write_weights(path, weights, params, dtype):
     encoded += b' ' * (-len(encoded) % 8)
     with open(path, 'wb') as file:
         file.write(struct.pack('<Q', len(encoded)) + encoded)
-        for weight in weights:
+        for weight in watch(weights):
             array = trees.cast(leaves[weight.path], dtype, weight.path)
             file.write(np.ascontiguousarray(array.T if weight.transpose else array).view(np.uint8).data)
     return max(sizes, key=sizes.get)

@@ -11,8 +11,6 @@ import argparse
 import dataclasses
 import datetime
 import json
-import os
-import platform
 import shlex
 import shutil
 from pathlib import Path
@@ -22,8 +20,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from calm_jax.commands.provenance import machine
 from calm_jax.demo import localisation
 from calm_jax.demo.localisation import ASSETS, SEED, TRAINING_ROWS, write_shipped_splits, write_split
+from calm_jax.examples import examples
 from calm_jax.progress import progress
 
 # Fixed before calibrating, on the tune split: the share of outputs that may change, the chance of being wrong about it,
@@ -71,9 +71,12 @@ def run(args):
         'title': f'English to French localisation: {len(references)} test texts, at most {TOLERANCE:.0%} of outputs to change',
         'columns': columns(num_layers), 'rows': rows,
         'provenance': {'command': 'calm demo' + (' --retrain' if args.retrain else ''),
-                       'machine': f'{platform.machine()}, {os.cpu_count()} cores', 'date': str(datetime.date.today()),
+                       'machine': machine(), 'date': str(datetime.date.today()),
                        'seed': SEED}})
-    write_json(directory / 'examples.json', examples(decoded, data, num_layers))
+    shown = lines(data / 'test.jsonl')[:EXAMPLES]
+    early = {f'{name}, δ = {TOLERANCE:g}': decoded[name] for name in certificates}
+    write_json(directory / 'examples.json', examples(
+        [each['en'] for each in shown], [each['fr'] for each in shown], decoded['full model'], early, num_layers))
     call('report', [str(directory), '--output', str(directory / 'page.html')], quiet=True)
     show(rows, columns(num_layers))
     print(f'{directory / "page.html"}: the same with the certificates, curves, and every token coloured by its depth')
@@ -217,20 +220,6 @@ def table_row(name, decoded, references, seconds, certificates):
         'changed': 100 * float(np.mean([early['text'] != late['text'] for early, late in zip(records, full)])),
         'exact': 100 * float(np.mean([record['text'] == reference for record, reference in zip(records, references)])),
     }
-
-
-def examples(decoded, data, num_layers):
-    """The first test texts with the depth of every token, for the page."""
-    shown = []
-    for index, record in enumerate(lines(data / 'test.jsonl')[:EXAMPLES]):
-        full = decoded['full model'][index]
-        shown.append({
-            'input': record['en'], 'reference': record['fr'],
-            'full': {'pieces': full['pieces'], 'exit_layers': full['exit_layers']},
-            'early': [{'label': f'{name}, δ = {TOLERANCE:g}',
-                       **{key: records[index][key] for key in ('pieces', 'exit_layers', 'confidence')}}
-                      for name, records in decoded.items() if name != 'full model']})
-    return {'num_layers': num_layers, 'examples': shown}
 
 
 def show(rows, headings):

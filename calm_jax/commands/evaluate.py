@@ -10,8 +10,6 @@ or from seqio:TASK:SPLIT, whose texts are under `target`. A reference is a field
 import collections
 import datetime
 import json
-import os
-import platform
 import shlex
 from array import array
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from calm_jax.commands.provenance import machine
 from calm_jax.data.jsonl import Template, value_of
 from calm_jax.data.sources import open_records
 from calm_jax.metrics import quality
@@ -168,7 +167,7 @@ def _write(args, columns, row, versions):
         'rows': [row],
         'provenance': {
             'command': 'calm evaluate ' + ' '.join(f'--{flag} {shlex.quote(str(value))}' for flag, value in flags),
-            'machine': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores',
+            'machine': machine(),
             'date': datetime.date.today().isoformat(),
             'seed': None,
             'versions': versions,

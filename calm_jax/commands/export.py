@@ -23,7 +23,8 @@ def run(args):
     """Converts args.directory, prints two lines."""
     source, output = pathlib.Path(args.directory), pathlib.Path(args.output)
     checkpoint = native.load(source, dtype=None)
-    huggingface.write(output, checkpoint, dtype=args.dtype, overwrite=args.overwrite)
+    huggingface.write(output, checkpoint, dtype=args.dtype, overwrite=args.overwrite,
+                      watch=import_.watched('writing', args.quiet))
     if not args.quiet:
         left = f'; without its heads ({", ".join(sorted(checkpoint.heads))})' if checkpoint.heads else ''
         print(f'{source}: {import_.description(checkpoint)}')

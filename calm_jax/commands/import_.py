@@ -4,11 +4,13 @@ Reads Hugging Face directories: config.json, model.safetensors (or its shards) a
 understood, and nothing is converted but the number format. The output appears whole or not at all.
 """
 
+import functools
 import pathlib
 
 import jax
 
 from calm_jax.checkpoints import huggingface, native
+from calm_jax.progress import progress
 
 
 def add_arguments(parser):
@@ -23,15 +25,20 @@ def add_arguments(parser):
 def run(args):
     """Detects the format of args.directory, converts, prints two lines."""
     source, output = pathlib.Path(args.directory), pathlib.Path(args.output)
-    checkpoint = read(source, args.dtype)
+    checkpoint = read(source, args.dtype, watched('reading', args.quiet))
     native.save(output, *checkpoint, overwrite=args.overwrite)
     if not args.quiet:
         print(f'{source}: {description(checkpoint)}')
         print(f'{output}: written, {megabytes(output)}; decode with `calm generate --checkpoint {output}`')
 
 
-def read(directory, dtype):
-    """The checkpoint in a published directory, whichever format it has.
+def watched(description, quiet):
+    """Weights → the same weights, with a progress bar."""
+    return functools.partial(progress, description=description, quiet=quiet, unit='tensors')
+
+
+def read(directory, dtype, watch=iter):
+    """The checkpoint in a published directory, whichever format it has. `watch` passes its weights on.
 
     Raises:
       FileNotFoundError: there is no such directory.
@@ -40,7 +47,7 @@ def read(directory, dtype):
     if not directory.is_dir():
         raise FileNotFoundError(f'{directory}: no such directory; expected a published model')
     if huggingface.is_published(directory):
-        return huggingface.read(directory, dtype)
+        return huggingface.read(directory, dtype, watch)
     if native.is_native(directory):
         raise ValueError(f'{directory}: already a native checkpoint; use it as it is')
     names = sorted(path.name for path in directory.iterdir())

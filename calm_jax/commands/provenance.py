@@ -5,8 +5,6 @@ import os
 import platform
 import shlex
 
-import jax
-
 UNSAID = ('command', 'analysis', 'quiet', 'overwrite')  # no flags, or none that decide what is written
 
 
@@ -16,12 +14,24 @@ def provenance(command: str, args, *, seed: int, settings: dict, fingerprints: d
     command: its name, with its sub-command. settings: resolved, of the one way to decode or by name of several.
     fingerprints: of parameters and tokenizer. data: as `data_of`; None where there were no examples.
     """
+    import jax  # not for those who only ask for the machine
+
     device = jax.devices()[0]
     return {
         'command': typed(command, args),
-        'machine': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {device.platform} {device.device_kind}',
+        'machine': f'{machine()}, {device.platform} {device.device_kind}',
         'date': datetime.date.today().isoformat(), 'seed': seed, 'jax': jax.__version__,
         'checkpoint': args.checkpoint, 'fingerprints': fingerprints, 'data': data, 'settings': settings}
+
+
+def machine() -> str:
+    """The processor by its name, where the system tells it, and how many cores there are."""
+    try:
+        with open('/proc/cpuinfo', encoding='utf-8') as lines:
+            named = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    except OSError:
+        named = []
+    return f'{named[0] if named else platform.machine()}, {os.cpu_count()} cores'
 
 
 def typed(command: str, args) -> str:

@@ -13,6 +13,7 @@ from calm_jax.data.sources import open_records
 from calm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from calm_jax.models.config import TransformerConfig, check_seed
 from calm_jax.models.transformer import init_params
+from calm_jax.progress import progress
 from calm_jax.training import classifier, losses
 from calm_jax.training.multi_exit import multi_exit_stage
 from calm_jax.training.optimizer import Optimizer
@@ -82,8 +83,8 @@ class PairedText:
             'examples': len(training.examples), 'truncated': count_truncated(training.examples, **limits), **limits,
         }
 
-    def batches(self, tokenizer, config: TransformerConfig) -> tuple[TrainingBatches, list]:
-        """(training batches, evaluation batches) for a model.
+    def batches(self, tokenizer, config: TransformerConfig, quiet: bool = True) -> tuple[TrainingBatches, list]:
+        """(training batches, evaluation batches) for a model; a progress bar while texts become tokens, unless `quiet`.
 
         Raises:
           FileNotFoundError, ValueError: a file is missing or a record lacks a field.
@@ -92,7 +93,8 @@ class PairedText:
             'pad_id': config.pad_id, 'eos_id': config.eos_id, 'decoder_start_id': config.decoder_start_id,
             'process_index': jax.process_index(), 'process_count': jax.process_count(),
         }
-        examples = tokenize(self._records['train'], *self._templates, tokenizer)
+        watch = functools.partial(progress, description='tokenizing', quiet=quiet, unit='examples')
+        examples = tokenize(self._records['train'], *self._templates, tokenizer, watch)
         training = TrainingBatches(examples, self._batch_size, seed=self._seed, **self._lengths, **where)
         if self._evaluation is None:
             return training, []
@@ -143,7 +145,7 @@ def train_model(
         tokens = load_tokenizer(tokenizer)
         made = config(vocab_size=tokens.vocab_size)
     # Mistakes in the data are said before anything is compiled.
-    training, evaluation = data.batches(tokens, made)
+    training, evaluation = data.batches(tokens, made, quiet)
     if checkpoint is not None:
         params = begun.params
     else:
@@ -175,7 +177,7 @@ def train_exit_classifier(
     begun = native.load(checkpoint)
     generation = begun.generation or data.generation
     stage = classifier.classifier_stage(begun.config, begun.params, begun.tokenizer, objective, begun.heads, generation)
-    training, evaluation = data.batches(begun.tokenizer, begun.config)
+    training, evaluation = data.batches(begun.tokenizer, begun.config, quiet)
     inputs = _inputs(data, training, begun.tokenizer, begun.params)
     return fit(stage, optimizer, training, evaluation, model_dir, options, quiet, functools.partial(start, inputs))
 

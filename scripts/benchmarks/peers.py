@@ -25,6 +25,8 @@ from pathlib import Path
 import shapes
 from tables import markdown
 
+from calm_jax.commands.provenance import machine
+
 PEERS = ('transformers', 'ctranslate2 float32', 'ctranslate2 int8')
 MEASURES = ('classifier', 'softmax_gap', 'state')
 
@@ -90,7 +92,7 @@ def run(args):
         'rows': rows,
         'memory': memory,
         'provenance': {
-            'command': shlex.join(['python', *sys.argv]), 'machine': f'{processor()}, {os.cpu_count()} cores',
+            'command': shlex.join(['python', *sys.argv]), 'machine': machine(),
             'load_at_end': os.getloadavg()[0], 'date': datetime.date.today().isoformat(), 'seed': args.seed,
             'python': platform.python_version()},
     }
@@ -220,15 +222,6 @@ class Worker:
     def close(self):
         self.process.stdin.close()
         self.process.wait()
-
-
-def processor():
-    """The processor's name as the system gives it."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), platform.machine())
 
 
 if __name__ == '__main__':
