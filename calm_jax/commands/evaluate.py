@@ -162,7 +162,7 @@ def _write(args, columns, row, versions):
              *(('reference_field', field) for field in args.reference_field),
              *(('metric', name) for name in args.metric)]
     save_json(path, {
-        'title': f'{Path(args.predictions).name} against {Path(args.references).name}',
+        'title': f'{args.predictions} against {args.references}',
         'columns': columns,
         'rows': [row],
         'provenance': {
