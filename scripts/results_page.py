@@ -3,12 +3,14 @@
     python scripts/results_page.py --demo calm_demo --benchmark peers.json --experiments runs/multi30k/results \\
         --classifier independent=runs/multi30k/classifier --classifier geometric=runs/multi30k/geometric
 
-Every section is written from what is given; a section whose files are not given says so.
+Every section is written from what is given; a section whose files are not given says so. The README's table, between its
+two markers, is written anew where experiments are given.
 """
 
 import argparse
 import functools
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -30,17 +32,23 @@ def main():
     parser.add_argument('--demo', type=Path, metavar='DIR', help='folder that `calm demo` wrote')
     parser.add_argument('--benchmark', type=Path, metavar='FILE', help='JSON of scripts/benchmarks/peers.py')
     parser.add_argument('--experiments', type=Path, metavar='DIR', help='folder of scripts/experiments.py')
+    parser.add_argument('--figures', type=Path, metavar='DIR', help='figures that `calm report` drew of the experiments')
     parser.add_argument('--classifier', action='append', default=[], metavar='NAME=DIR', help='model folders of classifiers')
     parser.add_argument('--output', type=Path, default=Path(__file__).parents[1] / 'docs' / 'results.md')
+    parser.add_argument('--readme', type=Path, default=Path(__file__).parents[1] / 'README.md')
     args = parser.parse_args()
     parts = ['# Results', '', 'Written by `scripts/results_page.py` from the files of the runs named below.', '']
     parts += demo_section(args.demo) if args.demo else missing('The demonstration')
     parts += benchmark_section(args.benchmark) if args.benchmark else missing('Time against other engines')
-    parts += experiments_section(args.experiments) if args.experiments else missing('Translation on Multi30k')
+    parts += experiments_section(args.experiments, args.figures) if args.experiments else missing('Translation on Multi30k')
     for each in args.classifier:
         parts += classifier_section(*each.split('=', 1))
     args.output.write_text('\n'.join(parts).rstrip() + '\n', encoding='utf-8')
     print(args.output)
+    if args.figures:
+        copy_figures(args.figures, args.output.parent / 'figures')
+    if args.experiments:
+        write_readme_table(args.readme, args.experiments)
 
 
 def missing(title):
@@ -63,17 +71,30 @@ def benchmark_section(path):
     return ['## Time against other engines', '', markdown(result), '']
 
 
-def experiments_section(directory):
+def experiments_section(directory, figures):
     """Everything on one trained model."""
+    drawn = [f'![{figure.stem}](figures/{figure.name})' for figure in chosen_figures(figures)] if figures else []
     facts = read(directory / 'experiments.json')
     title = f'Machine: {facts["machine"]}; {facts["date"]}; seed 0; metric {facts["metric"]}; ε = {facts["epsilon"]:g}.'
     caption = ('Layers and FLOPs per token are those on the calibration data; BLEU and mean loss are those on the test data, '
                'the loss being the one that the certificate bounds by δ.')
     return ['## Translation on Multi30k', '', title, '',
             '### Within a certificate', '', caption, '', *certified_table(directory, facts), '',
-            '### The promise kept: 50 random 80/20 trials', '', *trials_table(directory), '',
+            '### The promise kept: 50 random 80/20 trials', '', *trials_table(directory), '', *drawn, '',
             '### Bounds: the oracle, and the same depth for every token', '', *bounds_table(directory), '',
             '### Commands', '', '```', *sorted(set(facts['commands'].values())), '```', '']
+
+
+def chosen_figures(directory):
+    """Of all figures of a report, the paper's: quality against layers (Fig. 3) and the validity of the trials (Fig. B.1–B.2)."""
+    return sorted([*directory.glob('tradeoff_1_quality_layers.png'), *directory.glob('validity_*.png')])
+
+
+def copy_figures(directory, output):
+    """Puts the chosen figures beside the page."""
+    output.mkdir(parents=True, exist_ok=True)
+    for figure in chosen_figures(directory):
+        shutil.copy(figure, output)
 
 
 def certified_table(directory, facts):
@@ -98,6 +119,32 @@ def certified_table(directory, facts):
                         references(path, facts['target_field'])) for name, path in facts['tests'].items()),
             f'{paper[0]}, ×{paper[1]}'])
     return table(heads, rows)
+
+
+def write_readme_table(path, directory):
+    """The certified speed-ups in short, in place of what stands between the README's markers."""
+    facts = read(directory / 'experiments.json')
+    name, test = next(iter(facts['tests'].items()))
+    layers = read(directory / 'calibrated' / 'softmax_gap' / 'curve.json')['num_layers']
+    rows = []
+    for measure, objective, tolerance in PAPER:
+        stem = f'{objective}_{tolerance}_betting'
+        folder = directory / 'calibrated' / measure
+        curve, certificate = read(folder / 'curve.json'), folder / f'certificate_{stem}.json'
+        point = point_of(folder / 'curve.json', curve, read(certificate)['threshold'])
+        early, full = (read(directory / 'test' / name / each / 'results.json')['rows'][0]['bleu']
+                       for each in (f'{measure}_{stem}', 'full'))
+        rows.append([measure, f'{objective}, δ = {tolerance}', f'{point["layers"]:.2f}',
+                     f'{1 - point["flops"] / curve["full"]["flops"]:.0%}', speed_ups(directory, certificate)[0],
+                     f'{early:.1f} ({full:.1f})'])
+    heads = ['measure', 'promise, ε = .05', f'layers of {layers}', 'FLOPs saved', 'speed-up, batch 1', 'BLEU (full)']
+    before, start, rest = path.read_text(encoding='utf-8').partition('<!-- results -->\n')
+    _, end, after = rest.partition('<!-- end -->')
+    if not (start and end):
+        raise ValueError(f'{path}: expected the markers <!-- results --> and <!-- end -->')
+    path.write_text(before + start + '\n'.join([
+        f'English to French on Multi30k, {facts["metric"]}, test set {name}; {facts["machine"]}, {facts["date"]}:', '', *table(heads, rows),
+        '']) + end + after, encoding='utf-8')
 
 
 def point_of(path, curve, threshold):
