@@ -86,7 +86,7 @@ def experiments_section(directory, figures):
 
 
 def chosen_figures(directory):
-    """Of all figures of a report, the paper's: quality against layers (Fig. 3) and the validity of the trials (Fig. B.1–B.2)."""
+    """Of a report's figures those of the paper: quality against layers (Fig. 3), validity of the trials (Fig. B.1–B.2)."""
     return sorted([*directory.glob('tradeoff_1_quality_layers.png'), *directory.glob('validity_*.png')])
 
 
@@ -142,9 +142,9 @@ def write_readme_table(path, directory):
     _, end, after = rest.partition('<!-- end -->')
     if not (start and end):
         raise ValueError(f'{path}: expected the markers <!-- results --> and <!-- end -->')
-    path.write_text(before + start + '\n'.join([
-        f'English to French on Multi30k, {facts["metric"]}, test set {name}; {facts["machine"]}, {facts["date"]}:', '', *table(heads, rows),
-        '']) + end + after, encoding='utf-8')
+    caption = f'English to French on Multi30k, {facts["metric"]}, test set {name}; {facts["machine"]}, {facts["date"]}:'
+    inside = '\n'.join([caption, '', *table(heads, rows), ''])
+    path.write_text(before + start + inside + end + after, encoding='utf-8')
 
 
 def point_of(path, curve, threshold):
