@@ -5,7 +5,7 @@
         --source_field en --target_field fr --metric chrf --output runs/multi30k/results
 
 What is chosen (threshold form and its τ, grid) is chosen on the held-out examples: half of them give the confidence
-quantiles of the grid, the other half compare the forms. The calibration data are looked at by calibration alone, the test
+quantiles of the grid, the other half (or some of it) compare the forms. The calibration data are looked at by calibration alone, the test
 data by nothing before the end. A step that is done is not done again, and decoding goes on where it was interrupted.
 `scripts/results_page.py` writes the page.
 """
@@ -40,6 +40,9 @@ def main():
     parser.add_argument('--target_field', default='fr')
     parser.add_argument('--metric', default='chrf')
     parser.add_argument('--batch_size', default='32')
+    parser.add_argument('--measure', action='append', choices=MEASURES, help='only choose and calibrate this one; repeatable: '
+                        'several runs of different measures may go side by side, before one of all that does the rest')
+    parser.add_argument('--tuned', type=int, default=500, help='held-out examples to compare threshold forms on (default 500)')
     parser.add_argument('--timed', type=int, default=200, help='test examples timed at batch 1 (the paper: 200)')
     parser.add_argument('--output', required=True, type=Path)
     args = parser.parse_args()
@@ -47,9 +50,11 @@ def main():
     steps = Steps(args)
     tests = dict(each.split('=', 1) for each in args.test)
     grid, tune = halves(args)
-    forms = {measure: choose_form(steps, args, measure, grid, tune) for measure in MEASURES}
-    for measure in MEASURES:
+    forms = {measure: choose_form(steps, args, measure, grid, tune) for measure in args.measure or MEASURES}
+    for measure in forms:
         calibrate(steps, args, measure, forms[measure], grid)
+    if args.measure:
+        return
     for name, path in tests.items():
         decode_tests(steps, args, name, path)
     bounds(steps, args, next(iter(tests.values())))
@@ -85,7 +90,7 @@ def halves(args):
     records = Records(args.heldout)
     paths = args.output / 'grid.jsonl', args.output / 'tune.jsonl'
     for half, path in enumerate(paths):
-        rows = range(half * len(records) // 2, (half + 1) * len(records) // 2)
+        rows = range(half * len(records) // 2, (half + 1) * len(records) // 2)[:args.tuned if half else None]
         path.write_text(''.join(json.dumps(records[i], ensure_ascii=False) + '\n' for i in rows), encoding='utf-8')
     return paths
 
