@@ -5,7 +5,7 @@
         --source_field en --target_field fr --metric chrf --output runs/multi30k/results
 
 What is chosen (threshold form and its τ, grid) is chosen on the held-out examples: half of them give the confidence
-quantiles of the grid, the other half (or some of it) compare the forms. The calibration data are looked at by calibration alone, the test
+quantiles of the grid, others (`--tuned`) compare the forms. The calibration data are looked at by calibration alone, the test
 data by nothing before the end. A step that is done is not done again, and decoding goes on where it was interrupted.
 `scripts/results_page.py` writes the page.
 """
