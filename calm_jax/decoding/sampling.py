@@ -4,6 +4,7 @@
 import jax
 import jax.numpy as jnp
 
+from calm_jax.argmax import argmax
 from calm_jax.pytrees import pytree
 
 
@@ -12,7 +13,7 @@ class Greedy:
     """The most likely token."""
 
     def __call__(self, logits, keys):
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return argmax(logits)
 
 
 @pytree(static=('temperature', 'top_k', 'top_p'))

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
+from calm_jax.argmax import argmax
 from calm_jax.pytrees import pytree
 from calm_jax.types import Array, Evidence, Sizes
 
@@ -136,7 +137,7 @@ class StaticDepth(Memoryless):
 
 def softmax_gap(logits):
     """p₍₁₎ − p₍₂₎ of float32 logits [B, V] → [B]. Two maxima and a sum: sorting a vocabulary takes fifty times as long."""
-    best = jnp.argmax(logits, axis=-1)[:, None]
+    best = argmax(logits)[:, None]
     first = jnp.max(logits, axis=-1)
     rest = jnp.where(jnp.arange(logits.shape[-1])[None, :] == best, -jnp.inf, logits)
     second = jnp.max(rest, axis=-1)
