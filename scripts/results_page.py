@@ -3,13 +3,14 @@
     python scripts/results_page.py --demo calm_demo --benchmark peers.json --experiments runs/multi30k/results \\
         --classifier independent=runs/multi30k/classifier --classifier geometric=runs/multi30k/geometric
 
-Every section is written from what is given; a section whose files are not given says so. The README's table, between its
-two markers, is written anew where experiments are given.
+Every section is written from what is given; a section whose files are not given stays as the page has it. The README's
+table, between its two markers, is written anew where experiments are given.
 """
 
 import argparse
 import functools
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -39,11 +40,14 @@ def main():
     parser.add_argument('--readme', type=Path, default=Path(__file__).parents[1] / 'README.md')
     args = parser.parse_args()
     parts = ['# Results', '', 'Written by `scripts/results_page.py` from the files of the runs named below.', '']
-    parts += demo_section(args.demo) if args.demo else missing('The demonstration')
-    parts += benchmark_section(args.benchmark) if args.benchmark else missing('Time against other engines')
-    parts += experiments_section(args) if args.experiments else missing('Translation on Multi30k')
-    for each in args.classifier:
-        parts += classifier_section(*each.split('=', 1))
+    parts += demo_section(args.demo) if args.demo else kept(args.output, 'The demonstration')
+    parts += benchmark_section(args.benchmark) if args.benchmark else kept(args.output, 'Time against other engines')
+    if args.experiments:
+        parts += experiments_section(args)
+        for each in args.classifier:
+            parts += classifier_section(*each.split('=', 1))
+    else:
+        parts += kept(args.output, 'Translation on Multi30k')
     args.output.write_text('\n'.join(parts).rstrip() + '\n', encoding='utf-8')
     print(args.output)
     if args.figures:
@@ -52,8 +56,11 @@ def main():
         write_readme_table(args.readme, args.experiments)
 
 
-def missing(title):
-    return [f'## {title}', '', 'Not measured yet.', '']
+def kept(page, title):
+    """A section as it stands on the page."""
+    text = page.read_text(encoding='utf-8') if page.exists() else ''
+    found = re.search(rf'^## {title}\n.*?(?=^## |\Z)', text, re.MULTILINE | re.DOTALL)
+    return found[0].rstrip().split('\n') + [''] if found else [f'## {title}', '', 'Not measured yet.', '']
 
 
 def demo_section(directory):
@@ -213,7 +220,7 @@ def classifier_section(name, directory):
     logged = [json.loads(line) for line in (Path(directory) / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()]
     last = [line['eval'] for line in logged if 'eval' in line][-1]
     heads = [f'layer {layer + 1}' for layer in range(len(last['dont_exit_f1_by_layer']))]
-    return [f'## Exit classifier, {name} objective: "don\'t exit" F1', '',
+    return [f'### Exit classifier, {name} objective: "don\'t exit" F1', '',
             *table(heads, [[f'{value:.2f}' for value in last['dont_exit_f1_by_layer']]]), '']
 
 
