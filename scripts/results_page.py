@@ -211,7 +211,7 @@ def bounds_table(directory):
     rows = []
     for folder in sorted((directory / 'bounds').iterdir()):
         row = read(folder / 'results.json')['rows'][0]
-        rows.append([folder.name, *(cell(row[key]) for key in row if key in ('layers', 'bleu', 'chrf'))])
+        rows.append([folder.name, *(cell(row[key]) for key in ('layers', 'bleu', 'chrf'))])
     return table(['decoding', 'layers', 'BLEU', 'chrF'], rows)
 
 
