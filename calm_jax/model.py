@@ -19,6 +19,7 @@ from calm_jax.decoding.propagation import Lazy
 from calm_jax.decoding.sampling import Greedy
 from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
+from calm_jax.models.joined import join, split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Output:
 class Model:
     """A model with its tokenizer and trained heads; `load` makes one.
 
+    params: laid out for decoding (`calm_jax.models.joined`), or under t5x's names, which decode alike but slower;
     heads: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}} or None; generation: decoding defaults.
     """
 
@@ -67,7 +69,7 @@ class Model:
 
     def save(self, directory: str | os.PathLike, *, dtype: str | None = None, overwrite: bool = False) -> None:
         """Writes a native checkpoint, whole or not at all."""
-        native.save(directory, self.config, self.params, self.tokenizer, self.heads, self.generation, dtype=dtype,
+        native.save(directory, self.config, split(self.params), self.tokenizer, self.heads, self.generation, dtype=dtype,
                     overwrite=overwrite)
 
     def generate(self, texts: Sequence[str], **settings) -> 'Outputs':
@@ -168,7 +170,7 @@ def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
         dtype = 'float32' if widen else stored
         params = jax.tree.map(lambda x: x.astype(dtype), params)
     return Model(
-        dataclasses.replace(config, dtype=dtype), jax.tree.map(jnp.asarray, params), checkpoint.tokenizer,
+        dataclasses.replace(config, dtype=dtype), join(jax.tree.map(jnp.asarray, params)), checkpoint.tokenizer,
         checkpoint.heads, checkpoint.generation or {})
 
 

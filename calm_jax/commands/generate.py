@@ -21,6 +21,7 @@ from calm_jax.data.decoded import Decoded, Summary, check_path, record
 from calm_jax.data.sources import open_records
 from calm_jax.decoding.settings import Settings
 from calm_jax.model import load
+from calm_jax.models.joined import split
 from calm_jax.progress import progress
 
 
@@ -110,7 +111,7 @@ def decode_file(model, settings, source_path, source_field, output_path, batch_s
 
 def model_fingerprints(model, parameters=None):
     """Fingerprints of everything trained, of the configuration and of the tokenizer."""
-    return {'parameters': parameters or fingerprint({'params': model.params, 'heads': model.heads or {}}),
+    return {'parameters': parameters or fingerprint({'params': split(model.params), 'heads': model.heads or {}}),
             'config': config_fingerprint(model.config), 'tokenizer': model.tokenizer.fingerprint()}
 
 

@@ -55,6 +55,13 @@ class Dense(nn.Module):
         return jnp.einsum('bd,dbk->bk', x, kernel[:, ids])
 
 
+def _together(joint, parts, x):
+    """part(x) for each of parts: one product, cut, where their kernels have been laid side by side (`joined.py`)."""
+    if not joint.has_variable('params', 'kernel'):
+        return [part(x) for part in parts]
+    return jnp.split(joint(x), [sum(part.features for part in parts[:i]) for i in range(1, len(parts))], axis=-1)
+
+
 class Embedding(nn.Module):
     """A table of token vectors: ids [...] → [..., D]."""
 
@@ -116,12 +123,14 @@ class Attention(nn.Module):
             init=lambda *args: query_init(*args) / jnp.sqrt(self.config.head_dim))
         self.key = Dense(self.config, joined, ('embed', 'joined_kv'), init=_fan_in_normal)
         self.value = Dense(self.config, joined, ('embed', 'joined_kv'), init=_fan_in_normal)
+        self.key_value = Dense(self.config, 2 * joined, ('embed', 'joined_kv'))
         self.out = Dense(self.config, self.config.emb_dim, ('joined_kv', 'embed'), init=_fan_in_normal)
         self.dropout = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
 
     def project_kv(self, x):
         """Keys and values [B·N, T, H] of states x [B, T, D]."""
-        return self._split(self.key(x)), self._split(self.value(x))
+        keys, values = _together(self.key_value, (self.key, self.value), x)
+        return self._split(keys), self._split(values)
 
     def __call__(self, x, keys, values, bias, deterministic=True):
         """What states x [B, T, D] read from keys and values [B·N, S, H], scores increased by bias [B|1, N|1, T, S]."""
@@ -148,12 +157,13 @@ class FeedForward(nn.Module):
         names = ['wi'] if count == 1 else [f'wi_{i}' for i in range(count)]
         for name in names:
             setattr(self, name, Dense(self.config, self.config.mlp_dim, ('embed', 'mlp')))
-        self.projections = names
+        self.projections = [getattr(self, name) for name in names]
+        self.wi_gated = Dense(self.config, count * self.config.mlp_dim, ('embed', 'mlp'))
         self.wo = Dense(self.config, self.config.emb_dim, ('mlp', 'embed'))
         self.dropout = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
 
     def __call__(self, x, deterministic=True):
         hidden = 1
-        for activation, name in zip(self.config.mlp_activations, self.projections):
-            hidden = hidden * _FUNCTIONS[activation](getattr(self, name)(x))
+        for activation, y in zip(self.config.mlp_activations, _together(self.wi_gated, self.projections, x)):
+            hidden = hidden * _FUNCTIONS[activation](y)
         return self.wo(self.dropout(hidden, deterministic=deterministic))

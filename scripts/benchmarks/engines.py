@@ -40,6 +40,7 @@ class CalmJax:
         import shapes
 
         from calm_jax.models import transformer
+        from calm_jax.models.joined import join
 
         shape = shapes.SHAPES[request['shape']]()
         # No end-of-sequence: every row runs to the last token asked for.
@@ -47,6 +48,7 @@ class CalmJax:
         self.params = transformer.init_params(shape.config, jax.random.key(request['seed']))
         if request['export']:
             export(request['directory'], shape.config, self.params)
+        self.params = join(self.params)  # as `calm_jax.load` does
         self.programs = {}
         device = jax.devices()[0]
         return {'versions': {'jax': jax.__version__}, 'device': f'{jax.default_backend()} ({device.device_kind})',
