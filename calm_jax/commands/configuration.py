@@ -1,18 +1,18 @@
 """gin: files, bindings and their errors. Nothing else in the library reads gin."""
 import argparse
-import difflib
 import functools
 import inspect
 import logging
 import pathlib
 import re
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gin
 from calm_jax.decoding.settings import Settings
 from calm_jax.models.config import TransformerConfig, check_type, expected, parts
+from calm_jax.nearest import did_you_mean
 from calm_jax.training import classifier, jobs, losses
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions
@@ -92,10 +92,23 @@ def _read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[
     for binding in bindings:
         name = binding.split('=')[0].strip()
         if re.fullmatch(r'\w+', name) and name not in known:
-            raise ValueError(f'--gin.{name}: no such macro in {", ".join(files) or "no gin file"}{_nearest(name, known)}')
+            raise ValueError(f'--gin.{name}: no such macro in {", ".join(files) or "no gin file"}{did_you_mean(name, known)}')
         _parse(functools.partial(gin.parse_config, binding), f'--gin.{binding}')
     _check_macros()
     _check_types()
+
+
+def _forgiving(exists: Callable[[str], bool]) -> Callable[[str], bool]:
+    """gin's check for a file inside a package, which falls over a folder of the same name that is on sys.path."""
+    def check(path: str) -> bool:
+        try:
+            return exists(path)
+        except TypeError:
+            return False
+    return check
+
+
+gin_config._FILE_READERS[:] = [(reader, _forgiving(exists)) for reader, exists in gin_config._FILE_READERS]
 
 
 def _register() -> None:
@@ -122,7 +135,7 @@ def _check_macros() -> None:
     without_strings = re.sub(r"'[^'\n]*'", '', gin.config_str())
     for name in re.findall(r'%(\w+)(?![\w.])', without_strings):
         if name not in macros:
-            raise ValueError(f'%{name} has no value{_nearest(name, macros)}; add --gin.{name}=...')
+            raise ValueError(f'%{name} has no value{did_you_mean(name, macros)}; add --gin.{name}=...')
 
 
 def _check_types() -> None:
@@ -223,9 +236,9 @@ def _explained(message: str, where: str) -> str:
     line = re.search(r'line (\d+)', message)
     at = f' (line {line[1]})' if line and not where.startswith('--gin.') else ''
     if unknown := re.search(r"No configurable matching (?:reference )?'@?([\w./]+)'", message):
-        return f'nothing is called {unknown[1]}{at}{_nearest(unknown[1], _PARAMETERS)}'
+        return f'nothing is called {unknown[1]}{at}{did_you_mean(unknown[1], _PARAMETERS)}'
     if unknown := re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", message):
-        return f'{unknown[1]} has no {unknown[2]}{at}{_nearest(unknown[2], _PARAMETERS.get(unknown[1], ()))}'
+        return f'{unknown[1]} has no {unknown[2]}{at}{did_you_mean(unknown[2], _PARAMETERS.get(unknown[1], ()))}'
     if where.startswith('--gin.') and '=' in where:
         flag, value = where.split('=', 1)
         return f'not a gin value; a string needs quotes that survive the shell: {flag}="\'{value}\'"'
@@ -254,8 +267,3 @@ def _one_line_errors(run: Callable) -> Callable:
             raise ValueError(f'{owner} lacks {names}: add a gin file that sets them{size}, '
                              f'or --gin.{owner}.{names.split(",")[0]}=...') from error
     return job
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return f'; did you mean {close[0]}?' if close else ''

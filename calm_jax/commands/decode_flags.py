@@ -106,3 +106,11 @@ def positive(text):
 
 
 positive.__name__ = 'number of 1 or more'
+
+
+def numbers(text, flag):
+    """Comma-separated numbers."""
+    try:
+        return [float(each) for each in text.split(',')]
+    except ValueError:
+        raise ValueError(f'{flag} {text!r}: expected numbers with commas between them') from None

@@ -1,6 +1,5 @@
 """Records: JSON objects, one a line, in .jsonl files that may be compressed (.gz, .xz); and texts made of them."""
 
-import difflib
 import gzip
 import hashlib
 import json
@@ -13,6 +12,8 @@ import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from calm_jax.nearest import did_you_mean
 
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
 
@@ -141,10 +142,8 @@ def value_of(record: dict, field: str, where: str = 'record') -> object:
     """`record[field]`; the ValueError of a field that is not there lists those that are and names the nearest."""
     if field in record:
         return record[field]
-    near = difflib.get_close_matches(field, record, n=1)
-    hint = f'; did you mean {near[0]!r}?' if near else ''
     found = ', '.join(repr(name) for name in record) or 'none'
-    raise ValueError(f'{where}: no field {field!r}; found {found}{hint}')
+    raise ValueError(f'{where}: no field {field!r}; found {found}{did_you_mean(field, record)}')
 
 
 def is_unicode(text: str) -> bool:

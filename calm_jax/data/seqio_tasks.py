@@ -10,7 +10,6 @@ context: …` with punctuation set off by spaces, and for GLUE the benchmark's n
 order, with the label's name as target. Summarisation sets that are not in that paper take the same prefix.
 """
 
-import difflib
 import functools
 import json
 import os
@@ -24,6 +23,7 @@ import tensorflow as tf
 
 from calm_jax.data.jsonl import Records
 from calm_jax.data.tokenizers import ByteTokenizer, SentencePieceTokenizer, load_tokenizer
+from calm_jax.nearest import did_you_mean
 
 PUBLIC_VOCABULARY = 'gs://t5-data/vocabs/cc_all.32000/sentencepiece.model'
 
@@ -215,8 +215,7 @@ def _text_task(name: str) -> seqio.Task:
     if name in seqio.MixtureRegistry.names():
         raise ValueError(f'{name!r} is a seqio mixture: name one of its tasks')
     if name not in seqio.TaskRegistry.names():
-        near = difflib.get_close_matches(name, seqio.TaskRegistry.names(), n=1)
-        hint = f'; did you mean {near[0]!r}?' if near else '; import the module that registers it'
+        hint = did_you_mean(name, seqio.TaskRegistry.names()) or '; import the module that registers it'
         raise ValueError(f'no seqio task {name!r}{hint}')
     task = seqio.TaskRegistry.get(name)
     steps = [getattr(step, 'func', step) for step in task.preprocessors]

@@ -215,23 +215,25 @@ def where_run(rows, sub_layer, x):
 
 def _observe(call, layer, num_layers, token, previous, ran, step, exit):
     """Asks the measure, and takes out of the race the rows that it is sure of."""
+    asked = ran & ~everything_off(exit)
 
     def look(token):
         evidence = Evidence(
-            layer, num_layers, step.position, token.hidden, previous, ran, step.oracle,
+            layer, num_layers, step.position, token.hidden, previous, asked, step.oracle,
             logits=lambda ids=None: call(token.hidden, ids, method='unembed'), choose=step.choose)
         memory, confidence, prediction = exit.measure.observe(token.memory, evidence)
         confidence = confidence.astype(jnp.float32)
         token = token._replace(
-            memory=jax.tree.map(lambda new, old: _rows_where(ran, new, old), memory, token.memory),
-            confidence=jnp.where(ran, confidence, token.confidence),
-            active=token.active & ~(ran & exit.leaves(layer, confidence, step.position, step.length)))
+            memory=jax.tree.map(lambda new, old: _rows_where(asked, new, old), memory, token.memory),
+            confidence=jnp.where(asked, confidence, token.confidence),
+            active=token.active & ~(asked & exit.leaves(layer, confidence, step.position, step.length)))
         if prediction is None:
             return token
         return token._replace(
-            prediction=jnp.where(ran, prediction, token.prediction), predicted=token.predicted | ran)
+            prediction=jnp.where(asked, prediction, token.prediction), predicted=token.predicted | asked)
 
-    return jax.lax.cond(jnp.any(ran) & ~everything_off(exit), look, lambda token: token, token)
+    # A conditional is worth the head, which measures that predict apply; it costs more than what the others compute.
+    return jax.lax.cond(jnp.any(asked), look, lambda token: token, token) if exit.measure.predicts else look(token)
 
 
 def _rows_where(rows, new, old):

@@ -2,7 +2,6 @@
 hold. `build` turns it into the values that the decode loop takes."""
 
 import dataclasses
-import difflib
 import importlib
 import json
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from calm_jax.depth import confidence, thresholds
 from calm_jax.depth.plans import Uniform
 from calm_jax.depth.thresholds import Exit
 from calm_jax.models.config import DTYPES, check_seed, check_types
+from calm_jax.nearest import did_you_mean
 
 # Those that come along. One of your own needs no line here: it is named by where it is, 'package.module:Class'.
 MEASURES = {
@@ -192,9 +192,7 @@ def _imported(path, what):
 def known(name, table, what):
     """Raises ValueError with the near match when `name` is not in the table."""
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
-        hint = f'; did you mean {near[0]}?' if near else ''
-        raise ValueError(f'unknown {what} {name!r}; expected one of {_list(table)}{hint}')
+        raise ValueError(f'unknown {what} {name!r}; expected one of {_list(table)}{did_you_mean(name, table)}')
 
 
 def _list(table):

@@ -9,7 +9,6 @@ expectation cannot be tested: `metric` refuses it.
 """
 
 import collections
-import difflib
 import functools
 import importlib.util
 import os
@@ -20,6 +19,8 @@ from importlib import metadata
 
 import numpy as np
 import sacrebleu
+
+from calm_jax.nearest import did_you_mean
 
 Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], np.ndarray]
 
@@ -239,6 +240,4 @@ def _check(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> N
 
 def _known(name: str, names: dict) -> None:
     if name not in names:
-        near = difflib.get_close_matches(name.lower(), {known.lower(): known for known in names}, n=1, cutoff=0.5)
-        hint = next((f', did you mean {known!r}?' for known in names if known.lower() in near), '')
-        raise ValueError(f'unknown metric {name!r}{hint or ";"} known: {", ".join(names)}')
+        raise ValueError(f'unknown metric {name!r}; expected one of {", ".join(names)}{did_you_mean(name, names)}')

@@ -13,7 +13,7 @@ import pytest
 from calm_jax import calibration
 from calm_jax.analysis import confidences
 from calm_jax.cli import main
-from calm_jax.commands import analyze
+from calm_jax.commands import analyze, trials
 from calm_jax.commands import calibrate as command
 from calm_jax.decoding.settings import Settings
 from calm_jax.metrics import quality
@@ -307,7 +307,7 @@ def bars(monkeypatch):
         shown.append((description, quiet))
         return iterable
 
-    for module in (analyze, command):
+    for module in (analyze, command, trials):
         monkeypatch.setattr(module, 'progress', progress)
     return shown
 

@@ -175,7 +175,7 @@ def test_a_missing_field_error_names_file_line_the_fields_found_and_the_nearest(
     records = Records(write(tmp_path / 'a.jsonl', lines([{'article': 'a', 'highlights': 'b'}])))
     with pytest.raises(ValueError) as error:
         Template('summarize: {artcle}')(records[0], records.where(0))
-    expected = f"{tmp_path / 'a.jsonl'}:1: no field 'artcle'; found 'article', 'highlights'; did you mean 'article'?"
+    expected = f"{tmp_path / 'a.jsonl'}:1: no field 'artcle'; found 'article', 'highlights'; did you mean article?"
     assert str(error.value) == expected
     with pytest.raises(ValueError, match="no field 'xyz'; found 'article', 'highlights'$"):
         Template('xyz')(records[0])

@@ -177,14 +177,14 @@ def test_a_corpus_metric_is_refused_where_a_value_per_example_is_needed(name):
 
 @pytest.mark.parametrize('typed, near', [('rougel', 'rougeL'), ('rouge-2', 'rouge2'), ('token_F1', 'token_f1')])
 def test_an_unknown_metric_is_answered_with_the_nearest_name(typed, near):
-    with pytest.raises(ValueError, match=f"unknown metric '{typed}', did you mean '{near}'"):
+    with pytest.raises(ValueError, match=f"unknown metric '{typed}'.*did you mean {near}"):
         quality.metric(typed)
-    with pytest.raises(ValueError, match=f"did you mean '{near}'"):
+    with pytest.raises(ValueError, match=f"did you mean {near}"):
         quality.metric_version(typed)
 
 
 def test_an_unknown_metric_near_to_none_is_answered_with_all_names():
-    with pytest.raises(ValueError, match="unknown metric 'perplexity'; known: rouge1, .*accuracy"):
+    with pytest.raises(ValueError, match="unknown metric 'perplexity'; expected one of rouge1, .*accuracy"):
         quality.metric('perplexity')
 
 

@@ -67,6 +67,13 @@ def test_an_unknown_name_in_a_file_is_found_with_its_line(tmp_path):
     assert 'mine.gin' in message and 'line 2' in message and 'did you mean steps?' in message
 
 
+def test_a_folder_of_the_same_name_where_one_works_hides_no_file_of_the_library(tmp_path, monkeypatch):
+    (tmp_path / 'runs').mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as in a notebook, where the folder is a package without a file
+    assert configuration.read(['runs/train.gin', 'models/tiny.gin'], REQUIRED)
+
+
 def test_a_model_alone_says_nothing_to_run():
     assert 'nothing says what to run' in error(ValueError, ['models/tiny.gin'], [])
 
