@@ -82,22 +82,22 @@ def _states(call, config, tokens, decoder_input, plan):
     Under a plan a row keeps its state where it skips a sub-layer. A row that runs a layer's self-attention runs it at every
     position, so the keys it attends to are those of the states that entered the layer.
     """
-    mask, entering = call(tokens, method='source_mask'), call(decoder_input, method='embed')
+    positions = jnp.arange(decoder_input.shape[1], dtype=jnp.int32)[None]
+    mask, entering = call(tokens, method='source_mask'), call(decoder_input, positions, method='embed')
     if plan is None:
         states = call(call(tokens, method='encode'), mask, decoder_input, method='decode')
         return [entering, *states], jnp.ones((config.num_decoder_layers, len(tokens)), bool)
-    x, bias = call(tokens, method='embed'), call(mask, method='encoder_bias')
+    x, context = call(tokens, method='embed_source'), call(mask, method='encoder_context')
     for layer in range(config.num_encoder_layers):
-        x = _where(plan.encoder_attention[:, layer], call(layer, x, bias, method='encoder_attend'), x)
+        x = _where(plan.encoder_attention[:, layer], call(layer, x, context, method='encoder_attend'), x)
         x = _where(plan.encoder_feed_forward[:, layer], call(layer, x, method='encoder_feed_forward'), x)
     encoded, cross_bias = call(x, method='encoder_norm'), call(mask, method='cross_bias')
-    positions = jnp.arange(decoder_input.shape[1], dtype=jnp.int32)
-    visible = positions[None, :] <= positions[:, None]
-    self_bias = call(positions[None, :] - positions[:, None], method='self_bias')[None] + jnp.where(visible, 0.0, MASKED)
+    distance = positions - positions.T
+    self_bias = call(distance, method='self_bias')[None] + jnp.where(distance <= 0, 0.0, MASKED)
     x, states = entering, [entering]
     for layer in range(config.num_decoder_layers):
-        keys_values = call(layer, x, method='self_kv')
-        x = _where(plan.self_attention[:, layer], call(layer, x, *keys_values, self_bias, method='self_attend'), x)
+        keys_values = call(layer, x, positions, method='self_kv')
+        x = _where(plan.self_attention[:, layer], call(layer, x, *keys_values, self_bias, positions, method='self_attend'), x)
         keys_values = call(layer, encoded, method='cross_kv')
         x = _where(plan.cross_attention[:, layer], call(layer, x, *keys_values, cross_bias, method='cross_attend'), x)
         x = _where(plan.feed_forward[:, layer], call(layer, x, method='feed_forward'), x)

@@ -7,6 +7,7 @@ Weights are read and written tensor by tensor: at any time memory holds one mode
 import json
 import pathlib
 import struct
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,12 +49,16 @@ def read(directory, dtype='float32', watch=iter):
     published = native.read_json(path)
     generation = _read_generation(directory / 'generation_config.json', published)
     try:
-        config = families.config_from_published(published)
+        family = families.family_of(published)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from None
+    where = _where(_open(directory), family)
+    try:
+        config = families.config_from_published(published, where)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
     tokenizer = _read_tokenizer(directory)
-    weights = list(families.family_of(published).weight_map(config))
-    params = _read_weights(directory, config, weights, dtype, watch)
+    params = _read_weights(directory, config, list(family.weight_map(config)), where, dtype, watch)
     native.check(str(directory), config, params, tokenizer)
     return native.Checkpoint(config, params, tokenizer, None, generation)
 
@@ -76,7 +81,9 @@ def write(directory, checkpoint, *, dtype=None, overwrite=False, watch=iter):
         raise ValueError(f'{directory}: {error}') from None
     with atomic.new_directory(directory, overwrite) as temporary:
         stored = _write_weights(temporary / _SINGLE, list(family.weight_map(config)), checkpoint.params, dtype, watch)
-        ids = {'decoder_start_token_id': config.decoder_start_id, 'eos_token_id': config.eos_id, 'pad_token_id': config.pad_id}
+        start = 'bos_token_id' if config.decoder_only else 'decoder_start_token_id'
+        ids = {start: config.decoder_start_id, 'eos_token_id': list(config.eos_ids) if config.other_eos_ids else config.eos_id,
+               **({} if config.pad_id < 0 else {'pad_token_id': config.pad_id})}
         limit = (checkpoint.generation or {}).get('max_new_tokens')
         _write_json(temporary / 'config.json', {**family.published_from_config(config), 'torch_dtype': stored})
         _write_json(temporary / 'generation_config.json', ids if limit is None else {**ids, 'max_new_tokens': limit})
@@ -91,7 +98,7 @@ def _read_generation(path, published):
     if not path.is_file():
         return {}
     settings = native.read_json(path)
-    for name in ('decoder_start_token_id', 'eos_token_id', 'pad_token_id'):
+    for name in ('decoder_start_token_id', 'bos_token_id', 'eos_token_id', 'pad_token_id'):
         if settings.get(name) is not None:
             published[name] = settings[name]
     return {'max_new_tokens': settings['max_new_tokens']} if settings.get('max_new_tokens') else {}
@@ -107,23 +114,45 @@ def _read_tokenizer(directory):
 
 
 def _write_tokenizer(directory, tokenizer):
-    name = 'ByT5Tokenizer' if isinstance(tokenizer, tokenizers.ByteTokenizer) else 'T5Tokenizer'
-    special = {'eos_token': '</s>', 'unk_token': '<unk>', 'pad_token': '<pad>'}
-    _write_json(directory / 'tokenizer_config.json',
-                {'tokenizer_class': name, 'extra_ids': getattr(tokenizer, 'extra_ids', 0), **special})
+    names = {tokenizers.ByteTokenizer: 'ByT5Tokenizer', tokenizers.SentencePieceTokenizer: 'T5Tokenizer'}
+    if name := names.get(type(tokenizer)):
+        special = {'eos_token': '</s>', 'unk_token': '<unk>', 'pad_token': '<pad>'}
+        _write_json(directory / 'tokenizer_config.json',
+                    {'tokenizer_class': name, 'extra_ids': getattr(tokenizer, 'extra_ids', 0), **special})
     tokenizer.save(directory)
 
 
-def _read_weights(directory, config, weights, dtype, watch):
-    files = _open(directory)
-    where = {name: file for file in files for name in file.keys()}
-    stored = {name: tuple(file.get_slice(name).get_shape()) for name, file in where.items()}
+class _Tensor(NamedTuple):
+    """One tensor of an opened file: under which name it is there."""
+
+    file: Any
+    name: str
+
+    @property
+    def shape(self):
+        return tuple(self.file.get_slice(self.name).get_shape())
+
+
+def _where(files, family):
+    """{name in the family's weight map: tensor} of opened files, buffers left out."""
+    found = {}
+    for file in files:
+        for name in file.keys():
+            if family.BUFFERS is None or not family.BUFFERS.fullmatch(name):
+                found[name] = _Tensor(file, name)
+    if family.PREFIX and not any(name.startswith(family.PREFIX) for name in found):
+        found = {family.PREFIX + name: tensor for name, tensor in found.items()}
+    return found
+
+
+def _read_weights(directory, config, weights, where, dtype, watch):
+    stored = {name: tensor.shape for name, tensor in where.items()}
     sources = {weight.name: next((name for name in (weight.name, *weight.duplicates) if name in where), None)
                for weight in weights}
     shapes = native.parameter_shapes(config)
     expected = {}
     for weight in weights:
-        shape = tuple(reversed(shapes[weight.path])) if weight.transpose else shapes[weight.path]
+        shape = _published_shape(weight, [shapes[path] for path in weight.paths])
         expected[sources[weight.name] or weight.name] = shape
         expected |= {name: shape for name in weight.duplicates if name in where}
     if problems := trees.differences(expected, stored):
@@ -131,17 +160,35 @@ def _read_weights(directory, config, weights, dtype, watch):
     params = {}
     for weight in watch(weights):
         source = sources[weight.name]
-        array = _tensor(directory, where, source)
+        array = _read(directory, where[source])
         for name in weight.duplicates:
-            if name in where and name != source and not np.array_equal(_tensor(directory, where, name), array, equal_nan=True):
+            if name in where and name != source and not np.array_equal(_read(directory, where[name]), array, equal_nan=True):
                 raise ValueError(f'{directory}: {name} and {source} differ; expected the same tensor twice')
-        array = trees.cast(array.T if weight.transpose else array, dtype, f'{directory}: {source}')
-        node = params
-        *parents, leaf = weight.path.split('/')
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[leaf] = jnp.array(array)  # A copy: the file may go away.
+        array = trees.cast(_as_ours(weight, array), dtype, f'{directory}: {source}')
+        for path, part in zip(weight.paths, np.split(array, len(weight.paths), axis=-1)):
+            node = params
+            *parents, leaf = path.split('/')
+            for name in parents:
+                node = node.setdefault(name, {})
+            node[leaf] = jnp.array(part)  # A copy: the file may go away.
     return params
+
+
+def _published_shape(weight, shapes):
+    """The shape of the published tensor of parameters of these shapes."""
+    *outer, _ = shapes[0]
+    shape = (*outer, sum(each[-1] for each in shapes))
+    return (1, *shape) if weight.row else shape[::-1] if weight.transpose else shape
+
+
+def _as_ours(weight, array):
+    """The published tensor as its parameters have it, side by side."""
+    return array[0] if weight.row else array.T if weight.transpose else array
+
+
+def _as_published(weight, array):
+    """Parameters side by side as the published tensor has them."""
+    return array[None] if weight.row else array.T if weight.transpose else array
 
 
 def _open(directory):
@@ -172,12 +219,12 @@ def _open(directory):
     return files
 
 
-def _tensor(directory, where, name):
+def _read(directory, tensor):
     """One tensor, as stored."""
-    code = where[name].get_slice(name).get_dtype()
+    code = tensor.file.get_slice(tensor.name).get_dtype()
     if code not in _DTYPES:
-        raise ValueError(f'{directory}: {name} is stored as {code}; expected one of {", ".join(_DTYPES)}')
-    return where[name].get_tensor(name)
+        raise ValueError(f'{directory}: {tensor.name} is stored as {code}; expected one of {", ".join(_DTYPES)}')
+    return tensor.file.get_tensor(tensor.name)
 
 
 def _write_weights(path, weights, params, dtype, watch=iter):
@@ -190,12 +237,12 @@ def _write_weights(path, weights, params, dtype, watch=iter):
     leaves = {'/'.join(names): leaf for names, leaf in trees.flatten(params)}
     header, offset, sizes = {'__metadata__': {'format': 'pt'}}, 0, {}
     for weight in weights:
-        leaf = leaves[weight.path]
-        stored = jnp.dtype(dtype or leaf.dtype)
+        parts = [leaves[path] for path in weight.paths]
+        stored = jnp.dtype(dtype or parts[0].dtype)
         if stored.name not in _CODES:
             raise ValueError(f'{weight.path}: has dtype {stored.name}; expected one of {", ".join(_CODES)}')
-        shape = list(reversed(leaf.shape)) if weight.transpose else list(leaf.shape)
-        size = stored.itemsize * leaf.size
+        shape = list(_published_shape(weight, [part.shape for part in parts]))
+        size = stored.itemsize * sum(part.size for part in parts)
         header[weight.name] = {'dtype': _CODES[stored.name], 'shape': shape, 'data_offsets': [offset, offset + size]}
         offset += size
         sizes[stored.name] = sizes.get(stored.name, 0) + size
@@ -204,8 +251,8 @@ def _write_weights(path, weights, params, dtype, watch=iter):
     with open(path, 'wb') as file:
         file.write(struct.pack('<Q', len(encoded)) + encoded)
         for weight in watch(weights):
-            array = trees.cast(leaves[weight.path], dtype, weight.path)
-            file.write(np.ascontiguousarray(array.T if weight.transpose else array).view(np.uint8).data)
+            array = np.concatenate([trees.cast(leaves[path], dtype, path) for path in weight.paths], axis=-1)
+            file.write(np.ascontiguousarray(_as_published(weight, array)).view(np.uint8).data)
     return max(sizes, key=sizes.get)
 
 
