@@ -181,7 +181,7 @@ def observation_cost(exit: Any, config: TransformerConfig) -> dict:
         return {'confidence_flops_per_layer': [0 for _ in layers], 'predicts': False, 'first_observed': 1}
     measure = exit.measure
     return {
-        'confidence_flops_per_layer': [measure.flops(layer, config.emb_dim, config.vocab_size) for layer in layers],
+        'confidence_flops_per_layer': [measure.flops(layer, config.sizes) for layer in layers],
         'predicts': measure.predicts,
         'first_observed': 1 if measure.remembers else exit.min_exit_layer,
     }

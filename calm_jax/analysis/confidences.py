@@ -11,7 +11,7 @@ from calm_jax.analysis.forcing import teacher_forced, unwatched
 from calm_jax.decoding.sampling import Greedy
 from calm_jax.models.layers import MASKED
 from calm_jax.models.transformer import Transformer
-from calm_jax.types import Evidence, Sizes
+from calm_jax.types import Evidence
 
 
 class LayerConfidences(NamedTuple):
@@ -61,9 +61,8 @@ def _observe_all(config, params, measure, tokens, decoder_input, plan):
     def choose(logits):
         return Greedy()(logits, None)
 
-    sizes = Sizes(config.num_decoder_layers, config.emb_dim, config.vocab_size)
     answer = choose(call(flat[-1], method='unembed'))
-    memory, confidences, agreements = measure.init(rows * length, sizes), [], []
+    memory, confidences, agreements = measure.init(rows * length, config.sizes), [], []
     for layer in range(config.num_decoder_layers):
         evidence = Evidence(
             layer, config.num_decoder_layers, position, flat[layer + 1], flat[layer], runs[layer], answer,

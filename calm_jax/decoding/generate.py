@@ -15,7 +15,7 @@ from calm_jax.models import cache as kv_cache
 from calm_jax.models.cache import KVCache
 from calm_jax.models.layers import MASKED
 from calm_jax.models.transformer import Transformer
-from calm_jax.types import Array, Sizes, Trace
+from calm_jax.types import Array, Trace
 
 
 class Decode(NamedTuple):
@@ -64,7 +64,7 @@ def generate(config, params, tokens, *, max_new_tokens, exit=None, gate=None, pl
             index=index, position=position, places=start.places, alive=state.alive, length=max_new_tokens,
             self_bias=start.bias_at(index), cross_bias=start.cross_bias, cross_kv=start.cross_kv,
             choose=lambda logits: sampling(logits, draw_keys), gate_keys=draw_keys, oracle=None,
-            sizes=Sizes(config.num_decoder_layers, config.emb_dim, config.vocab_size))
+            sizes=config.sizes)
         hidden = call(state.last, start.places(index, 1)[:, 0], method='embed')
         layers = state.layers
         if exit is not None and exit.measure.looks_ahead:

@@ -9,6 +9,8 @@ import types
 import typing
 from typing import Any, Literal
 
+from calm_jax.types import Sizes
+
 ACTIVATIONS = ('gelu', 'gelu_exact', 'relu', 'silu', 'linear')
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 
@@ -137,6 +139,13 @@ class TransformerConfig:
     def kv_heads(self) -> int:
         """Heads of keys and values."""
         return self.num_kv_heads or self.num_heads
+
+    @property
+    def sizes(self) -> Sizes:
+        """What decisions are sized by."""
+        narrow = self.embedding_dim or self.emb_dim
+        projection = 2 * self.emb_dim * narrow if self.embedding_dim else 0
+        return Sizes(self.num_decoder_layers, self.emb_dim, self.vocab_size, projection + 2 * narrow * self.vocab_size)
 
     @property
     def eos_ids(self) -> tuple[int, ...]:

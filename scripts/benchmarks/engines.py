@@ -135,8 +135,8 @@ def scripted(kind):
             side = jnp.where(evidence.layer + 1 >= self.layers, 0.75, 0.0)
             return memory, side + confidence / 4, prediction
 
-        def flops(self, layer, width, vocabulary):
-            return self.measure.flops(layer, width, vocabulary)
+        def flops(self, layer, sizes):
+            return self.measure.flops(layer, sizes)
 
     return Scripted
 
