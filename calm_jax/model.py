@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -86,11 +87,9 @@ class Model:
         batch_size: rows decoded together. seed: of sampled draws. first: the id of the first text, where an
         interrupted run goes on: a multiple of 64 · batch_size.
         """
-        length = max_new_tokens or self.generation.get('max_new_tokens', 128)
-        sources = (self.tokenizer.encode(text) for text in texts)
+        length, source_length = self.limits(max_new_tokens, max_source_length)
         windows = decode_windows(
-            sources, batch_size, max_source_length=max_source_length or self.generation.get('max_source_length', 512),
-            pad_id=self.config.pad_id, eos_id=self.config.eos_id, first=first)
+            map(self.encode, texts), batch_size, max_source_length=source_length, first=first, **self.padding)
         key = jax.random.key(seed)
         # On the device once, and not as a host number with every batch.
         device_exit, device_gate = jax.tree.map(jnp.asarray, (exit, gate))
@@ -106,6 +105,35 @@ class Model:
                 seconds = (time.perf_counter() - began) / max(1, int(np.sum(batch.rows >= 0)))
                 outputs.update(self._outputs(batch, trace, exit, batch_plan, propagation, seconds))
             yield from (outputs[row] for row in sorted(outputs))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a source or prompt, without an end of sequence; a decoder alone needs one to start from."""
+        ids = self.tokenizer.encode(text)
+        return ids or [self.config.decoder_start_id] if self.config.decoder_only else ids
+
+    @property
+    def padding(self) -> dict:
+        """How `decode_windows` lays out what this model reads: sources end and are padded behind, prompts go on and are padded
+        before."""
+        alone = self.config.decoder_only
+        return {'pad_id': self.config.pad_id, 'eos_id': None if alone else self.config.eos_id, 'left': alone}
+
+    def limits(self, max_new_tokens: int | None, max_source_length: int | None) -> tuple[int, int]:
+        """The two limits, in tokens: what is asked for, or else the checkpoint's defaults, or else 128 and 512, as far as the
+        model has positions.
+
+        Raises ValueError where more is asked for than there are positions.
+        """
+        config = self.config
+        positions = config.max_positions if config.positions == 'learned' else math.inf
+        length = max_new_tokens or self.generation.get('max_new_tokens') or min(128, positions // 2)
+        left = positions - (length if config.decoder_only else 0)
+        source_length = max_source_length or min(self.generation.get('max_source_length') or 512, left)
+        if length > positions or source_length > left or left < 1:
+            raise ValueError(
+                f'max_new_tokens {length} and max_source_length {source_length}: the model has {positions} positions'
+                + (' for both together' if config.decoder_only else ' for each'))
+        return int(length), int(source_length)
 
     def _outputs(self, batch: DecodeBatch, trace, exit, plan, propagation, seconds) -> dict[int, Output]:
         """Outputs of one decoded batch by input index; rows that only filled it up are thrown away."""

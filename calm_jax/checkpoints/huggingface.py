@@ -1,11 +1,13 @@
 """Hugging Face directories: config.json, weights as safetensors, the tokenizer, generation_config.json.
 
 Weights are read and written tensor by tensor: at any time memory holds one model and one tensor more. Reading takes one
-`model.safetensors`, or the shards that `model.safetensors.index.json` lists; writing makes one file.
+`model.safetensors`, or the shards that `model.safetensors.index.json` lists, or the same of `pytorch_model.bin` through torch's
+reader for weights alone; writing makes one file.
 """
 
 import json
 import pathlib
+import pickle
 import struct
 from typing import Any, NamedTuple
 
@@ -14,10 +16,12 @@ import numpy as np
 import safetensors
 
 from calm_jax.checkpoints import atomic, native, trees
+from calm_jax.checkpoints.weights import as_published, assemble, published_shape
 from calm_jax.data import tokenizers
 from calm_jax.models import families
 
 _SINGLE, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
+_PICKLED, _PICKLED_INDEX = 'pytorch_model.bin', 'pytorch_model.bin.index.json'
 _DTYPES = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16', 'F64': 'float64'}
 _CODES = {name: code for code, name in _DTYPES.items()}
 
@@ -30,13 +34,13 @@ def is_published(directory):
         return False
 
 
-def read(directory, dtype='float32', watch=iter):
+def read(directory, dtype='float32', tokenizer=None, watch=iter):
     """Reads a published model as a `native.Checkpoint`; floating-point weights become `dtype` (None keeps what is stored).
 
     Every tensor in the files must be known, and every known tensor must be there with its shape; what a family stores twice
     must be equal.
 
-    `watch` passes the weights on, as a progress bar does.
+    tokenizer: a folder that holds it, where it is not the model's own. `watch` passes the weights on, as a progress bar does.
 
     Raises:
       FileNotFoundError: config.json, the weights or the tokenizer are not there.
@@ -57,8 +61,8 @@ def read(directory, dtype='float32', watch=iter):
         config = families.config_from_published(published, where)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    tokenizer = _read_tokenizer(directory)
-    params = _read_weights(directory, config, list(family.weight_map(config)), where, dtype, watch)
+    tokenizer = _read_tokenizer(directory) if tokenizer is None else tokenizers.load_tokenizer(tokenizer)
+    params = assemble(directory, config, family.weight_map(config), where, dtype, watch)
     native.check(str(directory), config, params, tokenizer)
     return native.Checkpoint(config, params, tokenizer, None, generation)
 
@@ -123,7 +127,7 @@ def _write_tokenizer(directory, tokenizer):
 
 
 class _Tensor(NamedTuple):
-    """One tensor of an opened file: under which name it is there."""
+    """One tensor of an opened safetensors file, under the name that it has there."""
 
     file: Any
     name: str
@@ -132,99 +136,94 @@ class _Tensor(NamedTuple):
     def shape(self):
         return tuple(self.file.get_slice(self.name).get_shape())
 
+    def read(self):
+        """The array, as stored. Raises ValueError for a type that no parameter has."""
+        code = self.file.get_slice(self.name).get_dtype()
+        if code not in _DTYPES:
+            raise ValueError(f'{self.name} is stored as {code}; expected one of {", ".join(_DTYPES)}')
+        return self.file.get_tensor(self.name)
 
-def _where(files, family):
-    """{name in the family's weight map: tensor} of opened files, buffers left out."""
-    found = {}
-    for file in files:
-        for name in file.keys():
-            if family.BUFFERS is None or not family.BUFFERS.fullmatch(name):
-                found[name] = _Tensor(file, name)
+
+class _Pickled(NamedTuple):
+    """One tensor that torch has read, from a file that it maps into memory."""
+
+    tensor: Any
+    name: str
+
+    @property
+    def shape(self):
+        return tuple(self.tensor.shape)
+
+    def read(self):
+        """The array, as stored. Raises ValueError for a type that no parameter has."""
+        if not self.tensor.is_floating_point():
+            raise ValueError(f'{self.name} is stored as {self.tensor.dtype}; expected floating-point numbers')
+        if str(self.tensor.dtype) == 'torch.bfloat16':
+            return self.tensor.view(_torch().int16).numpy().view(jnp.bfloat16)
+        return self.tensor.numpy()
+
+
+def _where(tensors, family):
+    """{name in the family's weight map: tensor}, buffers left out, where files may lack the family's prefix."""
+    found = {name: tensor for name, tensor in tensors.items() if family.BUFFERS is None or not family.BUFFERS.fullmatch(name)}
     if family.PREFIX and not any(name.startswith(family.PREFIX) for name in found):
         found = {family.PREFIX + name: tensor for name, tensor in found.items()}
     return found
 
 
-def _read_weights(directory, config, weights, where, dtype, watch):
-    stored = {name: tensor.shape for name, tensor in where.items()}
-    sources = {weight.name: next((name for name in (weight.name, *weight.duplicates) if name in where), None)
-               for weight in weights}
-    shapes = native.parameter_shapes(config)
-    expected = {}
-    for weight in weights:
-        shape = _published_shape(weight, [shapes[path] for path in weight.paths])
-        expected[sources[weight.name] or weight.name] = shape
-        expected |= {name: shape for name in weight.duplicates if name in where}
-    if problems := trees.differences(expected, stored):
-        raise ValueError(f'{directory}: the weights do not match config.json: {problems}')
-    params = {}
-    for weight in watch(weights):
-        source = sources[weight.name]
-        array = _read(directory, where[source])
-        for name in weight.duplicates:
-            if name in where and name != source and not np.array_equal(_read(directory, where[name]), array, equal_nan=True):
-                raise ValueError(f'{directory}: {name} and {source} differ; expected the same tensor twice')
-        array = trees.cast(_as_ours(weight, array), dtype, f'{directory}: {source}')
-        for path, part in zip(weight.paths, np.split(array, len(weight.paths), axis=-1)):
-            node = params
-            *parents, leaf = path.split('/')
-            for name in parents:
-                node = node.setdefault(name, {})
-            node[leaf] = jnp.array(part)  # A copy: the file may go away.
-    return params
-
-
-def _published_shape(weight, shapes):
-    """The shape of the published tensor of parameters of these shapes."""
-    *outer, _ = shapes[0]
-    shape = (*outer, sum(each[-1] for each in shapes))
-    return (1, *shape) if weight.row else shape[::-1] if weight.transpose else shape
-
-
-def _as_ours(weight, array):
-    """The published tensor as its parameters have it, side by side."""
-    return array[0] if weight.row else array.T if weight.transpose else array
-
-
-def _as_published(weight, array):
-    """Parameters side by side as the published tensor has them."""
-    return array[None] if weight.row else array.T if weight.transpose else array
-
-
 def _open(directory):
-    """Opened safetensors files, one or all shards."""
-    index = directory / _INDEX
-    if index.is_file():
-        shards = native.read_json(index).get('weight_map')
-        if not isinstance(shards, dict) or not shards:
-            raise ValueError(f'{index}: holds no weight_map; the file is damaged, copy it again')
-        names = sorted(set(shards.values()))
-        absent = [name for name in names if not (directory / name).is_file()]
-        if absent:
-            raise FileNotFoundError(f'{directory}: {_INDEX} lists {len(names)} files, {len(absent)} of them are not there: '
-                                    f'{", ".join(absent[:4])}; copy them again')
-    elif (directory / _SINGLE).is_file():
-        names = [_SINGLE]
-    else:
-        others = [path.name for path in sorted(directory.iterdir()) if path.suffix in ('.bin', '.msgpack', '.h5', '.pt')]
-        found = f'found {", ".join(others)}, which only their own libraries read; save it again as safetensors' \
-            if others else 'found no weights'
-        raise FileNotFoundError(f'{directory}: {found}; expected {_SINGLE} or {_INDEX}')
-    files = []
-    for name in names:
-        try:
-            files.append(safetensors.safe_open(directory / name, framework='np'))
-        except (OSError, safetensors.SafetensorError) as error:
-            raise ValueError(f'{directory / name}: not a complete safetensors file ({error}); copy it again') from None
-    return files
+    """{name: tensor} of the weights in a directory: safetensors, or where there are none, what torch saved."""
+    if found := _files(directory, _SINGLE, _INDEX):
+        return {name: _Tensor(file, name) for file in map(_open_safetensors, found) for name in file.keys()}
+    if found := _files(directory, _PICKLED, _PICKLED_INDEX):
+        return {name: _Pickled(tensor, name) for path in found for name, tensor in _unpickle(path).items()}
+    others = [path.name for path in sorted(directory.iterdir()) if path.suffix in ('.bin', '.msgpack', '.h5', '.pt')]
+    held = f'found {", ".join(others)}, which only their own libraries read; save it again as safetensors' \
+        if others else 'found no weights'
+    raise FileNotFoundError(f'{directory}: {held}; expected {_SINGLE} or {_INDEX}')
 
 
-def _read(directory, tensor):
-    """One tensor, as stored."""
-    code = tensor.file.get_slice(tensor.name).get_dtype()
-    if code not in _DTYPES:
-        raise ValueError(f'{directory}: {tensor.name} is stored as {code}; expected one of {", ".join(_DTYPES)}')
-    return tensor.file.get_tensor(tensor.name)
+def _files(directory, single, index):
+    """The paths of the one file, or of the shards that an index lists; none where neither is there."""
+    if not (directory / index).is_file():
+        return [directory / single] if (directory / single).is_file() else []
+    shards = native.read_json(directory / index).get('weight_map')
+    if not isinstance(shards, dict) or not shards:
+        raise ValueError(f'{directory / index}: holds no weight_map; the file is damaged, copy it again')
+    names = sorted(set(shards.values()))
+    absent = [name for name in names if not (directory / name).is_file()]
+    if absent:
+        raise FileNotFoundError(f'{directory}: {index} lists {len(names)} files, {len(absent)} of them are not there: '
+                                f'{", ".join(absent[:4])}; copy them again')
+    return [directory / name for name in names]
+
+
+def _open_safetensors(path):
+    try:
+        return safetensors.safe_open(path, framework='np')
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f'{path}: not a complete safetensors file ({error}); copy it again') from None
+
+
+def _unpickle(path):
+    """{name: tensor} of a file that torch saved, read without running what it holds."""
+    try:
+        held = _torch().load(path, map_location='cpu', mmap=True, weights_only=True)
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        reason = ' '.join(str(error).split())[:200]
+        raise ValueError(f'{path}: not a complete file of tensors ({reason}); copy it again') from None
+    if not isinstance(held, dict) or not all(hasattr(tensor, 'is_floating_point') for tensor in held.values()):
+        raise ValueError(f'{path}: holds something else than named tensors')
+    return held
+
+
+def _torch():
+    try:
+        import torch  # of the extra [hf]; nothing else needs it
+    except ImportError:
+        raise ValueError('weights that torch saved (.bin) need torch: pip install torch, or save the model again as '
+                         'safetensors') from None
+    return torch
 
 
 def _write_weights(path, weights, params, dtype, watch=iter):
@@ -241,7 +240,7 @@ def _write_weights(path, weights, params, dtype, watch=iter):
         stored = jnp.dtype(dtype or parts[0].dtype)
         if stored.name not in _CODES:
             raise ValueError(f'{weight.path}: has dtype {stored.name}; expected one of {", ".join(_CODES)}')
-        shape = list(_published_shape(weight, [part.shape for part in parts]))
+        shape = list(published_shape(weight, [part.shape for part in parts]))
         size = stored.itemsize * sum(part.size for part in parts)
         header[weight.name] = {'dtype': _CODES[stored.name], 'shape': shape, 'data_offsets': [offset, offset + size]}
         offset += size
@@ -252,7 +251,7 @@ def _write_weights(path, weights, params, dtype, watch=iter):
         file.write(struct.pack('<Q', len(encoded)) + encoded)
         for weight in watch(weights):
             array = np.concatenate([trees.cast(leaves[path], dtype, path) for path in weight.paths], axis=-1)
-            file.write(np.ascontiguousarray(_as_published(weight, array)).view(np.uint8).data)
+            file.write(np.ascontiguousarray(as_published(weight, array)).view(np.uint8).data)
     return max(sizes, key=sizes.get)
 
 

@@ -67,7 +67,9 @@ def settings(args, model) -> Settings:
     """
     said = given(args)
     defaults = {name: value for name, value in model.generation.items() if name in Settings.__dataclass_fields__}
-    made = Settings(**{**defaults, **said, 'dtype': model.config.dtype})
+    length, source_length = model.limits(said.get('max_new_tokens'), said.get('max_source_length'))
+    made = Settings(**{**defaults, **said, 'max_new_tokens': length, 'max_source_length': source_length,
+                       'dtype': model.config.dtype})
     if said.get('dtype', made.dtype) != made.dtype:
         raise ValueError(f'Settings.dtype is {said["dtype"]}, and the model was loaded in {made.dtype}; say --dtype')
     owners = {

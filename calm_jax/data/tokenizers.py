@@ -110,6 +110,43 @@ class SentencePieceTokenizer:
         return 0 <= token < self.vocab_size and token not in self._silent
 
 
+class PromptSentencePieceTokenizer(SentencePieceTokenizer):
+    """A SentencePiece model whose texts start with its beginning of sequence, as a decoder alone wants them (LLaMA 1 and 2).
+
+    Stored as `tokenizer.model`.
+    """
+
+    FILES = ('tokenizer.model',)
+
+    def __init__(self, model: bytes):
+        super().__init__(model)
+        self._start = self._processor.bos_id()
+        if self._start < 0:
+            raise ValueError('the SentencePiece model has no beginning of sequence')
+        if self._processor.pad_id() < 0:
+            self.pad_id = -1
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> 'PromptSentencePieceTokenizer':
+        """From a folder."""
+        path = Path(directory) / cls.FILES[0]
+        try:
+            return cls(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from None
+
+    def encode(self, text: str) -> list[int]:
+        return [self._start, *super().encode(text)]
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.model + b'after the beginning').hexdigest()
+
+    def save(self, directory: str | os.PathLike) -> None:
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / self.FILES[0]).write_bytes(self.model)
+
+
 class ByteTokenizer:
     """Bytes of UTF-8 as ids: `id = byte + 3`, after pad 0, end-of-sequence 1 and unknown 2 (Xue et al., 2022).
 
@@ -297,7 +334,7 @@ def _byte_characters():
 
 
 _BYTES = _byte_characters()
-_KINDS = (SentencePieceTokenizer, ByteTokenizer, JsonTokenizer, BytePairTokenizer)
+_KINDS = (SentencePieceTokenizer, ByteTokenizer, JsonTokenizer, PromptSentencePieceTokenizer, BytePairTokenizer)
 
 
 def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:

@@ -91,6 +91,7 @@ class PairedText:
         """
         where = {
             'pad_id': config.pad_id, 'eos_id': config.eos_id, 'decoder_start_id': config.decoder_start_id,
+            'decoder_only': config.decoder_only,
             'process_index': jax.process_index(), 'process_count': jax.process_count(),
         }
         watch = functools.partial(progress, description='tokenizing', quiet=quiet, unit='examples')
