@@ -13,6 +13,7 @@ Needs torch and transformers; the tests that read the fixtures need neither. Eve
     states [L, B, T, D]      after each decoder layer, before the final norm; of a decoder alone at the prompt's positions
     logits [B, T, V]
     greedy [B, 64]           64 greedy tokens, end-of-sequence being a token like any other
+    beam_<name> [B, 40]      beam search under the settings of that name (BEAMS), 0 after the end; some models
 
 Computed in float64, whatever the type that the weights are stored in, so that a difference of float32 results is their own
 error, and kept in float32. Each model takes the first seed at which no greedy step is a
@@ -47,11 +48,20 @@ from transformers import (
 from calm_jax.data.tokenizers import train_sentencepiece
 
 GREEDY_TOKENS = 64
+BEAM_TOKENS = 40
+# Those of BART's published summarisers; and others that end by other rules.
+BEAMS = {
+    'bart': {'num_beams': 4, 'length_penalty': 2.0, 'no_repeat_ngram_size': 3, 'min_length': 12, 'early_stopping': True,
+             'forced_bos_token_id': 0, 'forced_eos_token_id': 2},
+    'short': {'num_beams': 3, 'length_penalty': 0.6, 'early_stopping': False},
+    'never': {'num_beams': 2, 'length_penalty': 1.0, 'early_stopping': 'never', 'no_repeat_ngram_size': 2},
+}
 
 
 class Fixture(NamedTuple):
     """A model to make. layers: where its decoder layers are; tokenizer: makes the files beside it; untied: a T5 with a head
-    of its own, which the reference only builds when told; scale: of the spread of its weights, at which tokens vary."""
+    of its own, which the reference only builds when told; scale: of the spread of its weights, at which tokens vary;
+    beams: of BEAMS."""
 
     config: Any
     architecture: type
@@ -62,6 +72,7 @@ class Fixture(NamedTuple):
     shard: str = '1GB'
     untied: bool = False
     scale: float = 1.5
+    beams: tuple[str, ...] = ()
 
 
 def sentencepieces(directory):
@@ -92,7 +103,8 @@ def bart(**settings):
     config = BartConfig(
         vocab_size=300, d_model=32, encoder_layers=2, decoder_layers=3, encoder_attention_heads=4, decoder_attention_heads=4,
         encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=96, **settings)
-    return Fixture(config, BartForConditionalGeneration, 'model.decoder.layers', byte_pairs, (30, 41, 7), scale=0.7)
+    return Fixture(config, BartForConditionalGeneration, 'model.decoder.layers', byte_pairs, (30, 41, 7), scale=0.7,
+                   beams=('bart', 'never'))
 
 
 def opt(**settings):
@@ -112,13 +124,14 @@ def llama(**settings):
 # Between them: every supported feed-forward but one, heads that do not add up to the width, fewer buckets and a shorter
 # distance than usual, sources and targets longer than the distance, unequal depths, one file and several.
 MODELS = {
-    'gated_gelu': t5(feed_forward_proj='gated-gelu'),
+    'gated_gelu': t5(feed_forward_proj='gated-gelu')._replace(beams=('short', 'never')),
     'odd_shapes': t5(vocab_size=101, d_model=24, d_kv=10, num_heads=3, d_ff=28, num_layers=2, num_decoder_layers=4,
                      relative_attention_num_buckets=12, relative_attention_max_distance=33, layer_norm_epsilon=1e-5,
                      feed_forward_proj='gated-silu', lengths=(70, 9, 34))._replace(dtype=torch.float16, shard='20KB'),
     'plain_relu': t5(vocab_size=96, d_model=16, num_heads=2, d_ff=48, num_layers=1, num_decoder_layers=2,
                      feed_forward_proj='relu', lengths=(12, 20, 40))._replace(dtype=torch.bfloat16),
-    't5_1_0': t5(feed_forward_proj='relu', num_layers=2, num_decoder_layers=2, untied=False, lengths=(12, 20, 40)),
+    't5_1_0': t5(feed_forward_proj='relu', num_layers=2, num_decoder_layers=2, untied=False,
+                 lengths=(12, 20, 40))._replace(beams=('short',)),
     'longt5_local': long_t5('local', (37, 11, 4)),
     'longt5_global': long_t5('transient-global', (38, 11, 3)),
     'bart': bart(),
@@ -128,7 +141,7 @@ MODELS = {
         GPT2LMHeadModel, 'transformer.h', functools.partial(byte_pairs, special=['<|endoftext|>']), (9, 17, 4)),
     'opt': opt(),
     'opt_post_norm': opt(do_layer_norm_before=False, word_embed_proj_dim=20)._replace(scale=0.7),
-    'llama_1': llama(num_key_value_heads=4),
+    'llama_1': llama(num_key_value_heads=4)._replace(beams=('short', 'never')),
     'llama_3': llama(tie_word_embeddings=True, head_dim=12, attention_bias=True, rope_parameters={
         'rope_type': 'llama3', 'rope_theta': 500.0, 'factor': 8.0, 'low_freq_factor': 1.0, 'high_freq_factor': 4.0,
         'original_max_position_embeddings': 16}),
@@ -166,8 +179,34 @@ def make(directory, fixture, seed):
     fixture.tokenizer(directory)
     model = fixture.architecture.from_pretrained(directory, dtype=torch.float64).eval()
     arrays, good = (reference if fixture.config.is_encoder_decoder else decoder_reference)(model, fixture, seed)
+    for name in fixture.beams if good else ():
+        arrays[f'beam_{name}'] = beam(model, arrays, BEAMS[name])
+    for _ in range(2 if good and fixture.beams else 0):
+        # Where slightly other weights find the same, no comparison of scores was a near tie.
+        other = fixture.architecture.from_pretrained(directory, dtype=torch.float64).eval()
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.mul_(1 + 1e-5 * torch.randn_like(parameter))
+        good = good and all(np.array_equal(beam(other, arrays, BEAMS[name]), arrays[f'beam_{name}']) for name in fixture.beams)
     np.savez_compressed(directory / 'reference.npz', **arrays)
     return good
+
+
+@torch.no_grad()
+def beam(model, arrays, settings):
+    """The best sequence of each row, int32 [B, BEAM_TOKENS], 0 after its end."""
+    config = model.config
+    source, mask = torch.as_tensor(arrays['source'], dtype=torch.long), torch.as_tensor(arrays['mask'], dtype=torch.long)
+    start = getattr(config, 'decoder_start_token_id', None)
+    settings = GenerationConfig(
+        max_new_tokens=BEAM_TOKENS, do_sample=False, eos_token_id=config.eos_token_id, pad_token_id=0,
+        decoder_start_token_id=start, **settings)
+    model.generation_config = GenerationConfig(eos_token_id=config.eos_token_id, pad_token_id=0, decoder_start_token_id=start)
+    found = model.generate(input_ids=source, attention_mask=mask, generation_config=settings).numpy()
+    found = found[:, 1 if config.is_encoder_decoder else source.shape[1]:]
+    ended = np.cumsum(found == config.eos_token_id, axis=1) - (found == config.eos_token_id) > 0
+    found = np.where(ended, 0, found)
+    return np.pad(found, ((0, 0), (0, BEAM_TOKENS - found.shape[1]))).astype(np.int32)
 
 
 def randomise(model, untied, scale):

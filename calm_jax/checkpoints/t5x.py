@@ -1,8 +1,8 @@
 """Checkpoints of t5x: the format of the public T5 models (msgpack, with large arrays as zarr beside it), and orbax.
 
-Parameters have the same names there and here. What a checkpoint does not hold is read off its shapes: dimensions, depth, whether
-the head is the embedding (T5 1.0, which scales what it reads by 1/√D). Activations are those of the published models: ReLU, and
-GELU where the feed-forward is gated.
+Parameters have the same names there and here. What a checkpoint does not hold is read off its shapes: dimensions, depth,
+whether the head is the embedding (T5 1.0, which scales what it reads by 1/√D). Activations are those of the published models:
+ReLU, and GELU where the feed-forward is gated.
 """
 
 import pathlib
@@ -23,7 +23,8 @@ _LEGACY, _ORBAX = 'checkpoint', 'state'
 def is_t5x(directory):
     """Whether `directory` looks like a checkpoint that t5x wrote (nothing in it is checked)."""
     directory = pathlib.Path(directory)
-    return (directory / _LEGACY).is_file() or any((directory / _ORBAX / name).exists() for name in ('_METADATA', 'manifest.ocdbt'))
+    state = directory / _ORBAX
+    return (directory / _LEGACY).is_file() or any((state / name).exists() for name in ('_METADATA', 'manifest.ocdbt'))
 
 
 def read(directory, tokenizer, dtype='float32', watch=iter):
