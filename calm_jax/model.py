@@ -15,6 +15,8 @@ import numpy as np
 from calm_jax.checkpoints import native
 from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.data.windows import DecodeBatch, decode_windows
+from calm_jax.decoding.beam import beam_search
+from calm_jax.decoding.constraints import Constraints
 from calm_jax.decoding.generate import generate
 from calm_jax.decoding.propagation import Lazy
 from calm_jax.decoding.sampling import Greedy
@@ -78,11 +80,12 @@ class Model:
         return Outputs(self.stream(texts, **settings), len(texts))
 
     def stream(self, texts: Iterable[str], *, exit=None, gate=None, plan=None, propagation=Lazy(), sampling=Greedy(),
-               max_new_tokens: int | None = None, max_source_length: int | None = None, batch_size: int = 32,
-               seed: int = 0, first: int = 0) -> Iterator[Output]:
+               constraints=None, beam=None, max_new_tokens: int | None = None, max_source_length: int | None = None,
+               batch_size: int = 32, seed: int = 0, first: int = 0) -> Iterator[Output]:
         """Outputs of any number of texts in bounded memory, in input order, one window of batches at a time.
 
-        exit, gate, propagation, sampling: as `calm_jax.decoding.generate` takes them. plan: example ids [B] → Plan.
+        exit, gate, propagation, sampling, constraints: as `calm_jax.decoding.generate` takes them. plan: example ids [B] →
+        Plan. beam: a `Beam` searches instead, at full depth or within the plan; it takes no exit, gate or sampling.
         max_new_tokens, max_source_length: tokens with the end-of-sequence; the checkpoint's own defaults where None.
         batch_size: rows decoded together. seed: of sampled draws. first: the id of the first text, where an
         interrupted run goes on: a multiple of 64 · batch_size.
@@ -92,18 +95,26 @@ class Model:
             map(self.encode, texts), batch_size, max_source_length=source_length, first=first, **self.padding)
         key = jax.random.key(seed)
         # On the device once, and not as a host number with every batch.
+        if beam is not None and not (exit is None and gate is None and sampling == Greedy()):
+            raise ValueError('beam search is greedy and takes no exit or gate; a plan it takes')
         device_exit, device_gate = jax.tree.map(jnp.asarray, (exit, gate))
         for window in windows:
             outputs = {}
             for batch in window:
                 batch_plan = None if plan is None else plan(batch.rows)
                 began = time.perf_counter()
-                trace = jax.device_get(generate(
-                    self.config, self.params, batch.tokens, max_new_tokens=length, exit=device_exit, gate=device_gate,
-                    plan=batch_plan, propagation=propagation, sampling=sampling,
-                    example_ids=batch.rows.astype(np.int32), key=key))
+                common = {'max_new_tokens': length, 'plan': batch_plan}
+                if beam is not None:
+                    trace = beam_search(
+                        self.config, self.params, batch.tokens, beam=beam, constraints=constraints or Constraints(), **common)
+                else:
+                    trace = generate(
+                        self.config, self.params, batch.tokens, exit=device_exit, gate=device_gate, propagation=propagation,
+                        sampling=sampling, constraints=constraints, example_ids=batch.rows.astype(np.int32), key=key, **common)
+                trace = jax.device_get(trace)
                 seconds = (time.perf_counter() - began) / max(1, int(np.sum(batch.rows >= 0)))
-                outputs.update(self._outputs(batch, trace, exit, batch_plan, propagation, seconds))
+                sequences = 1 if beam is None else beam.size
+                outputs.update(self._outputs(batch, trace, exit, batch_plan, propagation, seconds, sequences))
             yield from (outputs[row] for row in sorted(outputs))
 
     def encode(self, text: str) -> list[int]:
@@ -135,7 +146,7 @@ class Model:
                 + (' for both together' if config.decoder_only else ' for each'))
         return int(length), int(source_length)
 
-    def _outputs(self, batch: DecodeBatch, trace, exit, plan, propagation, seconds) -> dict[int, Output]:
+    def _outputs(self, batch: DecodeBatch, trace, exit, plan, propagation, seconds, sequences) -> dict[int, Output]:
         """Outputs of one decoded batch by input index; rows that only filled it up are thrown away."""
         source_tokens = np.sum(batch.tokens != self.config.pad_id, axis=1)
         measured = observation_cost(exit, self.config)
@@ -143,7 +154,7 @@ class Model:
             plan = None  # λ ≥ 1 turned it off
         flops = cost.exact(
             self.config, source_tokens, trace.exit_layers, layers_run=trace.layers_run, plan=plan,
-            propagation=propagation.filling, **measured).total
+            propagation=propagation.filling, sequences=sequences, **measured).total
         paper = cost.elbayad(
             self.config, source_tokens, trace.exit_layers,
             confidence_flops_per_layer=measured['confidence_flops_per_layer'], predicts=measured['predicts']).total

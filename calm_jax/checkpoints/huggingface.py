@@ -23,6 +23,12 @@ from calm_jax.models import families
 _SINGLE, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
 _PICKLED, _PICKLED_INDEX = 'pytorch_model.bin', 'pytorch_model.bin.index.json'
 _DTYPES = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16', 'F64': 'float64'}
+# Our decoding defaults and where they are published; what leaves them off.
+_DEFAULTS = {
+    'max_new_tokens': 'max_new_tokens', 'min_new_tokens': 'min_new_tokens', 'num_beams': 'num_beams',
+    'length_penalty': 'length_penalty', 'early_stopping': 'early_stopping', 'no_repeat_ngram_size': 'no_repeat_ngram_size',
+    'forced_first_id': 'forced_bos_token_id', 'forced_last_id': 'forced_eos_token_id'}
+_OFF = {'num_beams': 1, 'length_penalty': 1.0, 'early_stopping': False, 'no_repeat_ngram_size': 0, 'min_new_tokens': 0}
 _CODES = {name: code for code, name in _DTYPES.items()}
 
 
@@ -88,24 +94,33 @@ def write(directory, checkpoint, *, dtype=None, overwrite=False, watch=iter):
         start = 'bos_token_id' if config.decoder_only else 'decoder_start_token_id'
         ids = {start: config.decoder_start_id, 'eos_token_id': list(config.eos_ids) if config.other_eos_ids else config.eos_id,
                **({} if config.pad_id < 0 else {'pad_token_id': config.pad_id})}
-        limit = (checkpoint.generation or {}).get('max_new_tokens')
+        defaults = {theirs: checkpoint.generation[ours] for ours, theirs in _DEFAULTS.items()
+                    if ours in (checkpoint.generation or {})}
         _write_json(temporary / 'config.json', {**family.published_from_config(config), 'torch_dtype': stored})
-        _write_json(temporary / 'generation_config.json', ids if limit is None else {**ids, 'max_new_tokens': limit})
+        _write_json(temporary / 'generation_config.json', {**ids, **defaults})
         _write_tokenizer(temporary, checkpoint.tokenizer)
 
 
 def _read_generation(path, published):
     """Our decoding defaults; puts the token ids that generation_config.json gives in their place in `published`.
 
-    The reference implementation prefers them to those of config.json when it generates.
+    The reference implementation prefers them to those of config.json when it generates; old directories keep all of it there.
     """
-    if not path.is_file():
-        return {}
-    settings = native.read_json(path)
+    settings = native.read_json(path) if path.is_file() else {}
     for name in ('decoder_start_token_id', 'bos_token_id', 'eos_token_id', 'pad_token_id'):
         if settings.get(name) is not None:
             published[name] = settings[name]
-    return {'max_new_tokens': settings['max_new_tokens']} if settings.get('max_new_tokens') else {}
+    said = {**published, **{name: value for name, value in settings.items() if value is not None}}
+    found = {ours: said[theirs] for ours, theirs in _DEFAULTS.items() if said.get(theirs) is not None}
+    for ours, theirs in (('max_new_tokens', 'max_length'), ('min_new_tokens', 'min_length')):
+        # Of a decoder alone these count the prompt, of which a default knows nothing.
+        if ours not in found and isinstance(said.get(theirs), int) and said[theirs] > 1 and _encodes(published):
+            found[ours] = said[theirs] - 1  # they count the start token
+    return {name: value for name, value in found.items() if value != _OFF.get(name)}
+
+
+def _encodes(published):
+    return published.get('is_encoder_decoder', published.get('model_type') in ('t5', 'mt5', 'longt5', 'bart'))
 
 
 def _read_tokenizer(directory):

@@ -184,7 +184,7 @@ class Decoder:
         for batch in batches:
             arguments = {
                 'exit': values.exit, 'plan': None if values.plan is None else values.plan(batch.rows),
-                'propagation': values.propagation, 'sampling': values.sampling,
+                'propagation': values.propagation, 'sampling': values.sampling, 'constraints': values.constraints,
                 'example_ids': batch.rows.astype(np.int32), 'key': jax.random.key(settings.seed)}
             name = batch.tokens.shape, jax.tree.structure(arguments)
             if name not in programs:

@@ -55,7 +55,7 @@ _REACH = {
 def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers: Sequence[Sequence[int]],
           confidence_flops_per_layer: int | Sequence[int] = 0, predicts: bool = False, first_observed: int = 1,
           layers_run: Sequence[Sequence[int]] | None = None, plan: Plan | None = None,
-          propagation: str = 'lazy') -> Cost:
+          propagation: str = 'lazy', sequences: int = 1) -> Cost:
     """Operations of each example as this library decodes it; the terms are listed at the top of the file.
 
     source_lengths: S, [B], of the source or the prompt.
@@ -71,6 +71,7 @@ def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers:
       proportion. Everything else is exact.
     propagation: 'lazy' (a skipped layer's keys and values are computed for a position once a later token of the row
       enters that layer), 'eager' (always) or 'copy' (never).
+    sequences: how many of a row a beam search runs side by side, each for as long as the one that it chose.
 
     Raises ValueError for lengths that disagree, layers outside 1…L, more layers run than visited, and an unknown
     propagation.
@@ -123,10 +124,10 @@ def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers:
     return Cost(
         source=source,
         encoder_kv=cross_counts[:, -1] * sources * keys_values,
-        decoder=decoder.sum(axis=1),
+        decoder=sequences * decoder.sum(axis=1),
         skipped_kv=(filled - ran(self_counts)).sum(axis=1) * keys_values,
         confidence=ran(_counts(observable * price)).sum(axis=1),
-        head=apart.sum(axis=1) * float(config.sizes.head_flops))
+        head=sequences * apart.sum(axis=1) * float(config.sizes.head_flops))
 
 
 def _encoder_pairs(config: TransformerConfig, sources: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
