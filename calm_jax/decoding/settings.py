@@ -104,7 +104,7 @@ class Settings:
         Beam(self.num_beams, self.length_penalty, self.early_stopping)
         if self.num_beams > 1 and (self.measure is not None or self.temperature):
             other = 'temperature' if self.measure is None else 'measure'
-            raise ValueError(f'num_beams is {self.num_beams} with a {other}: beam search is greedy, and at full depth or within '
+            raise ValueError(f'num_beams is {self.num_beams} with a {other}: beam search is greedy, at full depth or within '
                              'a plan; leave one of the two out')
         check_seed('seed', self.seed)
         known(self.dtype, DTYPES, 'dtype')
