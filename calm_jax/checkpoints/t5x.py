@@ -80,14 +80,23 @@ def _legacy(directory):
     try:
         tree = serialization.msgpack_restore(path.read_bytes())
         target = tree['optimizer']['target'] if 'optimizer' in tree else tree['target']
-        leaves = list(trees.flatten(target))
+        leaves = list(_leaves(target))
     except Exception as error:  # Whatever damaged bytes decode to.
         raise ValueError(f'{path}: no checkpoint of t5x, or a damaged one ({" ".join(str(error).split())[:200]})') from None
     found = {}
-    for names, leaf in leaves:
-        name = '/'.join(names)
+    for name, leaf in leaves:
         found[name] = _Held(leaf) if hasattr(leaf, 'shape') else _zarr(directory, name)
     return found
+
+
+def _leaves(tree, path=''):
+    """(path, array or what says where it is) of every parameter."""
+    for name in sorted(tree):
+        inner, value = f'{path}/{name}' if path else name, tree[name]
+        if isinstance(value, dict) and not {'driver', 'kvstore'} <= set(value):
+            yield from _leaves(value, inner)
+        else:
+            yield inner, value
 
 
 def _zarr(directory, name):
