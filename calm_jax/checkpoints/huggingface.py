@@ -9,6 +9,7 @@ import json
 import pathlib
 import pickle
 import struct
+import zipfile
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -67,7 +68,7 @@ def read(directory, dtype='float32', tokenizer=None, watch=iter):
         config = families.config_from_published(published, where)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    tokenizer = _read_tokenizer(directory) if tokenizer is None else tokenizers.load_tokenizer(tokenizer)
+    tokenizer = _read_tokenizer(directory, family) if tokenizer is None else tokenizers.load_tokenizer(tokenizer)
     params = assemble(directory, config, family.weight_map(config), where, dtype, watch)
     native.check(str(directory), config, params, tokenizer)
     return native.Checkpoint(config, params, tokenizer, None, generation)
@@ -123,13 +124,16 @@ def _encodes(published):
     return published.get('is_encoder_decoder', published.get('model_type') in ('t5', 'mt5', 'longt5', 'bart'))
 
 
-def _read_tokenizer(directory):
+def _read_tokenizer(directory, family):
     """The tokenizer; a byte-level one is published without any vocabulary file, as a class name only."""
     path = directory / 'tokenizer_config.json'
     settings = native.read_json(path) if path.is_file() else {}
     if settings.get('tokenizer_class') == 'ByT5Tokenizer':
         return tokenizers.ByteTokenizer(settings.get('extra_ids', 125))
-    return tokenizers.load_tokenizer(directory)
+    kind = tokenizers.kind_of(directory)
+    if kind is tokenizers.BytePairTokenizer:  # its files do not say what starts a text
+        return kind.load(directory, family.SPECIAL_TOKENS)
+    return kind.load(directory)
 
 
 def _write_tokenizer(directory, tokenizer):
@@ -222,8 +226,9 @@ def _open_safetensors(path):
 
 def _unpickle(path):
     """{name: tensor} of a file that torch saved, read without running what it holds."""
+    torch, mapped = _torch(), zipfile.is_zipfile(path)  # what torch saved before 1.6 cannot be mapped into memory
     try:
-        held = _torch().load(path, map_location='cpu', mmap=True, weights_only=True)
+        held = torch.load(path, map_location='cpu', mmap=mapped, weights_only=True)
     except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         reason = ' '.join(str(error).split())[:200]
         raise ValueError(f'{path}: not a complete file of tensors ({reason}); copy it again') from None

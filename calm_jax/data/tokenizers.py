@@ -111,7 +111,7 @@ class SentencePieceTokenizer:
 
 
 class PromptSentencePieceTokenizer(SentencePieceTokenizer):
-    """A SentencePiece model whose texts start with its beginning of sequence, as a decoder alone wants them (LLaMA 1 and 2).
+    """A SentencePiece model whose texts start with its beginning of sequence, as some decoders alone want them.
 
     Stored as `tokenizer.model`.
     """
@@ -260,20 +260,14 @@ class JsonTokenizer:
 
 
 class BytePairTokenizer(JsonTokenizer):
-    """Byte-level pairs (Radford et al. 2019) as GPT-2, BART and OPT publish them: `vocab.json` and `merges.txt`.
-
-    What stands before a text follows from `tokenizer_config.json`, or the model's own `config.json`: `<s>` of BART, `</s>`
-    of OPT, nothing of GPT-2. Stored as `tokenizer.json`.
-    """
+    """Byte-level pairs (Radford et al. 2019) as `vocab.json` and `merges.txt`; stored as `tokenizer.json`."""
 
     FILES = ('vocab.json', 'merges.txt')
-    # Model or tokenizer class → the tokens that start, end and pad.
-    _SPECIAL = {'bart': ('<s>', '</s>', '<pad>'), 'opt': ('</s>', '</s>', '<pad>'),
-                'gpt2': (None, '<|endoftext|>', None)}
 
     @classmethod
-    def load(cls, directory: str | os.PathLike) -> JsonTokenizer:
-        """From a folder, with `config.json` beside the vocabulary where its settings do not say what starts a text."""
+    def load(cls, directory: str | os.PathLike, special: tuple[str | None, ...] = (None, '<|endoftext|>', None)):
+        """A JsonTokenizer from a folder. special: the tokens that start, end and pad a text, as the model's family has them;
+        what `tokenizer_config.json` says wins, and tokens that the vocabulary lacks are none."""
         directory = Path(directory)
         paths = [str(directory / name) for name in cls.FILES]
         try:
@@ -283,10 +277,15 @@ class BytePairTokenizer(JsonTokenizer):
         tokenizer = tokenizers.Tokenizer(model)
         tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = tokenizers.decoders.ByteLevel()
-        start, end, pad = cls._special(directory, tokenizer)
-        special = dict.fromkeys(name for name in (start, pad, end, '<unk>', '<mask>') if name)
+        settings = _read_json(directory / 'tokenizer_config.json')
+        start, end, pad = special
+        end, pad = _token(settings, 'eos_token') or end, _token(settings, 'pad_token') or pad
+        if settings.get('add_bos_token'):
+            start = _token(settings, 'bos_token') or start
+        start, pad = (name if name and tokenizer.token_to_id(name) is not None else None for name in (start, pad))
+        named = dict.fromkeys(name for name in (start, pad, end, '<unk>', '<mask>') if name)
         tokenizer.add_special_tokens([
-            tokenizers.AddedToken(name, special=True) for name in special if tokenizer.token_to_id(name) is not None])
+            tokenizers.AddedToken(name, special=True) for name in named if tokenizer.token_to_id(name) is not None])
         if start is not None:
             tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
                 single=f'{start} $A', special_tokens=[(start, tokenizer.token_to_id(start))])
@@ -294,19 +293,6 @@ class BytePairTokenizer(JsonTokenizer):
             return JsonTokenizer(tokenizer, end, pad)
         except ValueError as error:
             raise ValueError(f'{paths[0]}: {error}') from None
-
-    @classmethod
-    def _special(cls, directory, tokenizer):
-        settings = _read_json(directory / 'tokenizer_config.json')
-        kind = settings.get('tokenizer_class', '').lower().removesuffix('fast').removesuffix('tokenizer')
-        kind = _read_json(directory / 'config.json').get('model_type', kind) or 'gpt2'
-        start, end, pad = cls._SPECIAL.get(kind, cls._SPECIAL['gpt2'])
-        end, pad = _token(settings, 'eos_token') or end, _token(settings, 'pad_token') or pad
-        if settings.get('add_bos_token'):
-            start = _token(settings, 'bos_token') or start
-        if tokenizer.token_to_id(end) is None and tokenizer.token_to_id('</s>') is not None:
-            end, pad = '</s>', '<pad>'  # GPT-2's shape with another's vocabulary
-        return start, end, pad if pad and tokenizer.token_to_id(pad) is not None else None
 
 
 def _ending_and_padding(directory):
@@ -343,12 +329,17 @@ def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
     Raises FileNotFoundError for a folder that is not there or holds no tokenizer, listing the files looked for, and
     ValueError for a file that cannot be read as one.
     """
+    return kind_of(directory).load(directory)
+
+
+def kind_of(directory: str | os.PathLike) -> type:
+    """The class of the tokenizer that a folder holds. Raises FileNotFoundError as `load_tokenizer`."""
     directory = Path(directory)
     if not directory.is_dir():
         raise FileNotFoundError(f'{directory} is not a folder: expected one that holds a tokenizer')
     for kind in _KINDS:
         if all((directory / name).is_file() for name in kind.FILES):
-            return kind.load(directory)
+            return kind
     wanted = ', or '.join(' with '.join(kind.FILES) for kind in _KINDS)
     raise FileNotFoundError(f'no tokenizer in {directory}: looked for {wanted}')
 

@@ -6,7 +6,7 @@ projections, V vocabulary, E the width of the embedding.
 
 Counted are matrix products, with lengths as they are and not as padded:
   source       encoder: per layer S·(4·D·A + 4·D·K) projections, 4·A per pair of positions that read each other, 2·S·D·F·(m + 1)
-               feed-forward; with blocks (LongT5) G = ⌊S / block⌋ more keys: 4·S·G·A, and 4·G·D·K to project them.
+               feed-forward; with block sums G = ⌊S / block⌋ more keys: 4·S·G·A, and 4·G·D·K to project them.
                A decoder alone: the same of the S − 1 prompt tokens before the last, each with itself and those before it
   encoder_kv   4·S·D·K per decoder layer: keys and values of the encoder's output, once per example
   decoder      per token t = 0, 1, … and layer run: self-attention 4·D·A + 4·D·K + 4·(t + 1)·A, cross-attention

@@ -67,8 +67,8 @@ def rotate(config, x, positions):
 def frequencies(config):
     """Radians per position of each pair, float32 [H / 2].
 
-    With `rotary_scaling` (Llama 3.1), waves longer than the original length over the low factor are slower by `factor`, those
-    shorter than the original length over the high factor stay, and those between are interpolated.
+    With `rotary_scaling` (Grattafiori et al. 2024), waves longer than the original length over the low factor are slower by
+    `factor`, those shorter than the original length over the high factor stay, and those between are interpolated.
     """
     rates = config.rotary_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
     if config.rotary_scaling:

@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import os
 import pathlib
 
 import jax
@@ -16,7 +17,7 @@ from calm_jax.cli import main
 from calm_jax.decoding.generate import generate
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'parity'
-SHARED = pathlib.Path(__file__).parents[3] / 'shared' / 'data'
+DATA = pathlib.Path(os.environ.get('CALM_TEST_DATA', 'nowhere'))
 
 
 def tree_of(checkpoint):
@@ -100,12 +101,12 @@ def test_damaged_files_are_one_line(tmp_path):
     assert '\n' not in str(error.value)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason='needs the data beside the repository')
+@pytest.mark.skipif(not DATA.is_dir(), reason='data outside the repository: $CALM_TEST_DATA/ckpt/t5x_tiny')
 def test_the_checkpoint_that_t5x_is_tested_with_loads_and_decodes(tmp_path):
-    packed = SHARED / 'ckpt' / 't5x_tiny' / 'test_t5_tiny.checkpoint_0.xz'
+    packed = DATA / 'ckpt' / 't5x_tiny' / 'test_t5_tiny.checkpoint_0.xz'
     (tmp_path / 'checkpoint').write_bytes(lzma.decompress(packed.read_bytes()))
     (tmp_path / 'tokenizer').mkdir()
-    (tmp_path / 'tokenizer' / 'spiece.model').write_bytes((SHARED / 'vocab' / 't5' / 'spiece.model').read_bytes())
+    (tmp_path / 'tokenizer' / 'spiece.model').write_bytes((DATA / 'vocab' / 't5' / 'spiece.model').read_bytes())
     found = t5x.read(tmp_path, tmp_path / 'tokenizer')
     config = found.config
     assert (config.num_encoder_layers, config.num_decoder_layers, config.emb_dim, config.vocab_size) == (2, 2, 8, 32128)

@@ -8,7 +8,13 @@ import re
 import pytest
 import sentencepiece
 
-from calm_jax.data.tokenizers import ByteTokenizer, SentencePieceTokenizer, load_tokenizer, train_sentencepiece
+from calm_jax.data.tokenizers import (
+    BytePairTokenizer,
+    ByteTokenizer,
+    SentencePieceTokenizer,
+    load_tokenizer,
+    train_sentencepiece,
+)
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'parity'
 SIZE = 300
@@ -198,16 +204,19 @@ def test_the_published_vocabulary_has_the_ids_of_the_literature():
     assert tokenizer.decode([32_127]) == ''
 
 
-@pytest.fixture(params=['bart', 'gpt2', 'opt'])
+PAIRS = {'bart': ('<s>', '</s>', '<pad>'), 'gpt2': (None, '<|endoftext|>', None), 'opt': ('</s>', '</s>', '<pad>')}
+
+
+@pytest.fixture(params=PAIRS)
 def pairs(request):
-    """A published folder with vocab.json and merges.txt, and what stands before a text there."""
-    return FIXTURES / request.param, {'bart': ['<s>'], 'gpt2': [], 'opt': ['</s>']}[request.param]
+    """A tokenizer of vocab.json and merges.txt, their folder, and what stands before a text."""
+    folder, special = FIXTURES / request.param, PAIRS[request.param]
+    return BytePairTokenizer.load(folder, special), folder, [special[0]] if special[0] else []
 
 
 @pytest.mark.parametrize('text', [text for text in TEXTS if '<' not in text])
 def test_byte_level_pairs_spell_every_text_after_what_the_family_starts_with(pairs, text):
-    folder, start = pairs
-    tokenizer = load_tokenizer(folder)
+    tokenizer, _, start = pairs
     ids = tokenizer.encode(text)
     pieces = tokenizer.pieces(ids)
     assert pieces[: len(start)] == start and tokenizer.eos_id not in ids[len(start):]
@@ -218,9 +227,9 @@ def test_byte_level_pairs_spell_every_text_after_what_the_family_starts_with(pai
 
 def test_ids_of_byte_level_pairs_are_those_of_the_reference(pairs):
     transformers = pytest.importorskip('transformers')
-    folder, start = pairs
+    tokenizer, folder, start = pairs
     kind = transformers.BartTokenizer if start == ['<s>'] else transformers.GPT2Tokenizer
-    reference, tokenizer = kind.from_pretrained(folder), load_tokenizer(folder)
+    reference = kind.from_pretrained(folder)
     for text in TEXTS:
         if '<' not in text:
             expected = reference.encode(text, add_special_tokens=False)
@@ -228,15 +237,16 @@ def test_ids_of_byte_level_pairs_are_those_of_the_reference(pairs):
 
 
 def test_pairs_are_stored_as_tokenizer_json_and_load_as_themselves(pairs, tmp_path):
-    tokenizer = load_tokenizer(pairs[0])
+    tokenizer = pairs[0]
     tokenizer.save(tmp_path)
     loaded = load_tokenizer(tmp_path)
-    assert loaded.fingerprint() == tokenizer.fingerprint() and (loaded.eos_id, loaded.pad_id) == (tokenizer.eos_id, tokenizer.pad_id)
+    assert loaded.fingerprint() == tokenizer.fingerprint()
+    assert (loaded.eos_id, loaded.pad_id) == (tokenizer.eos_id, tokenizer.pad_id)
     assert [loaded.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
 
 
 def test_a_tokenizer_json_that_names_no_end_is_refused_in_one_line(pairs, tmp_path):
-    load_tokenizer(pairs[0]).save(tmp_path)
+    pairs[0].save(tmp_path)
     (tmp_path / 'tokenizer_config.json').unlink()
     with pytest.raises(ValueError, match='tokenizer.json: no eos_token'):
         load_tokenizer(tmp_path)

@@ -7,6 +7,7 @@ vocabulary, positions), then float32 tensors, queries and keys with rotated pair
 import functools
 import json
 import lzma
+import os
 import pathlib
 
 import numpy as np
@@ -16,8 +17,8 @@ from calm_jax.decoding.generate import generate
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import Transformer
 
-FOLDER = pathlib.Path(__file__).parents[3] / 'shared' / 'data' / 'ckpt' / 'aidreams260K'
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason='needs the data beside the repository')
+FOLDER = pathlib.Path(os.environ.get('CALM_TEST_DATA', 'nowhere')) / 'ckpt' / 'aidreams260K'
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason='data outside the repository: $CALM_TEST_DATA/ckpt/aidreams260K')
 
 
 def load():

@@ -15,6 +15,7 @@ from calm_jax.models.families.weights import Weight
 
 MODEL_TYPES = ('t5', 'mt5', 'longt5')
 PREFIX, BUFFERS = '', None
+SPECIAL_TOKENS = (None, '</s>', '<pad>')
 
 # Published attribute → our field, and the value a published file means when it leaves the attribute out (None: it may not).
 _FIELDS = {
@@ -71,7 +72,7 @@ def config_from_published(published, tensors):
         num_decoder_layers=fields['num_encoder_layers'] if decoder_layers is None else number(
             'num_decoder_layers', decoder_layers),
         mlp_activations=one_of('feed_forward_proj', published.get('feed_forward_proj', 'relu'), _ACTIVATIONS),
-        tied_head=bool(scaled) or 'lm_head.weight' not in tensors,
+        tied_head=bool(scaled) or (published.get('tie_word_embeddings', True) and 'lm_head.weight' not in tensors),
         head_scale=fields['emb_dim'] ** -0.5 if scaled else 1.0,
         encoder_attention=one_of('encoder_attention_type', attention, _LONG_ATTENTIONS) if is_long else 'full',
         decoder_start_id=fields['pad_id'] if start is None else number('decoder_start_token_id', start))
@@ -98,7 +99,7 @@ def published_from_config(config):
            if is_long else {}),
         'num_decoder_layers': config.num_decoder_layers,
         'feed_forward_proj': published_as('mlp_activations', config.mlp_activations, _ACTIVATIONS),
-        'tie_word_embeddings': scaled,
+        'tie_word_embeddings': config.tied_head,
         'scale_decoder_outputs': scaled,
         'eos_token_id': published_eos(config),
         'decoder_start_token_id': config.decoder_start_id,
