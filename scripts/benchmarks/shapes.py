@@ -46,7 +46,8 @@ def tiny():
 
 
 # The others are as wide and deep as the T5, with the same vocabulary: what differs is the family.
-_COMMON = {'vocab_size': 32128, 'emb_dim': 512, 'num_heads': 8, 'head_dim': 64, 'num_decoder_layers': 8, 'attention_scale': True}
+_COMMON = {'vocab_size': 32128, 'emb_dim': 512, 'num_heads': 8, 'head_dim': 64, 'num_decoder_layers': 8,
+           'attention_scale': True}
 _LEARNED = {**_COMMON, 'mlp_dim': 2048, 'norm': 'layer', 'norm_epsilon': 1e-5, 'positions': 'learned', 'max_positions': 1024,
             'attention_bias': True, 'mlp_bias': True, 'tied_head': True}
 
