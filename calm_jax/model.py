@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,8 @@ import numpy as np
 from calm_jax.checkpoints import native
 from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.data.windows import DecodeBatch, decode_windows
+from calm_jax.decoding.beam import beam_search
+from calm_jax.decoding.constraints import Constraints
 from calm_jax.decoding.generate import generate
 from calm_jax.decoding.propagation import Lazy
 from calm_jax.decoding.sampling import Greedy
@@ -77,37 +80,73 @@ class Model:
         return Outputs(self.stream(texts, **settings), len(texts))
 
     def stream(self, texts: Iterable[str], *, exit=None, gate=None, plan=None, propagation=Lazy(), sampling=Greedy(),
-               max_new_tokens: int | None = None, max_source_length: int | None = None, batch_size: int = 32,
-               seed: int = 0, first: int = 0) -> Iterator[Output]:
+               constraints=None, beam=None, max_new_tokens: int | None = None, max_source_length: int | None = None,
+               batch_size: int = 32, seed: int = 0, first: int = 0) -> Iterator[Output]:
         """Outputs of any number of texts in bounded memory, in input order, one window of batches at a time.
 
-        exit, gate, propagation, sampling: as `calm_jax.decoding.generate` takes them. plan: example ids [B] → Plan.
+        exit, gate, propagation, sampling, constraints: as `calm_jax.decoding.generate` takes them. plan: example ids [B] →
+        Plan. beam: a `Beam` searches instead, at full depth or within the plan; it takes no exit, gate or sampling.
         max_new_tokens, max_source_length: tokens with the end-of-sequence; the checkpoint's own defaults where None.
         batch_size: rows decoded together. seed: of sampled draws. first: the id of the first text, where an
         interrupted run goes on: a multiple of 64 · batch_size.
         """
-        length = max_new_tokens or self.generation.get('max_new_tokens', 128)
-        sources = (self.tokenizer.encode(text) for text in texts)
+        length, source_length = self.limits(max_new_tokens, max_source_length)
         windows = decode_windows(
-            sources, batch_size, max_source_length=max_source_length or self.generation.get('max_source_length', 512),
-            pad_id=self.config.pad_id, eos_id=self.config.eos_id, first=first)
+            map(self.encode, texts), batch_size, max_source_length=source_length, first=first, **self.padding)
         key = jax.random.key(seed)
         # On the device once, and not as a host number with every batch.
+        if beam is not None and not (exit is None and gate is None and sampling == Greedy()):
+            raise ValueError('beam search is greedy and takes no exit or gate; a plan it takes')
         device_exit, device_gate = jax.tree.map(jnp.asarray, (exit, gate))
         for window in windows:
             outputs = {}
             for batch in window:
                 batch_plan = None if plan is None else plan(batch.rows)
                 began = time.perf_counter()
-                trace = jax.device_get(generate(
-                    self.config, self.params, batch.tokens, max_new_tokens=length, exit=device_exit, gate=device_gate,
-                    plan=batch_plan, propagation=propagation, sampling=sampling,
-                    example_ids=batch.rows.astype(np.int32), key=key))
+                common = {'max_new_tokens': length, 'plan': batch_plan}
+                if beam is not None:
+                    trace = beam_search(
+                        self.config, self.params, batch.tokens, beam=beam, constraints=constraints or Constraints(), **common)
+                else:
+                    trace = generate(
+                        self.config, self.params, batch.tokens, exit=device_exit, gate=device_gate, propagation=propagation,
+                        sampling=sampling, constraints=constraints, example_ids=batch.rows.astype(np.int32), key=key, **common)
+                trace = jax.device_get(trace)
                 seconds = (time.perf_counter() - began) / max(1, int(np.sum(batch.rows >= 0)))
-                outputs.update(self._outputs(batch, trace, exit, batch_plan, propagation, seconds))
+                sequences = 1 if beam is None else beam.size
+                outputs.update(self._outputs(batch, trace, exit, batch_plan, propagation, seconds, sequences))
             yield from (outputs[row] for row in sorted(outputs))
 
-    def _outputs(self, batch: DecodeBatch, trace, exit, plan, propagation, seconds) -> dict[int, Output]:
+    def encode(self, text: str) -> list[int]:
+        """Ids of a source or prompt, without an end of sequence; a decoder alone needs one to start from."""
+        ids = self.tokenizer.encode(text)
+        return ids or [self.config.decoder_start_id] if self.config.decoder_only else ids
+
+    @property
+    def padding(self) -> dict:
+        """How `decode_windows` lays out what this model reads: sources end and are padded behind, prompts go on and are padded
+        before."""
+        alone = self.config.decoder_only
+        return {'pad_id': self.config.pad_id, 'eos_id': None if alone else self.config.eos_id, 'left': alone}
+
+    def limits(self, max_new_tokens: int | None, max_source_length: int | None) -> tuple[int, int]:
+        """The two limits, in tokens: what is asked for, or else the checkpoint's defaults, or else 128 and 512, as far as the
+        model has positions.
+
+        Raises ValueError where more is asked for than there are positions.
+        """
+        config = self.config
+        positions = config.max_positions if config.positions == 'learned' else math.inf
+        length = max_new_tokens or self.generation.get('max_new_tokens') or min(128, positions // 2)
+        left = positions - (length if config.decoder_only else 0)
+        source_length = max_source_length or min(self.generation.get('max_source_length') or 512, left)
+        if length > positions or source_length > left or left < 1:
+            raise ValueError(
+                f'max_new_tokens {length} and max_source_length {source_length}: the model has {positions} positions'
+                + (' for both together' if config.decoder_only else ' for each'))
+        return int(length), int(source_length)
+
+    def _outputs(self, batch: DecodeBatch, trace, exit, plan, propagation, seconds, sequences) -> dict[int, Output]:
         """Outputs of one decoded batch by input index; rows that only filled it up are thrown away."""
         source_tokens = np.sum(batch.tokens != self.config.pad_id, axis=1)
         measured = observation_cost(exit, self.config)
@@ -115,7 +154,7 @@ class Model:
             plan = None  # λ ≥ 1 turned it off
         flops = cost.exact(
             self.config, source_tokens, trace.exit_layers, layers_run=trace.layers_run, plan=plan,
-            propagation=propagation.filling, **measured).total
+            propagation=propagation.filling, sequences=sequences, **measured).total
         paper = cost.elbayad(
             self.config, source_tokens, trace.exit_layers,
             confidence_flops_per_layer=measured['confidence_flops_per_layer'], predicts=measured['predicts']).total
@@ -181,7 +220,7 @@ def observation_cost(exit: Any, config: TransformerConfig) -> dict:
         return {'confidence_flops_per_layer': [0 for _ in layers], 'predicts': False, 'first_observed': 1}
     measure = exit.measure
     return {
-        'confidence_flops_per_layer': [measure.flops(layer, config.emb_dim, config.vocab_size) for layer in layers],
+        'confidence_flops_per_layer': [measure.flops(layer, config.sizes) for layer in layers],
         'predicts': measure.predicts,
         'first_observed': 1 if measure.remembers else exit.min_exit_layer,
     }

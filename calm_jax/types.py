@@ -13,11 +13,13 @@ Array = jax.Array
 
 
 class Sizes(NamedTuple):
-    """What a decision may size its memory by: L decoder layers, width D, vocabulary V."""
+    """What a decision may size its memory by: L decoder layers, width D, vocabulary V; and what the head costs: operations of
+    one application to one state."""
 
     layers: int
     width: int
     vocabulary: int
+    head_flops: int
 
 
 class Evidence(NamedTuple):

@@ -11,7 +11,7 @@ from calm_jax.analysis.forcing import teacher_forced, unwatched
 from calm_jax.decoding.sampling import Greedy
 from calm_jax.models.layers import MASKED
 from calm_jax.models.transformer import Transformer
-from calm_jax.types import Evidence, Sizes
+from calm_jax.types import Evidence
 
 
 class LayerConfidences(NamedTuple):
@@ -35,7 +35,8 @@ def layer_confidences(model, texts, measure, *, max_new_tokens, max_source_lengt
     batches = teacher_forced(model, texts, max_new_tokens, max_source_length, batch_size, plan, progress)
     for batch in progress(batches, 'confidences', unit='batches'):
         planned = None if plan is None else plan(batch.rows)
-        observed = _observe_all(model.config, model.params, measure, batch.source, batch.decoder_input, planned)
+        observed = _observe_all(
+            model.config, model.params, measure, batch.source, batch.decoder_input, batch.mask, planned, batch.tokens.shape[1])
         confidence, agrees, runs = jax.device_get(observed)
         later = np.cumsum(runs[::-1], axis=0)[::-1] - runs  # how many of the layers after this one run
         visited = np.arange(1, len(runs) + 1)[:, None]
@@ -44,26 +45,25 @@ def layer_confidences(model, texts, measure, *, max_new_tokens, max_source_lengt
     return LayerConfidences(*(np.concatenate(each, axis=1) for each in zip(*seen)))
 
 
-@partial(jax.jit, static_argnames='config')
-def _observe_all(config, params, measure, tokens, decoder_input, plan):
+@partial(jax.jit, static_argnames=('config', 'length'))
+def _observe_all(config, params, measure, source, decoder_input, mask, plan, length):
     """Confidence, agreement, and whether the layer runs, [L, B·T]: each token of each row is one row of evidence."""
     model = Transformer(config)
 
     def call(*args, method):
         return model.apply({'params': params}, *args, method=method)
 
-    rows, length = decoder_input.shape
-    states, runs = _states(call, config, tokens, decoder_input, plan)
-    flat = [state.reshape(rows * length, -1) for state in states]
+    rows = len(decoder_input)
+    states, runs = _states(call, config, source, decoder_input, mask, plan)
+    flat = [state[:, -length:].reshape(rows * length, -1) for state in states]
     runs = jnp.repeat(runs, length, axis=1)
     position = jnp.tile(jnp.arange(length, dtype=jnp.int32), rows)
 
     def choose(logits):
         return Greedy()(logits, None)
 
-    sizes = Sizes(config.num_decoder_layers, config.emb_dim, config.vocab_size)
     answer = choose(call(flat[-1], method='unembed'))
-    memory, confidences, agreements = measure.init(rows * length, sizes), [], []
+    memory, confidences, agreements = measure.init(rows * length, config.sizes), [], []
     for layer in range(config.num_decoder_layers):
         evidence = Evidence(
             layer, config.num_decoder_layers, position, flat[layer + 1], flat[layer], runs[layer], answer,
@@ -76,33 +76,48 @@ def _observe_all(config, params, measure, tokens, decoder_input, plan):
     return jnp.stack(confidences), jnp.stack(agreements), runs
 
 
-def _states(call, config, tokens, decoder_input, plan):
-    """The states [B, T, D] that enter the decoder and leave each layer, and which rows run each layer: bool [L, B].
+def _states(call, config, source, decoder_input, mask, plan):
+    """The states [B, R + T, D] that enter the decoder and leave each layer, and which rows run each layer: bool [L, B].
 
     Under a plan a row keeps its state where it skips a sub-layer. A row that runs a layer's self-attention runs it at every
     position, so the keys it attends to are those of the states that entered the layer.
     """
-    mask, entering = call(tokens, method='source_mask'), call(decoder_input, method='embed')
+    steps = jnp.arange(decoder_input.shape[1], dtype=jnp.int32)[None]
+    positions = steps if mask is None else jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+    entering = call(decoder_input, positions, method='embed')
+    encoded, cross_bias, source_mask = None, None, None
+    if not config.decoder_only:
+        source_mask = call(source, method='source_mask')
+        encoded, cross_bias = _encoded(call, config, source, source_mask, plan), call(source_mask, method='cross_bias')
     if plan is None:
-        states = call(call(tokens, method='encode'), mask, decoder_input, method='decode')
-        return [entering, *states], jnp.ones((config.num_decoder_layers, len(tokens)), bool)
-    x, bias = call(tokens, method='embed'), call(mask, method='encoder_bias')
-    for layer in range(config.num_encoder_layers):
-        x = _where(plan.encoder_attention[:, layer], call(layer, x, bias, method='encoder_attend'), x)
-        x = _where(plan.encoder_feed_forward[:, layer], call(layer, x, method='encoder_feed_forward'), x)
-    encoded, cross_bias = call(x, method='encoder_norm'), call(mask, method='cross_bias')
-    positions = jnp.arange(decoder_input.shape[1], dtype=jnp.int32)
-    visible = positions[None, :] <= positions[:, None]
-    self_bias = call(positions[None, :] - positions[:, None], method='self_bias')[None] + jnp.where(visible, 0.0, MASKED)
-    x, states = entering, [entering]
+        states = call(encoded, source_mask, decoder_input, mask, method='decode')
+        return [entering, *states], jnp.ones((config.num_decoder_layers, len(decoder_input)), bool)
+    distance = steps - steps.T
+    self_bias = call(distance, method='self_bias')[None] + jnp.where(distance <= 0, 0.0, MASKED)
+    if mask is not None:
+        self_bias = self_bias + call(mask, method='cross_bias')
+    x, states, runs = entering, [entering], plan.self_attention | plan.feed_forward
     for layer in range(config.num_decoder_layers):
-        keys_values = call(layer, x, method='self_kv')
-        x = _where(plan.self_attention[:, layer], call(layer, x, *keys_values, self_bias, method='self_attend'), x)
-        keys_values = call(layer, encoded, method='cross_kv')
-        x = _where(plan.cross_attention[:, layer], call(layer, x, *keys_values, cross_bias, method='cross_attend'), x)
+        keys_values = call(layer, x, positions, method='self_kv')
+        attended = call(layer, x, *keys_values, self_bias, positions, method='self_attend')
+        x = _where(plan.self_attention[:, layer], attended, x)
+        if encoded is not None:
+            keys_values = call(layer, encoded, method='cross_kv')
+            x = _where(plan.cross_attention[:, layer], call(layer, x, *keys_values, cross_bias, method='cross_attend'), x)
         x = _where(plan.feed_forward[:, layer], call(layer, x, method='feed_forward'), x)
         states.append(x)
-    return states, (plan.self_attention | plan.cross_attention | plan.feed_forward).T
+    return states, (runs if encoded is None else runs | plan.cross_attention).T
+
+
+def _encoded(call, config, source, source_mask, plan):
+    """The encoder's output [B, S, D], under a plan if there is one."""
+    if plan is None:
+        return call(source, method='encode')
+    x, context = call(source, method='embed_source'), call(source_mask, method='encoder_context')
+    for layer in range(config.num_encoder_layers):
+        x = _where(plan.encoder_attention[:, layer], call(layer, x, context, method='encoder_attend'), x)
+        x = _where(plan.encoder_feed_forward[:, layer], call(layer, x, method='encoder_feed_forward'), x)
+    return call(x, method='encoder_norm')
 
 
 def _where(rows, new, old):

@@ -22,10 +22,12 @@ def sensitivity(model, texts, metric, positions, *, max_new_tokens, max_source_l
     progress: as `calm_jax.progress.progress`, to show how far it is.
     Returns positions (those that any output reaches), the two lists of scores, and how many outputs reach each.
     """
+    max_new_tokens, max_source_length = model.limits(max_new_tokens, max_source_length)
     scores = {kind: [[] for _ in positions] for kind in ('sampling', 'layer')}
     batches = teacher_forced(model, texts, max_new_tokens, max_source_length, batch_size, progress=progress)
     for batch in progress(batches, 'perturbing', unit='batches'):
-        perturbed = jax.device_get(_perturbations(model.config, model.params, batch.source, batch.decoder_input))
+        perturbed = jax.device_get(_perturbations(
+            model.config, model.params, batch.source, batch.decoder_input, batch.mask, max_new_tokens))
         full = [model.tokenizer.decode(row[there].tolist()) for row, there in zip(batch.tokens, batch.present)]
         for kind, tokens in zip(('sampling', 'layer'), perturbed):
             for at, position in enumerate(positions):
@@ -46,15 +48,17 @@ def sensitivity(model, texts, metric, positions, *, max_new_tokens, max_source_l
         'examples': [len(scores['layer'][at]) for at in reached]}
 
 
-@partial(jax.jit, static_argnames='config')
-def _perturbations(config, params, source, decoder_input):
+@partial(jax.jit, static_argnames=('config', 'length'))
+def _perturbations(config, params, source, decoder_input, mask, length):
     """Per position [B, T]: the last layer's RANK-th token, and the first layer's best."""
     model = Transformer(config)
 
     def call(*args, method):
         return model.apply({'params': params}, *args, method=method)
 
-    encoded = call(source, method='encode')
-    states = call(encoded, call(source, method='source_mask'), decoder_input, method='decode')
+    encoded, source_mask = None, None
+    if not config.decoder_only:
+        encoded, source_mask = call(source, method='encode'), call(source, method='source_mask')
+    states = [each[:, -length:] for each in call(encoded, source_mask, decoder_input, mask, method='decode')]
     ranked = jax.lax.top_k(call(states[-1], method='unembed'), min(RANK, config.vocab_size))[1][..., -1]
     return ranked.astype(jnp.int32), jnp.argmax(call(states[0], method='unembed'), axis=-1).astype(jnp.int32)

@@ -1,23 +1,35 @@
 """Hugging Face directories: config.json, weights as safetensors, the tokenizer, generation_config.json.
 
 Weights are read and written tensor by tensor: at any time memory holds one model and one tensor more. Reading takes one
-`model.safetensors`, or the shards that `model.safetensors.index.json` lists; writing makes one file.
+`model.safetensors`, or the shards that `model.safetensors.index.json` lists, or the same of `pytorch_model.bin` through torch's
+reader for weights alone; writing makes one file.
 """
 
 import json
 import pathlib
+import pickle
 import struct
+import zipfile
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 
 from calm_jax.checkpoints import atomic, native, trees
+from calm_jax.checkpoints.weights import as_published, assemble, published_shape
 from calm_jax.data import tokenizers
 from calm_jax.models import families
 
 _SINGLE, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
+_PICKLED, _PICKLED_INDEX = 'pytorch_model.bin', 'pytorch_model.bin.index.json'
 _DTYPES = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16', 'F64': 'float64'}
+# Our decoding defaults and where they are published; what leaves them off.
+_DEFAULTS = {
+    'max_new_tokens': 'max_new_tokens', 'min_new_tokens': 'min_new_tokens', 'num_beams': 'num_beams',
+    'length_penalty': 'length_penalty', 'early_stopping': 'early_stopping', 'no_repeat_ngram_size': 'no_repeat_ngram_size',
+    'forced_first_id': 'forced_bos_token_id', 'forced_last_id': 'forced_eos_token_id'}
+_OFF = {'num_beams': 1, 'length_penalty': 1.0, 'early_stopping': False, 'no_repeat_ngram_size': 0, 'min_new_tokens': 0}
 _CODES = {name: code for code, name in _DTYPES.items()}
 
 
@@ -29,13 +41,13 @@ def is_published(directory):
         return False
 
 
-def read(directory, dtype='float32', watch=iter):
+def read(directory, dtype='float32', tokenizer=None, watch=iter):
     """Reads a published model as a `native.Checkpoint`; floating-point weights become `dtype` (None keeps what is stored).
 
     Every tensor in the files must be known, and every known tensor must be there with its shape; what a family stores twice
     must be equal.
 
-    `watch` passes the weights on, as a progress bar does.
+    tokenizer: a folder that holds it, where it is not the model's own. `watch` passes the weights on, as a progress bar does.
 
     Raises:
       FileNotFoundError: config.json, the weights or the tokenizer are not there.
@@ -48,12 +60,16 @@ def read(directory, dtype='float32', watch=iter):
     published = native.read_json(path)
     generation = _read_generation(directory / 'generation_config.json', published)
     try:
-        config = families.config_from_published(published)
+        family = families.family_of(published)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    tokenizer = _read_tokenizer(directory)
-    weights = list(families.family_of(published).weight_map(config))
-    params = _read_weights(directory, config, weights, dtype, watch)
+    where = _where(_open(directory), family)
+    try:
+        config = families.config_from_published(published, where)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from None
+    tokenizer = _read_tokenizer(directory, family) if tokenizer is None else tokenizers.load_tokenizer(tokenizer)
+    params = assemble(directory, config, family.weight_map(config), where, dtype, watch)
     native.check(str(directory), config, params, tokenizer)
     return native.Checkpoint(config, params, tokenizer, None, generation)
 
@@ -76,108 +92,158 @@ def write(directory, checkpoint, *, dtype=None, overwrite=False, watch=iter):
         raise ValueError(f'{directory}: {error}') from None
     with atomic.new_directory(directory, overwrite) as temporary:
         stored = _write_weights(temporary / _SINGLE, list(family.weight_map(config)), checkpoint.params, dtype, watch)
-        ids = {'decoder_start_token_id': config.decoder_start_id, 'eos_token_id': config.eos_id, 'pad_token_id': config.pad_id}
-        limit = (checkpoint.generation or {}).get('max_new_tokens')
+        start = 'bos_token_id' if config.decoder_only else 'decoder_start_token_id'
+        ids = {start: config.decoder_start_id, 'eos_token_id': list(config.eos_ids) if config.other_eos_ids else config.eos_id,
+               **({} if config.pad_id < 0 else {'pad_token_id': config.pad_id})}
+        defaults = {theirs: checkpoint.generation[ours] for ours, theirs in _DEFAULTS.items()
+                    if ours in (checkpoint.generation or {})}
         _write_json(temporary / 'config.json', {**family.published_from_config(config), 'torch_dtype': stored})
-        _write_json(temporary / 'generation_config.json', ids if limit is None else {**ids, 'max_new_tokens': limit})
+        _write_json(temporary / 'generation_config.json', {**ids, **defaults})
         _write_tokenizer(temporary, checkpoint.tokenizer)
 
 
 def _read_generation(path, published):
     """Our decoding defaults; puts the token ids that generation_config.json gives in their place in `published`.
 
-    The reference implementation prefers them to those of config.json when it generates.
+    The reference implementation prefers them to those of config.json when it generates; old directories keep all of it there.
     """
-    if not path.is_file():
-        return {}
-    settings = native.read_json(path)
-    for name in ('decoder_start_token_id', 'eos_token_id', 'pad_token_id'):
+    settings = native.read_json(path) if path.is_file() else {}
+    for name in ('decoder_start_token_id', 'bos_token_id', 'eos_token_id', 'pad_token_id'):
         if settings.get(name) is not None:
             published[name] = settings[name]
-    return {'max_new_tokens': settings['max_new_tokens']} if settings.get('max_new_tokens') else {}
+    said = {**published, **{name: value for name, value in settings.items() if value is not None}}
+    found = {ours: said[theirs] for ours, theirs in _DEFAULTS.items() if said.get(theirs) is not None}
+    for ours, theirs in (('max_new_tokens', 'max_length'), ('min_new_tokens', 'min_length')):
+        # Of a decoder alone these count the prompt, of which a default knows nothing.
+        if ours not in found and isinstance(said.get(theirs), int) and said[theirs] > 1 and _encodes(published):
+            found[ours] = said[theirs] - 1  # they count the start token
+    return {name: value for name, value in found.items() if value != _OFF.get(name)}
 
 
-def _read_tokenizer(directory):
+def _encodes(published):
+    return published.get('is_encoder_decoder', published.get('model_type') in ('t5', 'mt5', 'longt5', 'bart'))
+
+
+def _read_tokenizer(directory, family):
     """The tokenizer; a byte-level one is published without any vocabulary file, as a class name only."""
     path = directory / 'tokenizer_config.json'
     settings = native.read_json(path) if path.is_file() else {}
     if settings.get('tokenizer_class') == 'ByT5Tokenizer':
         return tokenizers.ByteTokenizer(settings.get('extra_ids', 125))
-    return tokenizers.load_tokenizer(directory)
+    kind = tokenizers.kind_of(directory)
+    if kind is tokenizers.BytePairTokenizer:  # its files do not say what starts a text
+        return kind.load(directory, family.SPECIAL_TOKENS)
+    return kind.load(directory)
 
 
 def _write_tokenizer(directory, tokenizer):
-    name = 'ByT5Tokenizer' if isinstance(tokenizer, tokenizers.ByteTokenizer) else 'T5Tokenizer'
-    special = {'eos_token': '</s>', 'unk_token': '<unk>', 'pad_token': '<pad>'}
-    _write_json(directory / 'tokenizer_config.json',
-                {'tokenizer_class': name, 'extra_ids': getattr(tokenizer, 'extra_ids', 0), **special})
+    names = {tokenizers.ByteTokenizer: 'ByT5Tokenizer', tokenizers.SentencePieceTokenizer: 'T5Tokenizer'}
+    if name := names.get(type(tokenizer)):
+        special = {'eos_token': '</s>', 'unk_token': '<unk>', 'pad_token': '<pad>'}
+        _write_json(directory / 'tokenizer_config.json',
+                    {'tokenizer_class': name, 'extra_ids': getattr(tokenizer, 'extra_ids', 0), **special})
     tokenizer.save(directory)
 
 
-def _read_weights(directory, config, weights, dtype, watch):
-    files = _open(directory)
-    where = {name: file for file in files for name in file.keys()}
-    stored = {name: tuple(file.get_slice(name).get_shape()) for name, file in where.items()}
-    sources = {weight.name: next((name for name in (weight.name, *weight.duplicates) if name in where), None)
-               for weight in weights}
-    shapes = native.parameter_shapes(config)
-    expected = {}
-    for weight in weights:
-        shape = tuple(reversed(shapes[weight.path])) if weight.transpose else shapes[weight.path]
-        expected[sources[weight.name] or weight.name] = shape
-        expected |= {name: shape for name in weight.duplicates if name in where}
-    if problems := trees.differences(expected, stored):
-        raise ValueError(f'{directory}: the weights do not match config.json: {problems}')
-    params = {}
-    for weight in watch(weights):
-        source = sources[weight.name]
-        array = _tensor(directory, where, source)
-        for name in weight.duplicates:
-            if name in where and name != source and not np.array_equal(_tensor(directory, where, name), array, equal_nan=True):
-                raise ValueError(f'{directory}: {name} and {source} differ; expected the same tensor twice')
-        array = trees.cast(array.T if weight.transpose else array, dtype, f'{directory}: {source}')
-        node = params
-        *parents, leaf = weight.path.split('/')
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[leaf] = jnp.array(array)  # A copy: the file may go away.
-    return params
+class _Tensor(NamedTuple):
+    """One tensor of an opened safetensors file, under the name that it has there."""
+
+    file: Any
+    name: str
+
+    @property
+    def shape(self):
+        return tuple(self.file.get_slice(self.name).get_shape())
+
+    def read(self):
+        """The array, as stored. Raises ValueError for a type that no parameter has."""
+        code = self.file.get_slice(self.name).get_dtype()
+        if code not in _DTYPES:
+            raise ValueError(f'{self.name} is stored as {code}; expected one of {", ".join(_DTYPES)}')
+        return self.file.get_tensor(self.name)
+
+
+class _Pickled(NamedTuple):
+    """One tensor that torch has read, from a file that it maps into memory."""
+
+    tensor: Any
+    name: str
+
+    @property
+    def shape(self):
+        return tuple(self.tensor.shape)
+
+    def read(self):
+        """The array, as stored. Raises ValueError for a type that no parameter has."""
+        if not self.tensor.is_floating_point():
+            raise ValueError(f'{self.name} is stored as {self.tensor.dtype}; expected floating-point numbers')
+        if str(self.tensor.dtype) == 'torch.bfloat16':
+            return self.tensor.view(_torch().int16).numpy().view(jnp.bfloat16)
+        return self.tensor.numpy()
+
+
+def _where(tensors, family):
+    """{name in the family's weight map: tensor}, buffers left out, where files may lack the family's prefix."""
+    found = {name: tensor for name, tensor in tensors.items() if family.BUFFERS is None or not family.BUFFERS.fullmatch(name)}
+    if family.PREFIX and not any(name.startswith(family.PREFIX) for name in found):
+        found = {family.PREFIX + name: tensor for name, tensor in found.items()}
+    return found
 
 
 def _open(directory):
-    """Opened safetensors files, one or all shards."""
-    index = directory / _INDEX
-    if index.is_file():
-        shards = native.read_json(index).get('weight_map')
-        if not isinstance(shards, dict) or not shards:
-            raise ValueError(f'{index}: holds no weight_map; the file is damaged, copy it again')
-        names = sorted(set(shards.values()))
-        absent = [name for name in names if not (directory / name).is_file()]
-        if absent:
-            raise FileNotFoundError(f'{directory}: {_INDEX} lists {len(names)} files, {len(absent)} of them are not there: '
-                                    f'{", ".join(absent[:4])}; copy them again')
-    elif (directory / _SINGLE).is_file():
-        names = [_SINGLE]
-    else:
-        others = [path.name for path in sorted(directory.iterdir()) if path.suffix in ('.bin', '.msgpack', '.h5', '.pt')]
-        found = f'found {", ".join(others)}, which only their own libraries read; save it again as safetensors' \
-            if others else 'found no weights'
-        raise FileNotFoundError(f'{directory}: {found}; expected {_SINGLE} or {_INDEX}')
-    files = []
-    for name in names:
-        try:
-            files.append(safetensors.safe_open(directory / name, framework='np'))
-        except (OSError, safetensors.SafetensorError) as error:
-            raise ValueError(f'{directory / name}: not a complete safetensors file ({error}); copy it again') from None
-    return files
+    """{name: tensor} of the weights in a directory: safetensors, or where there are none, what torch saved."""
+    if found := _files(directory, _SINGLE, _INDEX):
+        return {name: _Tensor(file, name) for file in map(_open_safetensors, found) for name in file.keys()}
+    if found := _files(directory, _PICKLED, _PICKLED_INDEX):
+        return {name: _Pickled(tensor, name) for path in found for name, tensor in _unpickle(path).items()}
+    others = [path.name for path in sorted(directory.iterdir()) if path.suffix in ('.bin', '.msgpack', '.h5', '.pt')]
+    held = f'found {", ".join(others)}, which only their own libraries read; save it again as safetensors' \
+        if others else 'found no weights'
+    raise FileNotFoundError(f'{directory}: {held}; expected {_SINGLE} or {_INDEX}')
 
 
-def _tensor(directory, where, name):
-    """One tensor, as stored."""
-    code = where[name].get_slice(name).get_dtype()
-    if code not in _DTYPES:
-        raise ValueError(f'{directory}: {name} is stored as {code}; expected one of {", ".join(_DTYPES)}')
-    return where[name].get_tensor(name)
+def _files(directory, single, index):
+    """The paths of the one file, or of the shards that an index lists; none where neither is there."""
+    if not (directory / index).is_file():
+        return [directory / single] if (directory / single).is_file() else []
+    shards = native.read_json(directory / index).get('weight_map')
+    if not isinstance(shards, dict) or not shards:
+        raise ValueError(f'{directory / index}: holds no weight_map; the file is damaged, copy it again')
+    names = sorted(set(shards.values()))
+    absent = [name for name in names if not (directory / name).is_file()]
+    if absent:
+        raise FileNotFoundError(f'{directory}: {index} lists {len(names)} files, {len(absent)} of them are not there: '
+                                f'{", ".join(absent[:4])}; copy them again')
+    return [directory / name for name in names]
+
+
+def _open_safetensors(path):
+    try:
+        return safetensors.safe_open(path, framework='np')
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f'{path}: not a complete safetensors file ({error}); copy it again') from None
+
+
+def _unpickle(path):
+    """{name: tensor} of a file that torch saved, read without running what it holds."""
+    torch, mapped = _torch(), zipfile.is_zipfile(path)  # what torch saved before 1.6 cannot be mapped into memory
+    try:
+        held = torch.load(path, map_location='cpu', mmap=mapped, weights_only=True)
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        reason = ' '.join(str(error).split())[:200]
+        raise ValueError(f'{path}: not a complete file of tensors ({reason}); copy it again') from None
+    if not isinstance(held, dict) or not all(hasattr(tensor, 'is_floating_point') for tensor in held.values()):
+        raise ValueError(f'{path}: holds something else than named tensors')
+    return held
+
+
+def _torch():
+    try:
+        import torch  # of the extra [hf]; nothing else needs it
+    except ImportError:
+        raise ValueError('weights that torch saved (.bin) need torch: pip install torch, or save the model again as '
+                         'safetensors') from None
+    return torch
 
 
 def _write_weights(path, weights, params, dtype, watch=iter):
@@ -190,12 +256,12 @@ def _write_weights(path, weights, params, dtype, watch=iter):
     leaves = {'/'.join(names): leaf for names, leaf in trees.flatten(params)}
     header, offset, sizes = {'__metadata__': {'format': 'pt'}}, 0, {}
     for weight in weights:
-        leaf = leaves[weight.path]
-        stored = jnp.dtype(dtype or leaf.dtype)
+        parts = [leaves[path] for path in weight.paths]
+        stored = jnp.dtype(dtype or parts[0].dtype)
         if stored.name not in _CODES:
             raise ValueError(f'{weight.path}: has dtype {stored.name}; expected one of {", ".join(_CODES)}')
-        shape = list(reversed(leaf.shape)) if weight.transpose else list(leaf.shape)
-        size = stored.itemsize * leaf.size
+        shape = list(published_shape(weight, [part.shape for part in parts]))
+        size = stored.itemsize * sum(part.size for part in parts)
         header[weight.name] = {'dtype': _CODES[stored.name], 'shape': shape, 'data_offsets': [offset, offset + size]}
         offset += size
         sizes[stored.name] = sizes.get(stored.name, 0) + size
@@ -204,8 +270,8 @@ def _write_weights(path, weights, params, dtype, watch=iter):
     with open(path, 'wb') as file:
         file.write(struct.pack('<Q', len(encoded)) + encoded)
         for weight in watch(weights):
-            array = trees.cast(leaves[weight.path], dtype, weight.path)
-            file.write(np.ascontiguousarray(array.T if weight.transpose else array).view(np.uint8).data)
+            array = np.concatenate([trees.cast(leaves[path], dtype, path) for path in weight.paths], axis=-1)
+            file.write(np.ascontiguousarray(as_published(weight, array)).view(np.uint8).data)
     return max(sizes, key=sizes.get)
 
 

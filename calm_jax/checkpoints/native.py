@@ -138,10 +138,12 @@ def check(name, config, params, tokenizer, heads=None):
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(f'{name}: the tokenizer has {tokenizer.vocab_size} tokens but the model embeds only '
                          f'{config.vocab_size}; they do not belong together')
-    for field in ('pad_id', 'eos_id'):
-        theirs, ours = getattr(tokenizer, field), getattr(config, field)
-        if theirs is not None and theirs >= 0 and theirs != ours:
-            raise ValueError(f'{name}: the tokenizer has {field} {theirs}, the model {ours}; they do not belong together')
+    if tokenizer.eos_id not in config.eos_ids:
+        raise ValueError(f'{name}: the tokenizer has eos_id {tokenizer.eos_id}, the model {config.eos_id}; they do not belong '
+                         'together')
+    if min(tokenizer.pad_id, config.pad_id) >= 0 and tokenizer.pad_id != config.pad_id:
+        raise ValueError(f'{name}: the tokenizer has pad_id {tokenizer.pad_id}, the model {config.pad_id}; they do not belong '
+                         'together')
 
 
 def check_shapes(name, config, params):

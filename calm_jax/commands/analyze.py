@@ -45,9 +45,8 @@ def run(args):
     records, template = open_records(args.data), jsonl.Template(args.source_field)
     texts = [template(records[i], records.where(i)) for i in range(min(args.examples, len(records)))]
     model = load(args.checkpoint, args.dtype)
-    settings = Settings(
-        max_new_tokens=args.max_new_tokens or model.generation.get('max_new_tokens', 128),
-        max_source_length=args.max_source_length or model.generation.get('max_source_length', 512), dtype=model.config.dtype)
+    length, source_length = model.limits(args.max_new_tokens, args.max_source_length)
+    settings = Settings(max_new_tokens=length, max_source_length=source_length, dtype=model.config.dtype)
     positions = _positions(args.positions, settings.max_new_tokens)
     result = sensitivity(
         model, texts, metric, positions, max_new_tokens=settings.max_new_tokens,

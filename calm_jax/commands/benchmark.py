@@ -90,8 +90,8 @@ def run(args):
     for batch_size in args.batch_size or [1]:
         limit = next(iter(compared.values())).max_source_length
         windows = decode_windows(
-            whole_batches(sources, batch_size), batch_size, max_source_length=limit, pad_id=config.pad_id,
-            eos_id=config.eos_id if args.input else None)
+            whole_batches(sources, batch_size), batch_size, max_source_length=limit,
+            **{**model.padding, **({} if args.input else {'eos_id': None})})
         batches = [batch for window in windows for batch in window]
         programs = {}
         timed = {name: Decoder(model, config, settings, batches, programs) for name, settings in progress(
@@ -151,11 +151,11 @@ def inputs(args, model, settings):
         records, template = open_records(args.input), jsonl.Template(args.source_field)
         texts = [template(records[i], records.where(i)) for i in range(min(args.examples, len(records)))]
         data = data_of(records, args.source_field, len(texts))
-        return [model.tokenizer.encode(text) for text in texts], model.config, data
+        return [model.encode(text) for text in texts], model.config, data
     length = min(RANDOM_SOURCE_LENGTH, settings.max_source_length)
     tokens = np.random.default_rng(settings.seed).integers(2, model.config.vocab_size, (args.examples, length))
     # No text, so nothing to say when it is done: every row decodes to the maximum.
-    return tokens.tolist(), dataclasses.replace(model.config, eos_id=-1), None
+    return tokens.tolist(), dataclasses.replace(model.config, eos_id=-1, other_eos_ids=()), None
 
 
 def whole_batches(sources, batch_size):
@@ -184,7 +184,7 @@ class Decoder:
         for batch in batches:
             arguments = {
                 'exit': values.exit, 'plan': None if values.plan is None else values.plan(batch.rows),
-                'propagation': values.propagation, 'sampling': values.sampling,
+                'propagation': values.propagation, 'sampling': values.sampling, 'constraints': values.constraints,
                 'example_ids': batch.rows.astype(np.int32), 'key': jax.random.key(settings.seed)}
             name = batch.tokens.shape, jax.tree.structure(arguments)
             if name not in programs:

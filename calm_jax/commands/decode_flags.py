@@ -12,6 +12,10 @@ from calm_jax.decoding.settings import FORMS, MEASURES, PROPAGATIONS, Settings
 DTYPES = ('float32', 'bfloat16', 'float16')
 
 
+# What a checkpoint's defaults say of beam search, which other ways to decode do without.
+BEAMS = ('num_beams', 'length_penalty', 'early_stopping')
+
+
 def add_model(parser, required=True):
     """--checkpoint, --batch_size, --dtype, --quiet: which model, and how it is run."""
     parser.add_argument('--checkpoint', required=required, metavar='DIR', help='native checkpoint (see `calm import`)')
@@ -45,6 +49,15 @@ def add_settings(parser, threshold=True):
     group.add_argument('--top_k', type=int, metavar='K', help='sample from the K likeliest tokens (default 0: all)')
     group.add_argument('--top_p', type=float, metavar='P', help='sample from the likeliest tokens of probability P (default 1)')
     group.add_argument('--seed', type=int, help='of sampled draws (default 0)')
+    group.add_argument('--num_beams', type=positive, metavar='K', help='beam search with K sequences (default 1: none)')
+    group.add_argument('--length_penalty', type=float, metavar='P',
+                       help='beam search compares log-probability / length^P (default 1)')
+    group.add_argument('--early_stopping', type=_early_stopping, metavar='WHEN',
+                       help='beam search ends a row with K finished sequences: true, false (default), or never')
+    group.add_argument('--no_repeat_ngram_size', type=int, metavar='N', help='no N tokens in a row twice (default 0: off)')
+    group.add_argument('--min_new_tokens', type=int, metavar='T', help='no end of sequence before T tokens (default 0)')
+    group.add_argument('--forced_first_id', type=int, metavar='ID', help='the first token (default -1: free)')
+    group.add_argument('--forced_last_id', type=int, metavar='ID', help='the last token that fits (default -1: free)')
     gin_flags.add_arguments(parser)
 
 
@@ -67,13 +80,18 @@ def settings(args, model) -> Settings:
     """
     said = given(args)
     defaults = {name: value for name, value in model.generation.items() if name in Settings.__dataclass_fields__}
-    made = Settings(**{**defaults, **said, 'dtype': model.config.dtype})
+    if 'num_beams' not in said and (said.get('measure') or said.get('temperature')):
+        defaults = {name: value for name, value in defaults.items() if name not in BEAMS}
+    length, source_length = model.limits(said.get('max_new_tokens'), said.get('max_source_length'))
+    made = Settings(**{**defaults, **said, 'max_new_tokens': length, 'max_source_length': source_length,
+                       'dtype': model.config.dtype})
     if said.get('dtype', made.dtype) != made.dtype:
         raise ValueError(f'Settings.dtype is {said["dtype"]}, and the model was loaded in {made.dtype}; say --dtype')
     owners = {
         '--measure': (made.measure is not None,
                       ('measure_options', 'threshold_form', 'decay_temperature', 'min_exit_layer', 'propagation')),
         '--temperature': (made.temperature > 0, ('top_k', 'top_p')),
+        '--num_beams': (made.num_beams > 1, BEAMS[1:]),
         'a decaying --threshold_form': (made.threshold_form != 'constant', ('decay_temperature',))}
     for owner, (on, owned) in owners.items():
         if not on and (idle := [name for name in owned if name in said]):
@@ -86,8 +104,17 @@ def stream(model, texts, settings: Settings, batch_size, first=0):
     values = settings.build(model.config, model.heads)
     return model.stream(
         texts, exit=values.exit, plan=values.plan, propagation=values.propagation, sampling=values.sampling,
+        constraints=values.constraints, beam=values.beam,
         max_new_tokens=settings.max_new_tokens, max_source_length=settings.max_source_length, batch_size=batch_size,
         seed=settings.seed, first=first)
+
+
+def _early_stopping(text):
+    """True, False or 'never'."""
+    known = {'true': True, 'false': False, 'never': 'never'}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f'{text!r}; expected true, false or never')
+    return known[text.lower()]
 
 
 def use_compilation_cache():

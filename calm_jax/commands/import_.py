@@ -1,7 +1,8 @@
 """Reads a published model directory and writes a native checkpoint that every other command takes.
 
-Reads Hugging Face directories: config.json, model.safetensors (or its shards) and the tokenizer. Every tensor must be
-understood, and nothing is converted but the number format. The output appears whole or not at all.
+Reads Hugging Face directories (config.json, weights as safetensors or as torch saved them, the tokenizer) and checkpoints of
+t5x, in its own format or orbax's. Every tensor must be understood, and nothing is converted but the number format. The output
+appears whole or not at all.
 """
 
 import functools
@@ -9,7 +10,7 @@ import pathlib
 
 import jax
 
-from calm_jax.checkpoints import huggingface, native
+from calm_jax.checkpoints import huggingface, native, t5x
 from calm_jax.progress import progress
 
 
@@ -18,6 +19,7 @@ def add_arguments(parser):
     parser.add_argument('--output', required=True, metavar='DIR', help='the native checkpoint to write')
     parser.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16', 'float16'),
                         help='how parameters are stored (default: float32)')
+    parser.add_argument('--tokenizer', metavar='DIR', help='folder of the tokenizer, for checkpoints that hold none (t5x)')
     parser.add_argument('--overwrite', action='store_true', help='replace a checkpoint at --output')
     parser.add_argument('--quiet', action='store_true', help='print nothing')
 
@@ -25,7 +27,7 @@ def add_arguments(parser):
 def run(args):
     """Detects the format of args.directory, converts, prints two lines."""
     source, output = pathlib.Path(args.directory), pathlib.Path(args.output)
-    checkpoint = read(source, args.dtype, watched('reading', args.quiet))
+    checkpoint = read(source, args.dtype, args.tokenizer, watched('reading', args.quiet))
     native.save(output, *checkpoint, overwrite=args.overwrite)
     if not args.quiet:
         print(f'{source}: {description(checkpoint)}')
@@ -37,8 +39,9 @@ def watched(description, quiet):
     return functools.partial(progress, description=description, quiet=quiet, unit='tensors')
 
 
-def read(directory, dtype, watch=iter):
-    """The checkpoint in a published directory, whichever format it has. `watch` passes its weights on.
+def read(directory, dtype, tokenizer=None, watch=iter):
+    """The checkpoint in a published directory, whichever format it has; with the tokenizer of another folder if one is named.
+    `watch` passes its weights on.
 
     Raises:
       FileNotFoundError: there is no such directory.
@@ -47,12 +50,14 @@ def read(directory, dtype, watch=iter):
     if not directory.is_dir():
         raise FileNotFoundError(f'{directory}: no such directory; expected a published model')
     if huggingface.is_published(directory):
-        return huggingface.read(directory, dtype, watch)
+        return huggingface.read(directory, dtype, tokenizer, watch)
+    if t5x.is_t5x(directory):
+        return t5x.read(directory, tokenizer, dtype, watch)
     if native.is_native(directory):
         raise ValueError(f'{directory}: already a native checkpoint; use it as it is')
     names = sorted(path.name for path in directory.iterdir())
     raise ValueError(f'{directory}: format not recognised: found {", ".join(names[:6]) or "nothing"}; expected a published '
-                     'model with config.json ("model_type") and model.safetensors')
+                     'model with config.json ("model_type") and its weights, or a checkpoint of t5x')
 
 
 def description(checkpoint):

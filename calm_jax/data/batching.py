@@ -97,6 +97,8 @@ class TrainingBatches:
         decoder_target_tokens [B, T] int32: target ids, the end of sequence, padding
         decoder_input_tokens [B, T] int32: the targets shifted right, after decoder_start_id
         decoder_loss_weights [B, T] float32: 1 on targets, the end of sequence included; 0 on padding
+    With `decoder_only` there is no encoder_input_tokens, the source's ids stand before the target's in one sequence (after
+    decoder_start_id where there are none), and only the target's count; S + T is what one row may hold.
     S and T are each the smallest multiple of `length_multiple` that holds the longest row of the batch over all
     processes, so that shapes agree everywhere. Its default is the smallest multiple of 8 that leaves at most eight
     lengths up to the limit. A source of more than `max_source_length` ids, or a target of more than
@@ -122,6 +124,7 @@ class TrainingBatches:
         pad_id: int = 0,
         eos_id: int = 1,
         decoder_start_id: int = 0,
+        decoder_only: bool = False,
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -138,6 +141,7 @@ class TrainingBatches:
         self._source_buckets = Buckets.for_limit(max_source_length, length_multiple)
         self._target_buckets = Buckets.for_limit(max_target_length, length_multiple)
         self._ids = {'pad_id': pad_id, 'eos_id': eos_id, 'decoder_start_id': decoder_start_id}
+        self._collate = collate_prompts if decoder_only else collate
         self._process_rows = slice(process_index, None, process_count)
         # The window and permutation last asked for, so that steps in order sort each window once. Never read as state.
         self._held_window: tuple[tuple[int, int], list[list[Example]]] | None = None
@@ -149,7 +153,7 @@ class TrainingBatches:
         epoch, place = divmod(int(step), self.steps_per_epoch)
         window, place = divmod(place, self.window)
         examples = self._batches_of_window(epoch, window)[place]
-        batch = collate(examples, self._source_buckets, self._target_buckets, **self._ids)
+        batch = self._collate(examples, self._source_buckets, self._target_buckets, **self._ids)
         return {name: array[self._process_rows] for name, array in batch.items()}
 
     def order(self, epoch: int) -> np.ndarray:
@@ -190,6 +194,7 @@ def evaluation_batches(
     pad_id: int = 0,
     eos_id: int = 1,
     decoder_start_id: int = 0,
+    decoder_only: bool = False,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -200,8 +205,9 @@ def evaluation_batches(
     _check(batch_size, process_index, process_count)
     buckets = [Buckets.for_limit(limit, length_multiple) for limit in (max_source_length, max_target_length)]
     ids = {'pad_id': pad_id, 'eos_id': eos_id, 'decoder_start_id': decoder_start_id}
+    lay_out = collate_prompts if decoder_only else collate
     return (
-        {name: array[process_index::process_count] for name, array in collate(rows, *buckets, **ids).items()}
+        {name: array[process_index::process_count] for name, array in lay_out(rows, *buckets, **ids).items()}
         for rows in _filled_batches(examples, batch_size)
     )
 
@@ -233,6 +239,35 @@ def collate(
         'decoder_target_tokens': target_tokens,
         'decoder_loss_weights': weights,
     }
+
+
+def collate_prompts(
+    examples: Sequence[Example | None],
+    source_buckets: Buckets,
+    target_buckets: Buckets,
+    *,
+    pad_id: int = -1,
+    eos_id: int = 1,
+    decoder_start_id: int = 0,
+) -> Batch:
+    """The three arrays of one batch of a decoder alone: prompts that go on as targets, as TrainingBatches lists them."""
+    limit = source_buckets.limit + target_buckets.limit
+    rows, weights = [], []
+    for example in examples:
+        if example is None:
+            rows.append([]), weights.append([])
+            continue
+        prompt = list(example.source[: source_buckets.limit]) or [decoder_start_id]
+        target = [*example.target[: target_buckets.limit - 1], eos_id]
+        rows.append([*prompt, *target])
+        weights.append([0.0] * (len(prompt) - 1) + [1.0] * len(target))
+    buckets = Buckets.for_limit(limit, source_buckets.step)
+    length = buckets.length(max(max(len(row) - 1 for row in rows), 1))
+    inputs, targets = (np.full((len(rows), length), pad_id, np.int32) for _ in range(2))
+    counted = np.zeros((len(rows), length), np.float32)
+    for place, (row, counts) in enumerate(zip(rows, weights)):
+        inputs[place, : len(counts)], targets[place, : len(counts)], counted[place, : len(counts)] = row[:-1], row[1:], counts
+    return {'decoder_input_tokens': inputs, 'decoder_target_tokens': targets, 'decoder_loss_weights': counted}
 
 
 def count_truncated(examples: Sequence[Example], max_source_length: int, max_target_length: int) -> dict[str, int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import sentencepiece
+import tokenizers
 
 
 class Tokenizer(Protocol):
@@ -109,6 +110,43 @@ class SentencePieceTokenizer:
         return 0 <= token < self.vocab_size and token not in self._silent
 
 
+class PromptSentencePieceTokenizer(SentencePieceTokenizer):
+    """A SentencePiece model whose texts start with its beginning of sequence, as some decoders alone want them.
+
+    Stored as `tokenizer.model`.
+    """
+
+    FILES = ('tokenizer.model',)
+
+    def __init__(self, model: bytes):
+        super().__init__(model)
+        self._start = self._processor.bos_id()
+        if self._start < 0:
+            raise ValueError('the SentencePiece model has no beginning of sequence')
+        if self._processor.pad_id() < 0:
+            self.pad_id = -1
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> 'PromptSentencePieceTokenizer':
+        """From a folder."""
+        path = Path(directory) / cls.FILES[0]
+        try:
+            return cls(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from None
+
+    def encode(self, text: str) -> list[int]:
+        return [self._start, *super().encode(text)]
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.model + b'after the beginning').hexdigest()
+
+    def save(self, directory: str | os.PathLike) -> None:
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / self.FILES[0]).write_bytes(self.model)
+
+
 class ByteTokenizer:
     """Bytes of UTF-8 as ids: `id = byte + 3`, after pad 0, end-of-sequence 1 and unknown 2 (Xue et al., 2022).
 
@@ -157,7 +195,132 @@ class ByteTokenizer:
         (directory / self.FILES[0]).write_text(json.dumps({'extra_ids': self.extra_ids}) + '\n')
 
 
-_KINDS = (SentencePieceTokenizer, ByteTokenizer)
+class JsonTokenizer:
+    """Whatever `tokenizer.json` describes (the format of the tokenizers library): byte-level pairs, unigrams, words.
+
+    Ids of a text come with what the file puts before it (`<s>`), and without the end of sequence that it may put after.
+    Stored as `tokenizer.json`; its `tokenizer_config.json` names the tokens that end and pad.
+    """
+
+    FILES = ('tokenizer.json',)
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, eos_token: str, pad_token: str | None = None):
+        self._tokenizer = tokenizer
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.eos_token, self.pad_token = eos_token, pad_token
+        self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        ids = {name: tokenizer.token_to_id(name) for name in (eos_token, pad_token) if name is not None}
+        if missing := [name for name, number in ids.items() if number is None]:
+            raise ValueError(f'{", ".join(missing)} is not in the vocabulary')
+        self.eos_id: int = ids[eos_token]
+        self.pad_id: int = -1 if pad_token is None or pad_token == eos_token else ids[pad_token]
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> 'JsonTokenizer':
+        """From a folder. The tokens that end and pad are those that its settings name."""
+        directory = Path(directory)
+        path = directory / cls.FILES[0]
+        try:
+            return cls(tokenizers.Tokenizer.from_str(path.read_text(encoding='utf-8')), *_ending_and_padding(directory))
+        except Exception as error:  # The library raises bare exceptions.
+            raise ValueError(f'{path}: {" ".join(str(error).split())}') from None
+
+    def encode(self, text: str) -> list[int]:
+        ids = self._tokenizer.encode(text).ids
+        return ids[:-1] if len(ids) > 1 and ids[-1] == self.eos_id else ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        known = [i for i in _before_end(ids, self.eos_id) if 0 <= i < self.vocab_size]
+        return self._tokenizer.decode(known, skip_special_tokens=True)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self._piece(int(i)) for i in ids]
+
+    def _piece(self, token: int) -> str:
+        name = self._tokenizer.id_to_token(token) if token >= 0 else None
+        if name is None:
+            return f'<{token}>'
+        if isinstance(self._tokenizer.decoder, tokenizers.decoders.ByteLevel) and all(each in _BYTES for each in name):
+            return bytes(_BYTES[each] for each in name).decode(errors='replace')
+        return name.replace('▁', ' ')
+
+    def fingerprint(self) -> str:
+        named = json.dumps([self.eos_token, self.pad_token])
+        return hashlib.sha256((self._tokenizer.to_str() + named).encode()).hexdigest()
+
+    def save(self, directory: str | os.PathLike) -> None:
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / self.FILES[0]).write_text(self._tokenizer.to_str(pretty=True) + '\n', encoding='utf-8')
+        path = directory / 'tokenizer_config.json'
+        named = {'eos_token': self.eos_token, **({} if self.pad_token is None else {'pad_token': self.pad_token})}
+        settings = {'tokenizer_class': 'PreTrainedTokenizerFast', **_read_json(path), **named}
+        path.write_text(json.dumps(settings, indent=2) + '\n')
+
+
+class BytePairTokenizer(JsonTokenizer):
+    """Byte-level pairs (Radford et al. 2019) as `vocab.json` and `merges.txt`; stored as `tokenizer.json`."""
+
+    FILES = ('vocab.json', 'merges.txt')
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike, special: tuple[str | None, ...] = (None, '<|endoftext|>', None)):
+        """A JsonTokenizer from a folder. special: the tokens that start, end and pad a text, as the model's family has them;
+        what `tokenizer_config.json` says wins, and tokens that the vocabulary lacks are none."""
+        directory = Path(directory)
+        paths = [str(directory / name) for name in cls.FILES]
+        try:
+            model = tokenizers.models.BPE.from_file(*paths)
+        except Exception as error:  # The library raises bare exceptions.
+            raise ValueError(f'{paths[0]}: {" ".join(str(error).split())}') from None
+        tokenizer = tokenizers.Tokenizer(model)
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = tokenizers.decoders.ByteLevel()
+        settings = _read_json(directory / 'tokenizer_config.json')
+        start, end, pad = special
+        end, pad = _token(settings, 'eos_token') or end, _token(settings, 'pad_token') or pad
+        if settings.get('add_bos_token'):
+            start = _token(settings, 'bos_token') or start
+        start, pad = (name if name and tokenizer.token_to_id(name) is not None else None for name in (start, pad))
+        named = dict.fromkeys(name for name in (start, pad, end, '<unk>', '<mask>') if name)
+        tokenizer.add_special_tokens([
+            tokenizers.AddedToken(name, special=True) for name in named if tokenizer.token_to_id(name) is not None])
+        if start is not None:
+            tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+                single=f'{start} $A', special_tokens=[(start, tokenizer.token_to_id(start))])
+        try:
+            return JsonTokenizer(tokenizer, end, pad)
+        except ValueError as error:
+            raise ValueError(f'{paths[0]}: {error}') from None
+
+
+def _ending_and_padding(directory):
+    """The tokens that end and pad, as the settings beside a tokenizer name them. ValueError where none ends."""
+    named = {}
+    for name in ('special_tokens_map.json', 'tokenizer_config.json'):
+        settings = _read_json(directory / name)
+        named |= {key: token for key in ('eos_token', 'pad_token') if (token := _token(settings, key)) is not None}
+    if 'eos_token' not in named:
+        raise ValueError('no eos_token in tokenizer_config.json or special_tokens_map.json beside it: what ends a text?')
+    return named['eos_token'], named.get('pad_token')
+
+
+def _token(settings, key):
+    """A token by its role; published as a text, or as an object that holds it."""
+    token = settings.get(key)
+    return token.get('content') if isinstance(token, dict) else token
+
+
+def _byte_characters():
+    """{character: byte} of byte-level vocabularies: printable bytes stand for themselves, the others for U+0100 and on."""
+    printable = [*range(ord('!'), ord('~') + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTES = _byte_characters()
+_KINDS = (SentencePieceTokenizer, ByteTokenizer, JsonTokenizer, PromptSentencePieceTokenizer, BytePairTokenizer)
 
 
 def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
@@ -166,12 +329,17 @@ def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:
     Raises FileNotFoundError for a folder that is not there or holds no tokenizer, listing the files looked for, and
     ValueError for a file that cannot be read as one.
     """
+    return kind_of(directory).load(directory)
+
+
+def kind_of(directory: str | os.PathLike) -> type:
+    """The class of the tokenizer that a folder holds. Raises FileNotFoundError as `load_tokenizer`."""
     directory = Path(directory)
     if not directory.is_dir():
         raise FileNotFoundError(f'{directory} is not a folder: expected one that holds a tokenizer')
     for kind in _KINDS:
         if all((directory / name).is_file() for name in kind.FILES):
-            return kind.load(directory)
+            return kind
     wanted = ', or '.join(' with '.join(kind.FILES) for kind in _KINDS)
     raise FileNotFoundError(f'no tokenizer in {directory}: looked for {wanted}')
 

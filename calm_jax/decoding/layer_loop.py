@@ -59,17 +59,19 @@ class Token(NamedTuple):
 
 class Step(NamedTuple):
     """What is the same for all layers of a token. index: where in the caches the token goes; position: int32 [B], generated
-    tokens before it; alive: bool [B], rows that have not ended; length: the most tokens; self_bias, cross_bias: attention
-    scores; cross_kv: per layer; choose: logits → tokens; gate_keys: one per row; oracle: int32 [B] or None;
+    tokens before it; places: (index, width) → int32 [B|1, width], where in their rows that many cache entries stand;
+    alive: bool [B], rows that have not ended; length: the most tokens; self_bias, cross_bias: attention scores; cross_kv: per
+    layer, None for a decoder alone; choose: logits → tokens; gate_keys: one per row; oracle: int32 [B] or None;
     sizes: of the model, for what a measure remembers."""
 
     index: Array
     position: Array
+    places: Callable
     alive: Array
     length: int
     self_bias: Array
-    cross_bias: Array
-    cross_kv: tuple[KVCache, ...]
+    cross_bias: Array | None
+    cross_kv: tuple[KVCache, ...] | None
     choose: Callable
     gate_keys: Array
     oracle: Array | None
@@ -93,7 +95,7 @@ def run_token(call, num_layers, hidden, layers, step, decisions):
 
         def skip(token, cache, filled, layer=layer):
             if not decisions.propagation.lazy:
-                cache = kv_cache.write(cache, step.index, *_entering_kv(call, layer, token, decisions.propagation))
+                cache = kv_cache.write(cache, step.index, *_entering_kv(call, layer, token, step, decisions.propagation))
             return token, cache, filled, jnp.zeros_like(token.active)
 
         previous, carry = token.hidden, (token, caches[layer], filled[layer])
@@ -131,9 +133,10 @@ def _visit(call, layer, num_layers, token, cache, filled, exit_states, step, dec
 
     def attend(x, cache, filled):
         if exit_states is not None:
-            cache = _fill(call, layer, cache, filled, step.index, exit_states, decisions.propagation.window)
-        cache = kv_cache.write(cache, step.index, *_entering_kv(call, layer, token, decisions.propagation))
-        x = run_sub(rows.self_attention, lambda x: call(layer, x, *cache, step.self_bias, method='self_attend'), x)
+            cache = _fill(call, layer, cache, filled, step, exit_states, decisions.propagation.window)
+        cache = kv_cache.write(cache, step.index, *_entering_kv(call, layer, token, step, decisions.propagation))
+        x = run_sub(rows.self_attention, lambda x: call(
+            layer, x, *cache, step.self_bias, step.places(step.index, 1), method='self_attend'), x)
         return x, cache, step.index + 1
 
     x = token.hidden[:, None]
@@ -145,14 +148,17 @@ def _visit(call, layer, num_layers, token, cache, filled, exit_states, step, dec
         held = step.alive if exit_states is None else token.active
         reads = held & (everything_off(decisions.exit) | decisions.plan.self_attention[:, layer])
         x, cache, filled = jax.lax.cond(jnp.any(reads), attend, lambda *carry: carry, x, cache, filled)
-    cross = step.cross_kv[layer]
-    x = run_sub(rows.cross_attention, lambda x: call(layer, x, *cross, step.cross_bias, method='cross_attend'), x)
+    if step.cross_kv is not None:
+        cross = step.cross_kv[layer]
+        x = run_sub(rows.cross_attention, lambda x: call(layer, x, *cross, step.cross_bias, method='cross_attend'), x)
     x = run_sub(rows.feed_forward, lambda x: call(layer, x, method='feed_forward'), x)[:, 0]
 
-    ran = rows.self_attention | rows.cross_attention | rows.feed_forward
+    ran = rows.self_attention | rows.feed_forward
+    if step.cross_kv is not None:
+        ran = ran | rows.cross_attention
     hidden = jnp.where(ran[:, None], x, token.hidden)
     if decisions.propagation.copies:
-        token = token._replace(exit_kv=_entering_kv(call, layer, token, decisions.propagation))
+        token = token._replace(exit_kv=_entering_kv(call, layer, token, step, decisions.propagation))
     token = token._replace(
         hidden=hidden,
         first=hidden if layer == 0 else token.first,
@@ -182,25 +188,26 @@ def everything_off(exit):
     return jnp.zeros((), bool) if exit is None else jnp.asarray(exit.threshold) >= 1
 
 
-def _entering_kv(call, layer, token, propagation):
+def _entering_kv(call, layer, token, step, propagation):
     """Keys and values [B·N, 1, H] that this layer holds for the token: of the state entering it, or what stands in."""
     entering = jnp.where(token.active[:, None], token.hidden, propagation.source(token.hidden, token.first))
-    kv = call(layer, entering[:, None], method='self_kv')
+    kv = call(layer, entering[:, None], step.places(step.index, 1), method='self_kv')
     if propagation.copies:
         active = jnp.repeat(token.active, kv[0].shape[0] // token.active.shape[0])[:, None, None]
         kv = tuple(jnp.where(active, own, copied) for own, copied in zip(kv, token.exit_kv))
     return kv
 
 
-def _fill(call, layer, cache, filled, index, exit_states, window):
-    """The cache with positions `filled`…`index` projected from the exit states, `window` of them at a time."""
+def _fill(call, layer, cache, filled, step, exit_states, window):
+    """The cache with positions `filled`…`step.index` projected from the exit states, `window` of them at a time."""
 
     def project(carry):
         cache, start = carry
         states = jax.lax.dynamic_slice_in_dim(exit_states, start, window, axis=1)
-        return kv_cache.write(cache, start, *call(layer, states, method='self_kv')), start + window
+        kv = call(layer, states, step.places(start, window), method='self_kv')
+        return kv_cache.write(cache, start, *kv), start + window
 
-    return jax.lax.while_loop(lambda carry: carry[1] < index, project, (cache, filled))[0]
+    return jax.lax.while_loop(lambda carry: carry[1] < step.index, project, (cache, filled))[0]
 
 
 def _for_all(rows, sub_layer, x):

@@ -4,9 +4,11 @@ hold. `build` turns it into the values that the decode loop takes."""
 import dataclasses
 import importlib
 import json
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from calm_jax.decoding import propagation
+from calm_jax.decoding.beam import Beam
+from calm_jax.decoding.constraints import Constraints
 from calm_jax.decoding.sampling import Greedy, Sampled
 from calm_jax.depth import confidence, thresholds
 from calm_jax.depth.plans import Uniform
@@ -35,6 +37,8 @@ class Values(NamedTuple):
     plan: Any
     propagation: Any
     sampling: Any
+    constraints: Constraints | None
+    beam: Beam | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Settings:
     propagation: a name of PROPAGATIONS. plan: 'full', 'uniform:C' (C of the decoder's layers), or 'package.module:function'
     of a maker of yours: TransformerConfig → (example ids [B] → Plan).
     temperature: 0 decodes greedily; top_k, top_p: restrict sampling; seed: of the draws.
+    num_beams: sequences that a beam search keeps, 1 is none; length_penalty, early_stopping: of it (`Beam`).
+    no_repeat_ngram_size, min_new_tokens, forced_first_id, forced_last_id: rules over what may be said (`Constraints`).
     dtype: of parameters and activations.
     Raises ValueError for whatever is unknown, of the wrong type or out of range.
     """
@@ -66,6 +72,13 @@ class Settings:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal['never'] = False
+    no_repeat_ngram_size: int = 0
+    min_new_tokens: int = 0
+    forced_first_id: int = -1
+    forced_last_id: int = -1
     dtype: str = 'float32'
 
     def __post_init__(self):
@@ -87,6 +100,12 @@ class Settings:
         if not self.temperature >= 0:
             raise ValueError(f'temperature is {self.temperature}; expected 0 (greedy) or more')
         Sampled(self.temperature or 1.0, self.top_k, self.top_p)  # refuses what it cannot draw from
+        self._constraints()
+        Beam(self.num_beams, self.length_penalty, self.early_stopping)
+        if self.num_beams > 1 and (self.measure is not None or self.temperature):
+            other = 'temperature' if self.measure is None else 'measure'
+            raise ValueError(f'num_beams is {self.num_beams} with a {other}: beam search is greedy, at full depth or within '
+                             'a plan; leave one of the two out')
         check_seed('seed', self.seed)
         known(self.dtype, DTYPES, 'dtype')
 
@@ -94,7 +113,13 @@ class Settings:
         """The values for a model with this TransformerConfig and these trained heads."""
         return Values(
             exit=self._exit(config, heads), plan=self._plan(config), propagation=PROPAGATIONS[self.propagation](),
-            sampling=Sampled(self.temperature, self.top_k, self.top_p) if self.temperature else Greedy())
+            sampling=Sampled(self.temperature, self.top_k, self.top_p) if self.temperature else Greedy(),
+            constraints=self._constraints(),
+            beam=Beam(self.num_beams, self.length_penalty, self.early_stopping) if self.num_beams > 1 else None)
+
+    def _constraints(self):
+        made = Constraints(self.no_repeat_ngram_size, self.min_new_tokens, self.forced_first_id, self.forced_last_id)
+        return None if made == Constraints() else made
 
     def deciding(self) -> dict:
         """What the output depends on: the settings without those that their own choice leaves unused, for JSON."""
@@ -108,6 +133,8 @@ class Settings:
             unused.add('decay_temperature')
         if not self.temperature:
             unused |= {'top_k', 'top_p', 'seed'}
+        if self.num_beams == 1:
+            unused |= {'length_penalty', 'early_stopping'}
         return {name: value for name, value in used.items() if name not in unused}
 
     def _exit(self, config, heads):

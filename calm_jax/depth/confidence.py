@@ -3,7 +3,7 @@
 A measure is a pair of pure functions. `init(rows, sizes)` makes what it remembers of earlier layers (None for most);
 `observe(memory, evidence)` returns the new memory, the confidence float32 [B] in [0, 1], and the token int32 [B] that
 it computed on the way, or None when it never looked at the vocabulary, so that the head is never applied twice
-(`predicts` says which). `flops(layer, width, vocabulary)` counts one observation of one row; `remembers` asks to see
+(`predicts` says which). `flops(layer, sizes)` counts one observation of one row; `remembers` asks to see
 layers below the minimum exit layer too; `looks_ahead` asks for the full model's token in the evidence; `head` names the
 trained arrays of a checkpoint that the class is made of, by its fields.
 """
@@ -28,7 +28,7 @@ class Confidence(Protocol):
 
     def observe(self, memory: Any, evidence: Evidence) -> tuple[Any, Array, Array | None]: ...
 
-    def flops(self, layer: int, width: int, vocabulary: int) -> int: ...
+    def flops(self, layer: int, sizes: Sizes) -> int: ...
 
 
 class Memoryless:
@@ -53,8 +53,8 @@ class SoftmaxGap(Memoryless):
         logits = evidence.logits()
         return memory, softmax_gap(logits), evidence.choose(logits)
 
-    def flops(self, layer, width, vocabulary):
-        return 2 * width * vocabulary
+    def flops(self, layer, sizes):
+        return sizes.head_flops
 
 
 @pytree
@@ -68,8 +68,8 @@ class SoftmaxMax(Memoryless):
         largest = jnp.max(logits, axis=-1, keepdims=True)
         return memory, 1 / jnp.sum(jnp.exp(logits - largest), axis=-1), evidence.choose(logits)
 
-    def flops(self, layer, width, vocabulary):
-        return 2 * width * vocabulary
+    def flops(self, layer, sizes):
+        return sizes.head_flops
 
 
 @pytree
@@ -84,8 +84,8 @@ class StateSimilarity(Memoryless):
         cosine = jnp.sum(now * before, axis=-1) / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny)
         return memory, jnp.clip(cosine, 0, 1), None
 
-    def flops(self, layer, width, vocabulary):
-        return 6 * width if layer else 0
+    def flops(self, layer, sizes):
+        return 6 * sizes.width if layer else 0
 
 
 @pytree
@@ -103,8 +103,8 @@ class Classifier(Memoryless):
         score = jnp.sum(evidence.hidden.astype(jnp.float32) * self.kernel[:, 0], axis=-1) + self.bias
         return memory, jax.nn.sigmoid(score), None
 
-    def flops(self, layer, width, vocabulary):
-        return 2 * width
+    def flops(self, layer, sizes):
+        return 2 * sizes.width
 
 
 @pytree
@@ -119,8 +119,8 @@ class Oracle(Memoryless):
         token = evidence.choose(evidence.logits())
         return memory, (token == evidence.oracle).astype(jnp.float32), token
 
-    def flops(self, layer, width, vocabulary):
-        return 2 * width * vocabulary
+    def flops(self, layer, sizes):
+        return sizes.head_flops
 
 
 @pytree
@@ -131,7 +131,7 @@ class StaticDepth(Memoryless):
         share = (evidence.layer + 1) / evidence.num_layers
         return memory, jnp.full(evidence.ran.shape, share, jnp.float32), None
 
-    def flops(self, layer, width, vocabulary):
+    def flops(self, layer, sizes):
         return 0
 
 

@@ -1,16 +1,19 @@
 """Floating-point operations of a decode, per example: exact from the model's dimensions, and in the published form.
 
 A multiplication with its addition counts 2. Letters: B examples, T tokens, S source tokens, L decoder layers, D width,
-A = N·H the width of all heads together, F feed-forward width, m its input projections, V vocabulary.
+A = N·H the width of all heads together, K that of the heads of keys and values, F feed-forward width, m its input
+projections, V vocabulary, E the width of the embedding.
 
 Counted are matrix products, with lengths as they are and not as padded:
-  encoder      per layer 8·S·D·A projections, 4·S²·A attention, 2·S·D·F·(m + 1) feed-forward
-  encoder_kv   4·S·D·A per decoder layer: keys and values of the encoder's output, once per example
-  decoder      per token t = 0, 1, … and layer run: self-attention 8·D·A + 4·(t + 1)·A, cross-attention
-               4·D·A + 4·S·A, feed-forward 2·D·F·(m + 1)
-  skipped_kv   4·D·A per position and skipped layer whose keys and values are computed
+  source       encoder: per layer S·(4·D·A + 4·D·K) projections, 4·A per pair of positions that read each other, 2·S·D·F·(m + 1)
+               feed-forward; with block sums G = ⌊S / block⌋ more keys: 4·S·G·A, and 4·G·D·K to project them.
+               A decoder alone: the same of the S − 1 prompt tokens before the last, each with itself and those before it
+  encoder_kv   4·S·D·K per decoder layer: keys and values of the encoder's output, once per example
+  decoder      per token t = 0, 1, … and layer run: self-attention 4·D·A + 4·D·K + 4·(t + 1)·A, cross-attention
+               4·D·A + 4·S·A, feed-forward 2·D·F·(m + 1); a decoder alone has its prompt before t and no cross-attention
+  skipped_kv   4·D·K per position and skipped layer whose keys and values are computed
   confidence   what the measure costs, per token and layer observed
-  head         2·D·V per token whose prediction the measure has not computed already
+  head         2·E·V, and 2·D·E where E is not D, per token whose prediction the measure has not computed already
 Not counted: embeddings (a look-up), norms, activations, softmaxes, residuals, biases, relative positions, the argmax,
 the gates themselves, an oracle's look-ahead.
 """
@@ -27,7 +30,7 @@ from calm_jax.types import Plan
 class Cost(NamedTuple):
     """Operations by where they go, each float64 [B] (whole numbers, exact below 2⁵³)."""
 
-    encoder: np.ndarray
+    source: np.ndarray
     encoder_kv: np.ndarray
     decoder: np.ndarray
     skipped_kv: np.ndarray
@@ -52,10 +55,11 @@ _REACH = {
 def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers: Sequence[Sequence[int]],
           confidence_flops_per_layer: int | Sequence[int] = 0, predicts: bool = False, first_observed: int = 1,
           layers_run: Sequence[Sequence[int]] | None = None, plan: Plan | None = None,
-          propagation: str = 'lazy') -> Cost:
+          propagation: str = 'lazy', sequences: int = 1) -> Cost:
     """Operations of each example as this library decodes it; the terms are listed at the top of the file.
 
-    source_lengths: S, [B]. exit_layers: layers each token visited, 1…L; B lists, or [B, T] with zeros after the end.
+    source_lengths: S, [B], of the source or the prompt.
+    exit_layers: layers each token visited, 1…L; B lists, or [B, T] with zeros after the end.
     confidence_flops_per_layer: what the measure says one observation costs, one number or one per layer [L]; 0 where
       exits are off. Observed are the layers run, from `first_observed` (1…L) on: the minimum exit layer, or 1 for a
       measure that looks at earlier layers too.
@@ -67,6 +71,7 @@ def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers:
       proportion. Everything else is exact.
     propagation: 'lazy' (a skipped layer's keys and values are computed for a position once a later token of the row
       enters that layer), 'eager' (always) or 'copy' (never).
+    sequences: how many of a row a beam search runs side by side, each for as long as the one that it chose.
 
     Raises ValueError for lengths that disagree, layers outside 1…L, more layers run than visited, and an unknown
     propagation.
@@ -93,9 +98,21 @@ def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers:
     self_counts, cross_counts, feed_counts = (_counts(kind) for kind in plan[:3])
     width, heads = config.emb_dim, config.num_heads * config.head_dim
     feed_forward = 2 * width * config.mlp_dim * (len(config.mlp_activations) + 1)
-    keys_values = 4 * width * heads
+    keys_values = 4 * width * config.kv_heads * config.head_dim
+    projections = 4 * width * heads + keys_values
     positions = np.arange(1, exits.shape[1] + 1)
-    decoder = (ran(self_counts) * (8 * width * heads + 4 * positions * heads)
+    if config.decoder_only:
+        read = np.maximum(sources - 1, 0)
+        positions = positions + read[:, None]
+        source = (self_counts[:, -1] * (read * projections + 2 * read * (read + 1) * heads)
+                  + feed_counts[:, -1] * read * feed_forward)
+        cross_counts = np.zeros_like(cross_counts)
+    else:
+        encoder_attention, encoder_feed = (np.asarray(kind, bool).sum(axis=1) for kind in plan[3:])
+        pairs, blocks = _encoder_pairs(config, sources)
+        source = (encoder_attention * (sources * projections + 4 * pairs * heads + blocks * keys_values)
+                  + encoder_feed * sources * feed_forward)
+    decoder = (ran(self_counts) * (projections + 4 * positions * heads)
                + ran(cross_counts) * (4 * width * heads + 4 * sources[:, None] * heads)
                + ran(feed_counts) * feed_forward)
     filled = _at(self_counts, _REACH[propagation](exits, num_layers))
@@ -104,15 +121,25 @@ def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers:
     price = np.broadcast_to(confidence_flops_per_layer, (num_layers,))
     apart = alive & (ran(_counts(observable)) == 0) if predicts else alive
 
-    encoder_attention, encoder_feed = (np.asarray(kind, bool).sum(axis=1) for kind in plan[3:])
     return Cost(
-        encoder=(encoder_attention * (8 * sources * width * heads + 4 * sources ** 2 * heads)
-                 + encoder_feed * sources * feed_forward),
+        source=source,
         encoder_kv=cross_counts[:, -1] * sources * keys_values,
-        decoder=decoder.sum(axis=1),
+        decoder=sequences * decoder.sum(axis=1),
         skipped_kv=(filled - ran(self_counts)).sum(axis=1) * keys_values,
         confidence=ran(_counts(observable * price)).sum(axis=1),
-        head=apart.sum(axis=1) * 2.0 * width * config.vocab_size)
+        head=sequences * apart.sum(axis=1) * float(config.sizes.head_flops))
+
+
+def _encoder_pairs(config: TransformerConfig, sources: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Queries times the keys that each reads in an encoder layer, and block sums among the keys: [B] each."""
+    if config.encoder_attention == 'full':
+        return sources ** 2, np.zeros_like(sources)
+    # Without an end, 2r + 1 keys each; r(r + 1) / 2 fall off each end.
+    reach = np.minimum(config.local_radius, np.maximum(sources - 1, 0))
+    pairs = sources * (2 * reach + 1) - reach * (reach + 1)
+    summed = config.encoder_attention == 'transient_global'
+    blocks = sources // config.global_block_size if summed else np.zeros_like(sources)
+    return pairs + sources * blocks, blocks
 
 
 def elbayad(config: TransformerConfig, source_lengths: Sequence[int], exit_layers: Sequence[Sequence[int]],
@@ -124,17 +151,21 @@ def elbayad(config: TransformerConfig, source_lengths: Sequence[int], exit_layer
     FC = 12d² + 4·d·d_ff + 4·t·d + 4·|x|·d, and 4·|x|·d·d_e more the first time a layer is called in the sequence
     (here `encoder_kv`). FS = 4d², the keys and values of a skipped layer. FP is what the measure costs in the q layers,
     2·q·V·d for softmax and 2·q·d for the classifier; one that predicts has applied the head, so the last 2·V·d goes.
-    The encoder is not counted, all heads together are taken to be d wide, the feed-forward to have two matrices.
+    The encoder is not counted, all heads together are taken to be d wide, the feed-forward to have two matrices. A decoder
+    alone has neither the 4d² of its cross-attention nor |x|, and t counts the prompt too.
     The sum over an example's tokens, not their mean. Arguments and errors as `exact`.
     """
     exits, sources, alive = _decoded(config, source_lengths, exit_layers)
     width = float(config.emb_dim)
     price = np.broadcast_to(confidence_flops_per_layer, (len(sources), config.num_decoder_layers))
     positions = np.arange(1, exits.shape[1] + 1)
-    called = 12 * width ** 2 + 4 * width * config.mlp_dim + 4 * positions * width + 4 * sources[:, None] * width
+    if config.decoder_only:
+        called = 8 * width ** 2 + 4 * width * config.mlp_dim + 4 * (positions + np.maximum(sources - 1, 0)[:, None]) * width
+    else:
+        called = 12 * width ** 2 + 4 * width * config.mlp_dim + 4 * positions * width + 4 * sources[:, None] * width
     return Cost(
-        encoder=np.zeros(len(sources)),
-        encoder_kv=exits.max(axis=1, initial=0) * 4 * sources * width * width,
+        source=np.zeros(len(sources)),
+        encoder_kv=0.0 * sources if config.decoder_only else exits.max(axis=1, initial=0) * 4 * sources * width * width,
         decoder=(exits * called).sum(axis=1),
         skipped_kv=np.where(alive, config.num_decoder_layers - exits, 0).sum(axis=1) * 4 * width ** 2,
         confidence=_at(_counts(price), exits).sum(axis=1),

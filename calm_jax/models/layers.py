@@ -1,20 +1,23 @@
-"""Norms, projections, attention and feed-forward, under t5x's parameter names and logical axes."""
+"""Norms, projections, attention and feed-forward, under t5x's parameter names and logical axes; what configurations choose
+between is resolved here, once."""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import partitioning
 
-from calm_jax.models.config import ACTIVATIONS, TransformerConfig
+from calm_jax.models.config import TransformerConfig
+from calm_jax.models.positions import rotate
 
-_FUNCTIONS = {name: getattr(nn, name) if name != 'linear' else lambda x: x for name in ACTIVATIONS}
+_FUNCTIONS = {
+    'gelu': nn.gelu, 'gelu_exact': lambda x: nn.gelu(x, approximate=False), 'relu': nn.relu, 'silu': nn.silu,
+    'linear': lambda x: x}
 
 # What a masked key's score is increased by: finite, so that a row without any key gives no NaN.
 MASKED = -1e10
 
 _fan_in = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
 _fan_in_normal = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
-_fan_avg_uniform = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 
 
 def widened(x):
@@ -35,24 +38,61 @@ class RMSNorm(nn.Module):
         return (wide * scale).astype(self.config.dtype)
 
 
+class LayerNorm(nn.Module):
+    """(x − mean(x)) · scale / √(variance(x) + ε) + bias, over the last axis, in float32 or wider (Ba et al. 2016)."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (x.shape[-1],)
+        scale = partitioning.param_with_axes('scale', nn.initializers.ones, shape, jnp.float32, axes=('embed',))
+        bias = partitioning.param_with_axes('bias', nn.initializers.zeros, shape, jnp.float32, axes=('embed',))
+        wide = widened(x)
+        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.config.norm_epsilon)
+        return (wide * scale + bias).astype(self.config.dtype)
+
+
+NORMS = {'rms': RMSNorm, 'layer': LayerNorm}
+
+
+class Residual:
+    """A sub-layer added to the state that it read: normed before it, or the sum after it."""
+
+    def __init__(self, config, norm, dropout):
+        self.before = config.norm_position == 'pre'
+        self.norm, self.dropout = norm, dropout
+
+    def entering(self, x):
+        """What the sub-layer reads of a state."""
+        return self.norm(x) if self.before else x
+
+    def __call__(self, x, y, deterministic):
+        """The state after a sub-layer that answered y."""
+        x = x + self.dropout(y, deterministic=deterministic)
+        return x if self.before else self.norm(x)
+
+
 class Dense(nn.Module):
-    """A linear map [..., in] → [..., features] without bias."""
+    """A linear map [..., in] → [..., features], with a bias where asked for."""
 
     config: TransformerConfig
     features: int
     axes: tuple[str, str]
     init: nn.initializers.Initializer = _fan_in
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x):
         kernel = partitioning.param_with_axes(
             'kernel', self.init, (x.shape[-1], self.features), jnp.float32, axes=self.axes)
-        return x @ kernel.astype(self.config.dtype)
-
-    def columns(self, x, ids):
-        """The features ids [B, k] of x [B, in] → [B, k], each row its own."""
-        kernel = self.get_variable('params', 'kernel').astype(self.config.dtype)
-        return jnp.einsum('bd,dbk->bk', x, kernel[:, ids])
+        y = x @ kernel.astype(self.config.dtype)
+        if not self.bias:
+            return y
+        bias = partitioning.param_with_axes(
+            'bias', nn.initializers.zeros, (self.features,), jnp.float32, axes=self.axes[1:])
+        return y + bias.astype(self.config.dtype)
 
 
 def _together(joint, parts, x):
@@ -63,88 +103,104 @@ def _together(joint, parts, x):
 
 
 class Embedding(nn.Module):
-    """A table of token vectors: ids [...] → [..., D]."""
+    """A table of token vectors: ids [...] → [..., width]."""
 
     config: TransformerConfig
 
     def setup(self):
-        shape = (self.config.vocab_size, self.config.emb_dim)
+        config = self.config
+        width = config.embedding_dim or config.emb_dim
+        # Where the table is the head too, logits start with a variance of 1.
+        spread = 1 / (config.head_scale * width ** 0.5) if config.tied_head else 1.0
         self.embedding = partitioning.param_with_axes(
-            'embedding', nn.initializers.normal(1.0), shape, jnp.float32, axes=('vocab', 'embed'))
+            'embedding', nn.initializers.normal(spread), (config.vocab_size, width), jnp.float32, axes=('vocab', 'embed'))
 
     def __call__(self, ids):
-        return jnp.take(self.embedding, ids, axis=0).astype(self.config.dtype)
+        return jnp.take(self.embedding, ids, axis=0, mode='clip').astype(self.config.dtype)  # padding may be −1
 
 
-class RelativePositionBias(nn.Module):
-    """One learned number per head and distance bucket, added to attention scores (Raffel et al. 2020, §2.1)."""
+class Head(nn.Module):
+    """States [..., width] → logits [..., V]: a map of its own or products with the embedding [V, width], and a bias if asked
+    for."""
 
     config: TransformerConfig
-    bidirectional: bool
 
     def setup(self):
-        shape = (self.config.num_heads, self.config.relative_attention_num_buckets)
-        self.rel_embedding = partitioning.param_with_axes(
-            'rel_embedding', _fan_avg_uniform, shape, jnp.float32, axes=('heads', 'relpos_buckets'))
+        config = self.config
+        if not config.tied_head:
+            self.kernel = partitioning.param_with_axes(
+                'kernel', _fan_in, (config.emb_dim, config.vocab_size), jnp.float32, axes=('embed', 'vocab'))
+        if config.head_bias:
+            self.bias = partitioning.param_with_axes(
+                'bias', nn.initializers.zeros, (config.vocab_size,), jnp.float32, axes=('vocab',))
 
-    def __call__(self, relative_position):
-        """The bias float32 [N, ...] for relative positions int32 [...] (key minus query)."""
-        return jnp.take(self.rel_embedding, self.bucket(relative_position), axis=1)
-
-    def bucket(self, relative_position):
-        """Bucket of a relative position: exact up to half the buckets, then logarithmic up to the maximum distance."""
-        buckets, offset = self.config.relative_attention_num_buckets, 0
-        if self.bidirectional:
-            buckets //= 2
-            offset = jnp.where(relative_position > 0, buckets, 0)
-            distance = jnp.abs(relative_position)
+    def __call__(self, x, embedding, ids=None):
+        """Every logit, or with ids [B, k], of states [B, width], those of each row's ids alone: [B, k]."""
+        dtype = self.config.dtype
+        bias = self.bias.astype(dtype) if self.config.head_bias else 0
+        if ids is None:
+            product = jnp.einsum('...d,vd->...v', x, embedding.astype(dtype)) if self.config.tied_head \
+                else x @ self.kernel.astype(dtype)
+            return product + bias
+        if self.config.tied_head:
+            product = jnp.einsum('bd,bkd->bk', x, embedding.astype(dtype)[ids])
         else:
-            distance = jnp.maximum(-relative_position, 0)
-        exact = buckets // 2
-        scale = (buckets - exact) / jnp.log(self.config.relative_attention_max_distance / exact)
-        ratio = jnp.maximum(distance, 1).astype(jnp.float32) / exact
-        far = exact + (jnp.log(ratio) * scale).astype(jnp.int32)
-        return offset + jnp.where(distance < exact, distance, jnp.minimum(far, buckets - 1))
+            product = jnp.einsum('bd,dbk->bk', x, self.kernel.astype(dtype)[:, ids])
+        return product + (bias[ids] if self.config.head_bias else 0)
 
 
 class Attention(nn.Module):
     """Multi-head attention in halves: keys and values of some states, then the queries that read them.
 
-    No 1/√H at attention time: it is folded into the query initialiser, as T5 trains it.
+    Without `attention_scale` there is no 1/√H: it is folded into the query initialiser, as T5 trains it.
+    `positions` int32 [B, T] matter to rotary ones only.
     """
 
     config: TransformerConfig
+    rotates: bool = True
 
     def setup(self):
-        joined = self.config.num_heads * self.config.head_dim
-        query_init = _fan_in_normal
-        self.query = Dense(
-            self.config, joined, ('embed', 'joined_kv'),
-            init=lambda *args: query_init(*args) / jnp.sqrt(self.config.head_dim))
-        self.key = Dense(self.config, joined, ('embed', 'joined_kv'), init=_fan_in_normal)
-        self.value = Dense(self.config, joined, ('embed', 'joined_kv'), init=_fan_in_normal)
-        self.key_value = Dense(self.config, 2 * joined, ('embed', 'joined_kv'))
-        self.out = Dense(self.config, self.config.emb_dim, ('joined_kv', 'embed'), init=_fan_in_normal)
-        self.dropout = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
+        config = self.config
+        queries, keys = config.num_heads * config.head_dim, config.kv_heads * config.head_dim
+        folded = 1.0 if config.attention_scale else jnp.sqrt(config.head_dim)
 
-    def project_kv(self, x):
-        """Keys and values [B·N, T, H] of states x [B, T, D]."""
-        keys, values = _together(self.key_value, (self.key, self.value), x)
-        return self._split(keys), self._split(values)
+        def project(features, init=_fan_in_normal):
+            return Dense(config, features, ('embed', 'joined_kv'), init, config.attention_bias)
 
-    def __call__(self, x, keys, values, bias, deterministic=True):
-        """What states x [B, T, D] read from keys and values [B·N, S, H], scores increased by bias [B|1, N|1, T, S]."""
-        scores = widened(jnp.einsum('gth,gsh->gts', self._split(self.query(x)), keys))
-        by_head = (x.shape[0], self.config.num_heads)
-        weights = jax.nn.softmax(scores.reshape(by_head + scores.shape[1:]) + bias, axis=-1).astype(self.config.dtype)
-        weights = self.dropout(weights, deterministic=deterministic)
+        self.query = project(queries, lambda *args: _fan_in_normal(*args) / folded)
+        self.key, self.value, self.key_value = project(keys), project(keys), project(2 * keys)
+        self.out = Dense(config, config.emb_dim, ('joined_kv', 'embed'), _fan_in_normal, config.attention_bias)
+        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+
+    def project_kv(self, x, positions=None):
+        """Keys and values [B·Nₖᵥ, T, H] of states x [B, T, D]."""
+        keys, values = (self._heads(each) for each in _together(self.key_value, (self.key, self.value), x))
+        return self._by_row(self._rotated(keys, positions)), self._by_row(values)
+
+    def __call__(self, x, keys, values, bias, positions=None, deterministic=True):
+        """What states x [B, T, D] read from keys and values [B·Nₖᵥ, S, H], scores increased by bias [B|1, N|1, T, S]."""
+        queries = self._rotated(self._heads(self.query(x)), positions)
+        if self.config.attention_scale:
+            queries = queries * self.config.head_dim ** -0.5
+        # Queries that share a head of keys stand one after another, as if they were further positions.
+        queries = self._by_row(queries).reshape(keys.shape[0], -1, self.config.head_dim)
+        scores = widened(jnp.einsum('gth,gsh->gts', queries, keys))
+        weights = jax.nn.softmax(scores.reshape(x.shape[0], self.config.num_heads, x.shape[1], -1) + bias, axis=-1)
+        weights = self.dropout(weights.astype(self.config.dtype), deterministic=deterministic)
         read = jnp.einsum('gts,gsh->gth', weights.reshape(scores.shape), values)
-        return self.out(read.reshape(by_head + read.shape[1:]).swapaxes(1, 2).reshape(x.shape[:-1] + (-1,)))
+        read = read.reshape(x.shape[0], self.config.num_heads, x.shape[1], self.config.head_dim)
+        return self.out(read.swapaxes(1, 2).reshape(x.shape[:-1] + (-1,)))
 
-    def _split(self, x):
-        """[B, T, N·H] → [B·N, T, H]: rows and heads in one axis, as a matrix product over batches takes them."""
-        heads = x.reshape(x.shape[:-1] + (self.config.num_heads, self.config.head_dim)).swapaxes(1, 2)
-        return heads.reshape((-1,) + heads.shape[2:])
+    def _heads(self, x):
+        """[B, T, N·H] → [B, T, N, H]."""
+        return x.reshape(x.shape[:-1] + (x.shape[-1] // self.config.head_dim, self.config.head_dim))
+
+    def _by_row(self, x):
+        """[B, T, N, H] → [B·N, T, H]: rows and heads in one axis, as a matrix product over batches takes them."""
+        return x.swapaxes(1, 2).reshape((-1, x.shape[1], x.shape[3]))
+
+    def _rotated(self, x, positions):
+        return rotate(self.config, x, positions) if self.rotates and self.config.positions == 'rotary' else x
 
 
 class FeedForward(nn.Module):
@@ -156,10 +212,10 @@ class FeedForward(nn.Module):
         count = len(self.config.mlp_activations)
         names = ['wi'] if count == 1 else [f'wi_{i}' for i in range(count)]
         for name in names:
-            setattr(self, name, Dense(self.config, self.config.mlp_dim, ('embed', 'mlp')))
+            setattr(self, name, Dense(self.config, self.config.mlp_dim, ('embed', 'mlp'), bias=self.config.mlp_bias))
         self.projections = [getattr(self, name) for name in names]
-        self.wi_gated = Dense(self.config, count * self.config.mlp_dim, ('embed', 'mlp'))
-        self.wo = Dense(self.config, self.config.emb_dim, ('mlp', 'embed'))
+        self.wi_gated = Dense(self.config, count * self.config.mlp_dim, ('embed', 'mlp'), bias=self.config.mlp_bias)
+        self.wo = Dense(self.config, self.config.emb_dim, ('mlp', 'embed'), bias=self.config.mlp_bias)
         self.dropout = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
 
     def __call__(self, x, deterministic=True):

@@ -1,110 +1,144 @@
-"""The encoder-decoder transformer: whole for training, in halves for decoding that decides layer by layer."""
+"""The transformer, with an encoder or without: whole for training, in halves for decoding that decides layer by layer."""
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.layers import MASKED, Attention, Dense, Embedding, FeedForward, RelativePositionBias, RMSNorm, widened
+from calm_jax.models.encoder_attention import ENCODER_ATTENTIONS
+from calm_jax.models.layers import MASKED, NORMS, Attention, Dense, Embedding, FeedForward, Head, Residual, widened
+from calm_jax.models.positions import PositionEmbedding, RelativePositionBias
+
+
+def _norm(module, name):
+    """A norm around a sub-layer of `module`, named by where it stands, and the residual connection that uses it."""
+    config = module.config
+    name = f'{config.norm_position}_{name}_layer_norm'
+    setattr(module, name, NORMS[config.norm](config))
+    return getattr(module, name)
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each on the normed state and added to it."""
+    """Self-attention and feed-forward, each added to the state that it read."""
 
     config: TransformerConfig
 
     def setup(self):
-        self.pre_attention_layer_norm = RMSNorm(self.config)
-        self.attention = Attention(self.config)
-        self.pre_mlp_layer_norm = RMSNorm(self.config)
-        self.mlp = FeedForward(self.config)
         self.dropout = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
+        self.attention_norm = _norm(self, 'attention')
+        self.attention = ENCODER_ATTENTIONS[self.config.encoder_attention](self.config)
+        self.mlp_norm = _norm(self, 'mlp')
+        self.mlp = FeedForward(self.config)
 
-    def attend(self, x, bias, deterministic=True):
-        normed = self.pre_attention_layer_norm(x)
-        y = self.attention(normed, *self.attention.project_kv(normed), bias, deterministic)
-        return x + self.dropout(y, deterministic=deterministic)
+    def attend(self, x, context, deterministic=True):
+        add = Residual(self.config, self.attention_norm, self.dropout)
+        return add(x, self.attention.read(add.entering(x), context, deterministic), deterministic)
 
     def feed_forward(self, x, deterministic=True):
-        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
-        return x + self.dropout(y, deterministic=deterministic)
+        add = Residual(self.config, self.mlp_norm, self.dropout)
+        return add(x, self.mlp(add.entering(x), deterministic), deterministic)
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention and feed-forward; keys and values are made apart, so that a layer that is
-    skipped can still write them (`self_kv`)."""
+    """Self-attention, cross-attention where there is an encoder, and feed-forward; keys and values are made apart, so that a
+    layer that is skipped can still write them (`self_kv`)."""
 
     config: TransformerConfig
 
     def setup(self):
-        self.pre_self_attention_layer_norm = RMSNorm(self.config)
-        self.self_attention = Attention(self.config)
-        self.pre_cross_attention_layer_norm = RMSNorm(self.config)
-        self.encoder_decoder_attention = Attention(self.config)
-        self.pre_mlp_layer_norm = RMSNorm(self.config)
-        self.mlp = FeedForward(self.config)
         self.dropout = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
+        self.self_attention_norm = _norm(self, 'self_attention')
+        self.self_attention = Attention(self.config)
+        if not self.config.decoder_only:
+            self.cross_attention_norm = _norm(self, 'cross_attention')
+            self.encoder_decoder_attention = Attention(self.config, rotates=False)
+        self.mlp_norm = _norm(self, 'mlp')
+        self.mlp = FeedForward(self.config)
 
-    def self_kv(self, x):
-        """Keys and values [B·N, T, H] of the states x [B, T, D] that enter this layer."""
-        return self.self_attention.project_kv(self.pre_self_attention_layer_norm(x))
+    def self_kv(self, x, positions):
+        """Keys and values [B·Nₖᵥ, T, H] of the states x [B, T, D] that enter this layer at positions [B, T]."""
+        add = Residual(self.config, self.self_attention_norm, self.dropout)
+        return self.self_attention.project_kv(add.entering(x), positions)
 
     def cross_kv(self, encoded):
-        """Keys and values [B·N, S, H] of the encoder's output [B, S, D]."""
+        """Keys and values [B·Nₖᵥ, S, H] of the encoder's output [B, S, D]."""
         return self.encoder_decoder_attention.project_kv(encoded)
 
-    def self_attend(self, x, keys, values, bias, deterministic=True):
-        y = self.self_attention(self.pre_self_attention_layer_norm(x), keys, values, bias, deterministic)
-        return x + self.dropout(y, deterministic=deterministic)
+    def self_attend(self, x, keys, values, bias, positions, deterministic=True):
+        add = Residual(self.config, self.self_attention_norm, self.dropout)
+        return add(x, self.self_attention(add.entering(x), keys, values, bias, positions, deterministic), deterministic)
 
     def cross_attend(self, x, keys, values, bias, deterministic=True):
-        y = self.encoder_decoder_attention(self.pre_cross_attention_layer_norm(x), keys, values, bias, deterministic)
-        return x + self.dropout(y, deterministic=deterministic)
+        add = Residual(self.config, self.cross_attention_norm, self.dropout)
+        y = self.encoder_decoder_attention(add.entering(x), keys, values, bias, deterministic=deterministic)
+        return add(x, y, deterministic)
 
     def feed_forward(self, x, deterministic=True):
-        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
-        return x + self.dropout(y, deterministic=deterministic)
+        add = Residual(self.config, self.mlp_norm, self.dropout)
+        return add(x, self.mlp(add.entering(x), deterministic), deterministic)
 
 
 class Encoder(nn.Module):
     config: TransformerConfig
 
     def setup(self):
-        self.relpos_bias = RelativePositionBias(self.config, bidirectional=True)
-        self.layers = [EncoderLayer(self.config) for _ in range(self.config.num_encoder_layers)]
-        self.encoder_norm = RMSNorm(self.config)
-        self.dropout = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
+        config = self.config
+        if config.positions == 'relative':
+            self.relpos_bias = RelativePositionBias(config, bidirectional=True)
+            if config.encoder_attention == 'transient_global':
+                self.side_relpos_bias = RelativePositionBias(config, bidirectional=True)
+        if config.positions == 'learned':
+            self.position_embedder = PositionEmbedding(config)
+        if config.embedding_norm:
+            self.embedding_norm = NORMS[config.norm](config)
+        self.layers = [EncoderLayer(config) for _ in range(config.num_encoder_layers)]
+        if config.final_norm:
+            self.encoder_norm = NORMS[config.norm](config)
+        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
 
 class Decoder(nn.Module):
     config: TransformerConfig
 
     def setup(self):
-        self.relpos_bias = RelativePositionBias(self.config, bidirectional=False)
-        self.layers = [DecoderLayer(self.config) for _ in range(self.config.num_decoder_layers)]
-        self.decoder_norm = RMSNorm(self.config)
-        self.logits_dense = Dense(self.config, self.config.vocab_size, ('embed', 'vocab'))
-        self.dropout = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
+        config = self.config
+        if config.positions == 'relative':
+            self.relpos_bias = RelativePositionBias(config, bidirectional=False)
+        if config.positions == 'learned':
+            self.position_embedder = PositionEmbedding(config)
+        if config.embedding_norm:
+            self.embedding_norm = NORMS[config.norm](config)
+        if config.embedding_dim:
+            self.project_in = Dense(config, config.emb_dim, ('embed', 'embed'))
+            self.project_out = Dense(config, config.embedding_dim, ('embed', 'embed'))
+        self.layers = [DecoderLayer(config) for _ in range(config.num_decoder_layers)]
+        if config.final_norm:
+            self.decoder_norm = NORMS[config.norm](config)
+        self.logits_dense = Head(config)
+        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
 
 class Transformer(nn.Module):
-    """An encoder-decoder transformer; every method is called through `apply`.
+    """A transformer; every method is called through `apply`.
 
     `encode`, `decode` and `unembed` are the full-depth model on whole sequences. The methods that take a `layer` are
-    the same computation in halves, for one layer and any number of positions.
+    the same computation in halves, for one layer and any number of positions. A decoder alone has no `encode`.
     """
 
     config: TransformerConfig
 
     def setup(self):
         self.token_embedder = Embedding(self.config)
-        self.encoder = Encoder(self.config)
+        if not self.config.decoder_only:
+            self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
 
     def __call__(self, encoder_input_tokens, decoder_input_tokens, deterministic=True):
-        """Logits float32 [B, T, V] of the last layer, for source [B, S] and shifted target [B, T] tokens."""
-        encoded = self.encode(encoder_input_tokens, deterministic)
-        states = self.decode(encoded, self.source_mask(encoder_input_tokens), decoder_input_tokens, deterministic)
-        return self.unembed(states[-1])
+        """Logits float32 [B, T, V] of the last layer, for source [B, S] (None: a decoder alone) and shifted target [B, T]."""
+        encoded, mask = None, None
+        if not self.config.decoder_only:
+            encoded = self.encode(encoder_input_tokens, deterministic)
+            mask = self.source_mask(encoder_input_tokens)
+        return self.unembed(self.decode(encoded, mask, decoder_input_tokens, deterministic=deterministic)[-1])
 
     def source_mask(self, tokens):
         """bool [B, S]: which source positions hold a token."""
@@ -112,23 +146,32 @@ class Transformer(nn.Module):
 
     def encode(self, tokens, deterministic=True):
         """Source tokens int32 [B, S] → states [B, S, D], after the encoder's last norm."""
-        x = self.encoder.dropout(self.embed(tokens), deterministic=deterministic)
-        bias = self.encoder_bias(self.source_mask(tokens))
+        x = self.encoder.dropout(self.embed_source(tokens), deterministic=deterministic)
+        context = self.encoder_context(self.source_mask(tokens))
         for layer in self.encoder.layers:
-            x = layer.feed_forward(layer.attend(x, bias, deterministic), deterministic)
+            x = layer.feed_forward(layer.attend(x, context, deterministic), deterministic)
         return self.encoder.dropout(self.encoder_norm(x), deterministic=deterministic)
 
-    def decode(self, encoded, source_mask, tokens, deterministic=True):
-        """The state [B, T, D] after each decoder layer (L of them, before the final norm), targets seen causally."""
-        x = self.decoder.dropout(self.embed(tokens), deterministic=deterministic)
-        positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
-        visible = positions[None, :] <= positions[:, None]
-        bias = self.self_bias(positions[None, :] - positions[:, None])[None] + jnp.where(visible, 0.0, MASKED)
-        cross_bias = self.cross_bias(source_mask)
+    def decode(self, encoded, source_mask, tokens, mask=None, deterministic=True):
+        """The state [B, T, D] after each decoder layer (L of them, before the final norm), targets seen causally.
+
+        encoded, source_mask: of the source, or None for a decoder alone. mask: bool [B, T], tokens that are there where
+        padding stands before them; positions count from a row's first token. None: all.
+        """
+        length = tokens.shape[1]
+        steps = jnp.arange(length, dtype=jnp.int32)
+        bias = self.self_bias(steps[None, :] - steps[:, None])[None] + jnp.where(steps[None, :] <= steps[:, None], 0.0, MASKED)
+        positions = steps[None]
+        if mask is not None:
+            bias = bias + self.cross_bias(mask)
+            positions = jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+        x = self.decoder.dropout(self.embed(tokens, positions), deterministic=deterministic)
+        cross_bias = None if encoded is None else self.cross_bias(source_mask)
         states = []
         for layer in self.decoder.layers:
-            x = layer.self_attend(x, *layer.self_kv(x), bias, deterministic)
-            x = layer.cross_attend(x, *layer.cross_kv(encoded), cross_bias, deterministic)
+            x = layer.self_attend(x, *layer.self_kv(x, positions), bias, positions, deterministic)
+            if encoded is not None:
+                x = layer.cross_attend(x, *layer.cross_kv(encoded), cross_bias, deterministic)
             x = layer.feed_forward(x, deterministic)
             states.append(x)
         return tuple(states)
@@ -136,44 +179,65 @@ class Transformer(nn.Module):
     def unembed(self, hidden, ids=None):
         """Logits float32 [..., V] of states [..., D] of any layer: the shared final norm, then the shared head. With ids
         [B, k], of states [B, D]: those of each row's ids alone, [B, k]."""
-        normed, head = self.decoder.decoder_norm(hidden), self.decoder.logits_dense
-        return widened(head(normed) if ids is None else head.columns(normed, ids))
+        x = self.decoder.decoder_norm(hidden) if self.config.final_norm else hidden
+        if self.config.embedding_dim:
+            x = self.decoder.project_out(x)
+        if self.config.head_scale != 1:
+            x = x * self.config.head_scale
+        return widened(self.decoder.logits_dense(x, self.token_embedder.embedding, ids))
 
-    def embed(self, tokens):
-        """Token vectors [..., D]."""
-        return self.token_embedder(tokens)
+    def embed(self, tokens, positions):
+        """Vectors [..., D] of the decoder's tokens int32 [...] at positions int32 [...]."""
+        return self._embed(self.decoder, tokens, positions)
 
-    def encoder_bias(self, source_mask):
-        """Additive scores [B, N, S, S] of the encoder's self-attention."""
-        positions = jnp.arange(source_mask.shape[1], dtype=jnp.int32)
-        bias = self.encoder.relpos_bias(positions[None, :] - positions[:, None])
-        return bias[None] + self.cross_bias(source_mask)
+    def embed_source(self, tokens):
+        """Vectors [B, S, D] of source tokens."""
+        return self._embed(self.encoder, tokens, jnp.arange(tokens.shape[1], dtype=jnp.int32))
 
-    def encoder_attend(self, layer, x, bias):
-        return self.encoder.layers[layer].attend(x, bias)
+    def _embed(self, stack, tokens, positions):
+        x = self.token_embedder(tokens)
+        if self.config.embedding_scale != 1:
+            x = x * self.config.embedding_scale
+        if self.config.embedding_dim:
+            x = self.decoder.project_in(x)
+        if self.config.positions == 'learned':
+            x = x + stack.position_embedder(positions)
+        return stack.embedding_norm(x) if self.config.embedding_norm else x
+
+    def encoder_context(self, source_mask):
+        """What the attention of every encoder layer shares (`encoder_attention.py`)."""
+        relative = self.config.positions == 'relative'
+        attention = ENCODER_ATTENTIONS[self.config.encoder_attention]
+        return attention.context(
+            self.config, source_mask, self.encoder.relpos_bias if relative else _no_bias,
+            getattr(self.encoder, 'side_relpos_bias', _no_bias))
+
+    def encoder_attend(self, layer, x, context):
+        return self.encoder.layers[layer].attend(x, context)
 
     def encoder_feed_forward(self, layer, x):
         return self.encoder.layers[layer].feed_forward(x)
 
     def encoder_norm(self, x):
-        return self.encoder.encoder_norm(x)
+        return self.encoder.encoder_norm(x) if self.config.final_norm else x
 
     def self_bias(self, relative_position):
-        """Additive scores float32 [N, ...] of the decoder's self-attention for key minus query positions [...]."""
-        return self.decoder.relpos_bias(relative_position)
+        """Additive scores float32 [N|1, ...] of the decoder's self-attention for key minus query positions [...]."""
+        bias = self.decoder.relpos_bias if self.config.positions == 'relative' else _no_bias
+        return bias(relative_position)
 
-    def cross_bias(self, source_mask):
+    def cross_bias(self, mask):
         """Additive scores float32 [B, 1, 1, S] that hide padding."""
-        return jnp.where(source_mask, 0.0, MASKED)[:, None, None, :]
+        return jnp.where(mask, 0.0, MASKED)[:, None, None, :]
 
-    def self_kv(self, layer, x):
-        return self.decoder.layers[layer].self_kv(x)
+    def self_kv(self, layer, x, positions):
+        return self.decoder.layers[layer].self_kv(x, positions)
 
     def cross_kv(self, layer, encoded):
         return self.decoder.layers[layer].cross_kv(encoded)
 
-    def self_attend(self, layer, x, keys, values, bias):
-        return self.decoder.layers[layer].self_attend(x, keys, values, bias)
+    def self_attend(self, layer, x, keys, values, bias, positions):
+        return self.decoder.layers[layer].self_attend(x, keys, values, bias, positions)
 
     def cross_attend(self, layer, x, keys, values, bias):
         return self.decoder.layers[layer].cross_attend(x, keys, values, bias)
@@ -182,7 +246,12 @@ class Transformer(nn.Module):
         return self.decoder.layers[layer].feed_forward(x)
 
 
+def _no_bias(distance):
+    """Scores [1, ...] that tell no distance from another."""
+    return jnp.zeros((1,) + distance.shape, jnp.float32)
+
+
 def init_params(config, key):
     """Random float32 parameters of a transformer, a nested dict under t5x's names. Consumes `key`."""
     tokens = jnp.ones((1, 2), jnp.int32)
-    return nn.unbox(Transformer(config).init(key, tokens, tokens)['params'])
+    return nn.unbox(Transformer(config).init(key, None if config.decoder_only else tokens, tokens)['params'])

@@ -91,6 +91,7 @@ class PairedText:
         """
         where = {
             'pad_id': config.pad_id, 'eos_id': config.eos_id, 'decoder_start_id': config.decoder_start_id,
+            'decoder_only': config.decoder_only,
             'process_index': jax.process_index(), 'process_count': jax.process_count(),
         }
         watch = functools.partial(progress, description='tokenizing', quiet=quiet, unit='examples')
@@ -126,7 +127,8 @@ def train_model(
     Args:
       model_dir: see `train_loop.fit`.
       tokenizer: folder of a tokenizer; for training from scratch.
-      config: makes the configuration when given vocab_size; for training from scratch.
+      config: makes the configuration when given vocab_size, pad_id and eos_id, which are the tokenizer's; for training from
+        scratch.
       checkpoint: native checkpoint to start from; brings its own tokenizer and configuration.
       start: called with a description of the inputs (fingerprints and counts, for JSON) once everything has been read
         and checked, before anything is written.
@@ -143,7 +145,7 @@ def train_model(
         made, tokens = begun.config, begun.tokenizer
     else:
         tokens = load_tokenizer(tokenizer)
-        made = config(vocab_size=tokens.vocab_size)
+        made = config(vocab_size=tokens.vocab_size, pad_id=tokens.pad_id, eos_id=tokens.eos_id)
     # Mistakes in the data are said before anything is compiled.
     training, evaluation = data.batches(tokens, made, quiet)
     if checkpoint is not None:

@@ -19,11 +19,14 @@ def layer_states(model: Transformer, params: Any, batch: Batch, key: jax.Array |
     """The L decoder states [B, T, D] of a batch, teacher forced; with dropout if there is a key, which is consumed."""
     deterministic = key is None
     encoder_key, decoder_key = (None, None) if deterministic else jax.random.split(key)
-    source = batch['encoder_input_tokens']
-    encoded = model.apply(
-        {'params': params}, source, deterministic=deterministic, method='encode', rngs=_dropout(encoder_key))
+    encoded, source_mask = None, None
+    if not model.config.decoder_only:
+        source = batch['encoder_input_tokens']
+        source_mask = source != model.config.pad_id
+        encoded = model.apply(
+            {'params': params}, source, deterministic=deterministic, method='encode', rngs=_dropout(encoder_key))
     return model.apply(
-        {'params': params}, encoded, source != model.config.pad_id, batch['decoder_input_tokens'],
+        {'params': params}, encoded, source_mask, batch['decoder_input_tokens'],
         deterministic=deterministic, method='decode', rngs=_dropout(decoder_key))
 
 

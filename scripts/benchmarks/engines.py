@@ -44,7 +44,7 @@ class CalmJax:
 
         shape = shapes.SHAPES[request['shape']]()
         # No end-of-sequence: every row runs to the last token asked for.
-        self.config = dataclasses.replace(shape.config, eos_id=-1)
+        self.config = dataclasses.replace(shape.config, eos_id=-2)
         self.params = transformer.init_params(shape.config, jax.random.key(request['seed']))
         if request['export']:
             export(request['directory'], shape.config, self.params)
@@ -135,8 +135,8 @@ def scripted(kind):
             side = jnp.where(evidence.layer + 1 >= self.layers, 0.75, 0.0)
             return memory, side + confidence / 4, prediction
 
-        def flops(self, layer, width, vocabulary):
-            return self.measure.flops(layer, width, vocabulary)
+        def flops(self, layer, sizes):
+            return self.measure.flops(layer, sizes)
 
     return Scripted
 
@@ -175,12 +175,13 @@ class Transformers:
             output = self.model.generate(
                 input_ids=tokens, attention_mask=self.torch.ones_like(tokens), do_sample=False, num_beams=1,
                 use_cache=True, min_new_tokens=new_tokens, max_new_tokens=new_tokens)
-        generated = output[:, 1:].tolist()  # waits for the device
+        said = 1 if self.model.config.is_encoder_decoder else tokens.shape[1]
+        generated = output[:, said:].tolist()  # waits for the device
         return generated, time.perf_counter() - start
 
 
 class CTranslate2:
-    """CTranslate2's translator, converted from the same weights."""
+    """CTranslate2's translator, or generator of a decoder alone, converted from the same weights."""
 
     def load(self, request):
         import ctranslate2
@@ -190,11 +191,11 @@ class CTranslate2:
         if not converted.exists():
             convert(request['directory'], converted, self.vocab_size)
         device = 'cuda' if ctranslate2.get_cuda_device_count() else 'cpu'
-        self.translator = ctranslate2.Translator(
+        self.alone = request['decoder_only']
+        self.engine = (ctranslate2.Generator if self.alone else ctranslate2.Translator)(
             str(converted), device=device, compute_type=request['compute_type'],
             inter_threads=1, intra_threads=request['threads'])
-        return {'versions': {'ctranslate2': ctranslate2.__version__}, 'device': device,
-                'dtype': self.translator.compute_type}
+        return {'versions': {'ctranslate2': ctranslate2.__version__}, 'device': device, 'dtype': self.engine.compute_type}
 
     def prepare(self, case):
         self.measure(case)
@@ -208,10 +209,17 @@ class CTranslate2:
 
     def _translate(self, tokens, new_tokens):
         start = time.perf_counter()
-        results = self.translator.translate_batch(
-            tokens, beam_size=1, max_input_length=0, min_decoding_length=new_tokens, max_decoding_length=new_tokens)
+        if self.alone:
+            results = self.engine.generate_batch(
+                tokens, beam_size=1, sampling_topk=1, include_prompt_in_result=False, min_length=new_tokens,
+                max_length=new_tokens)
+            said = [result.sequences[0] for result in results]
+        else:
+            results = self.engine.translate_batch(
+                tokens, beam_size=1, max_input_length=0, min_decoding_length=new_tokens, max_decoding_length=new_tokens)
+            said = [result.hypotheses[0] for result in results]
         seconds = time.perf_counter() - start
-        return [[int(token[1:-1]) for token in result.hypotheses[0]] for result in results], seconds
+        return [[int(token[1:-1]) for token in each] for each in said], seconds
 
 
 def piece(i):
@@ -224,7 +232,7 @@ def convert(directory, converted, vocab_size):
     from ctranslate2.converters import TransformersConverter
 
     class Numbers:
-        pad_token, eos_token, unk_token = piece(0), piece(1), piece(2)
+        pad_token, eos_token, unk_token, bos_token = piece(0), piece(1), piece(2), piece(1)
 
         def get_vocab(self):
             return {piece(i): i for i in range(vocab_size)}

@@ -71,7 +71,8 @@ def run(args):
     shape = shapes.SHAPES[args.shape]()
     with tempfile.TemporaryDirectory() as temporary:
         load = {'do': 'load', 'shape': args.shape, 'architecture': shape.architecture, 'seed': args.seed,
-                'vocab_size': shape.config.vocab_size, 'threads': args.threads, 'directory': f'{temporary}/model'}
+                'vocab_size': shape.config.vocab_size, 'decoder_only': shape.config.decoder_only, 'threads': args.threads,
+                'directory': f'{temporary}/model'}
         workers, described = start(args, load)
         try:
             rows = []

@@ -16,8 +16,9 @@ class Shape:
     def layer_weights(self):
         """Weights that one decoder layer reads for one step; cross-attention's keys and values were made before."""
         c = self.config
-        joined = c.num_heads * c.head_dim
-        return c.emb_dim * (4 * joined + 2 * joined + (len(c.mlp_activations) + 1) * c.mlp_dim)
+        queries, keys = c.num_heads * c.head_dim, c.kv_heads * c.head_dim
+        cross = 0 if c.decoder_only else 2 * queries
+        return c.emb_dim * (2 * queries + 2 * keys + cross + (len(c.mlp_activations) + 1) * c.mlp_dim)
 
     def head_weights(self):
         """Weights that one application of the unembedding reads."""
@@ -44,4 +45,39 @@ def tiny():
     return Shape('tiny', config, 'T5ForConditionalGeneration')
 
 
-SHAPES = {'t5_1_1': t5_1_1, 'tiny': tiny}
+# The others are as wide and deep as the T5, with the same vocabulary: what differs is the family.
+_COMMON = {'vocab_size': 32128, 'emb_dim': 512, 'num_heads': 8, 'head_dim': 64, 'num_decoder_layers': 8,
+           'attention_scale': True}
+_LEARNED = {**_COMMON, 'mlp_dim': 2048, 'norm': 'layer', 'norm_epsilon': 1e-5, 'positions': 'learned', 'max_positions': 1024,
+            'attention_bias': True, 'mlp_bias': True, 'tied_head': True}
+
+
+def bart():
+    """BART: 8 + 8 layers, D 512, 8 heads of 64, F 2,048, vocabulary 32,128."""
+    config = TransformerConfig(
+        **_LEARNED, num_encoder_layers=8, mlp_activations=('gelu_exact',), norm_position='post', final_norm=False,
+        position_offset=2, embedding_norm=True, head_bias=True, decoder_start_id=1)
+    return Shape('bart', config, 'BartForConditionalGeneration')
+
+
+def gpt2():
+    """GPT-2: 8 layers, D 512, 8 heads of 64, F 2,048, vocabulary 32,128."""
+    config = TransformerConfig(**_LEARNED, num_encoder_layers=0, mlp_activations=('gelu',), pad_id=-1)
+    return Shape('gpt2', config, 'GPT2LMHeadModel')
+
+
+def opt():
+    """OPT: 8 layers, D 512, 8 heads of 64, F 2,048, vocabulary 32,128."""
+    config = TransformerConfig(**_LEARNED, num_encoder_layers=0, mlp_activations=('relu',), position_offset=2, pad_id=-1)
+    return Shape('opt', config, 'OPTForCausalLM')
+
+
+def llama():
+    """LLaMA: 8 layers, D 512, 8 heads of 64 on 4 of keys and values, F 1,408 (gated), vocabulary 32,128."""
+    config = TransformerConfig(
+        **_COMMON, num_encoder_layers=0, mlp_dim=1408, num_kv_heads=4, mlp_activations=('silu', 'linear'), positions='rotary',
+        max_positions=1024, pad_id=-1)
+    return Shape('llama', config, 'LlamaForCausalLM')
+
+
+SHAPES = {'t5_1_1': t5_1_1, 'bart': bart, 'gpt2': gpt2, 'opt': opt, 'llama': llama, 'tiny': tiny}

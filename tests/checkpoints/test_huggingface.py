@@ -12,6 +12,7 @@ from safetensors import numpy as safetensors_numpy
 
 from calm_jax.checkpoints import huggingface, native
 from calm_jax.data.tokenizers import ByteTokenizer
+from calm_jax.models.families import t5
 from calm_jax.models.families.weights import Weight
 
 STORED = {'gated_gelu': 'float32', 'odd_shapes': 'float16', 'plain_relu': 'bfloat16'}
@@ -85,12 +86,12 @@ def test_writing_holds_one_tensor_more_than_the_model(tmp_path):
 
 def test_missing_extra_and_misshaped_tensors_are_all_named_in_one_line(copy):
     def change(tensors):
-        del tensors['lm_head.weight']
+        del tensors['decoder.final_layer_norm.weight']
         tensors['adapter.weight'] = np.zeros(3, np.float32)
         tensors['encoder.final_layer_norm.weight'] = np.zeros(17, np.float32)
 
     rewrite(copy, change)
-    with pytest.raises(ValueError, match=r'lm_head.weight is missing; adapter.weight is unexpected; '
+    with pytest.raises(ValueError, match=r'decoder.final_layer_norm.weight is missing; adapter.weight is unexpected; '
                                          r'encoder.final_layer_norm.weight has shape \(17,\), expected \(16,\)$') as error:
         huggingface.read(copy)
     assert '\n' not in str(error.value)
@@ -133,10 +134,10 @@ def test_a_missing_shard_is_named(published, tmp_path):
 
 
 def test_weights_in_another_library_s_own_format_are_said_so(copy):
-    (copy / 'model.safetensors').rename(copy / 'pytorch_model.bin')
-    with pytest.raises(FileNotFoundError, match='found pytorch_model.bin, .*save it again as safetensors'):
+    (copy / 'model.safetensors').rename(copy / 'tf_model.h5')
+    with pytest.raises(FileNotFoundError, match='found tf_model.h5, .*save it again as safetensors'):
         huggingface.read(copy)
-    (copy / 'pytorch_model.bin').unlink()
+    (copy / 'tf_model.h5').unlink()
     with pytest.raises(FileNotFoundError, match='found no weights; expected model.safetensors'):
         huggingface.read(copy)
 
@@ -145,8 +146,8 @@ def test_an_attribute_that_is_not_understood_is_refused_with_the_file_s_name(cop
     edit(copy / 'config.json', rope_theta=10000)
     with pytest.raises(ValueError, match='config.json: attributes not understood: rope_theta'):
         huggingface.read(copy)
-    edit(copy / 'config.json', model_type='opt')
-    with pytest.raises(ValueError, match="config.json: model_type is 'opt'; expected one of t5, mt5"):
+    edit(copy / 'config.json', model_type='bert')
+    with pytest.raises(ValueError, match="config.json: model_type is 'bert'; expected one of t5, mt5"):
         huggingface.read(copy)
 
 
@@ -154,8 +155,27 @@ def test_token_ids_of_the_generation_settings_win(copy):
     edit(copy / 'generation_config.json', decoder_start_token_id=5)
     assert huggingface.read(copy).config.decoder_start_id == 5
     edit(copy / 'generation_config.json', eos_token_id=[1, 2])
-    with pytest.raises(ValueError, match=r'eos_token_id is \[1, 2\]; expected a number'):
+    assert huggingface.read(copy).config.eos_ids == (1, 2)
+    edit(copy / 'generation_config.json', eos_token_id=['</s>'])
+    with pytest.raises(ValueError, match="eos_token_id is '</s>'; expected a number"):
         huggingface.read(copy)
+
+
+def test_what_torch_saved_is_read_like_safetensors(copy):
+    torch = pytest.importorskip('torch', reason='needs torch')
+    expected = native.fingerprint(huggingface.read(copy).params)
+    tensors = safetensors_numpy.load_file(copy / 'model.safetensors')
+    (copy / 'model.safetensors').unlink()
+    for legacy in (False, True):
+        # NumPy's bfloat16 is none to torch: its bits are.
+        held = {name: torch.from_numpy(array.view(np.int16)).view(torch.bfloat16) for name, array in tensors.items()}
+        torch.save(held, copy / 'pytorch_model.bin', _use_new_zipfile_serialization=not legacy)
+        assert native.fingerprint(huggingface.read(copy).params) == expected
+    path = copy / 'pytorch_model.bin'
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match='pytorch_model.bin: not a complete file of tensors') as error:
+        huggingface.read(copy)
+    assert '\n' not in str(error.value)
 
 
 def test_a_model_without_its_tokenizer_is_refused(copy):
@@ -169,7 +189,7 @@ def test_a_byte_level_tokenizer_is_published_as_a_class_name_only(published, tmp
     tokenizer = ByteTokenizer(extra_ids=4)
     huggingface._write_tokenizer(tmp_path, tokenizer)
     (tmp_path / 'byte_tokenizer.json').unlink()
-    assert huggingface._read_tokenizer(tmp_path).fingerprint() == tokenizer.fingerprint()
+    assert huggingface._read_tokenizer(tmp_path, t5).fingerprint() == tokenizer.fingerprint()
     with pytest.raises(ValueError, match='263 tokens but the model embeds only 128'):
         huggingface.write(tmp_path / 'model', checkpoint._replace(tokenizer=tokenizer))
 

@@ -97,7 +97,7 @@ def test_a_missing_part_is_named(copy, part):
     ({'num_encoder_layers': 2}, 'encoder/layers_1/.* is missing'),
     ({'num_heads': 0}, 'num_heads is 0'),
     ({'vocab_size': None}, 'vocab_size'),
-    ({'positions': 'rotary'}, 'unknown fields positions'),
+    ({'alibi': True}, 'unknown fields alibi'),
 ), ids=('width', 'a layer less', 'a layer more', 'not positive', 'a field less', 'a field more'))
 def test_a_configuration_that_does_not_match_the_parameters_is_refused(copy, changes, message):
     edit(copy / 'config.json', **changes)
@@ -157,7 +157,10 @@ def test_expected_shapes_are_those_of_the_parameters(checkpoint):
 def test_every_field_of_the_configuration_but_dtype_is_in_its_fingerprint(checkpoint):
     config = checkpoint.config
     assert native.config_fingerprint(dataclasses.replace(config, dtype='bfloat16')) == native.config_fingerprint(config)
-    other = {'mlp_activations': ('silu',), 'norm_epsilon': 0.5, 'dropout_rate': 0.5}
+    other = {
+        'mlp_activations': ('silu',), 'norm_epsilon': 0.5, 'dropout_rate': 0.5, 'norm': 'layer', 'norm_position': 'post',
+        'positions': 'rotary', 'rotary_scaling': (8.0, 1.0, 4.0, 64.0), 'encoder_attention': 'local', 'other_eos_ids': (7,),
+        **{field.name: not getattr(config, field.name) for field in dataclasses.fields(config) if field.type is bool}}
     seen = {native.config_fingerprint(config)}
     for field in dataclasses.fields(config):
         if field.name != 'dtype':

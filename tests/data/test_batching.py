@@ -330,3 +330,17 @@ def test_tokenising_can_be_watched(tmp_path):
 
     tokenize(Records(path), Template('n'), Template('n'), ByteTokenizer(), watch)
     assert seen == [1] * 5
+
+
+def test_of_a_decoder_alone_the_prompt_stands_before_the_target_and_only_the_target_counts():
+    examples = [Example(np.array([5, 6]), np.array([7])), Example(np.array([], int), np.array([8, 9])), Example(
+        np.arange(2, 30), np.arange(30, 60))]
+    (batch,) = evaluation_batches(
+        examples, 4, max_source_length=8, max_target_length=8, pad_id=-1, eos_id=1, decoder_start_id=4, decoder_only=True)
+    assert sorted(batch) == ['decoder_input_tokens', 'decoder_loss_weights', 'decoder_target_tokens']
+    inputs, targets, weights = (batch[f'decoder_{name}'].tolist() for name in ('input_tokens', 'target_tokens', 'loss_weights'))
+    assert inputs[0][:4] == [5, 6, 7, -1] and targets[0][:4] == [6, 7, 1, -1] and weights[0][:4] == [0, 1, 1, 0]
+    assert inputs[1][:4] == [4, 8, 9, -1] and targets[1][:4] == [8, 9, 1, -1] and weights[1][:4] == [1, 1, 1, 0]
+    assert targets[2][7:15] == [*range(30, 37), 1] and weights[2][:15] == [0] * 7 + [1] * 8  # both cut to their limits
+    assert set(inputs[3]) == {-1} and set(weights[3]) == {0}
+    assert batch['decoder_loss_weights'].dtype == np.float32 and batch['decoder_input_tokens'].dtype == np.int32

@@ -6,7 +6,7 @@ import pytest
 
 from calm_jax.depth.confidence import Classifier, Oracle, SoftmaxGap, SoftmaxMax, StateSimilarity, StaticDepth, softmax_gap
 from calm_jax.depth.thresholds import Constant, Decaying, Exit, ScaledDecaying
-from calm_jax.types import Evidence
+from calm_jax.types import Evidence, Sizes
 
 
 def evidence(layer=1, logits=None, hidden=None, previous=None, oracle=None):
@@ -102,4 +102,4 @@ def test_a_confidence_equal_to_the_threshold_leaves_and_none_does_below_the_mini
     (Classifier(jnp.zeros((512, 1)), jnp.zeros(1)), 3, 1024), (StaticDepth(), 3, 0),
 ])
 def test_observations_cost_what_their_products_cost(measure, layer, expected):
-    assert measure.flops(layer, 512, 32128) == expected
+    assert measure.flops(layer, Sizes(8, 512, 32128, 2 * 512 * 32128)) == expected

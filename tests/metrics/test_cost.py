@@ -1,5 +1,7 @@
 """Operation counts: term by term by hand, against a decoder that counts its own products, and against the model."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,9 +67,9 @@ class CountingDecoder:
         c, source = self.config, self.source_length
         for attention, feed_forward in zip(*self.plan[3:]):
             if attention:
-                self.attend('encoder', source, source, project_kv=True)
+                self.attend('source', source, source, project_kv=True)
             if feed_forward:
-                self.feed_forward('encoder', source)
+                self.feed_forward('source', source)
         for cross in self.plan[1]:
             if cross:
                 self.project_kv('encoder_kv', source)
@@ -108,7 +110,7 @@ def test_every_term_of_one_token_by_hand():
     # D 4, A 6, F 5, two input projections, V 11; S 3; one token that leaves after layer 2 of 3
     counted = cost.exact(TINY, [3], [[2]], confidence_flops_per_layer=8)
     feed_forward = 2 * 4 * 5 + 2 * 4 * 5 + 2 * 5 * 4
-    assert counted.encoder == 2 * (4 * (2 * 3 * 4 * 6) + 2 * (2 * 3 * 3 * 6) + 3 * feed_forward)
+    assert counted.source == 2 * (4 * (2 * 3 * 4 * 6) + 2 * (2 * 3 * 3 * 6) + 3 * feed_forward)
     assert counted.encoder_kv == 3 * 2 * (2 * 3 * 4 * 6)
     assert counted.decoder == 2 * (4 * (2 * 4 * 6) + 2 * (2 * 1 * 6) + 2 * (2 * 4 * 6) + 2 * (2 * 3 * 6) + feed_forward)
     assert counted.skipped_kv == 0
@@ -206,17 +208,48 @@ def products(jaxpr):
     return total
 
 
-@pytest.mark.parametrize('config', [TINY, PLAIN], ids=['gated', 'plain'])
+GROUPED = dataclasses.replace(PLAIN, num_heads=4, num_kv_heads=2, embedding_dim=3, tied_head=True)
+
+
+@pytest.mark.parametrize('config', [TINY, PLAIN, GROUPED], ids=['gated', 'plain', 'grouped'])
 def test_without_exits_the_count_is_that_of_the_products_in_the_traced_model(config):
     source, length = 5, 7
     params = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
     tokens = [jax.ShapeDtypeStruct((1, size), jnp.int32) for size in (source, length)]
     traced = products(jax.make_jaxpr(
         lambda params, *tokens: Transformer(config).apply({'params': params}, *tokens))(params, *tokens).jaxpr)
+    if config.embedding_dim:  # the way from the embedding's width to the model's is a part of the look-up
+        traced -= 2 * (source + length) * config.embedding_dim * config.emb_dim
     # the whole sequence at once attends to all T positions, a decode to those so far
     joined, layers = config.num_heads * config.head_dim, config.num_decoder_layers
     unseen = layers * 4 * joined * (length ** 2 - length * (length + 1) // 2)
     assert cost.exact(config, [source], [[layers] * length]).total == traced - unseen
+
+
+@pytest.mark.parametrize('kv_heads', [0, 1])
+def test_a_decoder_alone_reads_its_prompt_once_and_counts_positions_from_its_start(kv_heads):
+    config = dataclasses.replace(TINY, num_encoder_layers=0, num_kv_heads=kv_heads, positions='rotary', head_dim=4)
+    prompt, length = 5, 3
+    params = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+    tokens = jax.ShapeDtypeStruct((1, prompt + length - 1), jnp.int32)
+    states = products(jax.make_jaxpr(lambda params, tokens: Transformer(config).apply(
+        {'params': params}, None, None, tokens, method='decode'))(params, tokens).jaxpr)
+    # all at once, each position attends to all of them
+    total, joined = prompt + length - 1, config.num_heads * config.head_dim
+    unseen = config.num_decoder_layers * 4 * joined * (total ** 2 - total * (total + 1) // 2)
+    counted = cost.exact(config, [prompt], [[config.num_decoder_layers] * length])
+    assert counted.total - counted.head == states - unseen
+    assert counted.head == length * 2 * config.emb_dim * config.vocab_size and counted.encoder_kv == 0
+
+
+def test_an_encoder_that_looks_nearby_counts_the_pairs_within_reach_and_the_sums_of_blocks():
+    local = dataclasses.replace(TINY, encoder_attention='local', local_radius=2)
+    sums = dataclasses.replace(local, encoder_attention='transient_global', global_block_size=3)
+    for length in (1, 2, 3, 4, 8):
+        pairs = sum(abs(i - j) <= 2 for i in range(length) for j in range(length))
+        full, near, both = (cost.exact(config, [length], [[1]]).source[0] for config in (TINY, local, sums))
+        assert full - near == 2 * 4 * (length ** 2 - pairs) * 6
+        assert both - near == 2 * (4 * length * (length // 3) * 6 + (length // 3) * 4 * 4 * 6)
 
 
 def test_elbayad_is_the_published_formula():
@@ -271,7 +304,7 @@ def test_a_padded_array_counts_as_the_lists_without_padding():
 
 def test_a_row_without_tokens_costs_its_encoder_alone():
     counted = cost.exact(TINY, [3, 3], [[], [2]])
-    assert counted.total[0] == counted.encoder[0] + counted.encoder_kv[0]
+    assert counted.total[0] == counted.source[0] + counted.encoder_kv[0]
     assert cost.exact(TINY, [3], [[]]).decoder == 0
     assert cost.elbayad(TINY, [3], [[]]).total == 0
 

@@ -1,16 +1,19 @@
 """Published model families. Each file maps one family's published configuration and weights to ours, and back:
 
     MODEL_TYPES                          the values of "model_type" it reads; it writes the first
-    config_from_published(published)     config.json as a dict → TransformerConfig; refuses what it does not know, by name
+    PREFIX, BUFFERS                      what names of tensors may lack in front, and a pattern of names that are no weights
+    SPECIAL_TOKENS                       that start, end and pad a text, for vocabularies that do not say
+    config_from_published(published, tensors)   config.json as a dict, the names in the files → TransformerConfig; refuses
+                                         what it does not know, by name
     published_from_config(config)        the reverse; refuses a model that the family does not have
     weight_map(config)                   every parameter once: an iterator of `weights.Weight`
 
 A new family is a new file and its place in `FAMILIES`.
 """
 
-from calm_jax.models.families import t5
+from calm_jax.models.families import bart, gpt2, llama, opt, t5
 
-FAMILIES = (t5,)
+FAMILIES = (t5, bart, gpt2, opt, llama)
 
 # What published configurations of every family carry and no forward pass reads: where a file comes from, how it is stored,
 # what the reference implementation returns, and preferences for decoding, which here belong to the command.
@@ -37,8 +40,8 @@ def family_of(published):
     raise ValueError(f'model_type is {published.get("model_type")!r}; expected one of {known}')
 
 
-def config_from_published(published):
-    """TransformerConfig of a published configuration (a dict) of any known family.
+def config_from_published(published, tensors=()):
+    """TransformerConfig of a published configuration (a dict) of any known family; tensors: the names in its files.
 
     Attributes that no forward pass reads are dropped first, and those that are null or empty: published files list
     features that a model does not have.
@@ -49,7 +52,7 @@ def config_from_published(published):
     family = family_of(published)
     return family.config_from_published({
         name: value for name, value in published.items()
-        if name not in _BOOKKEEPING and value is not None and value != {} and value != []})
+        if name not in _BOOKKEEPING and value is not None and value != {} and value != []}, tensors)
 
 
 def family_for(config):

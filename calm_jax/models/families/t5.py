@@ -1,16 +1,21 @@
-"""T5 1.1 and its relatives (mT5, ByT5, FLAN-T5): Raffel et al. 2020, Shazeer 2020, Xue et al. 2021.
+"""T5 and its relatives (T5 1.1, mT5, ByT5, FLAN-T5): Raffel et al. 2020, Shazeer 2020, Xue et al. 2021; and LongT5, whose
+encoder looks further and at less: Guo et al. 2022.
 
 The published layout is that of Hugging Face transformers: linear weights are [out, in], one relative position bias lives in
 the first block of each stack as [buckets, heads], and the embedding is stored as `shared.weight`, by some files also under
 the encoder's and the decoder's own name.
 
-T5 1.0 ties the head to the embedding and scales it by 1/√D. It is refused: its outputs would be wrong, not just different.
+T5 1.0 takes its head from the embedding and scales what it reads by 1/√D. Later models do not scale; files that hold no head
+of theirs tie it all the same.
 """
 
 from calm_jax.models.config import TransformerConfig
+from calm_jax.models.families.attributes import eos_ids, fields_of, number, one_of, published_as, published_eos, require
 from calm_jax.models.families.weights import Weight
 
-MODEL_TYPES = ('t5', 'mt5')
+MODEL_TYPES = ('t5', 'mt5', 'longt5')
+PREFIX, BUFFERS = '', None
+SPECIAL_TOKENS = (None, '</s>', '<pad>')
 
 # Published attribute → our field, and the value a published file means when it leaves the attribute out (None: it may not).
 _FIELDS = {
@@ -25,76 +30,78 @@ _FIELDS = {
     'relative_attention_num_buckets': ('relative_attention_num_buckets', 32),
     'relative_attention_max_distance': ('relative_attention_max_distance', 128),
     'pad_token_id': ('pad_id', 0),
-    'eos_token_id': ('eos_id', 1),
 }
+_LONG_FIELDS = {'local_radius': ('local_radius', 127), 'global_block_size': ('global_block_size', 16)}
 
 # "gelu" is the tanh approximation in this family whenever it is gated.
 _ACTIVATIONS = {'gated-gelu': ('gelu', 'linear'), 'gated-silu': ('silu', 'linear'), 'gated-relu': ('relu', 'linear'),
                 'relu': ('relu',)}
+_LONG_ATTENTIONS = {'local': 'local', 'transient-global': 'transient_global'}
+_ATTENTION_NAMES = {'full': 'SelfAttention', 'local': 'LocalSelfAttention',
+                    'transient_global': 'TransientGlobalSelfAttention'}
 
 # Attributes that change the computation and are supported at one value only.
-_FIXED = {'is_encoder_decoder': True, 'is_decoder': False, 'scale_decoder_outputs': False}
+_FIXED = {'is_encoder_decoder': True, 'is_decoder': False}
 
 # Attributes that follow from `feed_forward_proj`, or that no computation of generation reads.
-_WITHOUT_EFFECT = {'dense_act_fn', 'is_gated_act', 'initializer_factor', 'classifier_dropout', 'n_positions', 'output_past'}
+_WITHOUT_EFFECT = {'dense_act_fn', 'is_gated_act', 'initializer_factor', 'classifier_dropout', 'n_positions', 'output_past',
+                   'bos_token_id'}
 
-_READ_BY_HAND = {'model_type', 'num_decoder_layers', 'feed_forward_proj', 'tie_word_embeddings', 'decoder_start_token_id'}
+_READ_BY_HAND = {'num_decoder_layers', 'feed_forward_proj', 'tie_word_embeddings', 'scale_decoder_outputs',
+                 'decoder_start_token_id', 'eos_token_id'}
 
 
-def config_from_published(published):
-    """TransformerConfig of a published configuration (a dict).
+def config_from_published(published, tensors):
+    """TransformerConfig of a published configuration (a dict), whose files hold tensors of these names.
 
     Raises:
       ValueError: an attribute is missing, unknown, or has a value that this model does not compute.
     """
-    known = {*_FIELDS, *_FIXED, *_WITHOUT_EFFECT, *_READ_BY_HAND}
-    unknown = sorted(set(published) - known)
-    if unknown:
-        raise ValueError(f'attributes not understood: {", ".join(unknown)}')
-    missing = [name for name, (_, default) in _FIELDS.items() if default is None and published.get(name) is None]
-    if missing:
-        raise ValueError(f'attributes missing: {", ".join(missing)}')
+    is_long = published.get('model_type') == 'longt5'
+    fields = fields_of(
+        published, _FIELDS | (_LONG_FIELDS if is_long else {}), fixed=_FIXED, without_effect=_WITHOUT_EFFECT,
+        by_hand=_READ_BY_HAND | ({'encoder_attention_type'} if is_long else set()))
     # Where both are given, as recent files do, the first says what is computed and the second how it is stored.
-    if published.get('scale_decoder_outputs') is None and published.get('tie_word_embeddings', True):
-        raise ValueError('tie_word_embeddings is true (T5 1.0, the head is the scaled embedding); expected false (T5 1.1)')
-    for name, value in _FIXED.items():
-        if published.get(name, value) != value:
-            raise ValueError(f'{name} is {published[name]!r}; expected {value!r}')
-    activation = published.get('feed_forward_proj', 'relu')
-    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
-        raise ValueError(f'feed_forward_proj is {activation!r}; expected one of {", ".join(_ACTIVATIONS)}')
-    fields = {}
-    for name, (field, default) in _FIELDS.items():
-        fields[field] = default if published.get(name) is None else published[name]
-        number = float if field in ('dropout_rate', 'norm_epsilon') else int
-        if isinstance(fields[field], bool) or not isinstance(fields[field], (int, number)):
-            raise ValueError(f'{name} is {fields[field]!r}; expected a number')
-        fields[field] = number(fields[field])
+    scaled = published.get('scale_decoder_outputs')
+    scaled = published.get('tie_word_embeddings', True) if scaled is None else scaled
     decoder_layers, start = published.get('num_decoder_layers'), published.get('decoder_start_token_id')
+    attention = published.get('encoder_attention_type', 'local')
     return TransformerConfig(
         **fields,
-        num_decoder_layers=fields['num_encoder_layers'] if decoder_layers is None else decoder_layers,
-        mlp_activations=_ACTIVATIONS[activation],
-        decoder_start_id=fields['pad_id'] if start is None else start)
+        **eos_ids(published, 1),
+        num_decoder_layers=fields['num_encoder_layers'] if decoder_layers is None else number(
+            'num_decoder_layers', decoder_layers),
+        mlp_activations=one_of('feed_forward_proj', published.get('feed_forward_proj', 'relu'), _ACTIVATIONS),
+        tied_head=bool(scaled) or (published.get('tie_word_embeddings', True) and 'lm_head.weight' not in tensors),
+        head_scale=fields['emb_dim'] ** -0.5 if scaled else 1.0,
+        encoder_attention=one_of('encoder_attention_type', attention, _LONG_ATTENTIONS) if is_long else 'full',
+        decoder_start_id=fields['pad_id'] if start is None else number('decoder_start_token_id', start))
 
 
 def published_from_config(config):
     """The published configuration (a dict) of a model with `config`.
 
     Raises:
-      ValueError: the family has no such feed-forward.
+      ValueError: the family has no such model.
     """
-    names = {value: name for name, value in _ACTIVATIONS.items()}
-    if config.mlp_activations not in names:
-        raise ValueError(f'mlp_activations {config.mlp_activations} cannot be published; expected one of '
-                         f'{", ".join(map(str, names))}')
+    scaled = config.tied_head and config.head_scale == config.emb_dim ** -0.5
+    require(config, norm='rms', norm_position='pre', final_norm=True, positions='relative', attention_scale=False,
+            attention_bias=False, mlp_bias=False, embedding_scale=1.0, embedding_norm=False, embedding_dim=0, head_bias=False,
+            num_kv_heads=(0, config.num_heads), head_scale=config.emb_dim ** -0.5 if scaled else 1.0)
+    if config.decoder_only:
+        raise ValueError('num_encoder_layers 0 cannot be published; expected an encoder')
+    is_long = config.encoder_attention != 'full'
     return {
-        'model_type': MODEL_TYPES[0],
-        'architectures': ['T5ForConditionalGeneration'],
-        **{name: getattr(config, field) for name, (field, _) in _FIELDS.items()},
+        'model_type': 'longt5' if is_long else MODEL_TYPES[0],
+        'architectures': ['LongT5ForConditionalGeneration' if is_long else 'T5ForConditionalGeneration'],
+        **{name: getattr(config, field) for name, (field, _) in (_FIELDS | (_LONG_FIELDS if is_long else {})).items()},
+        **({'encoder_attention_type': published_as('encoder_attention', config.encoder_attention, _LONG_ATTENTIONS)}
+           if is_long else {}),
         'num_decoder_layers': config.num_decoder_layers,
-        'feed_forward_proj': names[config.mlp_activations],
-        'tie_word_embeddings': False,
+        'feed_forward_proj': published_as('mlp_activations', config.mlp_activations, _ACTIVATIONS),
+        'tie_word_embeddings': config.tied_head,
+        'scale_decoder_outputs': scaled,
+        'eos_token_id': published_eos(config),
         'decoder_start_token_id': config.decoder_start_id,
         'is_encoder_decoder': True,
     }
@@ -102,29 +109,36 @@ def published_from_config(config):
 
 def weight_map(config):
     """Yields a `Weight` for every parameter of a model with `config`."""
+    copies = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
     yield Weight('shared.weight', 'token_embedder/embedding', False,
-                 ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight'))
+                 (*copies, 'lm_head.weight') if config.tied_head else copies)
     yield from _stack('encoder', config.num_encoder_layers, config, (
-        ('SelfAttention', 'attention', 'pre_attention_layer_norm'),))
+        (_ATTENTION_NAMES[config.encoder_attention], 'attention', 'pre_attention_layer_norm'),))
     yield from _stack('decoder', config.num_decoder_layers, config, (
         ('SelfAttention', 'self_attention', 'pre_self_attention_layer_norm'),
         ('EncDecAttention', 'encoder_decoder_attention', 'pre_cross_attention_layer_norm')))
-    yield Weight('lm_head.weight', 'decoder/logits_dense/kernel', True)
+    if not config.tied_head:
+        yield Weight('lm_head.weight', 'decoder/logits_dense/kernel', True)
 
 
 def _stack(stack, num_layers, config, attentions):
-    """The encoder's or decoder's weights; `attentions`: (published name, our name, name of the norm before it)."""
-    yield Weight(f'{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight',
-                 f'{stack}/relpos_bias/rel_embedding', True)
+    first = f'{stack}.block.0.layer.0.{attentions[0][0]}'
+    yield Weight(f'{first}.relative_attention_bias.weight', f'{stack}/relpos_bias/rel_embedding', True)
+    sums = stack == 'encoder' and config.encoder_attention == 'transient_global'
+    if sums:
+        yield Weight(f'{first}.global_relative_attention_bias.weight', f'{stack}/side_relpos_bias/rel_embedding', True)
     for i in range(num_layers):
         block, layer = f'{stack}.block.{i}.layer', f'{stack}/layers_{i}'
         for j, (theirs, ours, norm) in enumerate(attentions):
             for short, name in (('q', 'query'), ('k', 'key'), ('v', 'value'), ('o', 'out')):
                 yield Weight(f'{block}.{j}.{theirs}.{short}.weight', f'{layer}/{ours}/{name}/kernel', True)
-            yield Weight(f'{block}.{j}.layer_norm.weight', f'{layer}/{norm}/scale', False)
+            if sums:
+                yield Weight(f'{block}.{j}.{theirs}.global_input_layer_norm.weight',
+                             f'{layer}/{ours}/global_input_layer_norm/scale')
+            yield Weight(f'{block}.{j}.layer_norm.weight', f'{layer}/{norm}/scale')
         last = len(attentions)
         projections = ['wi'] if len(config.mlp_activations) == 1 else [f'wi_{n}' for n in range(len(config.mlp_activations))]
         for name in (*projections, 'wo'):
             yield Weight(f'{block}.{last}.DenseReluDense.{name}.weight', f'{layer}/mlp/{name}/kernel', True)
-        yield Weight(f'{block}.{last}.layer_norm.weight', f'{layer}/pre_mlp_layer_norm/scale', False)
-    yield Weight(f'{stack}.final_layer_norm.weight', f'{stack}/{stack}_norm/scale', False)
+        yield Weight(f'{block}.{last}.layer_norm.weight', f'{layer}/pre_mlp_layer_norm/scale')
+    yield Weight(f'{stack}.final_layer_norm.weight', f'{stack}/{stack}_norm/scale')

@@ -42,9 +42,6 @@ def test_unequal_depths_and_defaults_that_files_leave_out():
 
 
 @pytest.mark.parametrize('changes, message', (
-    ({'tie_word_embeddings': True}, 'tie_word_embeddings is true .T5 1.0'),
-    ({'tie_word_embeddings': None}, 'tie_word_embeddings is true'),  # What leaving it out means.
-    ({'scale_decoder_outputs': True}, 'scale_decoder_outputs is True; expected False'),
     ({'feed_forward_proj': 'gated-swish'}, "feed_forward_proj is 'gated-swish'; expected one of gated-gelu"),
     ({'feed_forward_proj': ['gelu']}, r"feed_forward_proj is \['gelu'\]; expected one of gated-gelu"),
     ({'relative_attention_num_buckets': 2}, 'relative_attention_num_buckets is 2; expected 4 or more'),
@@ -60,9 +57,20 @@ def test_what_would_compute_something_else_is_refused_by_name(changes, message):
         families.config_from_published({**SMALL, **changes})
 
 
+@pytest.mark.parametrize('changes', [{'tie_word_embeddings': True}, {'tie_word_embeddings': None},
+                                     {'scale_decoder_outputs': True}])
+def test_the_first_version_scales_what_its_tied_head_reads(changes):
+    config = families.config_from_published({**SMALL, **changes}, ['lm_head.weight'])
+    assert config.tied_head and config.head_scale == 512 ** -0.5
+    assert families.config_from_published(t5.published_from_config(config)) == config
+
+
 def test_recent_files_say_with_scale_decoder_outputs_that_the_head_is_its_own():
     published = {**SMALL, 'tie_word_embeddings': True, 'scale_decoder_outputs': False}
-    assert families.config_from_published(published) == families.config_from_published(SMALL)
+    assert families.config_from_published(published, ['lm_head.weight']) == families.config_from_published(SMALL)
+    tied = families.config_from_published(published)
+    assert tied.tied_head and tied.head_scale == 1
+    assert families.config_from_published(t5.published_from_config(tied)) == tied
 
 
 def test_a_feed_forward_that_the_family_does_not_have_cannot_be_published():

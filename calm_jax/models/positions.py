@@ -1,0 +1,78 @@
+"""Where a token stands: a bias of scores by distance, a learned vector, or a rotation."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.linen import partitioning
+
+from calm_jax.models.config import TransformerConfig
+
+_fan_avg_uniform = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
+
+
+class RelativePositionBias(nn.Module):
+    """One learned number per head and distance bucket, added to attention scores (Raffel et al. 2020, §2.1)."""
+
+    config: TransformerConfig
+    bidirectional: bool
+
+    def setup(self):
+        shape = (self.config.num_heads, self.config.relative_attention_num_buckets)
+        self.rel_embedding = partitioning.param_with_axes(
+            'rel_embedding', _fan_avg_uniform, shape, jnp.float32, axes=('heads', 'relpos_buckets'))
+
+    def __call__(self, relative_position):
+        """The bias float32 [N, ...] for relative positions int32 [...] (key minus query)."""
+        return jnp.take(self.rel_embedding, self.bucket(relative_position), axis=1)
+
+    def bucket(self, relative_position):
+        """Bucket of a relative position: exact up to half the buckets, then logarithmic up to the maximum distance."""
+        buckets, offset = self.config.relative_attention_num_buckets, 0
+        if self.bidirectional:
+            buckets //= 2
+            offset = jnp.where(relative_position > 0, buckets, 0)
+            distance = jnp.abs(relative_position)
+        else:
+            distance = jnp.maximum(-relative_position, 0)
+        exact = buckets // 2
+        scale = (buckets - exact) / jnp.log(self.config.relative_attention_max_distance / exact)
+        ratio = jnp.maximum(distance, 1).astype(jnp.float32) / exact
+        far = exact + (jnp.log(ratio) * scale).astype(jnp.int32)
+        return offset + jnp.where(distance < exact, distance, jnp.minimum(far, buckets - 1))
+
+
+class PositionEmbedding(nn.Module):
+    """A table of position vectors: int32 [...] → [..., D]. Positions past the end take the last."""
+
+    config: TransformerConfig
+
+    def setup(self):
+        shape = (self.config.max_positions + self.config.position_offset, self.config.emb_dim)
+        self.embedding = partitioning.param_with_axes(
+            'embedding', nn.initializers.normal(0.02), shape, jnp.float32, axes=('abspos_buckets', 'embed'))
+
+    def __call__(self, positions):
+        rows = jnp.minimum(positions, self.config.max_positions - 1) + self.config.position_offset
+        return jnp.take(self.embedding, rows, axis=0).astype(self.config.dtype)
+
+
+def rotate(config, x, positions):
+    """x [B, T, N, H] with the pairs (xᵢ, xᵢ₊H/₂) turned by position · θ^(−2i/H) (Su et al. 2021), positions int32 [B, T]."""
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies(config)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    first, second = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def frequencies(config):
+    """Radians per position of each pair, float32 [H / 2].
+
+    With `rotary_scaling` (Grattafiori et al. 2024), waves longer than the original length over the low factor are slower by
+    `factor`, those shorter than the original length over the high factor stay, and those between are interpolated.
+    """
+    rates = config.rotary_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+    if config.rotary_scaling:
+        factor, low, high, original = config.rotary_scaling
+        share = np.clip((original * rates / (2 * np.pi) - low) / (high - low), 0, 1)  # of a wave that stays as it is
+        rates = (1 - share) * rates / factor + share * rates
+    return rates.astype(np.float32)

@@ -1,0 +1,110 @@
+"""What holds of every family, in float64: exits that never happen, rows that do not know each other, lazy and eager
+propagation, decoding token by token and all at once, plans."""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calm_jax.checkpoints import huggingface
+from calm_jax.decoding.generate import generate
+from calm_jax.decoding.propagation import Eager, Lazy
+from calm_jax.depth.confidence import SoftmaxGap, StateSimilarity
+from calm_jax.depth.thresholds import Exit
+from calm_jax.models.transformer import Transformer
+from calm_jax.types import Plan
+
+FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'parity'
+NAMES = ('t5_1_0', 'longt5_global', 'bart', 'gpt2', 'opt_post_norm', 'llama_3')
+LENGTH = 16
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@functools.cache
+def load(name):
+    """(configuration, parameters, source) of a fixture, in float64; nothing ends a sequence but its own token."""
+    checkpoint = huggingface.read(FIXTURES / name)
+    reference = np.load(FIXTURES / name / 'reference.npz')
+    config = dataclasses.replace(checkpoint.config, dtype='float64')
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), checkpoint.params)
+    return config, params, np.where(reference['mask'], reference['source'], config.pad_id).astype(np.int32)
+
+
+def decode(name, source=None, **settings):
+    config, params, sources = load(name)
+    return jax.device_get(generate(config, params, sources if source is None else source, max_new_tokens=LENGTH, **settings))
+
+
+def mixed_exit(name, measure):
+    """An exit at a threshold that some tokens reach early and others late."""
+    for threshold in (0.5, 0.1, 0.9, 0.02, 0.8, 0.95, 0.98, 0.6, 0.3, 0.7):
+        exit = Exit(measure, jnp.asarray(threshold))
+        layers = decode(name, exit=exit, propagation=Lazy(window=3)).exit_layers
+        if min(np.mean(layers[layers > 0] == depth) for depth in np.unique(layers[layers > 0])) > 0.05 and \
+                len(np.unique(layers[layers > 0])) > 1:
+            return exit
+    raise AssertionError('no threshold of those tells tokens apart')
+
+
+def assert_same(one, other):
+    for name in ('tokens', 'lengths', 'exit_layers', 'layers_run'):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    np.testing.assert_allclose(one.confidence, other.confidence, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_exits_that_never_happen_leave_the_full_model(name):
+    full, never = decode(name), decode(name, exit=Exit(SoftmaxGap(), jnp.asarray(1.0)))
+    np.testing.assert_array_equal(never.tokens, full.tokens)
+    assert set(np.unique(never.exit_layers)) <= {0, load(name)[0].num_decoder_layers}
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_decoding_token_by_token_is_the_parallel_model(name):
+    config, params, source = load(name)
+    trace = decode(name)
+    call = functools.partial(Transformer(config).apply, {'params': params})
+    if config.decoder_only:
+        tokens = np.concatenate([source, trace.tokens[:, :-1]], axis=1)
+        there = np.concatenate([source != config.pad_id, np.ones((len(source), LENGTH - 1), bool)], axis=1)
+        states = call(None, None, tokens, there, method='decode')
+    else:
+        tokens = np.concatenate([np.full((len(source), 1), config.decoder_start_id), trace.tokens[:, :-1]], axis=1)
+        states = call(call(source, method='encode'), source != config.pad_id, tokens, method='decode')
+    best = np.argmax(call(states[-1][:, -LENGTH:], method='unembed'), axis=-1)
+    said = np.arange(LENGTH) < trace.lengths[:, None]
+    np.testing.assert_array_equal(trace.tokens[said], best[said])
+
+
+@pytest.mark.parametrize('measure', [SoftmaxGap(), StateSimilarity()], ids=['softmax', 'state'])
+@pytest.mark.parametrize('name', NAMES)
+def test_with_exits_a_row_decodes_alike_alone_and_lazy_is_eager(name, measure):
+    source, exit = load(name)[2], mixed_exit(name, measure)
+    lazy = decode(name, exit=exit, propagation=Lazy(window=3))
+    assert_same(lazy, decode(name, exit=exit, propagation=Eager()))
+    alone = [decode(name, source[row : row + 1], exit=exit, propagation=Lazy(window=3)) for row in range(len(source))]
+    assert_same(lazy, jax.tree.map(lambda *rows: np.concatenate(rows), *(each._replace(executed=each.executed[None])
+                                                                         for each in alone)))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_plan_leaves_out_what_masks_would_leave_out(name):
+    config, _, source = load(name)
+    rng = np.random.default_rng(5)
+    rows, layers, encoders = len(source), config.num_decoder_layers, config.num_encoder_layers
+    plan = Plan(*(rng.random((rows, each)) < 0.6 for each in (layers, layers, layers, encoders, encoders)))
+    together = decode(name, plan=plan)
+    assert (together.layers_run[together.exit_layers > 0] < layers).any()
+    for row in range(rows):
+        alone = decode(name, source[row : row + 1], plan=Plan(*(kind[row : row + 1] for kind in plan)))
+        np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
+        np.testing.assert_array_equal(alone.layers_run[0], together.layers_run[row])
