@@ -57,7 +57,7 @@ class Plan(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What a decode reports; rows first, zeros past a row's end.
+    """What a decode reports; rows first, zeros past a row's end, and of tokens padding.
 
     tokens: int32 [B, T]; lengths: int32 [B], generated tokens with the end-of-sequence.
     exit_layers: int32 [B, T], layers visited, 1…L; layers_run: int32 [B, T], those of them that ran any sub-layer.

@@ -91,7 +91,7 @@ def generate(config, params, tokens, *, max_new_tokens, exit=None, gate=None, pl
 
     begun = Decode(
         step=jnp.zeros((), jnp.int32), last=start.last, alive=start.alive, layers=start.layers,
-        trace=_empty_trace(rows, max_new_tokens))
+        trace=_empty_trace(config, rows, max_new_tokens))
     return jax.lax.while_loop(unfinished, body, begun).trace
 
 
@@ -100,10 +100,11 @@ def _ends(config, tokens):
     return jnp.any(tokens[:, None] == jnp.asarray(config.eos_ids, jnp.int32), axis=1)
 
 
-def _empty_trace(rows, length):
+def _empty_trace(config, rows, length):
     count = jnp.zeros((rows, length), jnp.int32)
     return Trace(
-        tokens=count, lengths=jnp.zeros(rows, jnp.int32), exit_layers=count, layers_run=count,
+        tokens=jnp.full((rows, length), config.pad_id, jnp.int32), lengths=jnp.zeros(rows, jnp.int32), exit_layers=count,
+        layers_run=count,
         confidence=jnp.zeros((rows, length), jnp.float32), executed=jnp.zeros(length, jnp.int32))
 
 

@@ -44,10 +44,10 @@ class LocalAttention(Attention):
     def _read(self, x, bias, side, deterministic):
         """x [B, S, D] read from itself in blocks, and from the side states [B, G, D] if there are any."""
         block, length = self.config.local_radius + 1, x.shape[1]
-        queries, keys, values = (_blocks(self._heads(each(x)), block) for each in (self.query, self.key, self.value))
-        keys, values = _three(keys), _three(values)
+        queries = _blocks(self._heads(self.query(x)), block)
+        keys, values = (_three(_blocks(each, block)) for each in self.keys_values(x))
         if len(side):
-            side_kv = [self._heads(each(side))[:, None] for each in (self.key, self.value)]
+            side_kv = [each[:, None] for each in self.keys_values(side)]
             keys, values = (
                 jnp.concatenate([near, jnp.broadcast_to(far, near.shape[:2] + far.shape[2:])], axis=2)
                 for near, far in zip((keys, values), side_kv))

@@ -174,8 +174,12 @@ class Attention(nn.Module):
 
     def project_kv(self, x, positions=None):
         """Keys and values [B·Nₖᵥ, T, H] of states x [B, T, D]."""
-        keys, values = (self._heads(each) for each in _together(self.key_value, (self.key, self.value), x))
+        keys, values = self.keys_values(x)
         return self._by_row(self._rotated(keys, positions)), self._by_row(values)
+
+    def keys_values(self, x):
+        """Keys and values [B, T, Nₖᵥ, H] of states x [B, T, D], as yet where no position has turned them."""
+        return [self._heads(each) for each in _together(self.key_value, (self.key, self.value), x)]
 
     def __call__(self, x, keys, values, bias, positions=None, deterministic=True):
         """What states x [B, T, D] read from keys and values [B·Nₖᵥ, S, H], scores increased by bias [B|1, N|1, T, S]."""

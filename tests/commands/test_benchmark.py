@@ -77,8 +77,8 @@ def compared(*flags, config=TransformerConfig(vocab_size=9, emb_dim=2, num_heads
     """What would be timed with these flags: nothing is."""
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    return command.compared_settings(parser.parse_args(['--checkpoint', 'x', *flags]),
-                                     argparse.Namespace(config=config, generation={}))
+    model = argparse.Namespace(config=config, generation={}, limits=lambda length, source: (length or 128, source or 512))
+    return command.compared_settings(parser.parse_args(['--checkpoint', 'x', *flags]), model)
 
 
 def test_gin_names_the_measure_or_threshold_as_flags_do():

@@ -162,7 +162,7 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(generate, caps
     ('{"en": "a"}\n{"en": \n', 'en', 'in.jsonl:2'),
     ('', 'en', 'no record'),
     ('{"en": "a"}\n[1]\n', 'en', 'in.jsonl:2'),
-    ('{"english": "a"}\n', 'englsh', "did you mean 'english'"),
+    ('{"english": "a"}\n', 'englsh', "did you mean english"),
     ('{"en": "a"}\n{"fr": "a"}\n', 'en', 'in.jsonl:2'),
     ('{"en": 3}\n{"en": null}\n', 'en', 'null'),
     ('{"en": "a"}\n{"en": "a \\ud83d"}\n', 'en', 'in.jsonl:2: holds half of a surrogate pair'),

@@ -46,11 +46,10 @@ def decode(name, source=None, **settings):
 
 def mixed_exit(name, measure):
     """An exit at a threshold that some tokens reach early and others late."""
-    for threshold in (0.5, 0.1, 0.9, 0.02, 0.8, 0.95, 0.98, 0.6, 0.3, 0.7):
+    for threshold in (0.5, 0.1, 0.9, 0.02, 0.8, 0.95, 0.98, 0.6, 0.3, 0.7, 0.2, 0.4, 0.05, 0.01, 0.99, 0.15, 0.25, 0.35, 0.45):
         exit = Exit(measure, jnp.asarray(threshold))
         layers = decode(name, exit=exit, propagation=Lazy(window=3)).exit_layers
-        if min(np.mean(layers[layers > 0] == depth) for depth in np.unique(layers[layers > 0])) > 0.05 and \
-                len(np.unique(layers[layers > 0])) > 1:
+        if len(np.unique(layers[layers > 0])) > 1:
             return exit
     raise AssertionError('no threshold of those tells tokens apart')
 
@@ -85,8 +84,9 @@ def test_decoding_token_by_token_is_the_parallel_model(name):
     np.testing.assert_array_equal(trace.tokens[said], best[said])
 
 
-@pytest.mark.parametrize('measure', [SoftmaxGap(), StateSimilarity()], ids=['softmax', 'state'])
-@pytest.mark.parametrize('name', NAMES)
+# Successive states say nothing of the first layer: two layers leave nothing to decide.
+@pytest.mark.parametrize('name, measure', [(name, SoftmaxGap()) for name in NAMES] + [
+    (name, StateSimilarity()) for name in ('bart', 'gpt2', 'opt_post_norm', 'llama_3')])
 def test_with_exits_a_row_decodes_alike_alone_and_lazy_is_eager(name, measure):
     source, exit = load(name)[2], mixed_exit(name, measure)
     lazy = decode(name, exit=exit, propagation=Lazy(window=3))
@@ -102,6 +102,8 @@ def test_a_plan_leaves_out_what_masks_would_leave_out(name):
     rng = np.random.default_rng(5)
     rows, layers, encoders = len(source), config.num_decoder_layers, config.num_encoder_layers
     plan = Plan(*(rng.random((rows, each)) < 0.6 for each in (layers, layers, layers, encoders, encoders)))
+    for kind in plan[:3]:
+        kind[0, 1] = False
     together = decode(name, plan=plan)
     assert (together.layers_run[together.exit_layers > 0] < layers).any()
     for row in range(rows):

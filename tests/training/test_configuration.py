@@ -208,7 +208,7 @@ def test_functions_of_the_user_s_own_stand_where_the_library_s_do(tmp_path, monk
     (model, {'emb_dim': 2.5}, 'TransformerConfig.emb_dim is 2.5; expected a whole number'),
     (model, {'dtype': 'flaot32'}, "dtype is 'flaot32'; expected one of float32, bfloat16, float16, float64"),
     (model, {'dropout_rate': 1.0}, 'dropout_rate is 1.0; expected at least 0 and less than 1'),
-    (model, {'mlp_activations': ('gelu', 'swish')}, "unknown activation 'swish'; known: gelu, relu, silu, linear"),
+    (model, {'mlp_activations': ('gelu', 'swish')}, "unknown activation 'swish'; known: gelu, gelu_exact, relu, silu, linear"),
     (model, {'mlp_activations': 'gelu'}, "mlp_activations is 'gelu'; expected a list of texts"),
     (model, {'mlp_activations': ()}, 'mlp_activations is empty; expected a list of texts'),
     (model, {'norm_epsilon': float('nan')}, 'norm_epsilon is nan; expected 0 or more'),
