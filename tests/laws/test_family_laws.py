@@ -46,7 +46,9 @@ def decode(name, source=None, **settings):
 
 def mixed_exit(name, measure):
     """An exit at a threshold that some tokens reach early and others late."""
-    for threshold in (0.5, 0.1, 0.9, 0.02, 0.8, 0.95, 0.98, 0.6, 0.3, 0.7, 0.2, 0.4, 0.05, 0.01, 0.99, 0.15, 0.25, 0.35, 0.45):
+    loose = decode(name, exit=Exit(measure, jnp.asarray(0.0)), propagation=Lazy(window=3))
+    seen = np.quantile(loose.confidence[loose.exit_layers > 0], (0.5, 0.3, 0.7, 0.9, 0.1))
+    for threshold in (*map(float, seen), 0.5, 0.1, 0.9, 0.02, 0.8, 0.95, 0.98, 0.6, 0.3, 0.7, 0.2, 0.4, 0.05, 0.01, 0.99):
         exit = Exit(measure, jnp.asarray(threshold))
         layers = decode(name, exit=exit, propagation=Lazy(window=3)).exit_layers
         if len(np.unique(layers[layers > 0])) > 1:
