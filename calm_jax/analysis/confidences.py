@@ -9,7 +9,7 @@ import numpy as np
 
 from calm_jax.analysis.forcing import teacher_forced, unwatched
 from calm_jax.decoding.sampling import Greedy
-from calm_jax.models.layers import MASKED
+from calm_jax.models.positions import standing
 from calm_jax.models.transformer import Transformer
 from calm_jax.types import Evidence
 
@@ -82,8 +82,7 @@ def _states(call, config, source, decoder_input, mask, plan):
     Under a plan a row keeps its state where it skips a sub-layer. A row that runs a layer's self-attention runs it at every
     position, so the keys it attends to are those of the states that entered the layer.
     """
-    steps = jnp.arange(decoder_input.shape[1], dtype=jnp.int32)[None]
-    positions = steps if mask is None else jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+    positions = standing(decoder_input.shape[1], mask)
     entering = call(decoder_input, positions, method='embed')
     encoded, cross_bias, source_mask = None, None, None
     if not config.decoder_only:
@@ -92,10 +91,7 @@ def _states(call, config, source, decoder_input, mask, plan):
     if plan is None:
         states = call(encoded, source_mask, decoder_input, mask, method='decode')
         return [entering, *states], jnp.ones((config.num_decoder_layers, len(decoder_input)), bool)
-    distance = steps - steps.T
-    self_bias = call(distance, method='self_bias')[None] + jnp.where(distance <= 0, 0.0, MASKED)
-    if mask is not None:
-        self_bias = self_bias + call(mask, method='cross_bias')
+    self_bias = call(decoder_input.shape[1], mask, method='causal_bias')
     x, states, runs = entering, [entering], plan.self_attention | plan.feed_forward
     for layer in range(config.num_decoder_layers):
         keys_values = call(layer, x, positions, method='self_kv')

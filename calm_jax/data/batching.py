@@ -141,6 +141,7 @@ class TrainingBatches:
         self._source_buckets = Buckets.for_limit(max_source_length, length_multiple)
         self._target_buckets = Buckets.for_limit(max_target_length, length_multiple)
         self._ids = {'pad_id': pad_id, 'eos_id': eos_id, 'decoder_start_id': decoder_start_id}
+        self.decoder_only = decoder_only
         self._collate = collate_prompts if decoder_only else collate
         self._process_rows = slice(process_index, None, process_count)
         # The window and permutation last asked for, so that steps in order sort each window once. Never read as state.
@@ -255,7 +256,8 @@ def collate_prompts(
     rows, weights = [], []
     for example in examples:
         if example is None:
-            rows.append([]), weights.append([])
+            rows.append([])
+            weights.append([])
             continue
         prompt = list(example.source[: source_buckets.limit]) or [decoder_start_id]
         target = [*example.target[: target_buckets.limit - 1], eos_id]
@@ -270,11 +272,13 @@ def collate_prompts(
     return {'decoder_input_tokens': inputs, 'decoder_target_tokens': targets, 'decoder_loss_weights': counted}
 
 
-def count_truncated(examples: Sequence[Example], max_source_length: int, max_target_length: int) -> dict[str, int]:
-    """How many sources and targets the limits shorten, the end of sequence counted: {'source': …, 'target': …}."""
+def count_truncated(examples: Sequence[Example], max_source_length: int, max_target_length: int,
+                    decoder_only: bool = False) -> dict[str, int]:
+    """How many sources and targets the limits shorten, the end of sequence counted: {'source': …, 'target': …}. A prompt has
+    none."""
     counts = {'source': 0, 'target': 0}
     for example in examples:
-        counts['source'] += len(example.source) + 1 > max_source_length
+        counts['source'] += len(example.source) + (not decoder_only) > max_source_length
         counts['target'] += len(example.target) + 1 > max_target_length
     return counts
 

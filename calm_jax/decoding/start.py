@@ -73,9 +73,7 @@ def _at_prompt(call, config, tokens, length, decisions):
 
 def _read_prompt(call, config, tokens, mask, positions, caches, decisions):
     """The caches with the keys and values of prompt tokens [B, R], all positions at once."""
-    steps = jnp.arange(tokens.shape[1], dtype=jnp.int32)
-    bias = call(steps[None, :] - steps[:, None], method='self_bias')[None]
-    bias = bias + jnp.where(steps[None, :] <= steps[:, None], 0.0, MASKED) + call(mask, method='cross_bias')
+    bias = call(tokens.shape[1], mask, method='causal_bias')
     x, filled, plan = call(tokens, positions, method='embed'), [], decisions.plan
     off = layer_loop.everything_off(decisions.exit)
     for layer, cache in enumerate(caches):

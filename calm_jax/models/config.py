@@ -123,6 +123,10 @@ class TransformerConfig:
         if len(self.rotary_scaling) not in (0, 4):
             raise ValueError(f'TransformerConfig.rotary_scaling is {self.rotary_scaling}; expected nothing, or factor, low and '
                              'high frequency factors and the original length')
+        if self.encoder_attention != 'full' and (self.positions != 'relative' or self.attention_scale
+                                                 or self.kv_heads != self.num_heads):
+            raise ValueError(f'TransformerConfig.encoder_attention is {self.encoder_attention!r}; expected full: the others '
+                             'need relative positions, and know neither attention_scale nor num_kv_heads')
         buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
         if buckets < 4:
             raise ValueError(f'TransformerConfig.relative_attention_num_buckets is {buckets}; expected 4 or more')

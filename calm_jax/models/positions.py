@@ -56,6 +56,13 @@ class PositionEmbedding(nn.Module):
         return jnp.take(self.embedding, rows, axis=0).astype(self.config.dtype)
 
 
+def standing(length, mask=None):
+    """Positions int32 [B|1, T] of T tokens, from a row's first one on where a mask bool [B, T] says which are there."""
+    if mask is None:
+        return jnp.arange(length, dtype=jnp.int32)[None]
+    return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+
+
 def rotate(config, x, positions):
     """x [B, T, N, H] with the pairs (xᵢ, xᵢ₊H/₂) turned by position · θ^(−2i/H) (Su et al. 2021), positions int32 [B, T]."""
     angles = positions[..., None, None].astype(jnp.float32) * frequencies(config)

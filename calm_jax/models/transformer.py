@@ -6,11 +6,11 @@ from flax import linen as nn
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.encoder_attention import ENCODER_ATTENTIONS
 from calm_jax.models.layers import MASKED, NORMS, Attention, Dense, Embedding, FeedForward, Head, Residual, widened
-from calm_jax.models.positions import PositionEmbedding, RelativePositionBias
+from calm_jax.models.positions import PositionEmbedding, RelativePositionBias, standing
 
 
 def _norm(module, name):
-    """A norm around a sub-layer of `module`, named by where it stands, and the residual connection that uses it."""
+    """The norm of a sub-layer of `module`, its parameters named by where it stands."""
     config = module.config
     name = f'{config.norm_position}_{name}_layer_norm'
     setattr(module, name, NORMS[config.norm](config))
@@ -158,13 +158,7 @@ class Transformer(nn.Module):
         encoded, source_mask: of the source, or None for a decoder alone. mask: bool [B, T], tokens that are there where
         padding stands before them; positions count from a row's first token. None: all.
         """
-        length = tokens.shape[1]
-        steps = jnp.arange(length, dtype=jnp.int32)
-        bias = self.self_bias(steps[None, :] - steps[:, None])[None] + jnp.where(steps[None, :] <= steps[:, None], 0.0, MASKED)
-        positions = steps[None]
-        if mask is not None:
-            bias = bias + self.cross_bias(mask)
-            positions = jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+        bias, positions = self.causal_bias(tokens.shape[1], mask), standing(tokens.shape[1], mask)
         x = self.decoder.dropout(self.embed(tokens, positions), deterministic=deterministic)
         cross_bias = None if encoded is None else self.cross_bias(source_mask)
         states = []
@@ -225,6 +219,14 @@ class Transformer(nn.Module):
         """Additive scores float32 [N|1, ...] of the decoder's self-attention for key minus query positions [...]."""
         bias = self.decoder.relpos_bias if self.config.positions == 'relative' else _no_bias
         return bias(relative_position)
+
+    def causal_bias(self, length, mask=None):
+        """Additive scores [B|1, N|1, T, T] of the decoder's self-attention on T tokens at once: later ones are hidden, and
+        with a mask bool [B, T] those that are not there."""
+        steps = jnp.arange(length, dtype=jnp.int32)
+        distance = steps[None, :] - steps[:, None]
+        bias = self.self_bias(distance)[None] + jnp.where(distance <= 0, 0.0, MASKED)
+        return bias if mask is None else bias + self.cross_bias(mask)
 
     def cross_bias(self, mask):
         """Additive scores float32 [B, 1, 1, S] that hide padding."""

@@ -78,9 +78,10 @@ class PairedText:
         """What was read, for JSON: {'train': sha256 of the files, 'evaluation': the same, 'examples': of training,
         'truncated': {'source': how many are cut, 'target': …}, 'max_source_length', 'max_target_length'}."""
         limits = {name: self._lengths[name] for name in ('max_source_length', 'max_target_length')}
+        truncated = count_truncated(training.examples, decoder_only=training.decoder_only, **limits)
         return {
             **{name: records.fingerprint() for name, records in self._records.items()},
-            'examples': len(training.examples), 'truncated': count_truncated(training.examples, **limits), **limits,
+            'examples': len(training.examples), 'truncated': truncated, **limits,
         }
 
     def batches(self, tokenizer, config: TransformerConfig, quiet: bool = True) -> tuple[TrainingBatches, list]:

@@ -203,6 +203,7 @@ def test_functions_of_the_user_s_own_stand_where_the_library_s_do(tmp_path, monk
     (Settings, {'max_new_tokens': 'a'}, "max_new_tokens is 'a'; expected a whole number"),
     (Settings, {'threshold': 'a'}, "threshold is 'a'; expected a number"),
     (Settings, {'measure': 3}, 'measure is 3; expected a text or None'),
+    (model, {'encoder_attention': 'local', 'attention_scale': True}, "encoder_attention is 'local'; expected full"),
     (Settings, {'dtype': 'flaot32'}, "unknown dtype 'flaot32'.*did you mean float32"),
     (LoopOptions, {'steps': 'a'}, "steps is 'a'; expected a whole number"),
     (model, {'emb_dim': 2.5}, 'TransformerConfig.emb_dim is 2.5; expected a whole number'),
