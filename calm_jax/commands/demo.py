@@ -154,8 +154,7 @@ def decode(certificates, checkpoint, data, directory, quiet):
     (directory / 'test').mkdir()
     common = ['--checkpoint', str(checkpoint), '--input', str(data / 'test.jsonl'), '--source_field', 'en',
               '--batch_size', str(BATCH_SIZE)]
-    # λ = 1 of a measure is the full model, and compiled already.
-    chosen = {'full model': ['--measure', next(iter(GRIDS)), '--threshold', '1']}
+    chosen = {'full model': []}
     chosen |= {measure: ['--certificate', str(path)] for measure, path in certificates.items()}
     decoded = {}
     for name, flags in chosen.items():

@@ -111,8 +111,11 @@ class Settings:
 
     def build(self, config, heads=None) -> Values:
         """The values for a model with this TransformerConfig and these trained heads."""
+        exit, plan = self._exit(config, heads), self._plan(config)
+        if exit is not None and self.threshold >= 1:
+            exit = plan = None  # λ ≥ 1 turns every decision off: the program that has no conditionals at all
         return Values(
-            exit=self._exit(config, heads), plan=self._plan(config), propagation=PROPAGATIONS[self.propagation](),
+            exit=exit, plan=plan, propagation=PROPAGATIONS[self.propagation](),
             sampling=Sampled(self.temperature, self.top_k, self.top_p) if self.temperature else Greedy(),
             constraints=self._constraints(),
             beam=Beam(self.num_beams, self.length_penalty, self.early_stopping) if self.num_beams > 1 else None)
