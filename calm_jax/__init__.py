@@ -15,6 +15,8 @@ _HOMES = {
     'calm_jax.decoding.generate': ('generate',),
     'calm_jax.decoding.sampling': ('Greedy', 'Sampled'),
     'calm_jax.depth.confidence': ('Classifier', 'Oracle', 'SoftmaxGap', 'SoftmaxMax', 'StateSimilarity', 'StaticDepth'),
+    'calm_jax.depth.contrast': ('DivergentContrast', 'WeightedContrast'),
+    'calm_jax.depth.vocabulary': ('Pruned', 'Whole'),
     'calm_jax.depth.thresholds': ('Constant', 'Decaying', 'Exit', 'ScaledDecaying'),
     'calm_jax.calibration': ('Certificate', 'calibrate'),
 }

@@ -1,6 +1,7 @@
 """A model ready to use: parameters, tokenizer, heads; texts in, texts with their depth and cost out."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -23,6 +24,7 @@ from calm_jax.decoding.sampling import Greedy
 from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import join, split
+from calm_jax.models.transformer import Transformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,11 @@ class Model:
     heads: dict | None = None
     generation: dict = dataclasses.field(default_factory=dict)
 
+    @functools.cached_property
+    def head_table(self) -> jax.Array:
+        """The head as [V, E], for pruning: made when first asked for, and kept."""
+        return jax.jit(lambda params: Transformer(self.config).apply({'params': params}, method='head_table'))(self.params)
+
     def save(self, directory: str | os.PathLike, *, dtype: str | None = None, overwrite: bool = False) -> None:
         """Writes a native checkpoint, whole or not at all."""
         native.save(directory, self.config, split(self.params), self.tokenizer, self.heads, self.generation, dtype=dtype,
@@ -98,6 +105,8 @@ class Model:
         if beam is not None and not (exit is None and gate is None and sampling == Greedy()):
             raise ValueError('beam search is greedy and takes no exit or gate; a plan it takes')
         device_exit, device_gate = jax.tree.map(jnp.asarray, (exit, gate))
+        prunes = exit is not None and exit.prunes
+        table = self.head_table if prunes and not self.config.tied_head else None  # a tied head is one
         for window in windows:
             outputs = {}
             for batch in window:
@@ -110,7 +119,8 @@ class Model:
                 else:
                     trace = generate(
                         self.config, self.params, batch.tokens, exit=device_exit, gate=device_gate, propagation=propagation,
-                        sampling=sampling, constraints=constraints, example_ids=batch.rows.astype(np.int32), key=key, **common)
+                        sampling=sampling, constraints=constraints, head_table=table,
+                        example_ids=batch.rows.astype(np.int32), key=key, **common)
                 trace = jax.device_get(trace)
                 seconds = (time.perf_counter() - began) / max(1, int(np.sum(batch.rows >= 0)))
                 sequences = 1 if beam is None else beam.size
@@ -217,10 +227,10 @@ def observation_cost(exit: Any, config: TransformerConfig) -> dict:
     """What an exit's measure costs, in the terms of `metrics.cost`; nothing where exits are off."""
     layers = range(config.num_decoder_layers)
     if exit is None or exit.threshold >= 1:
-        return {'confidence_flops_per_layer': [0 for _ in layers], 'predicts': False, 'first_observed': 1}
-    measure = exit.measure
+        return {'confidence_flops_per_layer': [0 for _ in layers], 'predicts': False}
+    decides = [layer + 1 >= exit.min_exit_layer for layer in layers]
     return {
-        'confidence_flops_per_layer': [measure.flops(layer, config.sizes) for layer in layers],
-        'predicts': measure.predicts,
-        'first_observed': 1 if measure.remembers else exit.min_exit_layer,
+        'confidence_flops_per_layer': [
+            exit.measure.flops(layer, config.sizes, decides[layer]) if exit.observes(layer) else 0 for layer in layers],
+        'predicts': [exit.measure.predicts and each for each in decides],
     }

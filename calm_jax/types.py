@@ -13,13 +13,28 @@ Array = jax.Array
 
 
 class Sizes(NamedTuple):
-    """What a decision may size its memory by: L decoder layers, width D, vocabulary V; and what the head costs: operations of
-    one application to one state."""
+    """What a decision may size its memory by, and count its cost from: L decoder layers, width D, vocabulary V; of the head the
+    width E, whether a state is projected to it first, whether it has a bias, and the name of its dtype."""
 
     layers: int
     width: int
     vocabulary: int
-    head_flops: int
+    embedding: int
+    projects: bool = False
+    head_bias: bool = False
+    dtype: str = 'float32'
+
+    def head_flops(self, ids: int | None = None) -> int:
+        """Operations of the head on one state: 2·E per id, of all V or of so many; and 2·D·E where the state is projected."""
+        projection = 2 * self.width * self.embedding if self.projects else 0
+        return projection + 2 * self.embedding * (self.vocabulary if ids is None else ids)
+
+
+class HeadRows(NamedTuple):
+    """The head's rows of chosen ids, other ones for each row of a batch: weight [B, k, E]; bias [B, k], or None."""
+
+    weight: Array
+    bias: Array | None
 
 
 class Evidence(NamedTuple):
@@ -30,9 +45,13 @@ class Evidence(NamedTuple):
     hidden, previous: [B, D], the state after and before the layer.
     ran: bool [B], whether the row ran the layer; a row that did not is not observed.
     oracle: int32 [B], the full model's token for this position, or None when no look-ahead ran.
-    logits: () → float32 [B, V], the shared head on `hidden`, or ids int32 [B, k] → float32 [B, k], those columns of it;
-        computed when called.
-    choose: float32 [B, V] → int32 [B], the token a distribution emits (its argmax, or a seeded draw).
+    logits: (rows=None, state=None) → float32, the shared head on `hidden`, or on another state [B, D]: of every id [B, V], or
+        with HeadRows of those alone [B, k]; computed when called.
+    head_rows: ids int32 [B, k] → HeadRows.
+    choose: float32 [B, V], or [B, k] and their ids int32 [B, k] → int32 [B], the token that a distribution emits (its argmax, or
+        a seeded draw).
+    decides: static, whether a token may leave here; where not, only what later layers will ask for is worth computing.
+    every_layer: static, whether all rows run every layer until they leave, as they do without gates and plans.
     """
 
     layer: int
@@ -43,7 +62,10 @@ class Evidence(NamedTuple):
     ran: Array
     oracle: Array | None
     logits: Callable[..., Array]
-    choose: Callable[[Array], Array]
+    head_rows: Callable[[Array], HeadRows]
+    choose: Callable[..., Array]
+    decides: bool = True
+    every_layer: bool = True
 
 
 class Plan(NamedTuple):

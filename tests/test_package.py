@@ -18,7 +18,7 @@ MAY_IMPORT = {
     'argmax': set(),
     'nearest': set(),
     'models': {'types'},
-    'depth': {'types', 'pytrees', 'argmax'},
+    'depth': {'types', 'pytrees', 'argmax', 'nearest'},
     'metrics': {'types', 'nearest', 'models'},
     'calibration': set(),
     'report': {'calibration'},

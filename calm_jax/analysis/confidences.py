@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm_jax.analysis.forcing import teacher_forced, unwatched
+from calm_jax.decoding.layer_loop import remembered
 from calm_jax.decoding.sampling import Greedy
 from calm_jax.models.positions import standing
 from calm_jax.models.transformer import Transformer
@@ -59,17 +60,19 @@ def _observe_all(config, params, measure, source, decoder_input, mask, plan, len
     runs = jnp.repeat(runs, length, axis=1)
     position = jnp.tile(jnp.arange(length, dtype=jnp.int32), rows)
 
-    def choose(logits):
-        return Greedy()(logits, None)
+    def choose(logits, ids=None):
+        best = Greedy()(logits, None)
+        return best if ids is None else jnp.take_along_axis(ids, best[:, None], axis=1)[:, 0]
 
-    answer = choose(call(flat[-1], method='unembed'))
+    answer, table = choose(call(flat[-1], method='unembed')), call(method='head_table')
     memory, confidences, agreements = measure.init(rows * length, config.sizes), [], []
     for layer in range(config.num_decoder_layers):
         evidence = Evidence(
             layer, config.num_decoder_layers, position, flat[layer + 1], flat[layer], runs[layer], answer,
-            logits=partial(call, flat[layer + 1], method='unembed'), choose=choose)
+            logits=lambda rows=None, state=flat[layer + 1]: call(state, rows, method='unembed'),
+            head_rows=lambda ids: call(ids, table, method='head_rows'), choose=choose, every_layer=plan is None)
         seen, confidence, prediction = measure.observe(memory, evidence)
-        memory = jax.tree.map(partial(_where, runs[layer]), seen, memory)
+        memory = remembered(evidence, seen, memory)
         prediction = choose(evidence.logits()) if prediction is None else prediction
         confidences.append(confidence)
         agreements.append(prediction == answer)

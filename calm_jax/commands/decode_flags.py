@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from calm_jax.commands import gin_flags
-from calm_jax.decoding.settings import FORMS, MEASURES, PROPAGATIONS, Settings
+from calm_jax.decoding.settings import FORMS, KEEP, MEASURES, PROPAGATIONS, PRUNINGS, Settings
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -33,7 +33,18 @@ def add_settings(parser, threshold=True):
                        help="input tokens, with the end-of-sequence; longer inputs are cut (default: as above, else 512)")
     group.add_argument('--measure', metavar='NAME',
                        help=f'confidence measure: {", ".join(MEASURES)}, or package.module:Class (default: full depth)')
-    group.add_argument('--measure_options', metavar='K=V,…', help='arguments of the measure, where it takes any')
+    group.add_argument('--measure_options', metavar='K=V,…', help='arguments of a measure of yours')
+    group.add_argument('--pruning', metavar='KIND', help='of the vocabulary that the measure looks at above layer '
+                       f'--min_exit_layer: {", ".join(PRUNINGS)} (default none)')
+    group.add_argument('--keep', type=positive, metavar='K', help=f'ids kept by rank (default {KEEP}; of a decaying pruning, all)')
+    group.add_argument('--keep_least', type=positive, metavar='K', help='where decaying pruning ends (default 256)')
+    group.add_argument('--partition', metavar='KIND',
+                       help="probabilities over the 'kept' ids, as published (default), or the 'full' vocabulary, the others as "
+                            'they stood when dropped')
+    group.add_argument('--alpha', type=float, metavar='α',
+                       help='a contrast weighs ids of at least α times the largest probability (default 0.1)')
+    group.add_argument('--emits', metavar='NAME', help='the distribution that a contrast says tokens from: model (default), '
+                       'auto_contrastive or dola')
     if threshold:
         group.add_argument('--threshold', type=float, metavar='λ',
                            help='leave when the confidence reaches it, in [0, 1]; 1 is the full model (default 1)')
@@ -89,7 +100,10 @@ def settings(args, model) -> Settings:
         raise ValueError(f'Settings.dtype is {said["dtype"]}, and the model was loaded in {made.dtype}; say --dtype')
     owners = {
         '--measure': (made.measure is not None,
-                      ('measure_options', 'threshold_form', 'decay_temperature', 'min_exit_layer', 'propagation')),
+                      ('measure_options', 'pruning', 'threshold_form', 'decay_temperature', 'min_exit_layer', 'propagation')),
+        '--pruning': (made.pruning != 'none', ('keep', 'keep_least', 'partition')),
+        '--pruning decaying': (made.pruning != 'fixed', ('keep_least',)),
+        'a contrast as --measure': (made.contrasts, ('alpha', 'emits')),
         '--temperature': (made.temperature > 0, ('top_k', 'top_p')),
         '--num_beams': (made.num_beams > 1, BEAMS[1:]),
         'a decaying --threshold_form': (made.threshold_form != 'constant', ('decay_temperature',))}

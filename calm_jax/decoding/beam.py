@@ -90,7 +90,7 @@ def beam_search(config, params, tokens, *, max_new_tokens, beam=Beam(), plan=Non
         visit = Step(
             index=index, position=jnp.full(rows * size, step, jnp.int32), places=places, alive=alive, length=length,
             self_bias=jnp.repeat(bias, size, axis=0) if bias.shape[0] > 1 else bias, cross_bias=cross_bias, cross_kv=cross_kv,
-            choose=None, gate_keys=None, oracle=None, sizes=config.sizes)
+            choose=None, head_rows=None, gate_keys=None, oracle=None, sizes=config.sizes)
         token, layers = layer_loop.run_token(
             call, config.num_decoder_layers, call(last, places(index, 1)[:, 0], method='embed'), state.layers, visit, decisions)
         scores = jax.nn.log_softmax(call(token.hidden, method='unembed'), axis=-1)

@@ -15,6 +15,10 @@ from calm_jax.models.transformer import Transformer
 from calm_jax.types import Array, Trace
 
 
+# The logit of ids that pruning has dropped: below all others, above those that a rule forbids.
+UNKEPT = -1e30
+
+
 class Decode(NamedTuple):
     """What the token loop carries. step: int32, tokens generated so far; last: int32 [B], the token to feed next;
     alive: bool [B], rows that have not ended; layers: the decoder's memory; trace: what has been written down."""
@@ -28,7 +32,7 @@ class Decode(NamedTuple):
 
 @partial(jax.jit, static_argnames=('config', 'max_new_tokens'))
 def generate(config, params, tokens, *, max_new_tokens, exit=None, gate=None, plan=None, propagation=Lazy(),
-             sampling=Greedy(), constraints=None, example_ids=None, key=None, forced=None, limit=None):
+             sampling=Greedy(), constraints=None, head_table=None, example_ids=None, key=None, forced=None, limit=None):
     """Decodes a batch, each row to the depth that its decisions ask for.
 
     config: TransformerConfig; params: its parameters; tokens: int32 [B, S], the source, padded behind, or for a decoder
@@ -38,6 +42,7 @@ def generate(config, params, tokens, *, max_new_tokens, exit=None, gate=None, pl
     exit: when a token leaves (`Exit`), gate: which layers it enters, plan: which sub-layers its row runs (`Plan`).
     propagation: what skipped layers hold; sampling: how a token is chosen, from keys of (key, example id, position).
     constraints: what may not be said (`Constraints`); measures look at what the model says all the same.
+    head_table: the head as [V, E] where it is at hand (`Transformer.head_table`); else pruning makes it, once a call.
     forced: int32 [B, T], tokens to emit whatever the model says; −1 where it is free.
     A row of nothing but padding has ended before it starts. Returns a Trace.
     """
@@ -54,13 +59,19 @@ def generate(config, params, tokens, *, max_new_tokens, exit=None, gate=None, pl
     row_keys = example_keys(key, ids)
     limit = max_new_tokens if limit is None else jnp.minimum(limit, max_new_tokens)
     prompt = tokens if config.decoder_only else jnp.full((rows, 1), config.decoder_start_id, jnp.int32)
+    table = call(method='head_table') if head_table is None else head_table
 
     def body(state):
         position = jnp.full(rows, state.step, jnp.int32)
         draw_keys = position_keys(row_keys, position)
         index = state.step + start.index
 
-        def choose(logits):
+        def choose(logits, ids=None):
+            if ids is not None and constraints is None and isinstance(sampling, Greedy):
+                return jnp.take_along_axis(ids, sampling(logits, draw_keys)[:, None], axis=1)[:, 0]
+            if ids is not None:
+                # Rules and draws are about all ids: the same draw falls on the same token where that was kept.
+                logits = jnp.full((rows, config.vocab_size), UNKEPT).at[jnp.arange(rows)[:, None], ids].set(logits)
             if constraints is not None:
                 history = jnp.concatenate([prompt, state.trace.tokens], axis=1)
                 logits = constraints(logits, history, prompt.shape[1], state.step, max_new_tokens, config.eos_ids)
@@ -69,7 +80,7 @@ def generate(config, params, tokens, *, max_new_tokens, exit=None, gate=None, pl
         step = Step(
             index=index, position=position, places=start.places, alive=state.alive, length=max_new_tokens,
             self_bias=start.bias_at(index), cross_bias=start.cross_bias, cross_kv=start.cross_kv,
-            choose=choose, gate_keys=draw_keys, oracle=None,
+            choose=choose, head_rows=lambda ids: call(ids, table, method='head_rows'), gate_keys=draw_keys, oracle=None,
             sizes=config.sizes)
         hidden = call(state.last, start.places(index, 1)[:, 0], method='embed')
         layers = state.layers

@@ -61,7 +61,7 @@ class Step(NamedTuple):
     """What is the same for all layers of a token. index: where in the caches the token goes; position: int32 [B], generated
     tokens before it; places: (index, width) → int32 [B|1, width], where in their rows that many cache entries stand;
     alive: bool [B], rows that have not ended; length: the most tokens; self_bias, cross_bias: attention scores; cross_kv: per
-    layer, None for a decoder alone; choose: logits → tokens; gate_keys: one per row; oracle: int32 [B] or None;
+    layer, None for a decoder alone; choose, head_rows: of Evidence; gate_keys: one per row; oracle: int32 [B] or None;
     sizes: of the model, for what a measure remembers."""
 
     index: Array
@@ -73,6 +73,7 @@ class Step(NamedTuple):
     cross_bias: Array | None
     cross_kv: tuple[KVCache, ...] | None
     choose: Callable
+    head_rows: Callable
     gate_keys: Array
     oracle: Array | None
     sizes: Sizes
@@ -104,7 +105,10 @@ def run_token(call, num_layers, hidden, layers, step, decisions):
         else:
             token, caches[layer], filled[layer], ran = jax.lax.cond(jnp.any(token.active), visit, skip, *carry)
         if decisions.exit is not None and decisions.exit.observes(layer):
-            token = _observe(call, layer, num_layers, token, previous, ran, step, decisions.exit)
+            token = _observe(call, layer, num_layers, token, previous, ran, step, decisions)
+    if decisions.exit is not None and decisions.exit.prunes:
+        # Where no layer was sure the full head decides; a row that a plan or gate takes past the last layer has not seen it.
+        token = token._replace(predicted=token.predicted & (~token.active | ran))
     exit_states = layers.exit_states
     if exit_states is not None:
         state = decisions.propagation.source(token.hidden, token.first)[:, None]
@@ -220,18 +224,21 @@ def where_run(rows, sub_layer, x):
     return jax.lax.cond(jnp.any(rows), lambda x: jnp.where(rows[:, None, None], sub_layer(x), x), lambda x: x, x)
 
 
-def _observe(call, layer, num_layers, token, previous, ran, step, exit):
+def _observe(call, layer, num_layers, token, previous, ran, step, decisions):
     """Asks the measure, and takes out of the race the rows that it is sure of."""
+    exit = decisions.exit
     asked = ran & ~everything_off(exit)
+    every_layer = decisions.gate is None and decisions.plan is None
 
     def look(token):
         evidence = Evidence(
             layer, num_layers, step.position, token.hidden, previous, asked, step.oracle,
-            logits=lambda ids=None: call(token.hidden, ids, method='unembed'), choose=step.choose)
+            logits=lambda rows=None, state=None: call(token.hidden if state is None else state, rows, method='unembed'),
+            head_rows=step.head_rows, choose=step.choose, decides=layer + 1 >= exit.min_exit_layer, every_layer=every_layer)
         memory, confidence, prediction = exit.measure.observe(token.memory, evidence)
         confidence = confidence.astype(jnp.float32)
         token = token._replace(
-            memory=jax.tree.map(lambda new, old: _rows_where(asked, new, old), memory, token.memory),
+            memory=remembered(evidence, memory, token.memory),
             confidence=jnp.where(asked, confidence, token.confidence),
             active=token.active & ~(asked & exit.leaves(layer, confidence, step.position, step.length)))
         if prediction is None:
@@ -240,8 +247,34 @@ def _observe(call, layer, num_layers, token, previous, ran, step, exit):
             prediction=jnp.where(asked, prediction, token.prediction), predicted=token.predicted | asked)
 
     # A conditional is worth the head, which measures that predict apply; it costs more than what the others compute.
-    return jax.lax.cond(jnp.any(asked), look, lambda token: token, token) if exit.measure.predicts else look(token)
+    if not exit.measure.predicts:
+        return look(token)
+    after = jax.eval_shape(look, token).memory
+
+    def pass_by(token):
+        return token._replace(memory=jax.tree.map(lambda old, new: _fitted(old, new.shape), token.memory, after))
+
+    return jax.lax.cond(jnp.any(asked), look, pass_by, token)
 
 
-def _rows_where(rows, new, old):
-    return jnp.where(rows.reshape(rows.shape + (1,) * (new.ndim - 1)), new, old)
+def remembered(evidence, new, old):
+    """What a measure remembers after it was asked: of rows that it was not asked about, what it did before.
+
+    Where all rows run every layer, whoever is not asked has left and is never asked again: no array needs a copy.
+    """
+    if evidence.every_layer:
+        return new
+
+    def merged(new, old):
+        asked = evidence.ran.reshape(evidence.ran.shape + (1,) * (new.ndim - 1))
+        return jnp.where(asked, new, _fitted(old, new.shape))
+
+    return jax.tree.map(merged, new, old)
+
+
+def _fitted(old, shape):
+    """An array cut, or filled up with zeros, to a shape."""
+    if old.shape == shape:
+        return old
+    cut = old[tuple(map(slice, shape))]
+    return jnp.pad(cut, [(0, new - each) for each, new in zip(cut.shape, shape)])

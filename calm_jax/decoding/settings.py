@@ -10,9 +10,10 @@ from calm_jax.decoding import propagation
 from calm_jax.decoding.beam import Beam
 from calm_jax.decoding.constraints import Constraints
 from calm_jax.decoding.sampling import Greedy, Sampled
-from calm_jax.depth import confidence, thresholds
+from calm_jax.depth import confidence, contrast, thresholds
 from calm_jax.depth.plans import Uniform
 from calm_jax.depth.thresholds import Exit
+from calm_jax.depth.vocabulary import Pruned
 from calm_jax.models.config import DTYPES, check_seed, check_types
 from calm_jax.nearest import did_you_mean
 
@@ -22,12 +23,18 @@ MEASURES = {
     'softmax_max': confidence.SoftmaxMax,
     'state': confidence.StateSimilarity,
     'classifier': confidence.Classifier,
+    'weighted_contrast': contrast.WeightedContrast,
+    'divergent_contrast': contrast.DivergentContrast,
     'oracle': confidence.Oracle,
     'static': confidence.StaticDepth,
 }
 FORMS = {'constant': thresholds.Constant, 'decaying': thresholds.Decaying, 'scaled_decaying': thresholds.ScaledDecaying}
+PRUNINGS = ('none', 'fixed', 'decaying')
 PROPAGATIONS = {
     'lazy': propagation.Lazy, 'eager': propagation.Eager, 'first_state': propagation.FirstState, 'copy_kv': propagation.CopyKV}
+
+
+KEEP = 256  # ids that fixed pruning keeps where nothing is said
 
 
 class Values(NamedTuple):
@@ -47,7 +54,10 @@ class Settings:
 
     max_source_length, max_new_tokens: tokens, the end-of-sequence included.
     measure: a name of MEASURES, 'package.module:Class' of one that you wrote, or None for full depth; threshold: λ in
-    [0, 1], 1 turns every decision off. measure_options: arguments of the measure, as 'k=256,alpha=0.1'.
+    [0, 1], 1 turns every decision off. measure_options: arguments of a measure of yours, as 'scale=0.5,window=3'.
+    pruning: of the vocabulary that the measure looks at, from layer min_exit_layer on: 'none'; 'fixed', the keep likeliest ids;
+    'decaying', ever fewer, from keep (0: all) to keep_least. partition: 'kept' or 'full' (`calm_jax.depth.vocabulary.Pruned`).
+    alpha, emits: of a contrast, how likely its tokens must be, and which distribution is emitted (`calm_jax.depth.contrast`).
     threshold_form: a name of FORMS; decay_temperature: τ of a decaying form; min_exit_layer: 1…L.
     propagation: a name of PROPAGATIONS. plan: 'full', 'uniform:C' (C of the decoder's layers), or 'package.module:function'
     of a maker of yours: TransformerConfig → (example ids [B] → Plan).
@@ -62,6 +72,12 @@ class Settings:
     max_new_tokens: int = 128
     measure: str | None = None
     measure_options: str = ''
+    pruning: str = 'none'
+    keep: int = 0
+    keep_least: int = 256
+    partition: str = 'kept'
+    alpha: float = 0.1
+    emits: str = 'model'
     threshold: float = 1.0
     threshold_form: str = 'constant'
     decay_temperature: float = 4.0
@@ -89,6 +105,9 @@ class Settings:
         if self.measure is not None:
             _measure(self.measure)
         _options(self.measure_options)
+        known(self.pruning, PRUNINGS, 'pruning')
+        self._vocabulary()
+        contrast.WeightedContrast(self.alpha, self.emits)  # refuses what it cannot be
         known(self.threshold_form, FORMS, 'threshold_form')
         known(self.propagation, PROPAGATIONS, 'propagation')
         if not 0 <= self.threshold <= 1:
@@ -132,6 +151,12 @@ class Settings:
             unused |= {'threshold_form', 'decay_temperature', 'min_exit_layer', 'propagation'}
         if not self.measure_options:
             unused.add('measure_options')
+        if self.measure is None or self.threshold >= 1 or self.pruning == 'none':
+            unused |= {'pruning', 'keep', 'keep_least', 'partition'}
+        elif self.pruning == 'fixed':
+            unused.add('keep_least')
+        if not self.contrasts or self.threshold >= 1:
+            unused |= {'alpha', 'emits'}
         if self.threshold_form == 'constant':
             unused.add('decay_temperature')
         if not self.temperature:
@@ -150,13 +175,31 @@ class Settings:
         if kind.head and kind.head not in (heads or {}):
             raise ValueError(f'measure {self.measure}: the checkpoint holds no {kind.head.replace("_", " ")}; train one (an '
                              'exit classifier: `calm train --gin_file=runs/classifier.gin`), or use another measure')
+        fields = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
+        parts = {name: getattr(self, name) for name in ('alpha', 'emits') if self.contrasts}
+        if self.pruning != 'none':
+            if 'vocabulary' not in fields:
+                raise ValueError(f'pruning is {self.pruning}, and measure {self.measure} looks at no vocabulary; leave one out')
+            parts['vocabulary'] = self._vocabulary()
+            parts['vocabulary'].check(config.sizes)
         try:
-            measure = kind(**(heads[kind.head] if kind.head else {}), **_options(self.measure_options))
+            measure = kind(**(heads[kind.head] if kind.head else {}), **parts, **_options(self.measure_options))
         except TypeError as error:
             raise ValueError(f'measure {self.measure} with options {self.measure_options!r}: {error}') from None
         form = FORMS[self.threshold_form]
         form = form() if self.threshold_form == 'constant' else form(self.decay_temperature)
         return Exit(measure, self.threshold, form, self.min_exit_layer)
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether the measure sets layers against each other."""
+        return self.measure is not None and issubclass(_measure(self.measure), contrast.Contrast)
+
+    def _vocabulary(self):
+        if self.pruning == 'none':
+            return None
+        fixed = self.pruning == 'fixed'
+        return Pruned(self.keep or (KEEP if fixed else 0), 0 if fixed else self.keep_least, self.min_exit_layer, self.partition)
 
     def _plan(self, config):
         kind, _, cost = self.plan.partition(':')

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from calm_jax.depth.confidence import Confidence
+from calm_jax.depth.vocabulary import Pruned
 from calm_jax.pytrees import pytree
 
 
@@ -51,6 +52,11 @@ class Exit:
     threshold: Any = 1.0
     form: Any = Constant()
     min_exit_layer: int = 1
+
+    @property
+    def prunes(self) -> bool:
+        """Whether the measure looks at a part of the vocabulary between two layers that look at all of it."""
+        return isinstance(getattr(self.measure, 'vocabulary', None), Pruned)
 
     def observes(self, layer: int) -> bool:
         """Whether the measure looks at this layer (from 0) at all."""

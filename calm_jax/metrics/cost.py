@@ -53,17 +53,17 @@ _REACH = {
 
 
 def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers: Sequence[Sequence[int]],
-          confidence_flops_per_layer: int | Sequence[int] = 0, predicts: bool = False, first_observed: int = 1,
+          confidence_flops_per_layer: int | Sequence[int] = 0, predicts: bool | Sequence[bool] = False,
           layers_run: Sequence[Sequence[int]] | None = None, plan: Plan | None = None,
           propagation: str = 'lazy', sequences: int = 1) -> Cost:
     """Operations of each example as this library decodes it; the terms are listed at the top of the file.
 
     source_lengths: S, [B], of the source or the prompt.
     exit_layers: layers each token visited, 1…L; B lists, or [B, T] with zeros after the end.
-    confidence_flops_per_layer: what the measure says one observation costs, one number or one per layer [L]; 0 where
-      exits are off. Observed are the layers run, from `first_observed` (1…L) on: the minimum exit layer, or 1 for a
-      measure that looks at earlier layers too.
-    predicts: whether an observation yields the token, so that the head runs only for tokens never observed.
+    confidence_flops_per_layer: what the measure says one observation costs, one number or one per layer [L], asked at the
+      layers run; 0 where exits are off, and at layers that it does not look at.
+    predicts: whether an observation yields the token, alike for all layers or one per layer [L]; the head runs only for tokens
+      that none has yielded.
     layers_run: how many of the visited layers ran, as exit_layers; fewer where gates skip. None: all of the plan's.
       Keys and values of a gated layer are computed at once.
     plan: sub-layers that each row runs at all, bool [B, L] each; None: all. Counts do not say which layers the gates
@@ -80,8 +80,6 @@ def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers:
     exits, sources, alive = _decoded(config, source_lengths, exit_layers)
     if propagation not in _REACH:
         raise ValueError(f'unknown propagation {propagation!r}; known: {", ".join(_REACH)}')
-    if not 1 <= first_observed <= num_layers:
-        raise ValueError(f'first_observed is {first_observed}; expected a layer, 1 to {num_layers}')
     if plan is None:
         plan = _full_plan(len(sources), config)
     in_plan = np.logical_or.reduce([np.asarray(kind, bool) for kind in plan[:3]])
@@ -117,17 +115,16 @@ def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers:
                + ran(feed_counts) * feed_forward)
     filled = _at(self_counts, _REACH[propagation](exits, num_layers))
 
-    observable = in_plan & (np.arange(1, num_layers + 1) >= first_observed)
     price = np.broadcast_to(confidence_flops_per_layer, (num_layers,))
-    apart = alive & (ran(_counts(observable)) == 0) if predicts else alive
+    apart = alive & (ran(_counts(in_plan & np.broadcast_to(predicts, (num_layers,)))) == 0)
 
     return Cost(
         source=source,
         encoder_kv=cross_counts[:, -1] * sources * keys_values,
         decoder=sequences * decoder.sum(axis=1),
         skipped_kv=(filled - ran(self_counts)).sum(axis=1) * keys_values,
-        confidence=ran(_counts(observable * price)).sum(axis=1),
-        head=sequences * apart.sum(axis=1) * float(config.sizes.head_flops))
+        confidence=ran(_counts(in_plan * price)).sum(axis=1),
+        head=sequences * apart.sum(axis=1) * float(config.sizes.head_flops()))
 
 
 def _encoder_pairs(config: TransformerConfig, sources: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +140,7 @@ def _encoder_pairs(config: TransformerConfig, sources: np.ndarray) -> tuple[np.n
 
 
 def elbayad(config: TransformerConfig, source_lengths: Sequence[int], exit_layers: Sequence[Sequence[int]],
-            confidence_flops_per_layer: int | Sequence[int] = 0, predicts: bool = False) -> Cost:
+            confidence_flops_per_layer: int | Sequence[int] = 0, predicts: bool | Sequence[bool] = False) -> Cost:
     """The decoder's operations as Elbayad et al. 2020 (App. B) count them, and Schuster et al. 2022 after them.
 
     Per token t = 1, 2, … with q of N layers run, d the width, |x| the source's length:
@@ -169,7 +166,7 @@ def elbayad(config: TransformerConfig, source_lengths: Sequence[int], exit_layer
         decoder=(exits * called).sum(axis=1),
         skipped_kv=np.where(alive, config.num_decoder_layers - exits, 0).sum(axis=1) * 4 * width ** 2,
         confidence=_at(_counts(price), exits).sum(axis=1),
-        head=alive.sum(axis=1) * (0 if predicts else 2 * config.vocab_size * width))
+        head=alive.sum(axis=1) * (0 if np.any(predicts) else 2 * config.vocab_size * width))
 
 
 def _decoded(config: TransformerConfig, source_lengths: Sequence[int], exit_layers: Sequence[Sequence[int]]):

@@ -147,9 +147,10 @@ class TransformerConfig:
     @property
     def sizes(self) -> Sizes:
         """What decisions are sized by."""
-        narrow = self.embedding_dim or self.emb_dim
-        projection = 2 * self.emb_dim * narrow if self.embedding_dim else 0
-        return Sizes(self.num_decoder_layers, self.emb_dim, self.vocab_size, projection + 2 * narrow * self.vocab_size)
+        return Sizes(
+            layers=self.num_decoder_layers, width=self.emb_dim, vocabulary=self.vocab_size,
+            embedding=self.embedding_dim or self.emb_dim, projects=bool(self.embedding_dim), head_bias=self.head_bias,
+            dtype=self.dtype)
 
     @property
     def eos_ids(self) -> tuple[int, ...]:

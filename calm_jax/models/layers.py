@@ -8,6 +8,7 @@ from flax.linen import partitioning
 
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.positions import rotate
+from calm_jax.types import HeadRows
 
 _FUNCTIONS = {
     'gelu': nn.gelu, 'gelu_exact': lambda x: nn.gelu(x, approximate=False), 'relu': nn.relu, 'silu': nn.silu,
@@ -134,19 +135,23 @@ class Head(nn.Module):
             self.bias = partitioning.param_with_axes(
                 'bias', nn.initializers.zeros, (config.vocab_size,), jnp.float32, axes=('vocab',))
 
-    def __call__(self, x, embedding, ids=None):
-        """Every logit, or with ids [B, k], of states [B, width], those of each row's ids alone: [B, k]."""
+    def __call__(self, x, embedding, rows=None):
+        """Every logit, or with HeadRows, of states [B, width], those of each row's own ids: [B, k]."""
         dtype = self.config.dtype
-        bias = self.bias.astype(dtype) if self.config.head_bias else 0
-        if ids is None:
-            product = jnp.einsum('...d,vd->...v', x, embedding.astype(dtype)) if self.config.tied_head \
-                else x @ self.kernel.astype(dtype)
-            return product + bias
-        if self.config.tied_head:
-            product = jnp.einsum('bd,bkd->bk', x, embedding.astype(dtype)[ids])
-        else:
-            product = jnp.einsum('bd,dbk->bk', x, self.kernel.astype(dtype)[:, ids])
-        return product + (bias[ids] if self.config.head_bias else 0)
+        if rows is not None:
+            product = jnp.einsum('bd,bkd->bk', x, rows.weight)
+            return product if rows.bias is None else product + rows.bias
+        product = jnp.einsum('...d,vd->...v', x, embedding.astype(dtype)) if self.config.tied_head \
+            else x @ self.kernel.astype(dtype)
+        return product + self.bias.astype(dtype) if self.config.head_bias else product
+
+    def table(self, embedding):
+        """[V, width], a row per id, to take some of; a copy where the head has a map of its own."""
+        return (embedding if self.config.tied_head else self.kernel.T).astype(self.config.dtype)
+
+    def rows(self, ids, table):
+        """HeadRows of ids int32 [B, k] from the table."""
+        return HeadRows(table[ids], self.bias.astype(self.config.dtype)[ids] if self.config.head_bias else None)
 
 
 class Attention(nn.Module):

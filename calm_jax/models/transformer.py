@@ -170,15 +170,23 @@ class Transformer(nn.Module):
             states.append(x)
         return tuple(states)
 
-    def unembed(self, hidden, ids=None):
-        """Logits float32 [..., V] of states [..., D] of any layer: the shared final norm, then the shared head. With ids
-        [B, k], of states [B, D]: those of each row's ids alone, [B, k]."""
+    def unembed(self, hidden, rows=None):
+        """Logits float32 [..., V] of states [..., D] of any layer: the shared final norm, then the shared head. With HeadRows,
+        of states [B, D]: those of each row's own ids, [B, k]."""
         x = self.decoder.decoder_norm(hidden) if self.config.final_norm else hidden
         if self.config.embedding_dim:
             x = self.decoder.project_out(x)
         if self.config.head_scale != 1:
             x = x * self.config.head_scale
-        return widened(self.decoder.logits_dense(x, self.token_embedder.embedding, ids))
+        return widened(self.decoder.logits_dense(x, self.token_embedder.embedding, rows))
+
+    def head_table(self):
+        """The head as [V, E], a row per id: made once, to take `head_rows` from."""
+        return self.decoder.logits_dense.table(self.token_embedder.embedding)
+
+    def head_rows(self, ids, table):
+        """HeadRows of ids int32 [B, k] from `head_table`."""
+        return self.decoder.logits_dense.rows(ids, table)
 
     def embed(self, tokens, positions):
         """Vectors [..., D] of the decoder's tokens int32 [...] at positions int32 [...]."""

@@ -14,7 +14,8 @@ def evidence(layer=1, logits=None, hidden=None, previous=None, oracle=None):
     blank = jnp.zeros((rows, 2))
     return Evidence(
         layer, 4, jnp.zeros(rows, jnp.int32), blank if hidden is None else hidden, blank if previous is None else previous,
-        jnp.ones(rows, bool), oracle, logits=lambda: logits, choose=lambda logits: jnp.argmax(logits, axis=-1))
+        jnp.ones(rows, bool), oracle, logits=lambda: logits, head_rows=None,
+        choose=lambda logits, ids: jnp.argmax(logits, axis=-1))
 
 
 # softmax(log 6, log 3, log 1) = .6, .3, .1
@@ -102,4 +103,4 @@ def test_a_confidence_equal_to_the_threshold_leaves_and_none_does_below_the_mini
     (Classifier(jnp.zeros((512, 1)), jnp.zeros(1)), 3, 1024), (StaticDepth(), 3, 0),
 ])
 def test_observations_cost_what_their_products_cost(measure, layer, expected):
-    assert measure.flops(layer, Sizes(8, 512, 32128, 2 * 512 * 32128)) == expected
+    assert measure.flops(layer, Sizes(8, 512, 32128, 512)) == expected

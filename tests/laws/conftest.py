@@ -108,7 +108,8 @@ class Definition:
     def decode(self, source, length, leaves=None, sub_layers=None, stand_in='exit', encoder_sub_layers=None):
         """Reference of the greedy decode of source [S].
 
-        leaves(layer, position, hidden, previous, logits) → (confidence, whether the token leaves); None never leaves.
+        leaves(layer, position, hidden, previous, logits) → (confidence, whether the token leaves, and if it is not the
+        likeliest of the logits what it says); None never leaves.
         sub_layers(position, layer) → whether self-attention, cross-attention and feed-forward run; None: all do.
         encoder_sub_layers(layer) → whether attention and feed-forward of the encoder's layer run; None: all do.
         stand_in: what a layer that the token left below holds for it: the projected 'exit' state, the projected 'first'
@@ -120,7 +121,7 @@ class Definition:
         last, result = config.decoder_start_id, Reference([], [], [], [])
         for position in range(length):
             x = self.params['token_embedder']['embedding'][[last]]
-            active, visited, ran, confidence, first, left_kv = True, 0, 0, 1.0, x, None
+            active, visited, ran, confidence, first, left_kv, said = True, 0, 0, 1.0, x, None, ()
             bias = self.bias(p, np.arange(position + 1)[None] - position, bidirectional=False)
             for i in range(config.num_decoder_layers):
                 layer = p[f'layers_{i}']
@@ -144,9 +145,10 @@ class Definition:
                 if attends or crosses or feeds:
                     ran += 1
                     if leaves is not None:
-                        confidence, left = leaves(i, position, x[0], previous[0], self.logits(x))
+                        confidence, left, *said = leaves(i, position, x[0], previous[0], self.logits(x))
                         active = not left
-            last = int(np.argmax(self.logits(x)))
+            # Who has not left says what the whole head does.
+            last = int(said[0]) if said and not active else int(np.argmax(self.logits(x)))
             for column, value in zip(result, (last, visited, ran, confidence)):
                 column.append(value)
             if last == config.eos_id:

@@ -14,8 +14,10 @@ from calm_jax.decoding.propagation import CopyKV, Eager, FirstState, Lazy
 from calm_jax.decoding.sampling import Greedy, Sampled
 from calm_jax.depth import plans
 from calm_jax.depth.confidence import Classifier, Oracle, SoftmaxGap, SoftmaxMax, StateSimilarity, StaticDepth
+from calm_jax.depth.contrast import DivergentContrast, WeightedContrast
 from calm_jax.depth.gates import ScriptedGate
 from calm_jax.depth.thresholds import Constant, Decaying, Exit, ScaledDecaying
+from calm_jax.depth.vocabulary import Pruned, Whole
 from calm_jax.models.transformer import Transformer
 from calm_jax.pytrees import pytree
 from calm_jax.types import Plan
@@ -77,6 +79,93 @@ def gap(threshold):
         return confidence, confidence >= threshold
 
     return leaves
+
+
+def log_softmax(logits):
+    return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+
+
+class Pruning:
+    """Which words each layer of a token looks at, by definition: it is told of every token from its first layer on."""
+
+    def __init__(self, pruned, num_layers=3, vocabulary=14):
+        self.pruned, self.num_layers, self.vocabulary = pruned, num_layers, vocabulary
+        self.position = None
+
+    def look(self, layer, position, logits):
+        """(words, log-probabilities by word of the whole vocabulary, of what this layer says)."""
+        if self.position != position:
+            self.position, self.words, self.dropped, self.past = position, None, -np.inf, {}
+        self.past[layer] = logits
+        if self.words is None or layer + 1 == self.num_layers:
+            count = self.pruned.keep or self.vocabulary
+            for visited in range(self.pruned.start, layer + 2):
+                count = self.fewer(count, visited)
+            self.words = np.argsort(-logits, kind='stable')[:count]
+            others = np.delete(logits, self.words)
+            self.dropped = np.logaddexp.reduce(others, initial=-np.inf)
+            return self.words, self.normal(logits, self.dropped)
+        words, rest = self.words, self.dropped if self.pruned.partition == 'full' else -np.inf
+        said = self.normal(logits, rest)
+        ranked = words[np.argsort(-logits[words], kind='stable')]
+        self.words = ranked[:self.fewer(len(words), layer + 1)]
+        gone = ranked[len(self.words):]
+        self.dropped = np.logaddexp(self.dropped, np.logaddexp.reduce(logits[gone], initial=-np.inf))
+        return words, said
+
+    def fewer(self, count, layer):
+        least = self.pruned.least
+        return max(least, int(count / (1 + (count - least) / least * layer / self.num_layers))) if least else count
+
+    def normal(self, logits, rest):
+        """Log-probabilities: those of the words of now sum to one together with the rest."""
+        words = self.words
+        return logits - np.logaddexp(np.logaddexp.reduce(logits[words]), rest)
+
+
+def pruned_gap(threshold, pruned):
+    pruning = Pruning(pruned)
+
+    def leaves(layer, position, hidden, previous, logits):
+        if layer + 1 < pruned.start:
+            return 1.0, False
+        words, said = pruning.look(layer, position, logits)
+        probabilities = np.sort(np.exp(said[words]))
+        confidence = probabilities[-1] - (probabilities[-2] if len(words) > 1 else 0)
+        return confidence, confidence >= threshold, words[np.argmax(logits[words])]
+
+    return leaves
+
+
+def contrast(threshold, amateurs, alpha=0.1, emits='model'):
+    """amateurs: layer → {earlier layer: distance}, of which the most divergent per distance is taken."""
+    past = {}
+
+    def leaves(layer, position, hidden, previous, logits):
+        expert = log_softmax(logits)
+        past[layer] = expert
+        likely = np.exp(expert) >= alpha * np.exp(expert).max()
+        p, scores, spoken = np.exp(expert), np.exp(expert), expert
+        rates = {}
+        for earlier, distance in amateurs(layer).items():
+            a = np.exp(past[earlier])
+            rates[earlier] = (p * np.log(2 * p / (p + a)) + a * np.log(2 * a / (p + a)))[likely].sum() / 2 / distance
+        if rates:
+            ratio = np.where(likely, p / np.exp(past[max(rates, key=rates.get)]), 0)
+            scores = np.where(likely, ratio / ratio.sum() * p[likely].sum(), p)
+            spoken = {'model': expert, 'auto_contrastive': scores, 'dola': ratio}[emits]
+        top = np.sort(scores)
+        return top[-1] - top[-2], top[-1] - top[-2] >= threshold, np.argmax(spoken)
+
+    return leaves
+
+
+def half(layer):
+    return {(layer + 1) // 2 - 1: 1} if layer else {}
+
+
+def since_second(layer):
+    return {earlier: layer - earlier for earlier in range(1, layer)}
 
 
 def decaying_classifier(threshold, temperature):
@@ -154,6 +243,57 @@ def test_exits_equal_the_definition_that_computes_everything(decode, decode_by_d
     equal(trace, decode(exit=exit, propagation=Eager()))
 
 
+@pytest.mark.parametrize('pruned', [
+    Pruned(keep=4), Pruned(keep=4, partition='full'), Pruned(keep=0, least=2), Pruned(keep=0, least=2, partition='full'),
+    Pruned(keep=5, least=2, partition='full'), Pruned(keep=2, start=2), Pruned(keep=2, start=3),
+], ids=lambda pruned: f'{pruned.keep}-{pruned.least}-{pruned.start}-{pruned.partition}')
+def test_pruning_equals_its_definition(decode, decode_by_definition, sources, pruned, wide):
+    levels = {'kept': 0.55, 'full': 0.35}
+    threshold = levels[pruned.partition]
+    trace = decode(exit=Exit(SoftmaxGap(pruned), threshold, min_exit_layer=pruned.start))
+    for row, source in enumerate(sources):
+        matches(trace, row, decode_by_definition(source, LENGTH, pruned_gap(threshold, pruned)))
+    assert pruned.start == 3 or len(np.unique(trace.exit_layers[trace.exit_layers > 0])) >= 2
+
+
+@pytest.mark.parametrize('emits', ['model', 'auto_contrastive', 'dola'])
+@pytest.mark.parametrize('measure, amateurs', [(WeightedContrast, half), (DivergentContrast, since_second)])
+def test_contrasts_equal_their_definitions(decode, decode_by_definition, sources, measure, amateurs, emits, wide):
+    trace = decode(exit=Exit(measure(0.1, emits), 0.5))
+    for row, source in enumerate(sources):
+        matches(trace, row, decode_by_definition(source, LENGTH, contrast(0.5, amateurs, emits=emits)))
+    assert len(np.unique(trace.exit_layers[trace.exit_layers > 0])) >= 2
+    # Pruning that drops nothing is none, whatever is remembered.
+    equal(trace, decode(exit=Exit(measure(0.1, emits, Pruned(keep=14)), 0.5)))
+
+
+@pytest.mark.parametrize('vocabulary', [Pruned(keep=3), Pruned(keep=0, least=2, partition='full')])
+@pytest.mark.parametrize('measure', [SoftmaxGap, SoftmaxMax, WeightedContrast, DivergentContrast, Oracle])
+def test_pruning_keeps_rows_apart_under_gates_plans_and_draws(decode, sources, measure, vocabulary, wide):
+    decisions = {'exit': Exit(measure(vocabulary=vocabulary), 0.4), 'gate': ScriptedGate(GATE), 'sampling': Sampled(0.7)}
+    together = decode(plan=mixed_plan(slice(None)), **decisions)
+    for row in (0, 3):
+        alone = decode(slice(row, row + 1), plan=mixed_plan(slice(row, row + 1)), **decisions)
+        for name in ('tokens', 'lengths', 'exit_layers', 'layers_run'):
+            np.testing.assert_array_equal(getattr(alone, name)[0], getattr(together, name)[row])
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_pruning_under_gates_and_plans_equals_its_definition(decode, decode_by_definition, sources, seed, wide):
+    pruned, plan = Pruned(keep=4), mixed_plan(slice(None), seed)
+    trace = decode(exit=Exit(SoftmaxGap(pruned), 0.55), plan=plan, gate=ScriptedGate(GATE))
+    for row, source in enumerate(sources):
+        def sub_layers(position, layer, row=row, plan=plan):
+            opened = GATE[min(position, len(GATE) - 1), layer]
+            return tuple(bool(opened and each[row, layer]) for each in plan[:3])
+
+        def encoder_sub_layers(layer, row=row, plan=plan):
+            return plan.encoder_attention[row, layer], plan.encoder_feed_forward[row, layer]
+
+        matches(trace, row, decode_by_definition(
+            source, LENGTH, pruned_gap(0.55, pruned), sub_layers, encoder_sub_layers=encoder_sub_layers))
+
+
 @pytest.mark.parametrize('propagation, stand_in', [(FirstState(), 'first'), (CopyKV(), 'kv')])
 def test_ablations_of_propagation_equal_their_definitions(
         decode, decode_by_definition, sources, propagation, stand_in, wide):
@@ -196,6 +336,7 @@ def test_any_mixture_of_gates_plans_and_exits_equals_masking(
 def test_no_two_decisions_share_a_tree_structure():
     # A structure shared by two classes would let a compiled program of one run for the other.
     values = [SoftmaxGap(), SoftmaxMax(), StateSimilarity(), Oracle(), StaticDepth(), Classifier(0, 0), Constant(),
+              WeightedContrast(), DivergentContrast(), WeightedContrast(alpha=0.2), SoftmaxGap(Pruned(keep=3)), Whole(), Pruned(),
               Decaying(4.0), ScaledDecaying(4.0), Lazy(), Lazy(4), Eager(), FirstState(), CopyKV(), Greedy(), Sampled(),
               Sampled(0.5), ScriptedGate(0), Scripted(0), Exit(SoftmaxGap()), Exit(Oracle()), Exit(Oracle(), min_exit_layer=2)]
     structures = [jax.tree.structure(value) for value in values]

@@ -63,7 +63,7 @@ class CountingDecoder:
             self.product(term, (positions, c.emb_dim), (c.emb_dim, c.mlp_dim))
         self.product(term, (positions, c.mlp_dim), (c.mlp_dim, c.emb_dim))
 
-    def decode(self, exits, confidence=0, predicts=False, first_observed=1):
+    def decode(self, exits, confidence=0, predicts=False, first=1):
         c, source = self.config, self.source_length
         for attention, feed_forward in zip(*self.plan[3:]):
             if attention:
@@ -93,7 +93,7 @@ class CountingDecoder:
                     self.attend('decoder', 1, source, project_kv=False)
                 if runs and feed_forward:
                     self.feed_forward('decoder', 1)
-                if runs and (self_attention or cross or feed_forward) and layer + 1 >= first_observed:
+                if runs and (self_attention or cross or feed_forward) and layer + 1 >= first:
                     self.operations['confidence'] += confidence
                     observed = True
             if not (predicts and observed):
@@ -137,8 +137,9 @@ def test_a_measure_that_predicts_replaces_the_head_and_one_that_does_not_adds_to
     assert classifier.confidence == 6 * 8 and classifier.head == 3 * SOFTMAX
 
 
-def test_a_measure_costs_nothing_below_the_first_layer_that_it_observes():
-    counted = cost.exact(TINY, [3], [[2, 3, 2]], confidence_flops_per_layer=SOFTMAX, predicts=True, first_observed=2)
+def test_a_measure_costs_nothing_at_layers_that_it_does_not_look_at():
+    counted = cost.exact(TINY, [3], [[2, 3, 2]], confidence_flops_per_layer=[0, SOFTMAX, SOFTMAX],
+                         predicts=[False, True, True])
     assert counted.confidence == (1 + 2 + 1) * SOFTMAX and counted.head == 0
 
 
@@ -154,10 +155,11 @@ def test_a_measure_may_cost_less_at_later_layers():
 @pytest.mark.parametrize('predicts', [True, False])
 def test_counts_are_those_of_a_decoder_that_counts_its_own_products(config, propagation, predicts):
     exits, sources = random_exits(0, config), [5, 1, 2, 9, 3, 4]
-    counted = cost.exact(config, sources, exits, confidence_flops_per_layer=7, predicts=predicts, first_observed=2,
+    later = np.arange(config.num_decoder_layers) > 0
+    counted = cost.exact(config, sources, exits, confidence_flops_per_layer=7 * later, predicts=predicts & later,
                          propagation=propagation)
     assert_counts_agree(counted, [
-        CountingDecoder(config, source, propagation).decode(row, 7, predicts, first_observed=2)
+        CountingDecoder(config, source, propagation).decode(row, 7, predicts, first=2)
         for source, row in zip(sources, exits)])
 
 
@@ -318,7 +320,6 @@ def test_a_row_without_tokens_costs_its_encoder_alone():
     ({'layers_run': [[2, 1], [2]]}, 'layers_run does not fit'),
     ({'layers_run': [[1], [2]]}, 'layers_run does not fit'),
     ({'propagation': 'Lazy'}, "unknown propagation 'Lazy'; known: lazy, eager, copy"),
-    ({'first_observed': 0}, 'first_observed is 0; expected a layer, 1 to 3'),
 ])
 def test_arguments_that_do_not_fit_are_refused(change, complaint):
     arguments = {'source_lengths': [3, 3], 'exit_layers': [[1, 3], [2]], **change}

@@ -1,0 +1,143 @@
+"""Contrastive confidence: a layer sets itself against an earlier one of the same model (Vincenti et al. 2024).
+
+The layer that is asked is the expert p, the earlier one the amateur a. Plausible are M = {v: p_v ≥ α max p}; on them the scores
+are s = softmax over M of (log p − log a), times Σ_M p, elsewhere s = p. The confidence is the difference of the two largest
+scores. It is the token of p that is emitted, or, with `emits`, that of s (auto-contrastive decoding, Gera et al. 2023) or of
+log p − log a on M (DoLa, Chuang et al. 2024). Layers count from 1 in the formulas. Without an amateur s = p.
+"""
+
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from calm_jax.depth.confidence import two_largest
+from calm_jax.depth.vocabulary import Pruned, Whole
+from calm_jax.nearest import did_you_mean
+from calm_jax.pytrees import pytree
+
+EMITS = ('model', 'auto_contrastive', 'dola')
+# What a choice sees in the place of −∞, so that something is left to say where nothing plausible may be said.
+IMPLAUSIBLE = -1e4
+
+
+class Contrast:
+    """What both contrasts share: the memory of earlier layers, the scores, and what is emitted.
+
+    Each says `amateurs(layer)`, the layers (from 0) that it looks at after `layer`, and `amateur(…)`, which of them it takes.
+    """
+
+    predicts: ClassVar[bool] = True
+    remembers: ClassVar[bool] = True
+    looks_ahead: ClassVar[bool] = False
+    head: ClassVar[str | None] = None
+
+    def __post_init__(self):
+        if not 0 < self.alpha < 1:
+            raise ValueError(f'alpha is {self.alpha}; expected a share of the largest probability, in (0, 1)')
+        if self.emits not in EMITS:
+            raise ValueError(f'unknown output distribution {self.emits!r}; expected one of {", ".join(EMITS)}'
+                             f'{did_you_mean(self.emits, EMITS)}')
+
+    def init(self, rows, sizes):
+        return self.vocabulary.init(rows, sizes, self._remembered(sizes.layers)), jnp.zeros((rows, sizes.layers), bool)
+
+    def observe(self, memory, evidence):
+        kept, seen = memory
+        kept, candidates = self.vocabulary.look(kept, evidence)
+        memory = kept, seen.at[:, evidence.layer].set(True)
+        if candidates is None:
+            return memory, jnp.zeros(evidence.ran.shape, jnp.float32), None
+        expert = candidates.log_probabilities(candidates.logits)
+        likely = plausible(expert, self.alpha)
+        earlier = {layer: candidates.log_probabilities(candidates.earlier(layer)) for layer in self.amateurs(evidence.layer)}
+        amateur, there = self.amateur(evidence.layer, expert, likely, earlier, seen)
+        scores = jnp.where(there, contrast_scores(expert, amateur, likely), jnp.exp(expert))
+        first, second = two_largest(scores)
+        emitted = candidates.logits
+        if self.emits == 'auto_contrastive':
+            emitted = jnp.where(there, jnp.log(scores), emitted)
+        if self.emits == 'dola':
+            emitted = jnp.where(there, dola_scores(expert, amateur, likely), emitted)
+        return memory, first - second, evidence.choose(emitted, candidates.ids)
+
+    def flops(self, layer, sizes, decides=True):
+        """What the vocabulary counts for the logits of this layer and, where they are not remembered, of its amateurs."""
+        return self.vocabulary.flops(layer, sizes, decides, self._remembered(sizes.layers), len(self.amateurs(layer)))
+
+    def _remembered(self, layers):
+        return tuple(sorted({amateur for layer in range(layers) for amateur in self.amateurs(layer)}))
+
+
+@pytree(static=('alpha', 'emits'))
+class WeightedContrast(Contrast):
+    """Against layer ⌊i/2⌋; none at i = 1."""
+
+    alpha: float = 0.1
+    emits: str = 'model'
+    vocabulary: Whole | Pruned = Whole()
+
+    def amateurs(self, layer):
+        return [(layer + 1) // 2 - 1] if layer else []
+
+    def amateur(self, layer, expert, likely, earlier, seen):
+        """(log a [B, K], whether the row has it [B, 1])."""
+        for each, amateur in earlier.items():
+            return amateur, seen[:, each : each + 1]
+        return expert, jnp.zeros((len(expert), 1), bool)
+
+
+@pytree(static=('alpha', 'emits'))
+class DivergentContrast(Contrast):
+    """Against the layer j of 2 … i − 1 with the largest JSD(p, aⱼ) / (i − j), the Jensen–Shannon divergence summed over the
+    plausible ids as they are; none at i ≤ 2."""
+
+    alpha: float = 0.1
+    emits: str = 'model'
+    vocabulary: Whole | Pruned = Whole()
+
+    def amateurs(self, layer):
+        return list(range(1, layer))
+
+    def amateur(self, layer, expert, likely, earlier, seen):
+        """(log a [B, K], whether the row has one [B, 1])."""
+        best, chosen = jnp.full((len(expert), 1), -1.0), expert
+        for each, amateur in earlier.items():
+            rate = divergence(expert, amateur, likely)[:, None] / (layer - each)
+            better = seen[:, each : each + 1] & (rate > best)
+            best, chosen = jnp.where(better, rate, best), jnp.where(better, amateur, chosen)
+        return chosen, best >= 0
+
+
+def plausible(expert, alpha):
+    """M, bool [B, K]: probabilities of at least α times the largest, from log-probabilities."""
+    return expert >= jnp.max(expert, axis=-1, keepdims=True) + math.log(alpha)
+
+
+def contrast_scores(expert, amateur, likely):
+    """s, float32 [B, K], from log p and log a; it sums to what p sums to."""
+    share = jax.nn.softmax(jnp.where(likely, expert - _finite(amateur), -jnp.inf), axis=-1)
+    probability = jnp.exp(expert)
+    mass = jnp.sum(jnp.where(likely, probability, 0), axis=-1, keepdims=True)
+    return jnp.where(likely, share * mass, probability)
+
+
+def dola_scores(expert, amateur, likely):
+    """log p − log a on M; elsewhere log p, moved below all of them."""
+    return jnp.where(likely, jnp.minimum(expert - _finite(amateur), -IMPLAUSIBLE), expert + 2 * IMPLAUSIBLE)
+
+
+def divergence(expert, amateur, likely):
+    """Jensen–Shannon divergence of p and a, [B] in nats, over M alone and not normalised to it."""
+    middle = jnp.logaddexp(expert, _finite(amateur)) - math.log(2)
+
+    def relative(log, other):
+        return jnp.where(likely & (log > -jnp.inf), jnp.exp(log) * (log - other), 0)
+
+    return jnp.sum(relative(expert, middle) + relative(amateur, middle), axis=-1) / 2
+
+
+def _finite(log):
+    """Log-probabilities whose zeros are merely tiny: a difference of two stays a number."""
+    return jnp.maximum(log, -1e30)

@@ -1,0 +1,51 @@
+"""Evidence of a head of five words that is the identity: states are logits."""
+
+import jax.numpy as jnp
+import pytest
+
+from calm_jax.types import Evidence, HeadRows, Sizes
+
+SIZES = Sizes(layers=4, width=5, vocabulary=5, embedding=5)
+
+
+def evidence_of(layer, probabilities, every_layer=True, ran=None, decides=True):
+    """What a head that is the identity makes of states that are logits: softmax gives the probabilities back."""
+    states = jnp.log(jnp.atleast_2d(jnp.asarray(probabilities, jnp.float32)))
+    rows = len(states)
+
+    def logits(rows=None, state=None):
+        state = states if state is None else state
+        return state if rows is None else jnp.einsum('bd,bkd->bk', state, rows.weight)
+
+    def choose(logits, ids=None):
+        best = jnp.argmax(logits, axis=-1)
+        return best if ids is None else jnp.take_along_axis(ids, best[:, None], axis=1)[:, 0]
+
+    return Evidence(
+        layer, SIZES.layers, jnp.zeros(rows, jnp.int32), states, states, jnp.ones(rows, bool) if ran is None else ran, None,
+        logits=logits, head_rows=lambda ids: HeadRows(jnp.eye(5)[ids], None), choose=choose, decides=decides,
+        every_layer=every_layer)
+
+
+def observe_layers(measure, *layers):
+    """(confidence, token) at each of the layers, of one row."""
+    memory, seen = measure.init(1, SIZES), []
+    for layer, probabilities in enumerate(layers):
+        memory, confidence, token = measure.observe(memory, evidence_of(layer, probabilities))
+        seen.append((float(confidence[0]), int(token[0])))
+    return seen
+
+
+@pytest.fixture
+def sizes():
+    return SIZES
+
+
+@pytest.fixture
+def evidence():
+    return evidence_of
+
+
+@pytest.fixture
+def observed():
+    return observe_layers
