@@ -38,29 +38,34 @@ def main():
     parser.add_argument('--test', required=True, action='append', metavar='NAME=FILE', help='repeatable')
     parser.add_argument('--source_field', default='en')
     parser.add_argument('--target_field', default='fr')
-    parser.add_argument('--metric', default='chrf')
+    parser.add_argument('--metric', default='chrf', help='that is calibrated (default chrf)')
+    parser.add_argument('--report', default='bleu', help='that is reported beside it (default bleu)')
+    parser.add_argument('--title', default='Translation on Multi30k', help='of the section on the page')
     parser.add_argument('--batch_size', default='32')
-    parser.add_argument('--measure', action='append', choices=MEASURES, help='only choose and calibrate this one; repeatable: '
-                        'several runs of different measures may go side by side, before one of all that does the rest')
+    parser.add_argument('--measure', action='append', choices=MEASURES, help='repeatable (default all)')
+    parser.add_argument('--only_calibrate', action='store_true', help='end there: runs of different measures may go side by '
+                        'side, before one of all that does the rest')
     parser.add_argument('--tuned', type=int, default=500, help='held-out examples to compare threshold forms on (default 500)')
     parser.add_argument('--timed', type=int, default=200, help='test examples timed at batch 1 (the paper: 200)')
     parser.add_argument('--output', required=True, type=Path)
     args = parser.parse_args()
+    args.measure = args.measure or list(MEASURES)
     args.output.mkdir(parents=True, exist_ok=True)
     steps = Steps(args)
     tests = dict(each.split('=', 1) for each in args.test)
     grid, tune = halves(args)
-    forms = {measure: choose_form(steps, args, measure, grid, tune) for measure in args.measure or MEASURES}
+    forms = {measure: choose_form(steps, args, measure, grid, tune) for measure in args.measure}
     for measure in forms:
         calibrate(steps, args, measure, forms[measure], grid)
-    if args.measure:
+    if args.only_calibrate:
         return
     for name, path in tests.items():
         decode_tests(steps, args, name, path)
     bounds(steps, args, next(iter(tests.values())))
     time_them(steps, args, next(iter(tests.values())))
-    facts = {'date': str(datetime.date.today()), 'machine': machine(), 'forms': forms, 'commands': steps.commands,
-             'tests': tests, 'target_field': args.target_field, 'metric': args.metric, 'epsilon': EPSILON}
+    facts = {'title': args.title, 'date': str(datetime.date.today()), 'machine': machine(), 'forms': forms,
+             'commands': steps.commands, 'measures': args.measure, 'promises': PROMISES, 'tests': tests,
+             'target_field': args.target_field, 'metric': args.metric, 'report': args.report, 'epsilon': EPSILON}
     save_json(args.output / 'experiments.json', facts)
 
 
@@ -146,7 +151,7 @@ def decode_tests(steps, args, name, path):
     """The full model and every certificate on one test set, and their scores."""
     folder = args.output / 'test' / name
     decode(steps, args, folder / 'full', path)
-    for measure, (objective, tolerance) in itertools.product(MEASURES, PROMISES):
+    for measure, (objective, tolerance) in itertools.product(args.measure, PROMISES):
         decode(steps, args, folder / f'{measure}_{objective}_{tolerance}_betting', path, '--certificate',
                certificate(args, measure, (objective, tolerance)))
 
@@ -164,13 +169,13 @@ def decode(steps, args, folder, path, *flags):
     steps.run(folder / 'out.jsonl', 'generate', *steps.model, '--input', path, *steps.fields, '--output', folder / 'out.jsonl',
               '--batch_size', args.batch_size, *flags)
     steps.run(folder / 'results.json', 'evaluate', '--predictions', folder / 'out.jsonl', '--references', path,
-              '--reference_field', args.target_field, '--metric', 'bleu', '--metric', args.metric, '--output',
+              '--reference_field', args.target_field, '--metric', args.report, '--metric', args.metric, '--output',
               folder / 'results.json')
 
 
 def time_them(steps, args, path):
     """Seconds of every certificate against full depth, all interleaved, at batch 1 and 32."""
-    certificates = [certificate(args, *each) for each in itertools.product(MEASURES, PROMISES)]
+    certificates = [certificate(args, *each) for each in itertools.product(args.measure, PROMISES)]
     output = args.output / 'time.json'
     steps.run(output, 'benchmark', *steps.model, '--input', path, *steps.fields, '--examples', args.timed, '--repeats', 3,
               *itertools.chain(*(('--certificate', each) for each in certificates)),

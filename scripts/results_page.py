@@ -1,14 +1,16 @@
 """Writes docs/results.md from the files of runs; nothing in it is typed by hand.
 
-    python scripts/results_page.py --demo calm_demo --benchmark peers.json --experiments runs/multi30k/results \\
+    python scripts/results_page.py --demo calm_demo --benchmark peers.json
+    python scripts/results_page.py --experiments runs/multi30k/results --headline \\
         --classifier independent=runs/multi30k/classifier --classifier geometric=runs/multi30k/geometric
 
-Every section is written from what is given; a section whose files are not given stays as the page has it. The README's
-table, between its two markers, is written anew where experiments are given.
+Every section is written from what is given; a section whose files are not given stays as the page has it. The run that is the
+headline has the paper's numbers beside it, and is the README's table, between its two markers.
 """
 
 import argparse
 import functools
+import itertools
 import json
 import re
 import shutil
@@ -31,36 +33,45 @@ PAPER = {  # Table 2 of CALM, WMT15 EN-FR, T5 8+8 layers, ε = .05: layers of 8,
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--demo', type=Path, metavar='DIR', help='folder that `calm demo` wrote')
-    parser.add_argument('--benchmark', type=Path, metavar='FILE', help='JSON of scripts/benchmarks/peers.py')
+    parser.add_argument('--benchmark', type=Path, action='append', default=[], metavar='FILE',
+                        help='JSON of scripts/benchmarks/peers.py; repeatable')
     parser.add_argument('--experiments', type=Path, metavar='DIR', help='folder of scripts/experiments.py')
+    parser.add_argument('--headline', action='store_true', help='of the experiments: compare with the paper, write the table '
+                        'of the README')
     parser.add_argument('--figures', type=Path, metavar='DIR', help='figures that `calm report` drew of the experiments')
     parser.add_argument('--classifier', action='append', default=[], metavar='NAME=DIR', help='model folders of classifiers')
     parser.add_argument('--trained_by', action='append', default=[], metavar='COMMAND', help='what made the model; repeatable')
     parser.add_argument('--output', type=Path, default=Path(__file__).parents[1] / 'docs' / 'results.md')
     parser.add_argument('--readme', type=Path, default=Path(__file__).parents[1] / 'README.md')
     args = parser.parse_args()
-    parts = ['# Results', '', 'Written by `scripts/results_page.py` from the files of the runs named below.', '']
-    parts += demo_section(args.demo) if args.demo else kept(args.output, 'The demonstration')
-    parts += benchmark_section(args.benchmark) if args.benchmark else kept(args.output, 'Time against other engines')
+    sections = parts(args.output.read_text(encoding='utf-8') if args.output.exists() else '', '##')
+    if args.demo:
+        sections['The demonstration'] = demo_section(args.demo)
+    if args.benchmark:
+        compared = parts(sections.get('Time against other engines', ''), '###')
+        compared |= {result['title']: markdown(result).partition('\n')[2].strip() for result in map(read, args.benchmark)}
+        sections['Time against other engines'] = joined(compared, '###')
     if args.experiments:
-        parts += experiments_section(args)
-        for each in args.classifier:
-            parts += classifier_section(*each.split('=', 1))
-    else:
-        parts += kept(args.output, 'Translation on Multi30k')
-    args.output.write_text('\n'.join(parts).rstrip() + '\n', encoding='utf-8')
+        facts = read(args.experiments / 'experiments.json')
+        sections[facts['title']] = experiments_section(args, facts)
+    head = '# Results\n\nWritten by `scripts/results_page.py` from the files of the runs named below.\n\n'
+    args.output.write_text(head + joined(sections, '##') + '\n', encoding='utf-8')
     print(args.output)
     if args.figures:
-        copy_figures(args.figures, args.output.parent / 'figures')
-    if args.experiments:
+        copy_figures(args.figures, figure_folder(args))
+    if args.headline:
         write_readme_table(args.readme, args.experiments)
 
 
-def kept(page, title):
-    """A section as it stands on the page."""
-    text = page.read_text(encoding='utf-8') if page.exists() else ''
-    found = re.search(rf'^## {title}\n.*?(?=^## |\Z)', text, re.MULTILINE | re.DOTALL)
-    return found[0].rstrip().split('\n') + [''] if found else [f'## {title}', '', 'Not measured yet.', '']
+def parts(text, marks):
+    """{title: text} of the parts of a page whose headings have these marks."""
+    found = re.split(rf'^{marks} (.*)\n', text, flags=re.MULTILINE)[1:]
+    return {title: part.strip() for title, part in zip(found[::2], found[1::2])}
+
+
+def joined(sections, marks):
+    """The inverse of `parts`."""
+    return '\n\n'.join(f'{marks} {title}\n\n{text}' for title, text in sections.items())
 
 
 def demo_section(directory):
@@ -69,30 +80,33 @@ def demo_section(directory):
     heads = [f'{column["name"]} {column["unit"]}'.strip() for column in results['columns']]
     rows = [[cell(row[column['key']]) for column in results['columns']] for row in results['rows']]
     provenance = results['provenance']
-    return ['## The demonstration', '', results['title'] + '.', '', *table(heads, rows), '',
-            f'`{provenance["command"]}` · {provenance["machine"]} · {provenance["date"]} · seed {provenance["seed"]}', '']
+    return '\n'.join([
+        results['title'] + '.', '', *table(heads, rows), '',
+        f'`{provenance["command"]}` · {provenance["machine"]} · {provenance["date"]} · seed {provenance["seed"]}'])
 
 
-def benchmark_section(path):
-    """Times against other engines, and how they stand to the targets."""
-    result = read(path)
-    return ['## Time against other engines', '', markdown(result), '']
-
-
-def experiments_section(args):
+def experiments_section(args, facts):
     """Everything on one trained model."""
-    directory = args.experiments
-    drawn = [f'![{figure.stem}](figures/{figure.name})' for figure in chosen_figures(args.figures)] if args.figures else []
-    facts = read(directory / 'experiments.json')
+    directory, folder = args.experiments, figure_folder(args).name
+    drawn = [f'![{figure.stem}](figures/{folder}/{figure.name})' for figure in chosen_figures(args.figures)] \
+        if args.figures else []
     title = f'Machine: {facts["machine"]}; {facts["date"]}; seed 0; metric {facts["metric"]}; ε = {facts["epsilon"]:g}.'
-    caption = ('Layers and FLOPs per token are those on the calibration data; BLEU and mean loss are those on the test data, '
-               'the loss being the one that the certificate bounds by δ. The first test set is drawn as the calibration data '
-               'are; later years are other photographs, and a loss above δ there is shift.')
-    return ['## Translation on Multi30k', '', title, '',
-            '### Within a certificate', '', caption, '', *certified_table(directory, facts), '',
-            '### The promise kept: 50 random 80/20 trials', '', *trials_table(directory), '', *drawn, '',
-            '### Bounds: the oracle, and the same depth for every token', '', *bounds_table(directory), '',
-            '### Commands', '', '```', *args.trained_by, *facts['commands'].values(), '```', '']
+    caption = (f'Layers and FLOPs per token are those on the calibration data; {facts["report"]} and mean loss are those on '
+               'the test data, the loss being the one that the certificate bounds by δ. The first test set is drawn as the '
+               'calibration data are; a loss above δ on another one is shift.')
+    lines = [title, '',
+             '### Within a certificate', '', caption, '', *certified_table(directory, facts, args.headline), '',
+             '### The promise kept: 50 random 80/20 trials', '', *trials_table(directory), '', *drawn, '',
+             '### Bounds: the oracle, and the same depth for every token', '', *bounds_table(directory), '',
+             '### Commands', '', '```', *args.trained_by, *facts['commands'].values(), '```', '']
+    for each in args.classifier:
+        lines += classifier_section(*each.split('=', 1))
+    return '\n'.join(lines).strip()
+
+
+def figure_folder(args):
+    """Where the page keeps the figures of one run: runs/NAME/results → figures/NAME."""
+    return args.output.parent / 'figures' / args.experiments.resolve().parent.name
 
 
 def chosen_figures(directory):
@@ -107,13 +121,13 @@ def copy_figures(directory, output):
         shutil.copy(figure, output)
 
 
-def certified_table(directory, facts):
+def certified_table(directory, facts, published):
     """One row per measure and promise: what was certified, and what it gave on every test set."""
     heads = ['measure', 'objective', 'δ', 'λ (HB)', 'λ (betting)', 'share of δ', 'layers', 'FLOPs', 'Elbayad FLOPs',
-             'speed-up b1', 'speed-up b32', *(f'{name}: BLEU (full), mean loss' for name in facts['tests']),
-             'paper: layers of 8, speed-up']
+             'speed-up b1', 'speed-up b32', *(f'{name}: {facts["report"]} (full), mean loss' for name in facts['tests']),
+             *(['paper: layers of 8, speed-up'] if published else [])]
     rows = []
-    for (measure, objective, tolerance), paper in PAPER.items():
+    for (objective, tolerance), measure in itertools.product(facts['promises'], facts['measures']):
         stem = f'{objective}_{tolerance}'
         folder = directory / 'calibrated' / measure
         certificates = {p: read(folder / f'certificate_{stem}_{p}.json') for p in ('hoeffding_bentkus', 'betting')}
@@ -125,9 +139,9 @@ def certified_table(directory, facts):
             cell(betting['tolerance_used']), cell(point['layers']),
             *(f'×{curve["full"][kind] / point[kind]:.2f}' for kind in ('flops', 'flops_elbayad')),
             *speed_ups(directory, folder / f'certificate_{stem}_betting.json'),
-            *(test_cell(directory / 'test' / name, f'{measure}_{stem}_betting', objective, facts['metric'],
+            *(test_cell(directory / 'test' / name, f'{measure}_{stem}_betting', objective, facts,
                         references(path, facts['target_field'])) for name, path in facts['tests'].items()),
-            f'{paper[0]}, ×{paper[1]}'])
+            *(['{}, ×{}'.format(*PAPER[measure, objective, tolerance])] if published else [])])
     return table(heads, rows)
 
 
@@ -177,15 +191,15 @@ def references(path, field):
     return [jsonl_references((records[i], records.where(i)), field) for i in range(len(records))]
 
 
-def test_cell(folder, stem, objective, metric, wanted):
-    """BLEU under the certificate and of the full model, and the mean over examples of the loss that is bounded."""
+def test_cell(folder, stem, objective, facts, wanted):
+    """Quality under the certificate and of the full model, and the mean over examples of the loss that is bounded."""
     from calm_jax.data.jsonl import Records
     from calm_jax.metrics.objective import Objective
 
     early, full = (read(folder / name / 'results.json')['rows'][0] for name in (stem, 'full'))
     texts = [[record['text'] for record in Records(folder / name / 'out.jsonl')] for name in (stem, 'full')]
-    loss = Objective(objective, [metric], wanted).losses(*texts).mean()
-    return f'{early["bleu"]:.1f} ({full["bleu"]:.1f}), {loss:.3f}'
+    loss = Objective(objective, [facts['metric']], wanted).losses(*texts).mean()
+    return f'{early[facts["report"]]:.3g} ({full[facts["report"]]:.3g}), {loss:.3f}'
 
 
 def speed_ups(directory, certificate):
@@ -207,12 +221,13 @@ def trials_table(directory):
 
 
 def bounds_table(directory):
-    """Layers, BLEU and the metric of the oracle and of static depths."""
-    rows = []
-    for folder in sorted((directory / 'bounds').iterdir()):
-        row = read(folder / 'results.json')['rows'][0]
-        rows.append([folder.name, *(cell(row[key]) for key in ('layers', 'bleu', 'chrf'))])
-    return table(['decoding', 'layers', 'BLEU', 'chrF'], rows)
+    """Layers and scores of the oracle and of static depths."""
+    from calm_jax.metrics.quality import CORPUS_METRICS, METRICS
+
+    found = {folder.name: read(folder / 'results.json')['rows'][0] for folder in sorted((directory / 'bounds').iterdir())}
+    scores = [key for key in next(iter(found.values())) if key in CORPUS_METRICS or key in METRICS]
+    return table(['decoding', 'layers', *scores],
+                 [[name, *(cell(row[key]) for key in ('layers', *scores))] for name, row in found.items()])
 
 
 def classifier_section(name, directory):
