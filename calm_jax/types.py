@@ -48,8 +48,8 @@ class Evidence(NamedTuple):
     logits: (rows=None, state=None) → float32, the shared head on `hidden`, or on another state [B, D]: of every id [B, V], or
         with HeadRows of those alone [B, k]; computed when called.
     head_rows: ids int32 [B, k] → HeadRows.
-    choose: float32 [B, V], or [B, k] and their ids int32 [B, k] → int32 [B], the token that a distribution emits (its argmax, or
-        a seeded draw).
+    choose: float32 [B, V], or [B, k] and their ids int32 [B, k] → int32 [B], the token that a distribution emits (its
+        argmax, or a seeded draw).
     decides: static, whether a token may leave here; where not, only what later layers will ask for is worth computing.
     every_layer: static, whether all rows run every layer until they leave, as they do without gates and plans.
     """

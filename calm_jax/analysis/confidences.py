@@ -1,4 +1,4 @@
-"""Confidence and agreement of every layer at every token, in one parallel pass over the full model's own outputs."""
+"""Confidence, prediction and ranks of every layer at every token, in one parallel pass over the full model's own outputs."""
 
 from functools import partial
 from typing import NamedTuple
@@ -16,12 +16,20 @@ from calm_jax.types import Evidence
 
 
 class LayerConfidences(NamedTuple):
-    """confidence: float32 [L, tokens]; agrees: bool [L, tokens], whether the layer's token is the last layer's;
+    """confidence: float32 [L, tokens]; predicted: int32 [L, tokens], what the measure would say there; likeliest: int32
+    [L, tokens], what the whole head says there; rank: int32 [L, tokens], that of the last layer's token, from 1;
     leaves: bool [L, tokens], where the token may leave: at layers that run, from the least on, before the last that runs."""
 
     confidence: np.ndarray
-    agrees: np.ndarray
+    predicted: np.ndarray
+    likeliest: np.ndarray
+    rank: np.ndarray
     leaves: np.ndarray
+
+    @property
+    def agrees(self) -> np.ndarray:
+        """Whether what would be said is the last layer's token, bool [L, tokens]."""
+        return self.predicted == self.likeliest[-1]
 
 
 def layer_confidences(model, texts, measure, *, max_new_tokens, max_source_length, plan=None, min_exit_layer=1, batch_size=16,
@@ -38,17 +46,18 @@ def layer_confidences(model, texts, measure, *, max_new_tokens, max_source_lengt
         planned = None if plan is None else plan(batch.rows)
         observed = _observe_all(
             model.config, model.params, measure, batch.source, batch.decoder_input, batch.mask, planned, batch.tokens.shape[1])
-        confidence, agrees, runs = jax.device_get(observed)
+        *seen_here, runs = jax.device_get(observed)
         later = np.cumsum(runs[::-1], axis=0)[::-1] - runs  # how many of the layers after this one run
         visited = np.arange(1, len(runs) + 1)[:, None]
         leaves = runs & (later > 0) & (visited >= min_exit_layer)
-        seen.append([each[:, batch.present.reshape(-1)] for each in (confidence, agrees, leaves)])
+        seen.append([each[:, batch.present.reshape(-1)] for each in (*seen_here, leaves)])
     return LayerConfidences(*(np.concatenate(each, axis=1) for each in zip(*seen)))
 
 
 @partial(jax.jit, static_argnames=('config', 'length'))
 def _observe_all(config, params, measure, source, decoder_input, mask, plan, length):
-    """Confidence, agreement, and whether the layer runs, [L, B·T]: each token of each row is one row of evidence."""
+    """Confidence, prediction, likeliest token, rank of the last layer's, and whether the layer runs, [L, B·T]: each token of
+    each row is one row of evidence."""
     model = Transformer(config)
 
     def call(*args, method):
@@ -65,18 +74,18 @@ def _observe_all(config, params, measure, source, decoder_input, mask, plan, len
         return best if ids is None else jnp.take_along_axis(ids, best[:, None], axis=1)[:, 0]
 
     answer, table = choose(call(flat[-1], method='unembed')), call(method='head_table')
-    memory, confidences, agreements = measure.init(rows * length, config.sizes), [], []
+    memory, seen = measure.init(rows * length, config.sizes), []
     for layer in range(config.num_decoder_layers):
         evidence = Evidence(
             layer, config.num_decoder_layers, position, flat[layer + 1], flat[layer], runs[layer], answer,
             logits=lambda rows=None, state=flat[layer + 1]: call(state, rows, method='unembed'),
             head_rows=lambda ids: call(ids, table, method='head_rows'), choose=choose, every_layer=plan is None)
-        seen, confidence, prediction = measure.observe(memory, evidence)
-        memory = remembered(evidence, seen, memory)
-        prediction = choose(evidence.logits()) if prediction is None else prediction
-        confidences.append(confidence)
-        agreements.append(prediction == answer)
-    return jnp.stack(confidences), jnp.stack(agreements), runs
+        after, confidence, prediction = measure.observe(memory, evidence)
+        memory, logits = remembered(evidence, after, memory), evidence.logits()
+        likeliest = choose(logits)
+        rank = 1 + jnp.sum(logits > jnp.take_along_axis(logits, answer[:, None], axis=1), axis=1)
+        seen.append((confidence, likeliest if prediction is None else prediction, likeliest, rank))
+    return *map(jnp.stack, zip(*seen)), runs
 
 
 def _states(call, config, source, decoder_input, mask, plan):

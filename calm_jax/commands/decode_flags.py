@@ -36,10 +36,10 @@ def add_settings(parser, threshold=True):
     group.add_argument('--measure_options', metavar='K=V,…', help='arguments of a measure of yours')
     group.add_argument('--pruning', metavar='KIND', help='of the vocabulary that the measure looks at above layer '
                        f'--min_exit_layer: {", ".join(PRUNINGS)} (default none)')
-    group.add_argument('--keep', type=positive, metavar='K', help=f'ids kept by rank (default {KEEP}; of a decaying pruning, all)')
+    group.add_argument('--keep', type=positive, metavar='K', help=f'ids kept by rank (default {KEEP}, decaying: all)')
     group.add_argument('--keep_least', type=positive, metavar='K', help='where decaying pruning ends (default 256)')
     group.add_argument('--partition', metavar='KIND',
-                       help="probabilities over the 'kept' ids, as published (default), or the 'full' vocabulary, the others as "
+                       help="probabilities over the 'kept' ids, as published (default), or the 'full' vocabulary, others as "
                             'they stood when dropped')
     group.add_argument('--alpha', type=float, metavar='α',
                        help='a contrast weighs ids of at least α times the largest probability (default 0.1)')

@@ -14,7 +14,6 @@ from calm_jax.decoding.start import begin
 from calm_jax.models.transformer import Transformer
 from calm_jax.types import Array, Trace
 
-
 # The logit of ids that pruning has dropped: below all others, above those that a rule forbids.
 UNKEPT = -1e30
 

@@ -3,10 +3,10 @@
 A measure is a pair of pure functions. `init(rows, sizes)` makes what it remembers of earlier layers (None for most);
 `observe(memory, evidence)` returns the new memory, the confidence float32 [B] in [0, 1], and the token int32 [B] that
 it computed on the way, or None when it never looked at the vocabulary, so that the head is never applied twice
-(`predicts` says which). What is remembered may change its shapes from layer to layer. `flops(layer, sizes, decides)` counts one
-observation of one row, `decides` as in the evidence; `remembers` asks to see layers below the minimum exit layer too; `looks_ahead`
-asks for the full model's token in the evidence; `head` names the trained arrays of a checkpoint that the class is made of, by its
-fields. A measure that reads logits has a field `vocabulary`, which may prune them.
+(`predicts` says which). What is remembered may change its shapes from layer to layer. `flops(layer, sizes, decides)`
+counts one observation of one row, `decides` as in the evidence; `remembers` asks to see layers below the minimum exit
+layer too; `looks_ahead` asks for the full model's token in the evidence; `head` names the trained arrays of a checkpoint
+that the class is made of, by its fields. A measure that reads logits has a field `vocabulary`, which may prune them.
 """
 
 from typing import Any, ClassVar, Protocol

@@ -60,7 +60,7 @@ class Contrast:
             emitted = jnp.where(there, jnp.log(scores), emitted)
         if self.emits == 'dola':
             emitted = jnp.where(there, dola_scores(expert, amateur, likely), emitted)
-        return memory, first - second, evidence.choose(emitted, candidates.ids)
+        return memory, jnp.clip(first - second, 0, 1), evidence.choose(emitted, candidates.ids)
 
     def flops(self, layer, sizes, decides=True):
         """What the vocabulary counts for the logits of this layer and, where they are not remembered, of its amateurs."""

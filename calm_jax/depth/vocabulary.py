@@ -35,11 +35,14 @@ class Candidates(NamedTuple):
 
     def log_probabilities(self, logits):
         """log p of these ids, float32 [B, K], from logits of any layer; without NaN for all but NaN."""
-        largest = jnp.finfo(logits.dtype).max
-        logits = jnp.clip(logits, -largest, largest)
+        limit = jnp.finfo(logits.dtype).max
+        logits = jnp.clip(logits, -limit, limit)
+        # Relative to the largest: beside a huge one the logarithm of a sum would be lost.
+        largest = jnp.max(logits, axis=-1, keepdims=True)
+        logits = logits - largest
         log_sum = jax.nn.logsumexp(logits, axis=-1)
         if self.log_rest is not None:
-            log_sum = jnp.logaddexp(log_sum, self.log_rest)
+            log_sum = jnp.logaddexp(log_sum, self.log_rest - largest[:, 0])
         return logits - log_sum[:, None]
 
 
@@ -51,7 +54,7 @@ class Whole:
         """Fits every model."""
 
     def init(self, rows, sizes, remembered=()):
-        return {layer: jnp.zeros((rows, sizes.vocabulary), jnp.float32) for layer in remembered}
+        return {layer: jnp.zeros((rows, sizes.vocabulary), _logits_dtype(sizes)) for layer in remembered}
 
     def look(self, memory, evidence):
         kept = evidence.layer in memory
@@ -137,7 +140,7 @@ class Pruned:
         bias = jnp.zeros((rows, 0), sizes.dtype) if sizes.head_bias else None
         return Kept(
             ids=jnp.zeros((rows, 0), jnp.int32), rows=HeadRows(jnp.zeros((rows, 0, sizes.embedding), sizes.dtype), bias),
-            log_rest=jnp.zeros(rows, jnp.float32), known=jnp.zeros(rows, bool),
+            log_rest=jnp.zeros(rows, _logits_dtype(sizes)), known=jnp.zeros(rows, bool),
             states={layer: jnp.zeros((rows, sizes.width), sizes.dtype) for layer in remembered})
 
     def look(self, memory, evidence):
@@ -177,9 +180,9 @@ class Pruned:
         return memory, candidates
 
     def flops(self, layer, sizes, decides=True, remembered=(), read=0):
-        """Layer j and the last: the head, 2·E·V, and 2·E·k for each earlier layer read. Between them 2·E·k for the layer and each
-        one read. Before j 2·E·V for them. And 2·D·E for each of these states where states are projected to the head. Ranking
-        and gathering are no products."""
+        """Layer j and the last: the head, 2·E·V, and 2·E·k for each earlier layer read. Between them 2·E·k for the layer and
+        each one read. Before j 2·E·V for them. And 2·D·E for each of these states where states are projected to the head.
+        Ranking and gathering are no products."""
         visited = layer + 1
         if not decides:
             return 0
@@ -189,6 +192,10 @@ class Pruned:
         if visited in (self.start, sizes.layers):
             return sizes.head_flops() + read * sizes.head_flops(count)
         return (1 + read) * sizes.head_flops(count)
+
+
+def _logits_dtype(sizes):
+    return jnp.promote_types(sizes.dtype, jnp.float32)
 
 
 def _ranked(logits, count):

@@ -23,7 +23,7 @@ LOGITS = jnp.log(jnp.array([[6.0, 3.0, 1.0], [1.0, 1.0, 2.0]]))
 
 
 def test_the_softmax_gap_is_the_difference_of_the_two_largest_probabilities():
-    _, confidence, token = SoftmaxGap().observe(None, evidence(logits=LOGITS))
+    _, confidence, token = SoftmaxGap().observe({}, evidence(logits=LOGITS))
     np.testing.assert_allclose(confidence, [0.3, 0.25], rtol=1e-6)
     assert token.tolist() == [0, 2]
 
@@ -33,7 +33,7 @@ def test_the_softmax_gap_of_a_tie_is_zero_and_of_huge_logits_finite():
 
 
 def test_the_softmax_maximum_is_the_largest_probability():
-    _, confidence, token = SoftmaxMax().observe(None, evidence(logits=LOGITS))
+    _, confidence, token = SoftmaxMax().observe({}, evidence(logits=LOGITS))
     np.testing.assert_allclose(confidence, [0.6, 0.5], rtol=1e-6)
     assert token.tolist() == [0, 2]
 
@@ -64,7 +64,7 @@ def test_the_classifier_is_a_logistic_regression_on_the_state():
 
 
 def test_the_oracle_is_sure_where_it_agrees_with_the_full_model():
-    _, confidence, token = Oracle().observe(None, evidence(logits=LOGITS, oracle=jnp.array([0, 1])))
+    _, confidence, token = Oracle().observe({}, evidence(logits=LOGITS, oracle=jnp.array([0, 1])))
     assert confidence.tolist() == [1, 0] and token.tolist() == [0, 2]
 
 

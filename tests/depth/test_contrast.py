@@ -68,7 +68,7 @@ def test_the_weighted_amateur_is_the_layer_of_half_the_depth(observed):
 
 
 @pytest.mark.parametrize('second, third, chosen', [
-    # JSD / distance at layer 4: layer 2 counts half. .0626 / 2 > .0097: the second is taken, and from AMATEUR's place the third.
+    # JSD / distance at layer 4: layer 2 counts half. .0626 / 2 > .0097: the second; in AMATEUR's other place the third.
     (AMATEUR, NEAR, AMATEUR), (NEAR, AMATEUR, AMATEUR),
     # .0626 / 2 = .0313 against .0439: the third, although its divergence is the smaller one.
     (AMATEUR, (.15, .5, .2, .1, .05), (.15, .5, .2, .1, .05)),
@@ -142,7 +142,7 @@ def test_no_logits_make_a_confidence_that_is_no_number(evidence, sizes, kind, em
 @pytest.mark.parametrize('kind', [WeightedContrast, DivergentContrast])
 @pytest.mark.parametrize('arguments, complaint', [
     ({'alpha': 0.0}, 'alpha is 0.0; expected'), ({'alpha': 1.0}, 'alpha is 1.0; expected'),
-    ({'emits': 'dolla'}, "unknown output distribution 'dolla'.*did you mean 'dola'")])
+    ({'emits': 'dolla'}, "unknown output distribution 'dolla'.*did you mean dola")])
 def test_what_cannot_be_contrasted_is_refused(kind, arguments, complaint):
     with pytest.raises(ValueError, match=complaint):
         kind(**arguments)

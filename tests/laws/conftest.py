@@ -108,8 +108,8 @@ class Definition:
     def decode(self, source, length, leaves=None, sub_layers=None, stand_in='exit', encoder_sub_layers=None):
         """Reference of the greedy decode of source [S].
 
-        leaves(layer, position, hidden, previous, logits) → (confidence, whether the token leaves, and if it is not the
-        likeliest of the logits what it says); None never leaves.
+        leaves(layer, position, hidden, previous, logits) → (confidence, whether the token leaves, and where that is not the
+        likeliest of the logits what it would say here); None never leaves.
         sub_layers(position, layer) → whether self-attention, cross-attention and feed-forward run; None: all do.
         encoder_sub_layers(layer) → whether attention and feed-forward of the encoder's layer run; None: all do.
         stand_in: what a layer that the token left below holds for it: the projected 'exit' state, the projected 'first'
@@ -147,8 +147,7 @@ class Definition:
                     if leaves is not None:
                         confidence, left, *said = leaves(i, position, x[0], previous[0], self.logits(x))
                         active = not left
-            # Who has not left says what the whole head does.
-            last = int(said[0]) if said and not active else int(np.argmax(self.logits(x)))
+            last = int(said[0]) if said else int(np.argmax(self.logits(x)))
             for column, value in zip(result, (last, visited, ran, confidence)):
                 column.append(value)
             if last == config.eos_id:

@@ -132,7 +132,9 @@ def pruned_gap(threshold, pruned):
         words, said = pruning.look(layer, position, logits)
         probabilities = np.sort(np.exp(said[words]))
         confidence = probabilities[-1] - (probabilities[-2] if len(words) > 1 else 0)
-        return confidence, confidence >= threshold, words[np.argmax(logits[words])]
+        # Who never leaves says what the whole head does.
+        return confidence, confidence >= threshold, (words[np.argmax(logits[words])] if confidence >= threshold
+                                                     else np.argmax(logits))
 
     return leaves
 
@@ -336,7 +338,8 @@ def test_any_mixture_of_gates_plans_and_exits_equals_masking(
 def test_no_two_decisions_share_a_tree_structure():
     # A structure shared by two classes would let a compiled program of one run for the other.
     values = [SoftmaxGap(), SoftmaxMax(), StateSimilarity(), Oracle(), StaticDepth(), Classifier(0, 0), Constant(),
-              WeightedContrast(), DivergentContrast(), WeightedContrast(alpha=0.2), SoftmaxGap(Pruned(keep=3)), Whole(), Pruned(),
+              WeightedContrast(), DivergentContrast(), WeightedContrast(alpha=0.2), SoftmaxGap(Pruned(keep=3)), Whole(),
+              Pruned(),
               Decaying(4.0), ScaledDecaying(4.0), Lazy(), Lazy(4), Eager(), FirstState(), CopyKV(), Greedy(), Sampled(),
               Sampled(0.5), ScriptedGate(0), Scripted(0), Exit(SoftmaxGap()), Exit(Oracle()), Exit(Oracle(), min_exit_layer=2)]
     structures = [jax.tree.structure(value) for value in values]
