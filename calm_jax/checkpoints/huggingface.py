@@ -1,6 +1,6 @@
 """Hugging Face directories: config.json, weights as safetensors, the tokenizer, generation_config.json.
 
-Weights are read and written tensor by tensor: at any time memory holds one model and one tensor more. Reading takes one
+Weights are read and written tensor by tensor; they may also stay in their files until each is used. Reading takes one
 `model.safetensors`, or the shards that `model.safetensors.index.json` lists, or the same of `pytorch_model.bin` through torch's
 reader for weights alone; writing makes one file.
 """
@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 
 from calm_jax.checkpoints import atomic, native, trees
-from calm_jax.checkpoints.weights import as_published, assemble, published_shape
+from calm_jax.checkpoints.weights import as_published, assemble, loaded, published_shape
 from calm_jax.data import tokenizers
 from calm_jax.models import families
 
@@ -41,13 +41,14 @@ def is_published(directory):
         return False
 
 
-def read(directory, dtype='float32', tokenizer=None, watch=iter):
+def read(directory, dtype='float32', tokenizer=None, pending=False):
     """Reads a published model as a `native.Checkpoint`; floating-point weights become `dtype` (None keeps what is stored).
 
     Every tensor in the files must be known, and every known tensor must be there with its shape; what a family stores twice
     must be equal.
 
-    tokenizer: a folder that holds it, where it is not the model's own. `watch` passes the weights on, as a progress bar does.
+    tokenizer: a folder that holds it, where it is not the model's own. pending: leave the parameters in their files, each
+    to be read when it is used (`weights.Pending`).
 
     Raises:
       FileNotFoundError: config.json, the weights or the tokenizer are not there.
@@ -69,9 +70,9 @@ def read(directory, dtype='float32', tokenizer=None, watch=iter):
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
     tokenizer = _read_tokenizer(directory, family) if tokenizer is None else tokenizers.load_tokenizer(tokenizer)
-    params = assemble(directory, config, family.weight_map(config), where, dtype, watch)
+    params = assemble(directory, config, family.weight_map(config), where, dtype)
     native.check(str(directory), config, params, tokenizer)
-    return native.Checkpoint(config, params, tokenizer, None, generation)
+    return native.Checkpoint(config, params if pending else loaded(params), tokenizer, None, generation)
 
 
 def write(directory, checkpoint, *, dtype=None, overwrite=False, watch=iter):
@@ -146,21 +147,20 @@ def _write_tokenizer(directory, tokenizer):
 
 
 class _Tensor(NamedTuple):
-    """One tensor of an opened safetensors file, under the name that it has there."""
+    """One tensor of a safetensors file, under the name that it has there."""
 
-    file: Any
+    path: Any
     name: str
-
-    @property
-    def shape(self):
-        return tuple(self.file.get_slice(self.name).get_shape())
+    shape: tuple[int, ...]
+    code: str
 
     def read(self):
         """The array, as stored. Raises ValueError for a type that no parameter has."""
-        code = self.file.get_slice(self.name).get_dtype()
-        if code not in _DTYPES:
-            raise ValueError(f'{self.name} is stored as {code}; expected one of {", ".join(_DTYPES)}')
-        return self.file.get_tensor(self.name)
+        if self.code not in _DTYPES:
+            raise ValueError(f'{self.name} is stored as {self.code}; expected one of {", ".join(_DTYPES)}')
+        # Opened for every tensor: an open file stays mapped, and what has been read of it counts as memory.
+        with _open_safetensors(self.path) as file:
+            return file.get_tensor(self.name)
 
 
 class _Pickled(NamedTuple):
@@ -193,7 +193,7 @@ def _where(tensors, family):
 def _open(directory):
     """{name: tensor} of the weights in a directory: safetensors, or where there are none, what torch saved."""
     if found := _files(directory, _SINGLE, _INDEX):
-        return {name: _Tensor(file, name) for file in map(_open_safetensors, found) for name in file.keys()}
+        return {tensor.name: tensor for path in found for tensor in _tensors(path)}
     if found := _files(directory, _PICKLED, _PICKLED_INDEX):
         return {name: _Pickled(tensor, name) for path in found for name, tensor in _unpickle(path).items()}
     others = [path.name for path in sorted(directory.iterdir()) if path.suffix in ('.bin', '.msgpack', '.h5', '.pt')]
@@ -215,6 +215,14 @@ def _files(directory, single, index):
         raise FileNotFoundError(f'{directory}: {index} lists {len(names)} files, {len(absent)} of them are not there: '
                                 f'{", ".join(absent[:4])}; copy them again')
     return [directory / name for name in names]
+
+
+def _tensors(path):
+    """The tensors of a safetensors file."""
+    with _open_safetensors(path) as file:
+        for name in file.keys():
+            entry = file.get_slice(name)
+            yield _Tensor(path, name, tuple(entry.get_shape()), entry.get_dtype())
 
 
 def _open_safetensors(path):

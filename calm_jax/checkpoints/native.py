@@ -2,8 +2,8 @@
 
     config.json        TransformerConfig fields and "format": "calm_jax"
     spiece.model       (or other tokenizer files) as `calm_jax.data.tokenizers` writes them
-    params/            orbax, with checksums
-    heads/             orbax, with checksums; optional: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, ...}
+    params/            orbax, in parts, with checksums
+    heads/             the same; optional: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, ...}
     generation.json    defaults for decoding: max_new_tokens, max_source_length; {} is fine
 """
 
@@ -38,17 +38,18 @@ class Checkpoint(NamedTuple):
     generation: dict | None = None
 
 
-def save(directory, config, params, tokenizer, heads=None, generation=None, *, dtype=None, overwrite=False):
+def save(directory, config, params, tokenizer, heads=None, generation=None, *, dtype=None, overwrite=False, watch=iter):
     """Writes a native checkpoint: complete in a temporary sibling first, then renamed to `directory`.
 
     Args:
       directory: must not exist or be empty, unless `overwrite` (and then it must hold a checkpoint).
       config: TransformerConfig; `params` and `tokenizer` are checked against it.
-      params: nested dict of arrays.
+      params: nested dict of arrays, or of what an array is made of one at a time.
       tokenizer: `calm_jax.data.tokenizers.Tokenizer`.
       heads: nested dict of arrays, or None.
       generation: dict of decoding defaults, or None.
       dtype: stores the floating-point parameters as this type, e.g. 'float16'; heads keep their own.
+      watch: passes the parameters on, as a progress bar does.
 
     Raises:
       FileExistsError: `directory` is taken.
@@ -60,7 +61,7 @@ def save(directory, config, params, tokenizer, heads=None, generation=None, *, d
         _write_json(temporary / 'config.json', fields)
         _write_json(temporary / 'generation.json', generation or {})
         tokenizer.save(temporary)
-        trees.write(temporary / 'params', params, dtype)
+        trees.write(temporary / 'params', params, dtype, watch)
         if heads:
             trees.write(temporary / 'heads', heads)
 

@@ -12,7 +12,7 @@ import numpy as np
 from flax import serialization
 
 from calm_jax.checkpoints import native, trees
-from calm_jax.checkpoints.weights import assemble
+from calm_jax.checkpoints.weights import assemble, loaded
 from calm_jax.data.tokenizers import load_tokenizer
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.families.weights import Weight
@@ -27,10 +27,11 @@ def is_t5x(directory):
     return (directory / _LEGACY).is_file() or any((state / name).exists() for name in ('_METADATA', 'manifest.ocdbt'))
 
 
-def read(directory, tokenizer, dtype='float32', watch=iter):
+def read(directory, tokenizer, dtype='float32', pending=False):
     """Reads a checkpoint of t5x as a `native.Checkpoint`; parameters become `dtype` (None keeps what is stored).
 
-    tokenizer: a folder that holds one, since t5x keeps it elsewhere. The optimizer's state is left alone.
+    tokenizer: a folder that holds one, since t5x keeps it elsewhere. pending: leave the parameters in their files, each to be
+    read when it is used. The optimizer's state is left alone.
 
     Raises:
       FileNotFoundError: a part of the checkpoint or the tokenizer is not there.
@@ -43,9 +44,9 @@ def read(directory, tokenizer, dtype='float32', watch=iter):
     where = _legacy(directory) if (directory / _LEGACY).is_file() else _orbax(directory / _ORBAX)
     config = _config(directory, {name: tensor.shape for name, tensor in where.items()}, tokens)
     weights = [Weight(path, path) for path in native.parameter_shapes(config)]
-    params = assemble(directory, config, weights, where, dtype, watch)
+    params = assemble(directory, config, weights, where, dtype)
     native.check(str(directory), config, params, tokens)
-    return native.Checkpoint(config, params, tokens, None, {})
+    return native.Checkpoint(config, params if pending else loaded(params), tokens, None, {})
 
 
 class _Held(NamedTuple):

@@ -1,9 +1,10 @@
 """Trees of arrays on disk, through orbax: write, read; and the fingerprint of a tree.
 
-A tree is a nested dict with arrays as leaves. Orbax stores it as one ocdbt database (about ten files whatever the number
-of tensors, compressed), beside which `write` puts `checksums.json`. Orbax notices a damaged file only halfway through
-reading it, and reports that from many threads at once; checking the files first turns every truncated copy and every
-flipped bit into one line.
+A tree is a nested dict with arrays as leaves. It is stored in parts, folders 0, 1, …, each an ocdbt database of orbax's
+(about ten files whatever the number of tensors, compressed): orbax copies all that it is given, so a part is little beside
+a large model. Beside them `write` puts `checksums.json`. Orbax notices a damaged file only halfway through reading it, and
+reports that from many threads at once; checking the files first turns every truncated copy and every flipped bit into one
+line.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 CHECKSUMS = 'checksums.json'
+PART_BYTES = 64 << 20  # of a part, but where one array is larger
 
 
 def flatten(tree, prefix=()):
@@ -54,23 +56,19 @@ def cast(array, dtype, name):
     return narrow
 
 
-def write(directory, tree, dtype=None):
+def write(directory, tree, dtype=None, watch=iter):
     """Writes `tree` to the new `directory`, its floating-point leaves as `dtype` when one is given.
 
     Not atomic by itself: write inside `atomic.new_directory`. Arrays are stored without their sharding, so that a
-    checkpoint written on eight devices loads on one.
+    checkpoint written on eight devices loads on one. `watch` passes the leaves on, as a progress bar does.
     """
     import orbax.checkpoint as ocp  # Takes seconds to import, and most commands never write a tree.
 
     directory = pathlib.Path(directory).absolute()
-    arrays = {}
-    for path, leaf in flatten(tree):
-        node = arrays
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = cast(jax.device_get(leaf), dtype, '/'.join(path))
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        checkpointer.save(directory, args=ocp.args.StandardSave(arrays))
+        for number, part in enumerate(_parts(watch(list(flatten(tree))), dtype)):
+            checkpointer.save(directory / str(number), args=ocp.args.StandardSave(part))
+            del part
     sums = {file.relative_to(directory).as_posix(): _checksum(file)
             for file in sorted(directory.rglob('*')) if file.is_file()}
     (directory / CHECKSUMS).write_text(json.dumps(sums, indent=1) + '\n')
@@ -88,19 +86,25 @@ def read(directory, dtype=None):
     import orbax.checkpoint as ocp
 
     directory = pathlib.Path(directory).absolute()
-    _verify(directory)
+    numbers = sorted({int(name.partition('/')[0]) for name in _verify(directory)})
+    if numbers != list(range(len(numbers))) or not numbers:
+        raise unreadable(directory, ValueError('parts are missing'))
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def target(leaf):
         floating = dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
         return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype) if floating else leaf.dtype, sharding=sharding)
 
+    tree = {}
     try:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            stored = checkpointer.metadata(directory).item_metadata.tree
-            return checkpointer.restore(directory, args=ocp.args.StandardRestore(_map_dict(target, stored)))
+            for number in numbers:
+                part = directory / str(number)
+                stored = checkpointer.metadata(part).item_metadata.tree
+                _merge(checkpointer.restore(part, args=ocp.args.StandardRestore(_map_dict(target, stored))), tree)
     except Exception as error:  # Orbax and tensorstore raise a dozen unrelated types here.
         raise unreadable(directory, error) from None
+    return tree
 
 
 def differences(expected, found, most=4):
@@ -120,8 +124,38 @@ def unreadable(directory, error):
                       f'({reason[:200]}); copy it again or use another')
 
 
+def put(tree, path, leaf):
+    """Puts a leaf into a nested dict, under a path of names."""
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = leaf
+
+
+def _parts(leaves, dtype):
+    """Yields nested dicts of arrays on the host, of `PART_BYTES` or one array more each."""
+    host, part, size = jax.local_devices(backend='cpu')[0], {}, 0
+    for path, leaf in leaves:
+        array = cast(jax.device_get(leaf), dtype, '/'.join(path))
+        size += array.nbytes
+        # Orbax copies a device's array once and numpy's twice; numpy's may be of a type that devices have not.
+        fits = jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype
+        put(part, path, jax.device_put(array, host) if fits else array)
+        del array
+        if size >= PART_BYTES:
+            yield part
+            part, size = {}, 0
+    if part:
+        yield part
+
+
+def _merge(part, tree):
+    """Puts the leaves of a part where they belong in the tree."""
+    for path, leaf in flatten(part):
+        put(tree, path, leaf)
+
+
 def _verify(directory):
-    """Compares every file with `checksums.json`; raises for the first that differs."""
+    """Compares every file with `checksums.json`, and returns their names; raises for the first that differs."""
     if not directory.is_dir():
         raise FileNotFoundError(f'{directory}: no such directory; expected stored arrays')
     try:
@@ -142,6 +176,7 @@ def _verify(directory):
         if _checksum(file)['sha256'] != digest:
             raise ValueError(f'{directory}: the contents of {name} do not match {CHECKSUMS}; '
                              'the checkpoint is damaged, copy it again')
+    return list(sums)
 
 
 def _checksum(file):

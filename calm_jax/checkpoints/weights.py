@@ -1,19 +1,52 @@
 """Published tensors as parameters, whichever files hold them: one at a time, each accounted for."""
 
+import dataclasses
+import math
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
 from calm_jax.checkpoints import native, trees
 
 
-def assemble(directory, config, weights, where, dtype, watch=iter):
-    """Our parameters, a nested dict, of the tensors {name: tensor} that a published checkpoint holds.
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """A parameter that is read whenever an array is made of it (`np.asarray`), so that memory holds what is being used.
 
-    weights: the `Weight` of every parameter. A tensor has a `shape` and can be `read`, once, into an array. dtype: of the
-    parameters; None keeps what is stored. `watch` passes the weights on, as a progress bar does; `directory` starts messages.
+    where: the checkpoint's tensors by name; source: the name of the one that holds this parameter of the weight, its `part`-th.
+    """
 
-    Raises ValueError where tensors are missing, left over, mis-shaped, of another type than floating-point numbers, or
-    unlike under two names.
+    directory: Any
+    where: dict
+    weight: Any
+    source: str
+    part: int
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @property
+    def size(self):
+        return math.prod(self.shape)
+
+    def __array__(self, dtype=None, copy=None):
+        """Raises ValueError where the tensor is of another type than floating-point numbers, or unlike under two names."""
+        array = _read(self.directory, self.where[self.source])
+        for name in self.weight.duplicates:
+            if name in self.where and name != self.source and not np.array_equal(
+                    _read(self.directory, self.where[name]), array, equal_nan=True):
+                raise ValueError(f'{self.directory}: {name} and {self.source} differ; expected the same tensor twice')
+        ours = np.split(as_ours(self.weight, array), len(self.weight.paths), axis=-1)[self.part]
+        return trees.cast(np.ascontiguousarray(ours), self.dtype, f'{self.directory}: {self.source}')
+
+
+def assemble(directory, config, weights, where, dtype):
+    """Our parameters, a nested dict of `Pending` ones, of the tensors {name: tensor} that a published checkpoint holds.
+
+    weights: the `Weight` of every parameter. A tensor has a `shape` and can be `read` into an array. dtype: of the parameters;
+    None keeps what is stored. `directory` starts messages.
+
+    Raises ValueError where tensors are missing, left over or mis-shaped.
     """
     weights = list(weights)
     stored = {name: tensor.shape for name, tensor in where.items()}
@@ -28,20 +61,19 @@ def assemble(directory, config, weights, where, dtype, watch=iter):
     if problems := trees.differences(expected, stored):
         raise ValueError(f'{directory}: the weights do not match config.json: {problems}')
     params = {}
-    for weight in watch(weights):
-        source = sources[weight.name]
-        array = _read(directory, where[source])
-        for name in weight.duplicates:
-            if name in where and name != source and not np.array_equal(_read(directory, where[name]), array, equal_nan=True):
-                raise ValueError(f'{directory}: {name} and {source} differ; expected the same tensor twice')
-        array = trees.cast(as_ours(weight, array), dtype, f'{directory}: {source}')
-        for path, part in zip(weight.paths, np.split(array, len(weight.paths), axis=-1)):
-            node = params
-            *parents, leaf = path.split('/')
-            for name in parents:
-                node = node.setdefault(name, {})
-            node[leaf] = jnp.array(part)  # A copy: the file may go away.
+    for weight in weights:
+        for part, path in enumerate(weight.paths):
+            trees.put(params, path.split('/'), Pending(
+                directory, where, weight, sources[weight.name], part, shapes[path], dtype and jnp.dtype(dtype)))
     return params
+
+
+def loaded(params, watch=iter):
+    """The parameters as jax arrays, pending ones read. `watch` passes them on, as a progress bar does."""
+    tree = {}
+    for path, leaf in watch(list(trees.flatten(params))):
+        trees.put(tree, path, jnp.array(np.asarray(leaf)))  # A copy: the file may go away.
+    return tree
 
 
 def published_shape(weight, shapes):

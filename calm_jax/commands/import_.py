@@ -27,8 +27,8 @@ def add_arguments(parser):
 def run(args):
     """Detects the format of args.directory, converts, prints two lines."""
     source, output = pathlib.Path(args.directory), pathlib.Path(args.output)
-    checkpoint = read(source, args.dtype, args.tokenizer, watched('reading', args.quiet))
-    native.save(output, *checkpoint, overwrite=args.overwrite)
+    checkpoint = read(source, args.dtype, args.tokenizer)
+    native.save(output, *checkpoint, overwrite=args.overwrite, watch=watched('converting', args.quiet))
     if not args.quiet:
         print(f'{source}: {description(checkpoint)}')
         print(f'{output}: written, {megabytes(output)}; decode with `calm generate --checkpoint {output}`')
@@ -39,9 +39,9 @@ def watched(description, quiet):
     return functools.partial(progress, description=description, quiet=quiet, unit='tensors')
 
 
-def read(directory, dtype, tokenizer=None, watch=iter):
+def read(directory, dtype, tokenizer=None):
     """The checkpoint in a published directory, whichever format it has; with the tokenizer of another folder if one is named.
-    `watch` passes its weights on.
+    Its parameters stay in their files until they are used.
 
     Raises:
       FileNotFoundError: there is no such directory.
@@ -50,9 +50,9 @@ def read(directory, dtype, tokenizer=None, watch=iter):
     if not directory.is_dir():
         raise FileNotFoundError(f'{directory}: no such directory; expected a published model')
     if huggingface.is_published(directory):
-        return huggingface.read(directory, dtype, tokenizer, watch)
+        return huggingface.read(directory, dtype, tokenizer, pending=True)
     if t5x.is_t5x(directory):
-        return t5x.read(directory, tokenizer, dtype, watch)
+        return t5x.read(directory, tokenizer, dtype, pending=True)
     if native.is_native(directory):
         raise ValueError(f'{directory}: already a native checkpoint; use it as it is')
     names = sorted(path.name for path in directory.iterdir())

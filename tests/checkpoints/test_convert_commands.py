@@ -1,13 +1,16 @@
 """`calm import` and `calm export`, as a user runs them."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from calm_jax import cli
-from calm_jax.checkpoints import huggingface, native
+from calm_jax.checkpoints import huggingface, native, trees
+from calm_jax.data.tokenizers import ByteTokenizer
 
 
 def test_import_then_export_gives_back_the_published_weights(published, tmp_path, capsys):
@@ -66,3 +69,26 @@ def test_each_command_runs_from_a_shell(published, tmp_path):
         done = subprocess.run([sys.executable, '-m', 'calm_jax.cli', *map(str, arguments)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) == 2 and done.stderr == ''
+
+
+def peak_bytes(*command):
+    """The most memory that a process of its own held."""
+    measure = 'import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); ' \
+              'print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)'
+    return 1024 * int(subprocess.run([sys.executable, '-c', measure, *command], check=True, capture_output=True).stdout)
+
+
+def test_import_holds_a_part_of_a_model_at_a_time(published, tmp_path):
+    config = dataclasses.replace(huggingface.read(published / 'plain_relu').config, vocab_size=4096, emb_dim=512, mlp_dim=4096,
+                                 num_encoder_layers=8, num_decoder_layers=8)
+    rng = np.random.default_rng(0)
+    params = {}
+    for path, shape in native.parameter_shapes(config).items():
+        trees.put(params, path.split('/'), rng.standard_normal(shape, np.float32))
+    huggingface.write(tmp_path / 'model', native.Checkpoint(config, params, ByteTokenizer()))
+    model = sum(array.nbytes for _, array in trees.flatten(params))
+    command = sys.executable, '-m', 'calm_jax.cli', 'import'
+    small = peak_bytes(*command, str(published / 'plain_relu'), '--output', str(tmp_path / 'small'), '--quiet')
+    large = peak_bytes(*command, str(tmp_path / 'model'), '--output', str(tmp_path / 'large'), '--quiet')
+    assert model > 250 << 20
+    assert large - small < 1.3 * model

@@ -128,7 +128,7 @@ def test_a_classifier_for_another_width_is_refused(checkpoint, tmp_path):
 
 def test_damaged_parameters_and_heads_are_one_line(copy):
     for part in ('heads', 'params'):
-        file = copy / part / '_METADATA'
+        file = copy / part / '0' / '_METADATA'
         file.write_bytes(file.read_bytes()[:-10])
         with pytest.raises(ValueError, match=f'{part}: the file .* bytes, expected') as error:
             native.load(copy)

@@ -62,6 +62,14 @@ def test_many_tensors_take_few_files_and_little_more_than_their_bytes(tmp_path):
     assert sum(path.stat().st_size for path in files) < raw + 60_000
 
 
+def test_a_tree_larger_than_a_part_is_stored_in_several(tmp_path, monkeypatch):
+    monkeypatch.setattr(trees, 'PART_BYTES', 100)
+    tree = {f'layer_{i}': {'a': np.full(20, i, np.float32), 'b': {'c': np.arange(i + 1, dtype=np.int32)}} for i in range(7)}
+    trees.write(tmp_path / 'tree', tree, watch=iter)
+    assert len([path for path in (tmp_path / 'tree').iterdir() if path.is_dir()]) == 6
+    assert trees.fingerprint(trees.read(tmp_path / 'tree')) == trees.fingerprint(tree)
+
+
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
     directory = tmp_path_factory.mktemp('trees') / 'tree'
