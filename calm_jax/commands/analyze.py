@@ -1,14 +1,21 @@
 """Look inside a model.
 
     calm analyze sensitivity --checkpoint DIR --data in.jsonl --source_field en --metric rougeL --output sensitivity.json
+    calm analyze ranks --checkpoint DIR --data in.jsonl --source_field en --label fine-tuned --output ranks.json
+    calm analyze confidence --checkpoint DIR --data in.jsonl --source_field en --measure softmax_gap --output confidence.json
 
 sensitivity: what one wrong token costs the rest of the sequence, by where it stands: the score against the full model's
 output after the last layer's 10th-ranked token (sampling) or the first layer's prediction (layer) at each position.
+ranks: where each layer ranks the token that the last layer says. confidence: how sure a measure is at each layer, how often
+what would be said there is the last layer's token, and how often pruning or a contrast changes what is said. Files of several
+models, told apart by --label, are drawn side by side.
 """
 
 import dataclasses
 from functools import partial
 
+from calm_jax.analysis import depths
+from calm_jax.analysis.confidences import layer_confidences
 from calm_jax.analysis.sensitivity import sensitivity
 from calm_jax.commands import decode_flags
 from calm_jax.commands.generate import model_fingerprints
@@ -16,24 +23,37 @@ from calm_jax.commands.provenance import data_of, provenance
 from calm_jax.data import jsonl
 from calm_jax.data.sources import open_records
 from calm_jax.decoding.settings import Settings
+from calm_jax.depth.confidence import StaticDepth
+from calm_jax.depth.contrast import Contrast
 from calm_jax.metrics import quality
 from calm_jax.model import load
 from calm_jax.progress import progress
 from calm_jax.sweep import check_output, save_json
 
-KINDS = ('sensitivity',)
-
 
 def add_arguments(parser):
-    parser.add_argument('analysis', choices=KINDS)
+    analyses = parser.add_subparsers(dest='analysis', required=True, metavar='ANALYSIS')
+    one = analyses.add_parser('sensitivity', help='what one wrong token costs, by its position')
+    one.add_argument('--metric', default='rougeL', metavar='NAME', help='score against the full output (default rougeL)')
+    one.add_argument('--positions', metavar='t,t,…', help='tokens before the wrong one (default: 8, evenly spaced)')
+    two = analyses.add_parser('ranks', help='where each layer ranks the final token')
+    three = analyses.add_parser('confidence', help='confidence against accuracy, layer by layer')
+    for each in (one, two, three):
+        _add_common(each)
+    for each in (two, three):
+        each.add_argument('--label', metavar='NAME', help='of the model in figures (default: the checkpoint as given)')
+    for each in (one, two):
+        each.add_argument('--max_new_tokens', type=decode_flags.positive, metavar='T',
+                          help="default: the checkpoint's, else 128")
+        each.add_argument('--max_source_length', type=decode_flags.positive, metavar='S', help='default: as above, else 512')
+    decode_flags.add_settings(three, threshold=False)
+
+
+def _add_common(parser):
     decode_flags.add_model(parser)
     parser.add_argument('--data', required=True, metavar='FILE', help='inputs: JSONL, plain, .gz or .xz, or seqio:TASK:SPLIT')
     parser.add_argument('--source_field', default='source', metavar='FIELD', help='input: a field or template (default source)')
-    parser.add_argument('--metric', default='rougeL', metavar='NAME', help='score against the full output (default rougeL)')
-    parser.add_argument('--positions', metavar='t,t,…', help='tokens before the wrong one (default: 8, evenly spaced)')
     parser.add_argument('--examples', type=decode_flags.positive, default=100, metavar='N', help='inputs used (default 100)')
-    parser.add_argument('--max_new_tokens', type=decode_flags.positive, metavar='T', help="default: the checkpoint's, else 128")
-    parser.add_argument('--max_source_length', type=decode_flags.positive, metavar='S', help='default: as above, else 512')
     parser.add_argument('--output', required=True, metavar='FILE', help='JSON to write, which `calm report` draws')
     parser.add_argument('--overwrite', action='store_true', help='replace the output if it exists')
 
@@ -41,24 +61,68 @@ def add_arguments(parser):
 def run(args):
     check_output(args.output, args.overwrite)
     decode_flags.use_compilation_cache()
-    metric = quality.metric(args.metric)
+    if args.analysis == 'sensitivity':
+        quality.metric(args.metric)  # a name that is none is said before the model is read
     records, template = open_records(args.data), jsonl.Template(args.source_field)
     texts = [template(records[i], records.where(i)) for i in range(min(args.examples, len(records)))]
     model = load(args.checkpoint, args.dtype)
-    length, source_length = model.limits(args.max_new_tokens, args.max_source_length)
-    settings = Settings(max_new_tokens=length, max_source_length=source_length, dtype=model.config.dtype)
-    positions = _positions(args.positions, settings.max_new_tokens)
-    result = sensitivity(
-        model, texts, metric, positions, max_new_tokens=settings.max_new_tokens,
-        max_source_length=settings.max_source_length, batch_size=args.batch_size,
-        progress=partial(progress, quiet=args.quiet))
-    save_json(args.output, {**result, 'metric': args.metric, 'provenance': provenance(
-        'analyze sensitivity', args, seed=settings.seed, settings=dataclasses.asdict(settings),
+    if args.analysis == 'confidence':
+        settings = decode_flags.settings(args, model)
+    else:
+        length, source_length = model.limits(args.max_new_tokens, args.max_source_length)
+        settings = Settings(max_new_tokens=length, max_source_length=source_length, dtype=model.config.dtype)
+    options = {'max_new_tokens': settings.max_new_tokens, 'max_source_length': settings.max_source_length,
+               'batch_size': args.batch_size, 'progress': partial(progress, quiet=args.quiet)}
+    found, lines = {'sensitivity': _sensitivity, 'ranks': _ranks, 'confidence': _confidence}[args.analysis](
+        args, settings, model, texts, options)
+    save_json(args.output, {**found, 'provenance': provenance(
+        f'analyze {args.analysis}', args, seed=settings.seed, settings=dataclasses.asdict(settings),
         fingerprints=model_fingerprints(model), data=data_of(records, args.source_field, len(texts)))})
     if not args.quiet:
-        for position, sampling, layer, count in zip(*(result[key] for key in ('positions', 'sampling', 'layer', 'examples'))):
-            print(f'token {position}: {args.metric} {sampling:.3f} after the 10th-ranked token, {layer:.3f} after the '
-                  f"first layer's ({count} outputs)")
+        print('\n'.join(lines))
+
+
+def _sensitivity(args, settings, model, texts, options):
+    """What sensitivity.json holds, and what is printed of it."""
+    positions = _positions(args.positions, settings.max_new_tokens)
+    found = sensitivity(model, texts, quality.metric(args.metric), positions, **options)
+    columns = zip(*(found[key] for key in ('positions', 'sampling', 'layer', 'examples')))
+    return {**found, 'metric': args.metric}, [
+        f'token {position}: {args.metric} {sampling:.3f} after the 10th-ranked token, {layer:.3f} after the first '
+        f"layer's ({count} outputs)" for position, sampling, layer, count in columns]
+
+
+def _ranks(args, settings, model, texts, options):
+    """What ranks.json holds, and what is printed of it."""
+    # A measure that looks at nothing: the head is applied once a layer.
+    found = depths.ranks(layer_confidences(model, texts, StaticDepth(), **options))
+    lines = [f'layer {layer + 1}: the final token is first for {first:.1%} of {found["tokens"]} tokens, of rank {middle:g} in '
+             f'the median, {late:g} at 95%' for layer, (first, (_, _, middle, _, late))
+             in enumerate(zip(found['first'], found['quantiles']))]
+    return {'analysis': 'ranks', 'label': args.label or args.checkpoint, 'vocabulary': model.config.vocab_size, **found}, lines
+
+
+def _confidence(args, settings, model, texts, options):
+    """What confidence.json holds, and what is printed of it."""
+    if settings.measure is None:
+        raise ValueError('--measure is missing: whose confidence is to be looked at')
+    values = dataclasses.replace(settings, threshold=0.5).build(model.config, model.heads)
+    options = {**options, 'plan': values.plan, 'min_exit_layer': settings.min_exit_layer}
+    found = depths.confidence(layer_confidences(model, texts, values.exit.measure, **options))
+    if isinstance(values.exit.measure, Contrast):
+        found['unlike_scores'] = depths.unlike_scores(model, texts, values.exit.measure, **options)
+    lines = [f'layer {layer + 1}: confidence {sure:.3f}, accuracy {right:.3f}, {unlike:.2%} of tokens unlike the whole head\'s'
+             for layer, (sure, right, unlike) in enumerate(zip(found['confidence'], found['accuracy'], found['unlike_head']))]
+    return {'analysis': 'confidence', 'label': args.label or args.checkpoint, 'measure': described(settings), **found}, lines
+
+
+def described(settings):
+    """'softmax_gap, fixed pruning to 64': the measure in a few words."""
+    words = [settings.measure]
+    if settings.pruning != 'none':
+        kept = f'{settings.keep or "default"} ids' if settings.pruning == 'fixed' else f'at least {settings.keep_least} ids'
+        words.append(f'{settings.pruning} pruning, {kept}')
+    return ', '.join(words)
 
 
 def _positions(text, length):

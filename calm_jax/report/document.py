@@ -34,9 +34,9 @@ class Document:
             raise self.error(f'has no "{key}"; it has {", ".join(value) or "no keys at all"}')
         return Document(self.path, value[key], f'{self.place}.{key}' if self.place else key)
 
-    def items(self, key: str, at_least: int = 0) -> list['Document']:
-        """The elements of a list that must be there."""
-        node = self.at(key)
+    def items(self, key: str | None = None, at_least: int = 0) -> list['Document']:
+        """The elements of a list that must be there; of this value itself where no key is given."""
+        node = self if key is None else self.at(key)
         if not isinstance(node.value, list):
             raise node.error(f'is {_shown(node.value)}: expected a list')
         if len(node.value) < at_least:
@@ -82,8 +82,8 @@ class Document:
             raise self.at(key).error(f'is {_shown(value)}: expected one of {", ".join(choices)}')
         return value
 
-    def numbers(self, key: str, low: float = -math.inf, high: float = math.inf) -> tuple[float, ...]:
-        """A list of finite numbers within [low, high]."""
+    def numbers(self, key: str | None = None, low: float = -math.inf, high: float = math.inf) -> tuple[float, ...]:
+        """A list of finite numbers within [low, high]; of this value itself where no key is given."""
         return tuple(item.number(low=low, high=high) for item in self.items(key))
 
     def _object(self) -> dict[str, Any]:

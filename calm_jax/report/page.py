@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jinja2
 
-from calm_jax.report import sensitivity, tradeoffs, validity
+from calm_jax.report import depths, sensitivity, tradeoffs, validity
 from calm_jax.report.figures import Drawing, Panel, Rendered, hues, render
 from calm_jax.report.grids import Grid, grid
 from calm_jax.report.numerals import number
@@ -24,8 +24,9 @@ _INTRODUCTIONS = {
     'validity': ('Does the guarantee hold?',
                  'Calibration repeated on random splits of the data, each time measured on what was left out.'),
     'sensitivity': ('Sensitivity to single tokens', 'How far one wrong token spoils the rest, by where it stands.'),
+    'depths': ('What each layer knows', 'How early the last layer’s token can be seen, and whether confidence tells.'),
 }
-_FIGURE_NAMES = re.compile(r'(tradeoff|validity|sensitivity)(_\w+)?\.png')
+_FIGURE_NAMES = re.compile(r'(tradeoff|validity|sensitivity|ranks|confidence)(_\w+)?\.png')
 
 
 class Picture(NamedTuple):
@@ -78,7 +79,7 @@ def compose(run: Run) -> tuple[str, dict[str, bytes]]:
     """The page's HTML, and its figures as PNG by name. The same files give the same page: no clock is read."""
     colours = hues(run.curves, run.trials)
     panels = {'tradeoffs': tradeoffs.panels(run.curves, colours), 'validity': validity.panels(run.trials, colours),
-              'sensitivity': sensitivity.panels(run.sensitivities)}
+              'sensitivity': sensitivity.panels(run.sensitivities), 'depths': depths.panels(run.ranks, run.confidences)}
     rendered = {drawing.name: render(drawing) for group in panels.values() for panel in group
                 for drawing in panel.drawings}
     promises = [promise(certificate, run.curves) for certificate in run.certificates]

@@ -1,8 +1,8 @@
 """Reads a RUN directory: whatever earlier stages left in it, found at any depth, and checked.
 
-The files are curve.json, trials.json, examples.json, results.json, sensitivity.json and certificate*.json. Certificates,
-tables and sensitivities, whose names a user chooses, are also known by what they hold. Reading them needs neither a model
-nor the packages that wrote them.
+The files are curve.json, trials.json, examples.json, results.json, sensitivity.json, ranks.json, confidence.json and
+certificate*.json. Certificates, tables and analyses, whose names a user chooses, are also known by what they hold. Reading
+them needs neither a model nor the packages that wrote them.
 """
 
 import json
@@ -13,12 +13,14 @@ from calm_jax.report.document import Document, load, search
 from calm_jax.report.run import (
     Certificate,
     Column,
+    Confidences,
     Curve,
     Example,
     Examples,
     Output,
     Point,
     Provenance,
+    Ranks,
     Results,
     Run,
     Sensitivity,
@@ -29,7 +31,8 @@ from calm_jax.report.run import (
 )
 
 CERTIFICATE_FORMAT = 'calm_jax certificate'
-PATTERNS = ('certificate*.json', 'results.json', 'curve.json', 'trials.json', 'sensitivity.json', 'examples.json')
+PATTERNS = ('certificate*.json', 'results.json', 'curve.json', 'trials.json', 'sensitivity.json', 'ranks.json',
+            'confidence.json', 'examples.json')
 KINDS = ('measure', 'static', 'oracle')
 OBJECTIVES = ('textual', 'risk')
 
@@ -50,8 +53,8 @@ def read(directory: str | pathlib.Path) -> Run:
     if not directory.is_dir():
         raise NotADirectoryError(f'{directory}: a file; expected the folder it lies in')
     run = Run(directory)
-    readers = (_certificate, _results, _curve, _trials, _sensitivity, _examples)
-    kept = (run.certificates, run.results, run.curves, run.trials, run.sensitivities, run.examples)
+    readers = (_certificate, _results, _curve, _trials, _sensitivity, _ranks, _confidences, _examples)
+    kept = (run.certificates, run.results, run.curves, run.trials, run.sensitivities, run.ranks, run.confidences, run.examples)
     named = [list(search(directory, pattern)) for pattern in PATTERNS]
     found = _recognized(directory, set().union(*named))
     for reader, paths, into in zip(readers, named, kept, strict=True):
@@ -97,7 +100,7 @@ def _reader_of(content: object) -> Callable | None:
         return _results
     if {'metric', 'positions', 'sampling', 'layer'} <= content.keys():
         return _sensitivity
-    return None
+    return {'ranks': _ranks, 'confidence': _confidences}.get(content.get('analysis'))
 
 
 def _provenance(document: Document) -> Provenance | None:
@@ -212,6 +215,29 @@ def _sensitivity(document: Document, path: pathlib.Path) -> Sensitivity:
     if not positions:
         raise document.at('positions').error('is empty: expected at least one position')
     return Sensitivity(path, document.text('metric'), positions, series['sampling'], series['layer'])
+
+
+def _ranks(document: Document, path: pathlib.Path) -> Ranks:
+    first = document.numbers('first', 0, 1)
+    quantiles = tuple(layer.numbers(low=1) for layer in document.items('quantiles', at_least=1))
+    for layer, values in zip(document.items('quantiles'), quantiles):
+        if len(values) != 5 or list(values) != sorted(values):
+            raise layer.error(f'has {len(values)} values: expected 5 in rising order')
+    if len(first) != len(quantiles):
+        raise document.at('first').error(f'has {len(first)} values: expected {len(quantiles)}, one for each layer')
+    return Ranks(path, document.text('label'), quantiles, first)
+
+
+def _confidences(document: Document, path: pathlib.Path) -> Confidences:
+    columns = [document.numbers(key, 0, 1) for key in ('confidence', 'accuracy', 'unlike_head')]
+    if document.has('unlike_scores'):
+        columns[2] = document.numbers('unlike_scores', 0, 1)
+    for key, column in zip(('accuracy', 'unlike_head'), columns[1:]):
+        if len(column) != len(columns[0]):
+            raise document.at(key).error(f'has {len(column)} values: expected {len(columns[0])}, one for each layer')
+    if not columns[0]:
+        raise document.at('confidence').error('is empty: expected a number for each layer')
+    return Confidences(path, document.text('label'), document.text('measure'), *columns)
 
 
 def _examples(document: Document, path: pathlib.Path) -> Examples:

@@ -1,4 +1,5 @@
-"""What a RUN directory holds, as values: certificates, results, curves, trials, sensitivities, examples.
+"""What a RUN directory holds, as values: certificates, results, curves, trials, sensitivities, ranks, confidences,
+examples.
 
 Layers count as visited, 1..L. Paths are relative to the directory.
 """
@@ -149,6 +150,27 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
+class Ranks:
+    """Where each layer of one model ranks the final token: quantiles 5, 25, 50, 75 and 95%, and the share ranked first."""
+    path: pathlib.Path
+    label: str
+    quantiles: tuple[tuple[float, ...], ...]
+    first: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Confidences:
+    """By layer of one model: mean confidence of a measure, share of tokens that would be right there, and share where pruning
+    or a contrast changes what would be said."""
+    path: pathlib.Path
+    label: str
+    measure: str
+    confidence: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    unlike: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Output:
     """One generated text: its pieces, the layer each left at, and the confidence there where recorded."""
     label: str
@@ -183,6 +205,8 @@ class Run:
     curves: list[Curve] = field(default_factory=list)
     trials: list[Trials] = field(default_factory=list)
     sensitivities: list[Sensitivity] = field(default_factory=list)
+    ranks: list[Ranks] = field(default_factory=list)
+    confidences: list[Confidences] = field(default_factory=list)
     examples: list[Examples] = field(default_factory=list)
     provenances: list[Provenance] = field(default_factory=list)
     files: list[pathlib.Path] = field(default_factory=list)

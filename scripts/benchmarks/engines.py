@@ -49,7 +49,7 @@ class CalmJax:
         if request['export']:
             export(request['directory'], shape.config, self.params)
         self.params = join(self.params)  # as `calm_jax.load` does
-        self.programs = {}
+        self.programs, self.table = {}, None
         device = jax.devices()[0]
         return {'versions': {'jax': jax.__version__}, 'device': f'{jax.default_backend()} ({device.device_kind})',
                 'dtype': self.config.dtype}
@@ -78,7 +78,7 @@ class CalmJax:
         start = time.perf_counter()
         lowered = generate.lower(
             self.config, self.params, self._tokens(case), max_new_tokens=case['cache_length'], exit=self._exit(case),
-            limit=np.int32(case['new_tokens']))
+            head_table=self._table(case), limit=np.int32(case['new_tokens']))
         traced = time.perf_counter()
         compiled = lowered.compile()
         done = time.perf_counter()
@@ -91,7 +91,8 @@ class CalmJax:
         program = self.programs[self._program(case)][0]
         tokens, exit = self._tokens(case), self._exit(case)
         start = time.perf_counter()
-        trace = jax.device_get(program(self.params, tokens, exit=exit, limit=np.int32(new_tokens)))
+        trace = jax.device_get(program(
+            self.params, tokens, exit=exit, head_table=self._table(case), limit=np.int32(new_tokens)))
         seconds = time.perf_counter() - start
         return type(trace)(*(each[..., :new_tokens] if each.ndim == 2 else each for each in trace)), seconds
 
@@ -104,10 +105,32 @@ class CalmJax:
 
         if case['measure'] is None:
             return None
-        width = self.config.emb_dim
-        weights = {'classifier': {'kernel': np.full((width, 1), 0.01, np.float32), 'bias': np.zeros(1, np.float32)}}
-        measure = MEASURES[case['measure']](**weights.get(case['measure'], {}))
+        name, _, pruning = case['measure'].partition(', ')
+        parts = {'vocabulary': self._vocabulary(pruning)} if pruning else {}
+        if name == 'classifier':
+            parts = {'kernel': np.full((self.config.emb_dim, 1), 0.01, np.float32), 'bias': np.zeros(1, np.float32)}
+        measure = MEASURES[name](**parts)
         return Exit(scripted(type(measure))(measure, np.int32(case['exit_layer'])), np.float32(0.5))
+
+    def _vocabulary(self, pruning):
+        """Of 'fixed K' or 'decaying K', from the first layer on."""
+        from calm_jax.depth.vocabulary import Pruned
+
+        kind, count = pruning.split()
+        return Pruned(keep=int(count)) if kind == 'fixed' else Pruned(keep=0, least=int(count))
+
+    def _table(self, case):
+        """The head as rows, made once, as `calm_jax.Model` does."""
+        import jax
+
+        from calm_jax.models.transformer import Transformer
+
+        if self.config.tied_head or ', ' not in (case['measure'] or ''):
+            return None
+        if self.table is None:
+            self.table = jax.jit(lambda params: Transformer(self.config).apply({'params': params}, method='head_table'))(
+                self.params)
+        return self.table
 
 
 @cache
@@ -126,6 +149,10 @@ def scripted(kind):
         looks_ahead: ClassVar[bool] = kind.looks_ahead
         predicts: ClassVar[bool] = kind.predicts
 
+        @property
+        def vocabulary(self):
+            return getattr(self.measure, 'vocabulary', None)
+
         def init(self, rows, sizes):
             return self.measure.init(rows, sizes)
 
@@ -135,8 +162,8 @@ def scripted(kind):
             side = jnp.where(evidence.layer + 1 >= self.layers, 0.75, 0.0)
             return memory, side + confidence / 4, prediction
 
-        def flops(self, layer, sizes):
-            return self.measure.flops(layer, sizes)
+        def flops(self, layer, sizes, decides=True):
+            return self.measure.flops(layer, sizes, decides)
 
     return Scripted
 

@@ -29,6 +29,9 @@ from calm_jax.commands.provenance import machine
 
 PEERS = ('transformers', 'ctranslate2 float32', 'ctranslate2 int8')
 MEASURES = ('classifier', 'softmax_gap', 'state')
+# What a pruned vocabulary and contrasts cost; asked for by name.
+PRUNED = ('softmax_gap, fixed 256', 'softmax_gap, decaying 256', 'weighted_contrast', 'divergent_contrast',
+          'weighted_contrast, fixed 256', 'divergent_contrast, fixed 256')
 
 
 def main(argv=None):
@@ -39,7 +42,8 @@ def main(argv=None):
                         '(default 64, 512); peers grow theirs')
     parser.add_argument('--source_length', type=int, default=128)
     parser.add_argument('--new_tokens', type=int, default=64)
-    parser.add_argument('--measure', action='append', choices=MEASURES, help='repeatable (default all)')
+    parser.add_argument('--measure', action='append', choices=(*MEASURES, *PRUNED), help='repeatable (default the first '
+                        'three)')
     parser.add_argument('--engine', action='append', choices=('calm_jax', *PEERS), help='repeatable (default all)')
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--threads', type=int, default=2)

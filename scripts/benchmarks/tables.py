@@ -72,12 +72,47 @@ def targets_table(result):
         bound = float(target.strip('≥>× '))
         reached = 'yes' if ratio >= bound else f'no, {1 - ratio / bound:.0%} short'
         lines.append([name, batch_size, target, f'{ratio:.2f}×', reached])
+    lines += pruning_lines(result, cache)
     if compiled:
         lines.append(['compile, any shape', 'all', '≤ 10 s', f'{max(compiled):.1f} s', 'yes' if max(compiled) <= 10 else 'no'])
     why = [[REASONS[name, batch_size], ''] for name, batch_size, *_, reached in lines
            if reached != 'yes' and (name, batch_size) in REASONS]
     return ['**Targets**', '', _line(['what', 'batch', 'target', 'measured', 'reached']), _line(['---'] * 5),
             *map(_line, lines), '', *(line for reason in why for line in reason)]
+
+
+def pruning_lines(result, cache):
+    """What pruning was to cost beside the state measure, where both were timed."""
+    lines = []
+    for size in result['settings']['batch_size']:
+        seconds = {}
+        for name in ('state', 'softmax_gap', 'softmax_gap, fixed 256'):
+            for layer in (1, 4):
+                if (row := _row(result, size, 'calm_jax', name, cache, layer)) is not None:
+                    seconds[name, layer] = step_seconds(row)
+        if ('state', 4) not in seconds or ('softmax_gap, fixed 256', 4) not in seconds:
+            continue
+        times = {name: [(late - first) / 3 for late, first in zip(seconds[name, 4], seconds[name, 1])]
+                 for name in ('state', 'softmax_gap, fixed 256')}
+        added = statistics.median(mine / theirs for mine, theirs in zip(times['softmax_gap, fixed 256'], times['state'])) - 1
+        lines.append(['softmax, 256 ids kept: added to the time of a layer with the state measure, from the second on', size,
+                      '≤ 25%', f'{added:.0%}', 'yes' if added <= 0.25 else 'no'])
+        if size in (1, 32):
+            bound = 1.1 if size == 1 else 1.35
+            found = _median_ratio(seconds['softmax_gap, fixed 256', 4], seconds['state', 4])
+            lines.append(['the same: exit after 4 layers against the state measure', size, f'≤ {bound}×', f'{found:.2f}×',
+                          'yes' if found <= bound else 'no'])
+        if ('softmax_gap', 4) in seconds:
+            found = _median_ratio(seconds['softmax_gap', 4], seconds['state', 4])
+            once = statistics.median(mine - theirs for mine, theirs in zip(
+                seconds['softmax_gap, fixed 256', 1], seconds['softmax_gap', 1]))
+            lines.append(['unpruned softmax: exit after 4 layers against the state measure', size, '', f'{found:.2f}×', ''])
+            lines.append(['once a step: ranking and gathering 256 ids', size, '', f'{1e3 * once:.2f} ms', ''])
+    return lines
+
+
+def _median_ratio(one, other):
+    return statistics.median(mine / theirs for mine, theirs in zip(one, other))
 
 
 def _row(result, batch_size, engine, setting, cache_length, exit_layer):
@@ -109,7 +144,7 @@ def step_bytes(result, row):
     """Bytes of decoder weights that one step of this row reads."""
     shape = result['shape']
     layers = row['exit_layer'] or shape['layers']
-    heads = layers if row['setting'] == 'softmax_gap' else 1
+    heads = layers if row['setting'] in ('softmax_gap', 'weighted_contrast', 'divergent_contrast') else 1
     width = 1 if 'int8' in row['engine'] else 2 if '16' in result['engines'][row['engine']]['dtype'] else 4
     return width * (layers * shape['weights_per_layer'] + heads * shape['weights_of_head'])
 

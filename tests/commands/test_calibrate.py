@@ -13,7 +13,6 @@ import pytest
 from calm_jax import calibration
 from calm_jax.analysis import confidences
 from calm_jax.cli import main
-from calm_jax.commands import analyze, trials
 from calm_jax.commands import calibrate as command
 from calm_jax.decoding.settings import Settings
 from calm_jax.metrics import quality
@@ -298,20 +297,6 @@ def test_trials_go_on_until_every_tolerance_has_stopped():
         label='state', objective='textual', metric='chrf')
 
 
-@pytest.fixture
-def bars(monkeypatch):
-    """(description, whether it is silent) of every progress bar that the analyses and calibration show."""
-    shown = []
-
-    def progress(iterable, description, total=None, quiet=False, unit='it', initial=0):
-        shown.append((description, quiet))
-        return iterable
-
-    for module in (analyze, command, trials):
-        monkeypatch.setattr(module, 'progress', progress)
-    return shown
-
-
 @pytest.mark.parametrize('flags', [('--quiet',), ()])
 def test_trials_and_power_show_bars_unless_quiet(certified, folder, data, flags, bars):
     assert main(['calibrate', '--records', str(folder / 'records'), '--data', data, '--metric', 'chrf', '--tolerance', '.7',
@@ -411,27 +396,6 @@ def test_too_few_examples_say_how_many_it_takes(checkpoint, data, tmp_path, caps
 def test_grid_data_without_a_model_to_look_at_it_is_refused(certified, calibrate, folder, capsys, data):
     assert calibrate('--records', str(folder / 'records'), '--grid_data', data, output='g.json', model=False) == 2
     assert '--grid_data needs a model' in capsys.readouterr().err
-
-
-def test_sensitivity_scores_what_a_wrong_token_costs(checkpoint, data, tmp_path, capsys, bars):
-    output = tmp_path / 'new' / 'folder' / 'sensitivity.json'
-    flags = ['analyze', 'sensitivity', '--checkpoint', checkpoint, '--data', data, '--source_field', 'en', '--metric', 'chrf',
-             '--examples', '9', '--batch_size', '8', '--output', str(output)]
-    assert main([*flags, '--positions', '0,6', '--quiet']) == 0
-    found = json.loads(output.read_text())
-    assert found['positions'] == [0, 6] and found['metric'] == 'chrf' and found['examples'][0] == 9
-    # The last token spoils less than the first.
-    assert found['sampling'][0] < found['sampling'][1] < 1
-    assert bars == [('decoding', True), ('perturbing', True)]
-    source = found['provenance']
-    assert source['checkpoint'] == checkpoint and source['seed'] == 0 and source['settings']['max_new_tokens'] == 8
-    assert source['data']['name'] == 'in.jsonl' and source['data']['examples'] == 9 and source['fingerprints']['parameters']
-    assert source['command'].startswith('calm analyze sensitivity --checkpoint ') and '--positions 0,6' in source['command']
-    assert main(flags) == 2 and '--overwrite' in capsys.readouterr().err
-    assert main([*flags, '--overwrite', '--positions', '0,8']) == 2 and '0…7' in capsys.readouterr().err
-    for wrong, said in ((tmp_path, 'is a folder'), (output / 'x.json', 'is a file')):
-        assert main([*flags, '--overwrite', '--output', str(wrong), '--checkpoint', 'never read']) == 2
-        assert said in capsys.readouterr().err
 
 
 def test_gin_path_names_the_folder_of_the_gin_files(capsys):

@@ -11,7 +11,8 @@ from calm_jax.report.palette import layer_swatches
 
 SECTIONS = {
     'softmax_gap/certificate.json': 'guarantee', 'results.json': 'results', 'classifier/curve.json': 'tradeoffs',
-    'classifier/trials.json': 'validity', 'sensitivity.json': 'sensitivity', 'examples.json': 'outputs'}
+    'classifier/trials.json': 'validity', 'sensitivity.json': 'sensitivity', 'ranks.json': 'depths',
+    'examples.json': 'outputs'}
 
 
 def sections(document):
@@ -57,7 +58,7 @@ def test_a_full_run_shows_every_section_with_the_guarantee_first(composed):
 def test_a_section_appears_with_its_file_and_is_absent_without_it(name, some, parse, undrawn):
     document, images = compose(some(name), parse)
     assert sections(document) == [SECTIONS[name], 'files']
-    assert bool(images) == (SECTIONS[name] in ('tradeoffs', 'validity', 'sensitivity'))
+    assert bool(images) == (SECTIONS[name] in ('tradeoffs', 'validity', 'sensitivity', 'depths'))
     assert [node.text() for node in document.by_id('files').all('li')] == [name]
 
 

@@ -1,0 +1,19 @@
+"""What tests of several commands share."""
+
+import pytest
+
+from calm_jax.commands import analyze, calibrate, trials
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """(description, whether it is silent) of every progress bar that the analyses and calibration show."""
+    shown = []
+
+    def progress(iterable, description, total=None, quiet=False, unit='it', initial=0):
+        shown.append((description, quiet))
+        return iterable
+
+    for module in (analyze, calibrate, trials):
+        monkeypatch.setattr(module, 'progress', progress)
+    return shown
