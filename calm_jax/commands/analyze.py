@@ -18,8 +18,9 @@ from calm_jax.data.sources import open_records
 from calm_jax.decoding.settings import Settings
 from calm_jax.metrics import quality
 from calm_jax.model import load
+from calm_jax.outputs import check_file
 from calm_jax.progress import progress
-from calm_jax.sweep import check_output, save_json
+from calm_jax.sweep import save_json
 
 KINDS = ('sensitivity',)
 
@@ -39,7 +40,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    check_output(args.output, args.overwrite)
+    check_file(args.output, args.overwrite, [args.data])
     decode_flags.use_compilation_cache()
     metric = quality.metric(args.metric)
     records, template = open_records(args.data), jsonl.Template(args.source_field)

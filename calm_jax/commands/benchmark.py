@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -33,8 +34,9 @@ from calm_jax.decoding.constraints import Constraints
 from calm_jax.decoding.generate import generate
 from calm_jax.decoding.settings import Settings
 from calm_jax.model import load
+from calm_jax.outputs import check_file
 from calm_jax.progress import progress
-from calm_jax.sweep import check_output, save_json
+from calm_jax.sweep import save_json
 
 FULL = 'full depth'
 RANDOM_SOURCE_LENGTH = 128
@@ -82,7 +84,7 @@ def add_arguments(parser):
 
 def run(args):
     if args.output:
-        check_output(args.output, args.overwrite)
+        check_file(args.output, args.overwrite, [args.input, *(args.certificate or ())])
     model = load(args.checkpoint, args.dtype)
     compared = compared_settings(args, model)
     for settings in compared.values():
@@ -244,9 +246,10 @@ def row(batch_size, name, decoder, rounds):
 
 def table(result):
     """The rows, to be read in a terminal."""
-    drawn = Table(title=f'{result["title"]} (median of {result["provenance"]["repeats"]}, least–greatest)')
+    title = f'{result["title"]} (median of {result["provenance"]["repeats"]}, least–greatest)'
+    drawn = Table(box=box.SIMPLE, pad_edge=False, title=title)
     for name in ('batch', 'setting', 'layers', 'executed', 'ms a step', 'tokens/s', 'speed-up', 'compile, s'):
-        drawn.add_column(name, justify='left' if name == 'setting' else 'right')
+        drawn.add_column(name, justify='left' if name == 'setting' else 'right', overflow='fold')
     for each in result['rows']:
         speed = '' if each['speed_up'] is None else (
             f'×{each["speed_up"]:.2f} ({each["speed_up_least"]:.2f}–{each["speed_up_greatest"]:.2f})')

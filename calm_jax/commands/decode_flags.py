@@ -90,7 +90,7 @@ def settings(args, model) -> Settings:
     owners = {
         '--measure': (made.measure is not None,
                       ('measure_options', 'threshold_form', 'decay_temperature', 'min_exit_layer', 'propagation')),
-        '--temperature': (made.temperature > 0, ('top_k', 'top_p')),
+        '--temperature': (made.temperature > 0, ('top_k', 'top_p', 'seed')),
         '--num_beams': (made.num_beams > 1, BEAMS[1:]),
         'a decaying --threshold_form': (made.threshold_form != 'constant', ('decay_temperature',))}
     for owner, (on, owned) in owners.items():
@@ -126,13 +126,9 @@ def use_compilation_cache():
 
 def positive(text):
     """An argparse type: a whole number of 1 or more."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
-positive.__name__ = 'number of 1 or more'
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r}; expected a whole number of 1 or more')
+    return int(text)
 
 
 def numbers(text, flag):
