@@ -27,26 +27,31 @@ def main(argv=None) -> int:
     parser = _OneLineParser(prog='calm', description='Adaptive-depth text generation with guarantees.')
     parser.add_argument('--version', action='version', version=_version())
     subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
-    command = None
+    command = chosen = None
     for each, summary in COMMANDS.items():
         subparser = subparsers.add_parser(each, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
         if each == name:  # only the command asked for is imported: a report needs no JAX
             command = importlib.import_module(f'calm_jax.commands.{each}{"_" if each == "import" else ""}')
             subparser.description = command.__doc__
             command.add_arguments(subparser)
+            chosen = subparser
     args = None
     try:
-        args = parser.parse_args(argv)
+        args, unknown = parser.parse_known_args(argv)
+        if unknown:
+            chosen.error(f'unrecognized arguments: {" ".join(unknown)}')
         command.run(args)
     except SystemExit as stop:  # argparse: --help is 0, a wrong flag is 2
         return stop.code or 0
     except (ValueError, OSError) as error:
-        print(f'calm {name}: {" ".join(str(error).split())}', file=sys.stderr)
+        said = f'{error.filename}: {error.strerror}' if getattr(error, 'filename', None) else str(error)
+        print(f'calm {name}: {" ".join(said.split())}', file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        advice = '; lower --batch_size' if hasattr(args, 'batch_size') else ''
+        flags = [f'--{name}' for name in ('batch_size', 'max_new_tokens', 'max_source_length') if hasattr(args, name)]
+        advice = f'; lower {" or ".join(flags)}' if flags else ''
         reason = ' '.join(str(error).split()) or 'an allocation failed'
         print(f'calm {name}: out of memory ({reason[:160]}){advice}', file=sys.stderr)
         return 2

@@ -72,9 +72,13 @@ class Model:
     heads: dict | None = None
     generation: dict = dataclasses.field(default_factory=dict)
 
+    def head_table(self, exit) -> jax.Array | None:
+        """The head as [V, E], where the exit's measure prunes it and it is not the embedding, which is laid out so: made when
+        first asked for, and kept."""
+        return self._head_table if exit is not None and exit.prunes and not self.config.tied_head else None
+
     @functools.cached_property
-    def head_table(self) -> jax.Array:
-        """The head as [V, E], for pruning: made when first asked for, and kept."""
+    def _head_table(self):
         return jax.jit(lambda params: Transformer(self.config).apply({'params': params}, method='head_table'))(self.params)
 
     def save(self, directory: str | os.PathLike, *, dtype: str | None = None, overwrite: bool = False) -> None:
@@ -105,8 +109,6 @@ class Model:
         if beam is not None and not (exit is None and gate is None and sampling == Greedy()):
             raise ValueError('beam search is greedy and takes no exit or gate; a plan it takes')
         device_exit, device_gate = jax.tree.map(jnp.asarray, (exit, gate))
-        prunes = exit is not None and exit.prunes
-        table = self.head_table if prunes and not self.config.tied_head else None  # a tied head is one
         for window in windows:
             outputs = {}
             for batch in window:
@@ -119,7 +121,7 @@ class Model:
                 else:
                     trace = generate(
                         self.config, self.params, batch.tokens, exit=device_exit, gate=device_gate, propagation=propagation,
-                        sampling=sampling, constraints=constraints, head_table=table,
+                        sampling=sampling, constraints=constraints, head_table=self.head_table(exit),
                         example_ids=batch.rows.astype(np.int32), key=key, **common)
                 trace = jax.device_get(trace)
                 seconds = (time.perf_counter() - began) / max(1, int(np.sum(batch.rows >= 0)))

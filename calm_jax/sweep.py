@@ -30,8 +30,20 @@ class Sweep:
             self._provide(threshold, path)
             # Pieces are for the eye; a sweep holds twenty runs of them.
             self._read[threshold] = [
-                {name: value for name, value in record.items() if name != 'pieces'} for _, record in jsonl.stream(path)]
+                {name: value for name, value in _checked(where, record).items() if name != 'pieces'}
+                for where, record in jsonl.stream(path)]
+            self._check_order(threshold, path)
         return self._read[threshold]
+
+    def _check_order(self, threshold, path):
+        """Losses compare record by record: those at λ must be of the same examples as the full model's."""
+        if threshold >= 1:
+            return
+        full, early = ([record['id'] for record in self.at(each)] for each in (1.0, threshold))
+        if full != early:
+            where = next((i for i, (one, other) in enumerate(zip(full, early)) if one != other), min(len(full), len(early)))
+            raise ValueError(f'{path}: record {where + 1} is not of the same example as in {self.path(1.0)} ({len(early)} and '
+                             f'{len(full)} records); decode again with --checkpoint and --overwrite')
 
     def first(self, threshold: float, count: int) -> list[dict]:
         """The first records at λ, pieces and all."""
@@ -88,19 +100,18 @@ def save_json(path: str | os.PathLike, content: dict) -> None:
     partial.replace(path)
 
 
-def check_output(path: str | os.PathLike, overwrite: bool) -> None:
-    """Refuses, before anything takes time, a file that cannot be written or is not to be replaced.
+_FIELDS = {'text': str, 'tokens': list, 'exit_layers': list, 'layers': int | float, 'flops': int | float,
+           'flops_elbayad': int | float}
 
-    Raises IsADirectoryError, NotADirectoryError (a file in the place of a folder) or FileExistsError, in one line.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f'{path} is a folder; --output names the file to write')
-    folder = next(parent for parent in path.parents if parent.exists())
-    if not folder.is_dir():
-        raise NotADirectoryError(f'{folder} is a file; {path} would need it to be a folder')
-    if path.exists() and not overwrite:
-        raise FileExistsError(f'{path} exists; pass --overwrite to replace it')
+
+def _checked(where: str, record: dict) -> dict:
+    """A record of a decoded file. ValueError where a field that is used is not there or of another type."""
+    for name, kind in _FIELDS.items():
+        if not isinstance(record.get(name), kind) or isinstance(record[name], bool):
+            raise ValueError(f'{where}: no {name}, or a damaged one; decode again with --checkpoint and --overwrite')
+    if 'id' not in record:
+        raise ValueError(f'{where}: no id; decode again with --checkpoint and --overwrite')
+    return record
 
 
 def _cost(records: Sequence[dict]) -> dict:

@@ -1,6 +1,7 @@
 """Certificates: what was tested on which data, what came of it, and what may be decoded under it."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -56,8 +57,9 @@ class Certificate:
         return any(point.rejected for point in self.grid)
 
     def to_json(self) -> str:
-        """The certificate as JSON text."""
-        return json.dumps({'format': FORMAT, **dataclasses.asdict(self)}, indent=2, ensure_ascii=False) + '\n'
+        """The certificate as JSON text, with a digest of all of it."""
+        content = {'format': FORMAT, **dataclasses.asdict(self)}
+        return json.dumps({**content, 'digest': _digest(content)}, indent=2, ensure_ascii=False) + '\n'
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the certificate as a JSON file, whole or not at all."""
@@ -73,8 +75,12 @@ class Certificate:
             content = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f'{name}: not JSON ({error.msg}, line {error.lineno}); expected a certificate') from None
-        if not isinstance(content, dict) or content.pop('format', None) != FORMAT:
+        except RecursionError:
+            raise ValueError(f'{name}: nested too deep; expected a certificate') from None
+        if not isinstance(content, dict) or content.get('format') != FORMAT:
             raise ValueError(f'{name}: not a certificate; expected a JSON object with "format": "{FORMAT}"')
+        digest, expected = content.pop('digest', None), _digest(content)
+        del content['format']
         _check_fields(content, cls, name)
         if not isinstance(content['grid'], list) or not content['grid']:
             raise ValueError(f'{name}: expected a list of points as "grid"')
@@ -82,6 +88,9 @@ class Certificate:
             _check_fields(point, Point, f'{name}: grid point {index}')
         certificate = cls(**content | {'grid': tuple(Point(**point) for point in content['grid'])})
         certificate._check_consistent(name)
+        # Last, so that a fault with a name is said by it. This is no seal: it finds edits and damage, not forgery.
+        if digest != expected:
+            raise ValueError(f'{name}: changed since it was written, so it promises nothing; calibrate again')
         return certificate
 
     @classmethod
@@ -89,7 +98,8 @@ class Certificate:
         """The certificate in a file. FileNotFoundError or ValueError in one line."""
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f'{path}: no such file; expected a certificate written by calm calibrate')
+            found = 'not a file' if path.exists() else 'no such file'
+            raise FileNotFoundError(f'{path}: {found}; expected a certificate written by calm calibrate')
         try:
             text = path.read_text(encoding='utf-8')
         except UnicodeDecodeError:
@@ -126,8 +136,9 @@ class Certificate:
         if {index for index, point in enumerate(self.grid) if point.rejected} != rejected:
             raise ValueError(f'{name}: its p-values do not reject the points it marks as rejected; calibrate again')
         expected = (FULL_DEPTH, {}) if chosen is None else (self.grid[chosen].threshold, self.grid[chosen].setting)
-        if (self.threshold, self.setting) != expected:
-            raise ValueError(f'{name}: threshold is {self.threshold}, its p-values give {expected[0]}; calibrate again')
+        for part, value, wanted in zip(('threshold', 'setting'), (self.threshold, self.setting), expected):
+            if value != wanted:
+                raise ValueError(f'{name}: {part} is {_short(value)}, its p-values give {_short(wanted)}; calibrate again')
 
 
 def choose(grid: Sequence[Point], procedure: str, level: float) -> tuple[set[int], int | None]:
@@ -141,6 +152,12 @@ def choose(grid: Sequence[Point], procedure: str, level: float) -> tuple[set[int
         return set() if last_rejected is None else set(range(last_rejected + 1)), last_rejected
     rejected = bonferroni(p_values, level)
     return set(rejected), min(rejected, key=lambda index: grid[index].threshold, default=None)
+
+
+def _digest(content: dict) -> str:
+    """SHA-256 (hex) of a JSON object without its digest."""
+    content = {key: value for key, value in content.items() if key != 'digest'}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def plain(value, name: str):

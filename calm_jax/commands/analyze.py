@@ -27,8 +27,9 @@ from calm_jax.depth.confidence import StaticDepth
 from calm_jax.depth.contrast import Contrast
 from calm_jax.metrics import quality
 from calm_jax.model import load
+from calm_jax.outputs import check_file
 from calm_jax.progress import progress
-from calm_jax.sweep import check_output, save_json
+from calm_jax.sweep import save_json
 
 
 def add_arguments(parser):
@@ -59,7 +60,7 @@ def _add_common(parser):
 
 
 def run(args):
-    check_output(args.output, args.overwrite)
+    check_file(args.output, args.overwrite, [args.data])
     decode_flags.use_compilation_cache()
     if args.analysis == 'sensitivity':
         quality.metric(args.metric)  # a name that is none is said before the model is read

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -28,11 +29,14 @@ from calm_jax.commands.provenance import data_of, provenance
 from calm_jax.data import jsonl
 from calm_jax.data.sources import open_records
 from calm_jax.data.windows import DecodeBatch, decode_windows
+from calm_jax.decoding.beam import beam_search
+from calm_jax.decoding.constraints import Constraints
 from calm_jax.decoding.generate import generate
 from calm_jax.decoding.settings import Settings
 from calm_jax.model import load
+from calm_jax.outputs import check_file
 from calm_jax.progress import progress
-from calm_jax.sweep import check_output, save_json
+from calm_jax.sweep import save_json
 
 FULL = 'full depth'
 RANDOM_SOURCE_LENGTH = 128
@@ -73,14 +77,14 @@ def add_arguments(parser):
     parser.add_argument('--overwrite', action='store_true', help='replace the output if it exists')
     decode_flags.add_settings(parser, threshold=False)
     parser.add_argument('--threshold', type=float, action='append', metavar='λ',
-                        help='repeatable: each is timed against full depth; 1 shows what unused conditionals cost')
+                        help='repeatable: each is timed against full depth')
     parser.add_argument('--certificate', action='append', metavar='FILE',
                         help='the settings and λ of a certificate; repeatable, instead of decoding flags')
 
 
 def run(args):
     if args.output:
-        check_output(args.output, args.overwrite)
+        check_file(args.output, args.overwrite, [args.input, *(args.certificate or ())])
     model = load(args.checkpoint, args.dtype)
     compared = compared_settings(args, model)
     for settings in compared.values():
@@ -131,13 +135,18 @@ def compared_settings(args, model):
         raise ValueError('--threshold needs --measure: what is compared with it')
     base = decode_flags.settings(flags, model)
     full = dataclasses.replace(base, measure=None, threshold=1.0)
+    if base.num_beams > 1:
+        greedy = dataclasses.replace(base, plan='full', num_beams=1)
+        planned = {} if base.plan == 'full' else {f'{base.num_beams} beams, plan {base.plan}': base}
+        return {FULL: greedy, f'{base.num_beams} beams': dataclasses.replace(base, plan='full'), **planned}
     if base.measure is None and base.plan != 'full':
         return {FULL: dataclasses.replace(full, plan='full'), f'plan {base.plan}': full}
     if base.measure is None:
         layers = model.config.num_decoder_layers
         depths = {f'{k} of {layers} layers': k / layers for k in (1, 2, 4, 8, 16, 32) if k < layers}
+        never = 1 - 0.5 / layers  # nothing reaches it below the last layer
         static = {name: dataclasses.replace(full, measure='static', threshold=share)
-                  for name, share in {**depths, 'conditionals, no exit': 1.0}.items()}
+                  for name, share in {**depths, 'conditionals, no exit': never}.items()}
         return {FULL: full, **static}
     if not thresholds:
         raise ValueError(f'--measure {base.measure} needs --threshold, once or more: the λ to time')
@@ -182,14 +191,18 @@ class Decoder:
         self.calls = []
         self.params, self.compile_seconds = model.params, 0.0
         for batch in batches:
-            arguments = {
-                'exit': values.exit, 'plan': None if values.plan is None else values.plan(batch.rows),
-                'propagation': values.propagation, 'sampling': values.sampling, 'constraints': values.constraints,
-                'example_ids': batch.rows.astype(np.int32), 'key': jax.random.key(settings.seed)}
+            arguments = {'plan': None if values.plan is None else values.plan(batch.rows), 'constraints': values.constraints}
+            if values.beam is None:
+                function, arguments = generate, {
+                    **arguments, 'exit': values.exit, 'propagation': values.propagation, 'sampling': values.sampling,
+                    'head_table': model.head_table(values.exit), 'example_ids': batch.rows.astype(np.int32), 'key': jax.random.key(settings.seed)}
+            else:
+                function, arguments = beam_search, {
+                    **arguments, 'beam': values.beam, 'constraints': values.constraints or Constraints()}
             name = batch.tokens.shape, jax.tree.structure(arguments)
             if name not in programs:
                 start = time.perf_counter()
-                programs[name] = generate.lower(
+                programs[name] = function.lower(
                     config, self.params, batch.tokens, max_new_tokens=settings.max_new_tokens, **arguments).compile()
                 self.compile_seconds += time.perf_counter() - start
             self.calls.append((programs[name], batch, arguments))
@@ -233,9 +246,10 @@ def row(batch_size, name, decoder, rounds):
 
 def table(result):
     """The rows, to be read in a terminal."""
-    drawn = Table(title=f'{result["title"]} (median of {result["provenance"]["repeats"]}, least–greatest)')
+    title = f'{result["title"]} (median of {result["provenance"]["repeats"]}, least–greatest)'
+    drawn = Table(box=box.SIMPLE, pad_edge=False, title=title)
     for name in ('batch', 'setting', 'layers', 'executed', 'ms a step', 'tokens/s', 'speed-up', 'compile, s'):
-        drawn.add_column(name, justify='left' if name == 'setting' else 'right')
+        drawn.add_column(name, justify='left' if name == 'setting' else 'right', overflow='fold')
     for each in result['rows']:
         speed = '' if each['speed_up'] is None else (
             f'×{each["speed_up"]:.2f} ({each["speed_up_least"]:.2f}–{each["speed_up_greatest"]:.2f})')

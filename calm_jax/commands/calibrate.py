@@ -10,6 +10,7 @@ records all that the guarantee depends on; `calm generate --certificate` decodes
 """
 
 import dataclasses
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,9 @@ from calm_jax.data.sources import open_records
 from calm_jax.examples import COUNT, examples
 from calm_jax.metrics import quality
 from calm_jax.metrics.objective import KINDS, Objective
+from calm_jax.outputs import check_file
 from calm_jax.progress import progress
-from calm_jax.sweep import check_output, curve, save_json
+from calm_jax.sweep import curve, save_json
 
 PAPER_GRID = [round(1 - 0.05 * step, 2) for step in range(1, 20)]
 BATCH_SIZE = 32
@@ -78,6 +80,8 @@ def run(args):
     if args.power:
         print_power(args)
         return
+    if args.expected_loss is not None:
+        raise ValueError('--expected_loss changes nothing without --power')
     for name in ('data', 'metric', 'tolerance'):
         if not getattr(args, name):
             raise ValueError(f'--{name} is missing; see calm calibrate --help')
@@ -85,7 +89,7 @@ def run(args):
     if not args.output and args.trials is None:
         raise ValueError('--output is missing: the certificate to write')
     if args.output:
-        check_output(args.output, args.overwrite)
+        check_file(args.output, args.overwrite, [args.data, args.grid_data])
     check_ignored(args)
     if args.checkpoint:
         args.source_field, args.batch_size = args.source_field or 'source', args.batch_size or BATCH_SIZE
@@ -96,6 +100,11 @@ def run(args):
     thresholds = grid(args, data)
     # What is wrong with the promise, or too little for it, is said before anything is decoded.
     calibration_of(args, data, thresholds or [0.5]).check_enough(len(data.rows))
+    if args.p_value == 'binomial' and not objective.binary:
+        raise ValueError('--p_value binomial is for losses of 0 and 1: metric accuracy or exact_match, unsigned; use betting')
+    if not args.quiet and (distinct := len(set(data.sources))) < len(data.sources):
+        print(f'calm calibrate: warning: {len(data.sources):,} examples, {distinct:,} of them distinct: the guarantee takes '
+              'them for independent draws, which copies of one draw are not', file=sys.stderr)
     with tempfile.TemporaryDirectory() as temporary:
         calibrate_in(args, data, objective, thresholds, Path(args.records or temporary))
 
@@ -248,6 +257,9 @@ def confidence_grid(args, model):
 
 def print_power(args):
     """How many examples give 90% power."""
+    for name in ('checkpoint', 'data', 'records', 'output', 'trials'):
+        if getattr(args, name) is not None:
+            raise ValueError(f'--{name} changes nothing with --power, which decodes and writes nothing')
     if not args.tolerance or args.expected_loss is None:
         raise ValueError('--power needs --tolerance and --expected_loss')
     needed = [calibration.examples_needed(tolerance, args.expected_loss, args.epsilon, args.p_value)

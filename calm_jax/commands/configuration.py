@@ -5,6 +5,7 @@ import inspect
 import logging
 import pathlib
 import re
+import tokenize
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -225,6 +226,8 @@ def _parse(parse: Callable[[], Any], where: str) -> None:
         module = re.search(r'import \S+', place)
         raise ValueError(f'{file[1] if file else where}: {module[0] if module else "import"} failed ({message}); '
                          'expected a module that is installed or on PYTHONPATH') from None
+    except tokenize.TokenError as error:
+        raise ValueError(f'{where}: {error.args[0]} at line {error.args[1][0]}; a bracket or quote is never closed') from None
     except (ValueError, SyntaxError) as error:
         raise ValueError(f'{where}: {_explained(str(error), where)}') from None
     finally:

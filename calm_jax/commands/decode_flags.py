@@ -104,7 +104,7 @@ def settings(args, model) -> Settings:
         '--pruning': (made.pruning != 'none', ('keep', 'keep_least', 'partition')),
         '--pruning decaying': (made.pruning != 'fixed', ('keep_least',)),
         'a contrast as --measure': (made.contrasts, ('alpha', 'emits')),
-        '--temperature': (made.temperature > 0, ('top_k', 'top_p')),
+        '--temperature': (made.temperature > 0, ('top_k', 'top_p', 'seed')),
         '--num_beams': (made.num_beams > 1, BEAMS[1:]),
         'a decaying --threshold_form': (made.threshold_form != 'constant', ('decay_temperature',))}
     for owner, (on, owned) in owners.items():
@@ -140,13 +140,9 @@ def use_compilation_cache():
 
 def positive(text):
     """An argparse type: a whole number of 1 or more."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
-positive.__name__ = 'number of 1 or more'
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r}; expected a whole number of 1 or more')
+    return int(text)
 
 
 def numbers(text, flag):

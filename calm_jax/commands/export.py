@@ -8,6 +8,7 @@ import pathlib
 
 from calm_jax.checkpoints import huggingface, native
 from calm_jax.commands import import_
+from calm_jax.outputs import check_apart
 
 
 def add_arguments(parser):
@@ -22,6 +23,7 @@ def add_arguments(parser):
 def run(args):
     """Converts args.directory, prints two lines."""
     source, output = pathlib.Path(args.directory), pathlib.Path(args.output)
+    check_apart(output, [source])
     checkpoint = native.load(source, dtype=None)
     huggingface.write(output, checkpoint, dtype=args.dtype, overwrite=args.overwrite,
                       watch=import_.watched('writing', args.quiet))

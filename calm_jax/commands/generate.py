@@ -22,6 +22,7 @@ from calm_jax.data.sources import open_records
 from calm_jax.decoding.settings import Settings
 from calm_jax.model import load
 from calm_jax.models.joined import split
+from calm_jax.outputs import check_apart
 from calm_jax.progress import progress
 
 
@@ -53,6 +54,7 @@ def run(args):
         raise ValueError('--prompt: not text; it holds bytes that are not UTF-8, or half of a surrogate pair')
     if args.output:
         check_path(args.output)
+        check_apart(args.output, [args.input, args.certificate])
     model = load(args.checkpoint, args.dtype)
     if args.certificate:
         settings = certified(Certificate.load(args.certificate), args, model)
@@ -133,7 +135,8 @@ def certified(certificate, args, model):
     current = {**model_fingerprints(model), 'settings': dataclasses.asdict(settings),
                'environment': environment(args.batch_size)}
     warnings = certificate.covers(current)
-    template = certificate.provenance.get('data', {}).get('source_field')
+    data = certificate.provenance.get('data')
+    template = data.get('source_field') if isinstance(data, dict) else None
     if args.prompt is None and template is not None and template != args.source_field:
         warnings.append(f'--source_field is {args.source_field!r} here, {template!r} in the certificate: the guarantee is for '
                         'inputs made alike')

@@ -11,6 +11,7 @@ import pathlib
 import jax
 
 from calm_jax.checkpoints import huggingface, native, t5x
+from calm_jax.outputs import check_apart
 from calm_jax.progress import progress
 
 
@@ -27,6 +28,7 @@ def add_arguments(parser):
 def run(args):
     """Detects the format of args.directory, converts, prints two lines."""
     source, output = pathlib.Path(args.directory), pathlib.Path(args.output)
+    check_apart(output, [source, args.tokenizer])
     checkpoint = read(source, args.dtype, args.tokenizer)
     native.save(output, *checkpoint, overwrite=args.overwrite, watch=watched('converting', args.quiet))
     if not args.quiet:
@@ -48,7 +50,8 @@ def read(directory, dtype, tokenizer=None):
       ValueError: it is native already, or its format is not known; and what the format's reader raises.
     """
     if not directory.is_dir():
-        raise FileNotFoundError(f'{directory}: no such directory; expected a published model')
+        found = 'not a directory' if directory.exists() else 'no such directory'
+        raise FileNotFoundError(f'{directory}: {found}; expected a published model')
     if huggingface.is_published(directory):
         return huggingface.read(directory, dtype, tokenizer, pending=True)
     if t5x.is_t5x(directory):

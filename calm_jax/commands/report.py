@@ -21,10 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Reads RUN, writes the page and its figures, and says where they are."""
+    from calm_jax.outputs import check_apart
     from calm_jax.report import page
     from calm_jax.report.reader import read
 
     found = read(args.run)
+    check_apart(args.output, [found.directory / path for path in found.files])
     written = page.write(found, args.output, args.overwrite)
     if not args.quiet:
         message = f'{written.page}: from {_counted(len(found.files), "file")}'

@@ -9,6 +9,7 @@ import sys
 import tempfile
 
 from calm_jax.commands import configuration, gin_flags
+from calm_jax.outputs import check_apart
 
 # Everyday flags and the macros they set.
 _FLAGS = {
@@ -18,6 +19,10 @@ _FLAGS = {
 # What may change when a run goes on: when it ends, what it reports and keeps, and where it lies.
 _MAY_CHANGE = {'MODEL_DIR', 'TRAIN_STEPS', 'MAX_MINUTES', 'LOG_EVERY', 'EVAL_EVERY', 'SAVE_EVERY'} | {
     f'LoopOptions.{name}' for name in ('steps', 'max_minutes', 'log_every', 'eval_every', 'save_every', 'keep')}
+
+
+# What a run writes to its folder, and --overwrite deletes.
+_WRITTEN = {'config.gin', 'inputs.json', 'metrics.jsonl', 'state', 'best', 'last'}
 
 
 def add_arguments(parser):
@@ -53,6 +58,8 @@ def run(args):
         raise ValueError(f'MODEL_DIR is {model_dir!r}; expected the path of a folder')
     model_dir = pathlib.Path(model_dir).resolve()
     found = _found(model_dir, args.resume, args.overwrite)
+    if found and args.overwrite:
+        check_apart(model_dir, _read_paths())
     if found and args.resume:
         _same_configuration(model_dir, resolved)
     job(model_dir=model_dir, quiet=args.quiet, start=functools.partial(_start, model_dir, found, resolved, args))
@@ -69,7 +76,20 @@ def _found(model_dir, resume, overwrite):
                               'or --overwrite to delete it')
     if not (model_dir / 'config.gin').is_file():
         raise FileExistsError(f'{model_dir} holds no config.gin, so no training run made it; choose another MODEL_DIR')
+    if overwrite and (others := sorted({path.name for path in model_dir.iterdir()} - _WRITTEN)):
+        raise FileExistsError(f'{model_dir} holds {others[0]}, which no training run wrote; move it, or choose another '
+                              'MODEL_DIR')
     return True
+
+
+def _read_paths():
+    """What the job reads, of the paths that macros name."""
+    for name in ('TRAIN_DATA', 'EVAL_DATA', 'TOKENIZER', 'CHECKPOINT'):
+        try:
+            value = configuration.macro(name)
+        except ValueError:  # the job has no such macro
+            continue
+        yield from (each for each in (value if isinstance(value, list | tuple) else [value]) if isinstance(each, str))
 
 
 def _same_configuration(model_dir, resolved):

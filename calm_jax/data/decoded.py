@@ -91,14 +91,20 @@ class Decoded:
         with open(self.partial, 'r+b') as file:
             file.seek(_end_of_record(self.partial, self.finished))
             file.truncate()
-            waiting = 0
-            for each in records:
-                file.write((json.dumps(each, ensure_ascii=False) + '\n').encode())
-                waiting += 1
-                if waiting == self.window:
-                    _sync(file)
-                    waiting = 0
-                yield each
+            waiting, written = 0, self.finished
+            try:
+                for each in records:
+                    file.write((json.dumps(each, ensure_ascii=False) + '\n').encode())
+                    waiting, written = waiting + 1, written + 1
+                    if waiting == self.window:
+                        _sync(file)
+                        waiting = 0
+                    yield each
+            except BaseException:
+                if not written:  # nothing to go on from, and nothing that should stand in the way of the next attempt
+                    self.partial.unlink()
+                    _config_of(self.partial).unlink()
+                raise
             _sync(file)
         # The unfinished file keeps its header until it has the file's name, so that it can be continued until then.
         self._summary.unlink(missing_ok=True)
@@ -171,10 +177,13 @@ class Summary:
 
 
 def check_path(path: str | os.PathLike) -> None:
-    """Raises FileNotFoundError where the folder of the file to be is not there, IsADirectoryError where it is one itself."""
+    """Raises FileNotFoundError where the folder of the file to be is not there, IsADirectoryError where it is one itself, and
+    FileExistsError where something else than a file stands there."""
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f'{path} is a folder; expected the name of a file to write')
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f'{path} is no regular file; expected the name of a file to write')
     if not path.parent.is_dir():
         raise FileNotFoundError(f'{path.parent}: no such folder; make it, or write elsewhere')
 

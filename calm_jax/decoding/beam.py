@@ -177,10 +177,11 @@ def _trace(config, final, alive, plan):
     rows, length = final.finished.shape[0], final.finished.shape[2]
     lengths = jnp.where(alive, final.lengths[:, 0], 0)
     said = jnp.arange(length) < lengths[:, None]
-    run = jnp.full(rows, config.num_decoder_layers) if plan is None else jnp.sum(
-        plan.self_attention | plan.cross_attention | plan.feed_forward, axis=1)
+    runs = jnp.ones((rows, config.num_decoder_layers), bool) if plan is None else (
+        plan.self_attention | plan.cross_attention | plan.feed_forward)
+    run = jnp.sum(runs, axis=1)
     return Trace(
         tokens=jnp.where(said, final.finished[:, 0], config.pad_id), lengths=lengths,
         exit_layers=jnp.where(said, config.num_decoder_layers, 0), layers_run=jnp.where(said, run[:, None], 0),
         confidence=said.astype(jnp.float32),
-        executed=jnp.where(jnp.arange(length) < final.step, config.num_decoder_layers, 0))
+        executed=jnp.where(jnp.arange(length) < final.step, jnp.sum(jnp.any(runs & alive[:, None], axis=0)), 0))

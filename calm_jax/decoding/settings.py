@@ -120,6 +120,8 @@ class Settings:
             raise ValueError(f'temperature is {self.temperature}; expected 0 (greedy) or more')
         Sampled(self.temperature or 1.0, self.top_k, self.top_p)  # refuses what it cannot draw from
         self._constraints()
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(f'min_new_tokens is {self.min_new_tokens}, max_new_tokens {self.max_new_tokens}; expected no more')
         Beam(self.num_beams, self.length_penalty, self.early_stopping)
         if self.num_beams > 1 and (self.measure is not None or self.temperature):
             other = 'temperature' if self.measure is None else 'measure'
@@ -130,6 +132,9 @@ class Settings:
 
     def build(self, config, heads=None) -> Values:
         """The values for a model with this TransformerConfig and these trained heads."""
+        for name in ('forced_first_id', 'forced_last_id'):
+            if getattr(self, name) >= config.vocab_size:
+                raise ValueError(f'{name} is {getattr(self, name)}; the vocabulary has {config.vocab_size} ids')
         exit, plan = self._exit(config, heads), self._plan(config)
         if exit is not None and self.threshold >= 1:
             exit = plan = None  # λ ≥ 1 turns every decision off: the program that has no conditionals at all

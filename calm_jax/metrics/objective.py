@@ -31,6 +31,11 @@ class Objective:
         self.kind, self.names, self.signed, self.references = kind, tuple(metrics), signed, references
         self._metrics = {name: quality.metric(name) for name in metrics}
 
+    @property
+    def binary(self) -> bool:
+        """Whether every loss is 0 or 1."""
+        return not self.signed and all(name in quality.BINARY for name in self.names)
+
     def losses(self, early: Sequence[str], full: Sequence[str]):
         """float64 [n], or {metric: [n]} where there are several."""
         values = {name: self._loss(metric, early, full) for name, metric in self._metrics.items()}

@@ -111,6 +111,8 @@ METRICS: dict[str, Metric] = {
     'chrf': chrf, 'sentence_bleu': sentence_bleu, 'accuracy': accuracy, 'bleurt': bleurt,
 }
 
+BINARY = ('exact_match', 'accuracy')  # 0 or 1 for every example
+
 CORPUS_METRICS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], float]] = {
     'bleu': bleu, 'corpus_chrf': corpus_chrf,
 }
@@ -125,6 +127,8 @@ def metric(name: str) -> Metric:
         raise ValueError(f'metric {name!r} is one number for a whole corpus, with no value per example whose mean '
                          f'could be guaranteed: choose one of {", ".join(METRICS)}')
     _known(name, METRICS)
+    if name == 'bleurt':
+        _bleurt_checkpoint()  # what is missing is said before there is anything to score
     return METRICS[name]
 
 

@@ -145,6 +145,12 @@ class TransformerConfig:
         return self.num_kv_heads or self.num_heads
 
     @property
+    def embedding_spread(self) -> float:
+        """The standard deviation that vectors of tokens and positions start with: 1, or what gives
+        logits a variance of 1 where the table is the head too."""
+        return 1 / (self.head_scale * (self.embedding_dim or self.emb_dim) ** 0.5) if self.tied_head else 1.0
+
+    @property
     def sizes(self) -> Sizes:
         """What decisions are sized by."""
         return Sizes(

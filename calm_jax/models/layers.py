@@ -110,11 +110,9 @@ class Embedding(nn.Module):
 
     def setup(self):
         config = self.config
-        width = config.embedding_dim or config.emb_dim
-        # Where the table is the head too, logits start with a variance of 1.
-        spread = 1 / (config.head_scale * width ** 0.5) if config.tied_head else 1.0
+        shape, spread = (config.vocab_size, config.embedding_dim or config.emb_dim), config.embedding_spread
         self.embedding = partitioning.param_with_axes(
-            'embedding', nn.initializers.normal(spread), (config.vocab_size, width), jnp.float32, axes=('vocab', 'embed'))
+            'embedding', nn.initializers.normal(spread), shape, jnp.float32, axes=('vocab', 'embed'))
 
     def __call__(self, ids):
         return jnp.take(self.embedding, ids, axis=0, mode='clip').astype(self.config.dtype)  # padding may be −1

@@ -49,7 +49,8 @@ class PositionEmbedding(nn.Module):
     def setup(self):
         shape = (self.config.max_positions + self.config.position_offset, self.config.emb_dim)
         self.embedding = partitioning.param_with_axes(
-            'embedding', nn.initializers.normal(0.02), shape, jnp.float32, axes=('abspos_buckets', 'embed'))
+            'embedding', nn.initializers.normal(self.config.embedding_spread), shape, jnp.float32,
+            axes=('abspos_buckets', 'embed'))
 
     def __call__(self, positions):
         rows = jnp.minimum(positions, self.config.max_positions - 1) + self.config.position_offset

@@ -49,7 +49,7 @@ def test_without_texts_every_depth_is_timed_on_rows_that_never_end(benchmark, tm
     assert len(results.rows) == 4
     source = json.loads((tmp_path / 'results.json').read_text())['provenance']
     assert source['command'].startswith('calm benchmark --checkpoint ') and source['repeats'] == 2 and source['data'] is None
-    assert [source['settings'][row['setting']]['threshold'] for row in rows] == [1, 1 / 3, 2 / 3, 1]
+    assert [source['settings'][row['setting']]['threshold'] for row in rows] == [1, 1 / 3, 2 / 3, 1 - 1 / 6]
     assert source['fingerprints']['parameters'] and source['seed'] == 0
 
 
@@ -70,6 +70,19 @@ def test_inputs_are_decoded_as_generate_decodes_them_at_every_batch_size(benchma
         assert rows[size]['layers'] == rows[size + 2]['layers'] == 3 and rows[size]['tokens'] == rows[size + 2]['tokens']
         # λ is a number of one compiled program.
         assert rows[size + 1]['compile_seconds'] > 0 and rows[size + 2]['compile_seconds'] == 0
+
+
+def test_beam_search_is_timed_against_greedy_decoding(benchmark, checkpoint, data, tmp_path):
+    flags = ('--source_field', 'en', '--input', data, '--num_beams', '3', '--length_penalty', '2', '--no_repeat_ngram_size',
+             '2')
+    code, rows = benchmark(*flags, '--plan', 'uniform:2', '--examples', '4', '--batch_size', '4')
+    assert code == 0
+    assert [row['setting'] for row in rows] == ['full depth', '3 beams', '3 beams, plan uniform:2']
+    assert [row['layers'] for row in rows] == [3, 3, 3] and [row['executed'] for row in rows] == [3, 3, 2]
+    out = tmp_path / 'out.jsonl'
+    assert main(['generate', '--checkpoint', checkpoint, '--quiet', *flags, '--output', str(out)]) == 0
+    records = [json.loads(line) for line in out.read_text().splitlines()][:4]
+    assert rows[1]['tokens'] == sum(len(record['tokens']) for record in records)
 
 
 def compared(*flags, config=TransformerConfig(vocab_size=9, emb_dim=2, num_heads=1, head_dim=2, mlp_dim=2,
