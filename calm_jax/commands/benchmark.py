@@ -195,7 +195,8 @@ class Decoder:
             if values.beam is None:
                 function, arguments = generate, {
                     **arguments, 'exit': values.exit, 'propagation': values.propagation, 'sampling': values.sampling,
-                    'head_table': model.head_table(values.exit), 'example_ids': batch.rows.astype(np.int32), 'key': jax.random.key(settings.seed)}
+                    'head_table': model.head_table(values.exit), 'example_ids': batch.rows.astype(np.int32),
+                    'key': jax.random.key(settings.seed)}
             else:
                 function, arguments = beam_search, {
                     **arguments, 'beam': values.beam, 'constraints': values.constraints or Constraints()}
