@@ -38,6 +38,7 @@ def main():
     parser.add_argument('--test', required=True, action='append', metavar='NAME=FILE', help='repeatable')
     parser.add_argument('--source_field', default='en')
     parser.add_argument('--target_field', default='fr')
+    parser.add_argument('--test_field', help='references of the test data, where they have another name')
     parser.add_argument('--metric', default='chrf', help='that is calibrated (default chrf)')
     parser.add_argument('--report', default='bleu', help='that is reported beside it (default bleu)')
     parser.add_argument('--title', default='Translation on Multi30k', help='of the section on the page')
@@ -49,7 +50,7 @@ def main():
     parser.add_argument('--timed', type=int, default=200, help='test examples timed at batch 1 (the paper: 200)')
     parser.add_argument('--output', required=True, type=Path)
     args = parser.parse_args()
-    args.measure = args.measure or list(MEASURES)
+    args.measure, args.test_field = args.measure or list(MEASURES), args.test_field or args.target_field
     args.output.mkdir(parents=True, exist_ok=True)
     steps = Steps(args)
     tests = dict(each.split('=', 1) for each in args.test)
@@ -65,7 +66,7 @@ def main():
     time_them(steps, args, next(iter(tests.values())))
     facts = {'title': args.title, 'date': str(datetime.date.today()), 'machine': machine(), 'forms': forms,
              'commands': steps.commands, 'measures': args.measure, 'promises': PROMISES, 'tests': tests,
-             'target_field': args.target_field, 'metric': args.metric, 'report': args.report, 'epsilon': EPSILON}
+             'test_field': args.test_field, 'metric': args.metric, 'report': args.report, 'epsilon': EPSILON}
     save_json(args.output / 'experiments.json', facts)
 
 
@@ -169,7 +170,7 @@ def decode(steps, args, folder, path, *flags):
     steps.run(folder / 'out.jsonl', 'generate', *steps.model, '--input', path, *steps.fields, '--output', folder / 'out.jsonl',
               '--batch_size', args.batch_size, *flags)
     steps.run(folder / 'results.json', 'evaluate', '--predictions', folder / 'out.jsonl', '--references', path,
-              '--reference_field', args.target_field, '--metric', args.report, '--metric', args.metric, '--output',
+              '--reference_field', args.test_field, '--metric', args.report, '--metric', args.metric, '--output',
               folder / 'results.json')
 
 

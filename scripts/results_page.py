@@ -140,7 +140,7 @@ def certified_table(directory, facts, published):
             *(f'×{curve["full"][kind] / point[kind]:.2f}' for kind in ('flops', 'flops_elbayad')),
             *speed_ups(directory, folder / f'certificate_{stem}_betting.json'),
             *(test_cell(directory / 'test' / name, f'{measure}_{stem}_betting', objective, facts,
-                        references(path, facts['target_field'])) for name, path in facts['tests'].items()),
+                        references(path, facts['test_field'])) for name, path in facts['tests'].items()),
             *(['{}, ×{}'.format(*PAPER[measure, objective, tolerance])] if published else [])])
     return table(heads, rows)
 

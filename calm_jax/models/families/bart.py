@@ -70,6 +70,8 @@ def published_from_config(config):
         'decoder_attention_heads': config.num_heads, 'decoder_ffn_dim': config.mlp_dim,
         'activation_function': published_as('mlp_activations', config.mlp_activations, _ACTIVATIONS),
         'scale_embedding': scaled, 'eos_token_id': published_eos(config), 'is_encoder_decoder': True,
+        # As the published ones have them: other programs ask.
+        'normalize_before': False, 'normalize_embedding': True, 'add_final_layer_norm': False,
     }
 
 
