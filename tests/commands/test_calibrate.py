@@ -348,6 +348,18 @@ def test_confidences_are_those_of_the_plan_at_layers_where_a_token_may_leave(che
     assert (same.leaves == full.leaves).all()
 
 
+def test_a_certificate_covers_the_pruning_and_the_contrast_it_was_found_with(calibrate, folder, checkpoint, data, capsys):
+    made = ('--measure', 'weighted_contrast', '--alpha', '0.2', '--pruning', 'fixed', '--keep', '9', '--grid', '.9,.5')
+    assert calibrate(*made, output='pruned.json') == 0
+    flags = ['generate', '--checkpoint', checkpoint, '--certificate', str(folder / 'pruned.json'), '--prompt', 'horse',
+             '--batch_size', '8']
+    assert main(flags) == 0
+    for other, said in (('--keep', '8'), 'covers 9'), (('--alpha', '0.1'), 'covers 0.2'), (('--pruning', 'none'), 'covers fixed'):
+        assert main([*flags, *other]) == 2 and said in capsys.readouterr().err
+    settings = calibration.Certificate.load(folder / 'pruned.json').provenance['settings']
+    assert (settings['pruning'], settings['keep'], settings['alpha'], settings['partition']) == ('fixed', 9, 0.2, 'kept')
+
+
 def test_power_prints_how_many_examples_it_takes(capsys):
     assert main(['calibrate', '--power', '--tolerance', '.1', '--expected_loss', '.03']) == 0
     printed = capsys.readouterr().out

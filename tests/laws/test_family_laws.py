@@ -14,7 +14,9 @@ from calm_jax.checkpoints import huggingface
 from calm_jax.decoding.generate import generate
 from calm_jax.decoding.propagation import Eager, Lazy
 from calm_jax.depth.confidence import SoftmaxGap, StateSimilarity
+from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.thresholds import Exit
+from calm_jax.depth.vocabulary import Pruned
 from calm_jax.models.transformer import Transformer
 from calm_jax.types import Plan
 
@@ -88,7 +90,8 @@ def test_decoding_token_by_token_is_the_parallel_model(name):
 
 # Successive states say nothing of the first layer: two layers leave nothing to decide.
 @pytest.mark.parametrize('name, measure', [(name, SoftmaxGap()) for name in NAMES] + [
-    (name, StateSimilarity()) for name in ('bart', 'gpt2', 'opt_post_norm', 'llama_3')])
+    (name, StateSimilarity()) for name in ('bart', 'gpt2', 'opt_post_norm', 'llama_3')] + [
+    (name, WeightedContrast(vocabulary=Pruned(keep=8))) for name in NAMES])
 def test_with_exits_a_row_decodes_alike_alone_and_lazy_is_eager(name, measure):
     source, exit = load(name)[2], mixed_exit(name, measure)
     lazy = decode(name, exit=exit, propagation=Lazy(window=3))
@@ -96,6 +99,14 @@ def test_with_exits_a_row_decodes_alike_alone_and_lazy_is_eager(name, measure):
     alone = [decode(name, source[row : row + 1], exit=exit, propagation=Lazy(window=3)) for row in range(len(source))]
     assert_same(lazy, jax.tree.map(lambda *rows: np.concatenate(rows), *(each._replace(executed=each.executed[None])
                                                                          for each in alone)))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_vocabulary_that_keeps_every_id_is_the_whole_one(name):
+    config = load(name)[0]
+    exit = mixed_exit(name, SoftmaxGap())
+    pruned = SoftmaxGap(Pruned(keep=config.vocab_size))
+    assert_same(decode(name, exit=dataclasses.replace(exit, measure=pruned)), decode(name, exit=exit))
 
 
 @pytest.mark.parametrize('name', NAMES)
