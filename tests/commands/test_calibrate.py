@@ -354,7 +354,7 @@ def test_a_certificate_covers_the_pruning_and_the_contrast_it_was_found_with(cal
     flags = ['generate', '--checkpoint', checkpoint, '--certificate', str(folder / 'pruned.json'), '--prompt', 'horse',
              '--batch_size', '8']
     assert main(flags) == 0
-    for other, said in (('--keep', '8'), 'covers 9'), (('--alpha', '0.1'), 'covers 0.2'), (('--pruning', 'none'), 'covers fixed'):
+    for *other, said in ('--keep', '8', 'covers 9'), ('--alpha', '0.1', 'covers 0.2'), ('--pruning', 'none', 'covers fixed'):
         assert main([*flags, *other]) == 2 and said in capsys.readouterr().err
     settings = calibration.Certificate.load(folder / 'pruned.json').provenance['settings']
     assert (settings['pruning'], settings['keep'], settings['alpha'], settings['partition']) == ('fixed', 9, 0.2, 'kept')

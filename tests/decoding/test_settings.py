@@ -40,15 +40,15 @@ def test_pruning_and_contrast_become_parts_of_the_measure_and_of_the_record():
     fixed = dataclasses.replace(plain, pruning='fixed', keep=3, min_exit_layer=2)
     assert fixed.build(CONFIG).exit.measure == SoftmaxGap(Pruned(keep=3, start=2))
     assert fixed.deciding()['keep'] == 3 and 'keep_least' not in fixed.deciding()
-    contrast = Settings(measure='weighted_contrast', threshold=0.5, pruning='decaying', keep_least=2, partition='full', alpha=0.2,
-                        emits='dola')
+    contrast = Settings(measure='weighted_contrast', threshold=0.5, pruning='decaying', keep_least=2, partition='full',
+                        alpha=0.2, emits='dola')
     assert contrast.build(CONFIG).exit.measure == WeightedContrast(0.2, 'dola', Pruned(0, 2, 1, 'full'))
     assert {'alpha', 'emits', 'keep_least'} <= set(contrast.deciding())
     assert not {'pruning', 'alpha'} & set(dataclasses.replace(contrast, threshold=1.0).deciding())
 
 
 @pytest.mark.parametrize('wrong, message', [
-    ({'pruning': 'fixed', 'keep': 15}, 'the vocabulary has 14'), ({'pruning': 'fixed', 'min_exit_layer': 4}, 'min_exit_layer is 4'),
+    ({'pruning': 'fixed', 'keep': 15}, 'the vocabulary has 14'), ({'pruning': 'fixed', 'min_exit_layer': 4}, 'exit_layer is 4'),
     ({'pruning': 'decaying', 'keep': 2, 'keep_least': 3}, 'expected k. ≤ k'), ({'pruning': 'fxied'}, 'did you mean fixed'),
     ({'measure': 'state', 'pruning': 'fixed', 'keep': 3}, 'looks at no vocabulary'),
     ({'measure': 'weighted_contrast', 'alpha': 1.0}, 'alpha is 1.0'), ({'partition': 'half', 'pruning': 'fixed'}, 'partition'),
