@@ -35,12 +35,12 @@ from calm_jax.sweep import save_json
 def add_arguments(parser):
     analyses = parser.add_subparsers(dest='analysis', required=True, metavar='ANALYSIS')
     one = analyses.add_parser('sensitivity', help='what one wrong token costs, by its position')
-    one.add_argument('--metric', default='rougeL', metavar='NAME', help='score against the full output (default rougeL)')
-    one.add_argument('--positions', metavar='t,t,…', help='tokens before the wrong one (default: 8, evenly spaced)')
     two = analyses.add_parser('ranks', help='where each layer ranks the final token')
     three = analyses.add_parser('confidence', help='confidence against accuracy, layer by layer')
     for each in (one, two, three):
         _add_common(each)
+    one.add_argument('--metric', default='rougeL', metavar='NAME', help='score against the full output (default rougeL)')
+    one.add_argument('--positions', metavar='t,t,…', help='tokens before the wrong one (default: 8, evenly spaced)')
     for each in (two, three):
         each.add_argument('--label', metavar='NAME', help='of the model in figures (default: the checkpoint as given)')
     for each in (one, two):

@@ -185,8 +185,8 @@ def test_markup_in_any_text_stays_text(composed, some, parse, undrawn):
 
 def test_figures_have_descriptions_and_tables_have_headings(composed):
     images = composed.page.all('img')
-    assert len(images) == 2 * len(composed.images) == 12
-    assert [image.classes() for image in images] == [['light'], ['dark']] * 6
+    assert len(images) == 2 * len(composed.images) == 16
+    assert [image.classes() for image in images] == [['light'], ['dark']] * 8
     for image in images:
         assert len(image.attributes['alt']) > 60
     for table in composed.page.all('table'):
