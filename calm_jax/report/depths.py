@@ -5,7 +5,7 @@ from functools import partial
 from itertools import groupby
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from calm_jax.report.figures import Drawing, Panel, Table, add_legend, head, new_figure
 from calm_jax.report.numerals import number, percent
@@ -53,7 +53,10 @@ def _draw_ranks(ranks: Sequence[Ranks]) -> Figure:
                          medianprops={'color': colour, 'linewidth': 2.4}, manage_ticks=False)
         handles[each.label] = drawn['boxes'][0]
     axes.set_yscale('log')
-    axes.set_ylim(0.8)
+    axes.set_ylim(0.8, 1.3 * max(2, *(quantiles[-1] for each in ranks for quantiles in each.quantiles)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     head(axes, 'rank among all ids, from 1')
     _layers(axes)
     add_legend(figure, handles)

@@ -5,7 +5,7 @@ import re
 
 import matplotlib
 
-from calm_jax.report import figures, reader, sensitivity, tradeoffs
+from calm_jax.report import depths, figures, reader, sensitivity, tradeoffs
 from calm_jax.report.figures import hues
 from calm_jax.report.palette import DARK, LIGHT
 
@@ -35,6 +35,14 @@ def test_the_dark_version_is_the_light_one_in_other_colours(example):
     assert found(rendered.light) <= colours(LIGHT) and len(found(rendered.light)) >= 4
     assert found(rendered.dark) <= colours(DARK)
     assert re.sub(rb'#[0-9a-f]{6}\b', b'', rendered.light) == re.sub(rb'#[0-9a-f]{6}\b', b'', rendered.dark)
+
+
+def test_ranks_are_labelled_as_people_write_numbers(example):
+    figure = depths.panels(reader.read(example).ranks, [])[0].drawings[0].draw()
+    figure.canvas.draw()
+    low, high = figure.axes[0].get_ylim()
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels() if low <= label.get_position()[1] <= high]
+    assert shown == ['1', '2', '5', '10', '20', '50', '100', '200', '500']
 
 
 def test_a_theme_has_no_colour_twice_or_the_exchange_would_be_ambiguous():
