@@ -14,7 +14,7 @@ COMMANDS = {
     'calibrate': 'choose a threshold with a statistical guarantee',
     'evaluate': 'score generated texts against references',
     'benchmark': 'time full depth against exits on this machine',
-    'analyze': 'look inside: what an early error costs',
+    'analyze': 'look inside: what an early error costs, ranks and confidence by layer',
     'report': 'one self-contained HTML page from the JSON files of a run',
     'gin_path': 'print the folder of the gin files',
 }

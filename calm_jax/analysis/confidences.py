@@ -9,7 +9,7 @@ import numpy as np
 
 from calm_jax.analysis.forcing import teacher_forced, unwatched
 from calm_jax.decoding.layer_loop import remembered
-from calm_jax.decoding.sampling import Greedy
+from calm_jax.decoding.sampling import Greedy, likeliest_id
 from calm_jax.models.positions import standing
 from calm_jax.models.transformer import Transformer
 from calm_jax.types import Evidence
@@ -70,8 +70,7 @@ def _observe_all(config, params, measure, source, decoder_input, mask, plan, len
     position = jnp.tile(jnp.arange(length, dtype=jnp.int32), rows)
 
     def choose(logits, ids=None):
-        best = Greedy()(logits, None)
-        return best if ids is None else jnp.take_along_axis(ids, best[:, None], axis=1)[:, 0]
+        return Greedy()(logits, None) if ids is None else likeliest_id(logits, ids)
 
     answer, table = choose(call(flat[-1], method='unembed')), call(method='head_table')
     memory, seen = measure.init(rows * length, config.sizes), []

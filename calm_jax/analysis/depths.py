@@ -1,11 +1,8 @@
 """What each layer knows already: the rank of the final token; how sure a measure is and how right (Vincenti et al. 2024)."""
 
-import dataclasses
-
 import numpy as np
 
-from calm_jax.analysis.confidences import LayerConfidences, layer_confidences
-from calm_jax.depth.contrast import Contrast
+from calm_jax.analysis.confidences import LayerConfidences
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -28,10 +25,9 @@ def confidence(seen: LayerConfidences) -> dict:
         'tokens': int(seen.rank.shape[1])}
 
 
-def unlike_scores(model, texts, measure, **options) -> list[float]:
-    """Of a contrast, per layer the share of tokens where the largest score is not that of the token which is emitted."""
-    if not isinstance(measure, Contrast):
-        raise ValueError('only a contrast has scores')
-    scored = layer_confidences(model, texts, dataclasses.replace(measure, emits='auto_contrastive'), **options)
-    said = layer_confidences(model, texts, measure, **options)
-    return [float(np.mean(layer)) for layer in scored.predicted != said.predicted]
+def unlike_scores(seen: LayerConfidences, scored: LayerConfidences) -> list[float]:
+    """Of a contrast, per layer the share of tokens where the largest score is not that of the token which is emitted.
+
+    scored: what is seen where the contrast emits by its scores ('auto_contrastive').
+    """
+    return [float(np.mean(layer)) for layer in scored.predicted != seen.predicted]

@@ -155,8 +155,7 @@ def choose(grid: Sequence[Point], procedure: str, level: float) -> tuple[set[int
 
 
 def _digest(content: dict) -> str:
-    """SHA-256 (hex) of a JSON object without its digest."""
-    content = {key: value for key, value in content.items() if key != 'digest'}
+    """SHA-256 (hex) of a JSON object, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

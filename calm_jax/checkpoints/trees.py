@@ -68,6 +68,8 @@ def write(directory, tree, dtype=None, watch=iter):
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         for number, part in enumerate(_parts(watch(list(flatten(tree))), dtype)):
             checkpointer.save(directory / str(number), args=ocp.args.StandardSave(part))
+            # It names the folder that was written to, which is gone by the time that anybody reads it.
+            (directory / str(number) / 'commit_success.txt').unlink(missing_ok=True)
             del part
     sums = {file.relative_to(directory).as_posix(): _checksum(file)
             for file in sorted(directory.rglob('*')) if file.is_file()}

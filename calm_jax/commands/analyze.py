@@ -22,7 +22,7 @@ from calm_jax.commands.generate import model_fingerprints
 from calm_jax.commands.provenance import data_of, provenance
 from calm_jax.data import jsonl
 from calm_jax.data.sources import open_records
-from calm_jax.decoding.settings import Settings
+from calm_jax.decoding.settings import KEEP, Settings
 from calm_jax.depth.confidence import StaticDepth
 from calm_jax.depth.contrast import Contrast
 from calm_jax.metrics import quality
@@ -109,9 +109,12 @@ def _confidence(args, settings, model, texts, options):
         raise ValueError('--measure is missing: whose confidence is to be looked at')
     values = dataclasses.replace(settings, threshold=0.5).build(model.config, model.heads)
     options = {**options, 'plan': values.plan, 'min_exit_layer': settings.min_exit_layer}
-    found = depths.confidence(layer_confidences(model, texts, values.exit.measure, **options))
-    if isinstance(values.exit.measure, Contrast):
-        found['unlike_scores'] = depths.unlike_scores(model, texts, values.exit.measure, **options)
+    measure = values.exit.measure
+    seen = layer_confidences(model, texts, measure, **options)
+    found = depths.confidence(seen)
+    if isinstance(measure, Contrast):
+        by_scores = dataclasses.replace(measure, emits='auto_contrastive')
+        found['unlike_scores'] = depths.unlike_scores(seen, layer_confidences(model, texts, by_scores, **options))
     lines = [f'layer {layer + 1}: confidence {sure:.3f}, accuracy {right:.3f}, {unlike:.2%} of tokens unlike the whole head\'s'
              for layer, (sure, right, unlike) in enumerate(zip(found['confidence'], found['accuracy'], found['unlike_head']))]
     return {'analysis': 'confidence', 'label': args.label or args.checkpoint, 'measure': described(settings), **found}, lines
@@ -121,7 +124,7 @@ def described(settings):
     """'softmax_gap, fixed pruning to 64': the measure in a few words."""
     words = [settings.measure]
     if settings.pruning != 'none':
-        kept = f'{settings.keep or "default"} ids' if settings.pruning == 'fixed' else f'at least {settings.keep_least} ids'
+        kept = f'{settings.keep or KEEP} ids' if settings.pruning == 'fixed' else f'at least {settings.keep_least} ids'
         words.append(f'{settings.pruning} pruning, {kept}')
     return ', '.join(words)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from calm_jax.decoding import layer_loop
 from calm_jax.decoding.layer_loop import Decisions, Layers, Step
 from calm_jax.decoding.propagation import Lazy
-from calm_jax.decoding.sampling import Greedy, example_keys, position_keys
+from calm_jax.decoding.sampling import Greedy, example_keys, likeliest_id, position_keys
 from calm_jax.decoding.start import begin
 from calm_jax.models.transformer import Transformer
 from calm_jax.types import Array, Trace
@@ -67,7 +67,7 @@ def generate(config, params, tokens, *, max_new_tokens, exit=None, gate=None, pl
 
         def choose(logits, ids=None):
             if ids is not None and constraints is None and isinstance(sampling, Greedy):
-                return jnp.take_along_axis(ids, sampling(logits, draw_keys)[:, None], axis=1)[:, 0]
+                return likeliest_id(logits, ids)
             if ids is not None:
                 # Rules and draws are about all ids: the same draw falls on the same token where that was kept.
                 logits = jnp.full((rows, config.vocab_size), UNKEPT).at[jnp.arange(rows)[:, None], ids].set(logits)

@@ -16,6 +16,11 @@ class Greedy:
         return argmax(logits)
 
 
+def likeliest_id(logits, ids):
+    """The id int32 [B] of the largest of logits [B, K], whose ids are int32 [B, K]."""
+    return jnp.take_along_axis(ids, argmax(logits)[:, None], axis=1)[:, 0]
+
+
 @pytree(static=('temperature', 'top_k', 'top_p'))
 class Sampled:
     """A draw from softmax(logits / temperature), restricted to the `top_k` likeliest tokens (0: all) and to the smallest

@@ -30,11 +30,9 @@ MEASURES = {
 }
 FORMS = {'constant': thresholds.Constant, 'decaying': thresholds.Decaying, 'scaled_decaying': thresholds.ScaledDecaying}
 PRUNINGS = ('none', 'fixed', 'decaying')
+KEEP = 256  # ids that fixed pruning keeps where nothing is said
 PROPAGATIONS = {
     'lazy': propagation.Lazy, 'eager': propagation.Eager, 'first_state': propagation.FirstState, 'copy_kv': propagation.CopyKV}
-
-
-KEEP = 256  # ids that fixed pruning keeps where nothing is said
 
 
 class Values(NamedTuple):

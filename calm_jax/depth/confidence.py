@@ -120,25 +120,18 @@ class Classifier(Memoryless):
 
 
 @pytree
-class Oracle(Memoryless):
+class Oracle(OfCandidates):
     """1 where the layer's token is the full model's, else 0: the local oracle of §3.3.1. It looks ahead, so it saves
     nothing; it bounds what a measure can save."""
 
     vocabulary: Whole | Pruned = Whole()
 
-    predicts: ClassVar[bool] = True
     looks_ahead: ClassVar[bool] = True
-
-    def init(self, rows, sizes):
-        return self.vocabulary.init(rows, sizes)
 
     def observe(self, memory, evidence):
         memory, candidates = self.vocabulary.look(memory, evidence)
         token = evidence.choose(candidates.logits, candidates.ids)
         return memory, (token == evidence.oracle).astype(jnp.float32), token
-
-    def flops(self, layer, sizes, decides=True):
-        return self.vocabulary.flops(layer, sizes)
 
 
 @pytree

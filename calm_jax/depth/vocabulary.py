@@ -50,9 +50,6 @@ class Candidates(NamedTuple):
 class Whole:
     """Every id at every layer."""
 
-    def check(self, sizes):
-        """Fits every model."""
-
     def init(self, rows, sizes, remembered=()):
         return {layer: jnp.zeros((rows, sizes.vocabulary), _logits_dtype(sizes)) for layer in remembered}
 

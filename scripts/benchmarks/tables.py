@@ -95,7 +95,7 @@ def pruning_lines(result, cache):
             continue
         times = {name: [(late - first) / 3 for late, first in zip(seconds[name, 4], seconds[name, 1])]
                  for name in ('state', 'softmax_gap, fixed 256')}
-        added = statistics.median(mine / theirs for mine, theirs in zip(times['softmax_gap, fixed 256'], times['state'])) - 1
+        added = _median_ratio(times['softmax_gap, fixed 256'], times['state']) - 1
         lines.append(['softmax, 256 ids kept: added to the time of a layer with the state measure, from the second on', size,
                       '≤ 25%', f'{added:.0%}', 'yes' if added <= 0.25 else 'no'])
         if size in (1, 32):

@@ -124,10 +124,9 @@ def test_an_amateur_that_the_row_has_not_run_is_none(evidence, sizes, kind):
 
 @pytest.mark.parametrize('kind', [WeightedContrast, DivergentContrast])
 @pytest.mark.parametrize('emits', ['model', 'auto_contrastive', 'dola'])
-@pytest.mark.parametrize('dtype', [np.float32])
-def test_no_logits_make_a_confidence_that_is_no_number(evidence, sizes, kind, emits, dtype):
+def test_no_logits_make_a_confidence_that_is_no_number(evidence, sizes, kind, emits):
     rng = np.random.Generator(np.random.PCG64(1))
-    extremes = np.array([0, 1, -1, 3e38, -3e38, -np.inf, np.inf, 1e30, -200, 88.8], dtype)
+    extremes = np.array([0, 1, -1, 3e38, -3e38, -np.inf, np.inf, 1e30, -200, 88.8], np.float32)
     measure = kind(emits=emits)
     memory, emitted = measure.init(256, sizes), []
     for layer in range(4):

@@ -7,6 +7,7 @@ import pytest
 
 from calm_jax.depth.confidence import SoftmaxGap, SoftmaxMax
 from calm_jax.depth.vocabulary import Pruned, Whole
+from calm_jax.types import HeadRows
 
 
 @pytest.mark.parametrize('pruning, layers, vocabulary, kept', [
@@ -51,11 +52,18 @@ def test_decaying_pruning_drops_by_the_rank_of_each_layer(observed):
     assert [token for _, token in seen] == [3, 1, 1, 4]
 
 
-def test_by_rank_the_best_id_stays_where_the_least_ids_would_lose_it(observed):
-    seen = observed(SoftmaxGap(Pruned(keep=2)), LAST, LAST, LAST, LAST)
-    assert {token for _, token in seen} == {4}
-    by_id = np.asarray(LAST)[:2]
-    assert 4 not in np.argsort(-by_id)
+def test_by_rank_the_best_id_stays_where_the_least_ids_would_lose_it(evidence, sizes):
+    measure = SoftmaxGap(Pruned(keep=2))
+    memory, _, _ = measure.observe(measure.init(1, sizes), evidence(0, LAST))
+    assert memory.ids.tolist() == [[4, 2]]
+    _, confidence, token = measure.observe(memory, evidence(1, LAST))
+    assert token.tolist() == [4]
+    np.testing.assert_allclose(confidence, [.25 / .75], rtol=1e-5)
+    # The two least ids in their place: what is said is another word, and nothing tells.
+    by_id = memory._replace(ids=jnp.array([[0, 1]]), rows=HeadRows(jnp.eye(5)[jnp.array([[0, 1]])], None))
+    _, confidence, token = measure.observe(by_id, evidence(1, LAST))
+    assert token.tolist() == [0]
+    np.testing.assert_allclose(confidence, [0], atol=1e-6)
 
 
 def test_keeping_every_id_is_no_pruning(observed):
