@@ -88,9 +88,10 @@ def read(directory, dtype=None):
     import orbax.checkpoint as ocp
 
     directory = pathlib.Path(directory).absolute()
-    numbers = sorted({int(name.partition('/')[0]) for name in _verify(directory)})
-    if numbers != list(range(len(numbers))) or not numbers:
-        raise unreadable(directory, ValueError('parts are missing'))
+    parts = {name.partition('/')[0] for name in _verify(directory)}
+    numbers = range(len(parts))
+    if not parts or parts != {str(number) for number in numbers}:
+        raise unreadable(directory, ValueError('not stored in parts 0, 1, …, or by another version'))
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def target(leaf):

@@ -68,10 +68,10 @@ def assemble(directory, config, weights, where, dtype):
     return params
 
 
-def loaded(params, watch=iter):
-    """The parameters as jax arrays, pending ones read. `watch` passes them on, as a progress bar does."""
+def loaded(params):
+    """The parameters as jax arrays, pending ones read."""
     tree = {}
-    for path, leaf in watch(list(trees.flatten(params))):
+    for path, leaf in trees.flatten(params):
         trees.put(tree, path, jnp.array(np.asarray(leaf)))  # A copy: the file may go away.
     return tree
 

@@ -70,6 +70,17 @@ def test_a_tree_larger_than_a_part_is_stored_in_several(tmp_path, monkeypatch):
     assert trees.fingerprint(trees.read(tmp_path / 'tree')) == trees.fingerprint(tree)
 
 
+def test_a_tree_that_is_not_in_parts_is_refused_in_one_line(tmp_path):
+    trees.write(tmp_path / 'tree', TREE)
+    for file in (tmp_path / 'tree' / '0').iterdir():
+        shutil.move(file, tmp_path / 'tree')
+    sums = (tmp_path / 'tree' / trees.CHECKSUMS)
+    sums.write_text(sums.read_text().replace('"0/', '"'))
+    with pytest.raises(ValueError, match='another version') as error:
+        trees.read(tmp_path / 'tree')
+    assert '\n' not in str(error.value)
+
+
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
     directory = tmp_path_factory.mktemp('trees') / 'tree'
