@@ -220,9 +220,9 @@ def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
         widen = stored == 'float16' or (stored == 'bfloat16' and jax.default_backend() == 'cpu')
         dtype = 'float32' if widen else stored
         params = jax.tree.map(lambda x: x.astype(dtype), params)
+    params = join(jax.tree.map(jnp.asarray, params), config)
     return Model(
-        dataclasses.replace(config, dtype=dtype), join(jax.tree.map(jnp.asarray, params)), checkpoint.tokenizer,
-        checkpoint.heads, checkpoint.generation or {})
+        dataclasses.replace(config, dtype=dtype), params, checkpoint.tokenizer, checkpoint.heads, checkpoint.generation or {})
 
 
 def observation_cost(exit: Any, config: TransformerConfig) -> dict:

@@ -1,26 +1,27 @@
-"""Parameters laid out for decoding: the kernels of linear maps that read the same state, side by side.
+"""Parameters laid out for decoding: what one product can read at once, as it is read fastest.
 
-One product of twice the width reads memory faster than two, which is what a decoded token waits for. Training and files
-keep t5x's names; `join` is applied when a model is loaded and `split` when it is written.
+The kernels of linear maps that read the same state stand side by side: one product of twice the width reads memory faster
+than two, which is what a decoded token waits for. On a CPU a tied head has a copy of the embedding as a kernel [E, V], from
+which logits take up to a third less time than from [V, E]. Training and files keep t5x's names and have neither; `join` is
+applied when a model is loaded and `split` when it is written.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 # Name of the joined map: the maps that it does at once.
 JOINED = {'key_value': ('key', 'value'), 'wi_gated': ('wi_0', 'wi_1')}
 
 
-def join(params):
-    """The parameters with every group of `JOINED` as one map; no leaf is held twice once the caller drops `params`."""
-    if not isinstance(params, dict):
+def join(params, config):
+    """The parameters laid out for decoding; but for that copy no leaf is held twice once the caller drops `params`."""
+    params = _joined(params)
+    if not config.tied_head or jax.default_backend() != 'cpu':
         return params
-    rest = {name: join(each) for name, each in params.items()}
-    for joint, parts in JOINED.items():
-        if all(part in rest for part in parts):
-            parts = [rest.pop(part) for part in parts]
-            rest[joint] = jax.tree.map(lambda *leaves: _module(leaves[0]).concatenate(leaves, axis=-1), *parts)
-    return rest
+    decoder = params['decoder']
+    head = {**decoder.get('logits_dense', {}), 'tied_kernel': jnp.transpose(params['token_embedder']['embedding'])}
+    return {**params, 'decoder': {**decoder, 'logits_dense': head}}
 
 
 def split(params):
@@ -29,6 +30,11 @@ def split(params):
         return params
     rest = {}
     for name, each in params.items():
+        if name == 'logits_dense':
+            each = {leaf: array for leaf, array in each.items() if leaf != 'tied_kernel'}
+            if each:
+                rest[name] = each
+            continue
         parts = JOINED.get(name)
         if parts is None:
             rest[name] = split(each)
@@ -38,5 +44,16 @@ def split(params):
     return rest
 
 
+def _joined(params):
+    if not isinstance(params, dict):
+        return params
+    rest = {name: _joined(each) for name, each in params.items()}
+    for joint, parts in JOINED.items():
+        if all(part in rest for part in parts):
+            parts = [rest.pop(part) for part in parts]
+            rest[joint] = jax.tree.map(lambda *leaves: _module(leaves[0]).concatenate(leaves, axis=-1), *parts)
+    return rest
+
+
 def _module(leaf):
-    return np if isinstance(leaf, np.ndarray) else jax.numpy
+    return np if isinstance(leaf, np.ndarray) else jnp

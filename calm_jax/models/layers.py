@@ -139,8 +139,12 @@ class Head(nn.Module):
         if rows is not None:
             product = jnp.einsum('bd,bkd->bk', x, rows.weight)
             return product if rows.bias is None else product + rows.bias
-        product = jnp.einsum('...d,vd->...v', x, embedding.astype(dtype)) if self.config.tied_head \
-            else x @ self.kernel.astype(dtype)
+        if not self.config.tied_head:
+            product = x @ self.kernel.astype(dtype)
+        elif self.has_variable('params', 'tied_kernel'):  # the embedding, laid out for this (`joined.py`)
+            product = x @ self.get_variable('params', 'tied_kernel').astype(dtype)
+        else:
+            product = jnp.einsum('...d,vd->...v', x, embedding.astype(dtype))
         return product + self.bias.astype(dtype) if self.config.head_bias else product
 
     def table(self, embedding):

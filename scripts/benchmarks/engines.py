@@ -48,7 +48,7 @@ class CalmJax:
         self.params = transformer.init_params(shape.config, jax.random.key(request['seed']))
         if request['export']:
             export(request['directory'], shape.config, self.params)
-        self.params = join(self.params)  # as `calm_jax.load` does
+        self.params = join(self.params, self.config)  # as `calm_jax.load` does
         self.programs, self.table = {}, None
         device = jax.devices()[0]
         return {'versions': {'jax': jax.__version__}, 'device': f'{jax.default_backend()} ({device.device_kind})',

@@ -14,15 +14,18 @@ CONFIG = TransformerConfig(
     vocab_size=50, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24, num_encoder_layers=1, num_decoder_layers=2)
 
 
+@pytest.mark.parametrize('tied', [{}, {'tied_head': True}, {'tied_head': True, 'head_bias': True}])
 @pytest.mark.parametrize('activations', [('gelu', 'linear'), ('relu',)])
-def test_joined_parameters_are_the_same_model_and_come_apart_again(activations):
-    config = dataclasses.replace(CONFIG, mlp_activations=activations)
+def test_joined_parameters_are_the_same_model_and_come_apart_again(activations, tied):
+    config = dataclasses.replace(CONFIG, mlp_activations=activations, **tied)
     params = init_params(config, jax.random.key(0))
-    joined = join(params)
+    joined = join(params, config)
 
     attention = joined['decoder']['layers_1']['self_attention']
     assert sorted(attention) == ['key_value', 'out', 'query'] and attention['key_value']['kernel'].shape == (16, 32)
     assert sorted(joined['decoder']['layers_1']['mlp']) == (['wi_gated', 'wo'] if len(activations) > 1 else ['wi', 'wo'])
+    if tied and jax.default_backend() == 'cpu':
+        assert joined['decoder']['logits_dense']['tied_kernel'].shape == (16, 50)
     jax.tree.map(np.testing.assert_array_equal, split(joined), params)
 
     source, target = np.array([[5, 6, 7, 1]]), np.array([[0, 8, 9]])
@@ -32,4 +35,4 @@ def test_joined_parameters_are_the_same_model_and_come_apart_again(activations):
 
 def test_kernels_stay_on_the_host_where_they_were_there():
     params = {'key': {'kernel': np.ones((2, 3))}, 'value': {'kernel': np.zeros((2, 3))}}
-    assert isinstance(join(params)['key_value']['kernel'], np.ndarray)
+    assert isinstance(join(params, CONFIG)['key_value']['kernel'], np.ndarray)

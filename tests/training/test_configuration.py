@@ -105,10 +105,12 @@ def test_sizes_are_those_of_the_paper(size, expected):
     assert config.mlp_activations == ('gelu', 'linear')
 
 
-@pytest.mark.parametrize('file', ['runs/classifier.gin', 'runs/multi30k.gin'])
+@pytest.mark.parametrize(
+    'file', ['runs/classifier.gin', 'runs/finetune.gin', 'runs/multi30k.gin', 'runs/multi30k_finetune.gin'])
 def test_every_run_file_reads_with_its_required_macros(file):
+    begun = 'classifier' in file or 'finetune' in file
     bindings = [binding for binding in [*REQUIRED, "CHECKPOINT='d'"]
-                if ('TOKENIZER' not in binding if 'classifier' in file else 'CHECKPOINT' not in binding)]
+                if ('TOKENIZER' not in binding if begun else 'CHECKPOINT' not in binding)]
     _, resolved = configuration.read([file], bindings)
     assert "MODEL_DIR = 'a'" in resolved and 'REQUIRED' not in resolved
 

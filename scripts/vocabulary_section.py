@@ -1,0 +1,115 @@
+"""The section of docs/results.md on reduced vocabularies, from the files of `scripts/vocabularies.py`."""
+
+import json
+from pathlib import Path
+
+
+def section(directory, facts, figures, trained_by, table, cell):
+    """All that one run of `vocabularies.py` measured. figures: of its analyses; trained_by: commands that made the
+    model; table, cell: how the page writes tables and numbers."""
+    tuned, certified = (Times(directory / stage / 'time.json') for stage in ('tuned', 'certified'))
+    full = score(directory / 'test' / 'full')
+    lines = [
+        f'Machine: {facts["machine"]}; {facts["date"]}; seed 0; metric {facts["metric"]}. Fixed pruning keeps {facts["keep"]} '
+        f'ids from the first layer on, decaying ends with {facts["keep"]}.', '',
+        '### Measure and reduction', '',
+        f'λ is the one that keeps the risk ({facts["metric"]}) on the tuning data within {facts["tuned"]:g} more likely than '
+        f'not (ε = ½); time is of {facts["timed"]} tuning examples, all settings interleaved, median of 3 rounds; scores, '
+        'layers and FLOPs are of the test data.', '']
+    rows = [['full depth', '', '', cell(full['layers']), '×1.00', *tuned.of('full depth'), *scores(full, facts, cell)]]
+    for measure, reduction in facts['combinations']:
+        found = score(directory / 'test' / 'tuned' / f'{measure}_{reduction}_{facts["tuned"]}')
+        path = directory / 'tuned' / f'{measure}_{reduction}' / f'certificate_{facts["tuned"]}.json'
+        rows.append([measure, reduction, cell(read(path)['threshold']), cell(found['layers']),
+                     f'×{full["flops"] / found["flops"]:.2f}', *tuned.of(f'certificate {path}'), *scores(found, facts, cell)])
+    quality = list(dict.fromkeys((facts['report'], facts['metric'])))
+    lines += table(['measure', 'reduction', 'λ', 'average exit', 'FLOPs', 'batch 1: s', 'samples/s', 'speed-up', 'batch 32: s',
+                    'samples/s', 'speed-up', *quality], rows)
+    lines += ['', '### Certified', '', advice(directory, facts, tuned, certified), '',
+              f'Chosen on the tuning data, certified on the calibration data (risk, ε = {facts["epsilon"]:g}), timed and '
+              'scored on the test data. The first is the one that was chosen, the others needed no choice.', '']
+    rows = []
+    for measure, reduction in facts['certified']:
+        for tolerance in facts['tolerances']:
+            found = score(directory / 'test' / 'certified' / f'{measure}_{reduction}_{tolerance}')
+            path = directory / 'certified' / f'{measure}_{reduction}' / f'certificate_{tolerance}.json'
+            rows.append([measure, reduction, cell(tolerance), cell(read(path)['threshold']), cell(found['layers']),
+                         f'×{full["flops"] / found["flops"]:.2f}', *certified.of(f'certificate {path}'),
+                         *scores(found, facts, cell)])
+    lines += table(['measure', 'reduction', 'δ', 'λ', 'average exit', 'FLOPs', 'batch 1: s', 'samples/s', 'speed-up',
+                    'batch 32: s', 'samples/s', 'speed-up', *quality], rows)
+    lines += ['', '### What each layer knows', '', *(f'![{figure.stem}]({figure})' for figure in figures)]
+    lines += ['', '### Tokens that differ from the unpruned ones', '',
+              'Share of tokens at each layer that would be said otherwise than by the whole head on the same state; for '
+              'contrasts also where the contrast\'s own scores rank another token first.', '']
+    lines += unlike_table(directory, table)
+    lines += ['', '### Commands', '', '```', *trained_by, *facts['commands'].values(), '```']
+    return '\n'.join(lines)
+
+
+class Times:
+    """What `calm benchmark` measured, by setting."""
+
+    def __init__(self, path):
+        found = read(path)
+        self.rows = {(row['batch_size'], row['setting']): row for row in found['rows']}
+        self.examples = found['provenance']['data']['examples']
+
+    def of(self, setting):
+        """Seconds, examples a second and speed-up to full depth with its spread, at batch 1 and at 32."""
+        return [each for size in (1, 32) for each in self._of(self.rows[size, setting])]
+
+    def speed_up(self, setting, size):
+        return self.rows[size, setting]['speed_up']
+
+    def _of(self, row):
+        spread = f'{row["speed_up"]:.2f} ({row["speed_up_least"]:.2f}–{row["speed_up_greatest"]:.2f})'
+        return f'{row["seconds"]:.2f}', f'{self.examples / row["seconds"]:.1f}', f'×{spread}'
+
+
+def advice(directory, facts, tuned, certified):
+    """The sentence on which combination to take."""
+    measure, reduction = facts['chosen']
+
+    def setting(stage, combination, tolerance):
+        return f'certificate {directory / stage / "_".join(combination) / f"certificate_{tolerance}.json"}'
+
+    at_32 = max(facts['combinations'], key=lambda each: tuned.speed_up(setting('tuned', each, facts['tuned']), 32))
+    speeds = ' and '.join(
+        f'×{certified.speed_up(setting("certified", facts["chosen"], tolerance), 1):.2f} at batch 1 and '
+        f'×{certified.speed_up(setting("certified", facts["chosen"], tolerance), 32):.2f} at batch 32 for δ = {tolerance:g}'
+        for tolerance in facts['tolerances'])
+    other = '' if at_32 == facts['chosen'] else f' (at batch 32: {named(*at_32)})'
+    return f'**Take {named(measure, reduction)}**, the fastest on the tuning data at batch 1{other}: certified {speeds}.'
+
+
+def named(measure, reduction):
+    """'softmax_gap with fixed pruning'."""
+    return f'`{measure}`' + ('' if reduction == 'none' else f' with {reduction} pruning')
+
+
+def unlike_table(directory, table):
+    """Per combination and layer, the share of tokens that are not the whole head's."""
+    rows, layers = [], 0
+    for path in sorted((directory / 'unlike').glob('*.json')):
+        found = read(path)
+        layers = len(found['unlike_head'])
+        rows.append([found['measure'], 'whole head', *(f'{share:.2%}' for share in found['unlike_head'])])
+        if 'unlike_scores' in found:
+            rows.append([found['measure'], 'own scores', *(f'{share:.2%}' for share in found['unlike_scores'])])
+    return table(['measure', 'against', *(f'layer {layer + 1}' for layer in range(layers))], rows)
+
+
+def score(folder):
+    """The row that `calm evaluate` wrote."""
+    return read(folder / 'results.json')['rows'][0]
+
+
+def scores(found, facts, cell):
+    """The quality columns."""
+    return [cell(found[name]) for name in dict.fromkeys((facts['report'], facts['metric']))]
+
+
+def read(path):
+    """A JSON file."""
+    return json.loads(Path(path).read_text(encoding='utf-8'))
