@@ -5,8 +5,8 @@ import statistics
 CTRANSLATE2 = 'full depth against CTranslate2 float32'
 PRUNED_EXIT = 'the same: exit after 4 layers against the state measure'
 _TIED = (
-    'In a loop of their own the products of a step take 2.6 ms in the layers and 1.2 ms in the head, 40 GB/s, which is what one '
-    'thread reads there; the rest of a step are some twenty small operations a layer (norms, biases, softmax, cache writes) of '
+    'In a loop of their own the products of a step take 2.6 ms in the layers and 1.2 ms in the head, 40 GB/s, which is what '
+    'one thread reads there; the rest of a step are some twenty small operations a layer (norms, biases, softmax, cache writes) of '
     '5–7 µs each. Reading the tied head as [E, V] took off 0.2 ms at batch 1 and 1.2 ms at 8 and 32. Tried, of no use: '
     'joining the query with key and value (0.15 ms less in products, but computed twice where a layer may be skipped), '
     'kernels cut in 2 or 4 parts, XLA\'s oneDNN and XNNPACK.')
@@ -88,7 +88,8 @@ def targets_table(result):
     lines += pruning_lines(result, cache)
     if compiled:
         lines.append(['compile, any shape', 'all', '≤ 10 s', f'{max(compiled):.1f} s', 'yes' if max(compiled) <= 10 else 'no'])
-    missed = [(result['shape']['name'], name, batch_size) for name, batch_size, *_, reached in lines if reached.startswith('no')]
+    shape = result['shape']['name']
+    missed = [(shape, name, batch_size) for name, batch_size, *_, reached in lines if reached.startswith('no')]
     why = [[reason, ''] for reason in dict.fromkeys(REASONS[each] for each in missed if each in REASONS)]
     return ['**Targets**', '', _line(['what', 'batch', 'target', 'measured', 'reached']), _line(['---'] * 5),
             *map(_line, lines), '', *(line for reason in why for line in reason)]
