@@ -7,8 +7,8 @@ PRUNED_EXIT = 'the same: exit after 4 layers against the state measure'
 _TIED = (
     'In a loop of their own the products of a step take 2.6 ms in the layers and 1.2 ms in the head, 40 GB/s, which is what '
     'one thread reads there; the rest of a step are some twenty small operations a layer (norms, biases, softmax, cache '
-    'writes) of 5–7 µs each. Reading the tied head as [E, V] took off 0.2 ms at batch 1 and 1.2 ms at 8 and 32. Tried, of no use: '
-    'joining the query with key and value (0.15 ms less in products, but computed twice where a layer may be skipped), '
+    'writes) of 5–7 µs each. Reading the tied head as [E, V] took off 0.2 ms at batch 1 and 1.2 ms at 8 and 32. Tried, of no '
+    'use: joining the query with key and value (0.15 ms less in products, but computed twice where a layer may be skipped), '
     'kernels cut in 2 or 4 parts, XLA\'s oneDNN and XNNPACK.')
 # What profiling found behind a target that is missed, by shape, target and batch size.
 REASONS = {
