@@ -61,7 +61,7 @@ def main():
         facts = read(each / 'vocabularies.json')
         figures = args.output.parent / 'figures' / each.resolve().parent.name
         figures.mkdir(parents=True, exist_ok=True)
-        drawn = [shutil.copy(figure, figures).relative_to(args.output.parent)
+        drawn = [Path(shutil.copy(figure, figures)).relative_to(args.output.parent)
                  for figure in sorted((each / 'inside_figures').glob('*.png'))]
         sections[facts['title']] = vocabulary_section.section(each, facts, drawn, args.trained_by, table, cell)
     head = '# Results\n\nWritten by `scripts/results_page.py` from the files of the runs named below.\n\n'
