@@ -62,7 +62,8 @@ class Output:
 class Model:
     """A model with its tokenizer and trained heads; `load` makes one.
 
-    params: laid out for decoding (`calm_jax.models.joined`), or under t5x's names, which decode alike but slower;
+    params: laid out for decoding (`calm_jax.models.joined`; change them apart, `join(split(params), config)`, or a tied head
+    keeps its copy), or under t5x's names, which decode alike but slower;
     heads: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}} or None; generation: decoding defaults.
     """
 

@@ -37,8 +37,7 @@ def main():
     parser.add_argument('--benchmark', type=Path, action='append', default=[], metavar='FILE',
                         help='JSON of scripts/benchmarks/peers.py; repeatable')
     parser.add_argument('--experiments', type=Path, metavar='DIR', help='folder of scripts/experiments.py')
-    parser.add_argument('--vocabularies', type=Path, action='append', default=[], metavar='DIR',
-                        help='folder of scripts/vocabularies.py; repeatable')
+    parser.add_argument('--vocabularies', type=Path, metavar='DIR', help='folder of scripts/vocabularies.py')
     parser.add_argument('--headline', action='store_true', help='of the experiments: compare with the paper, write the table '
                         'of the README')
     parser.add_argument('--figures', type=Path, metavar='DIR', help='figures that `calm report` drew of the experiments')
@@ -57,13 +56,13 @@ def main():
     if args.experiments:
         facts = read(args.experiments / 'experiments.json')
         sections[facts['title']] = experiments_section(args, facts)
-    for each in args.vocabularies:
-        facts = read(each / 'vocabularies.json')
-        figures = args.output.parent / 'figures' / each.resolve().parent.name
+    if args.vocabularies:
+        facts = read(args.vocabularies / 'vocabularies.json')
+        figures = args.output.parent / 'figures' / args.vocabularies.resolve().parent.name
         figures.mkdir(parents=True, exist_ok=True)
         drawn = [Path(shutil.copy(figure, figures)).relative_to(args.output.parent)
-                 for figure in sorted((each / 'inside_figures').glob('*.png'))]
-        sections[facts['title']] = vocabulary_section.section(each, facts, drawn, args.trained_by, table, cell)
+                 for figure in sorted((args.vocabularies / 'inside_figures').glob('*.png'))]
+        sections[facts['title']] = vocabulary_section.section(args.vocabularies, facts, drawn, args.trained_by, table, cell)
     head = '# Results\n\nWritten by `scripts/results_page.py` from the files of the runs named below.\n\n'
     args.output.write_text(head + joined(sections, '##') + '\n', encoding='utf-8')
     print(args.output)

@@ -1,5 +1,6 @@
 """The section of docs/results.md on reduced vocabularies, from the files of `scripts/vocabularies.py`."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,11 +12,11 @@ def section(directory, facts, figures, trained_by, table, cell):
     full = score(directory / 'test' / 'full')
     lines = [
         f'Machine: {facts["machine"]}; {facts["date"]}; seed 0; metric {facts["metric"]}. Fixed pruning keeps {facts["keep"]} '
-        f'ids from the first layer on, decaying ends with {facts["keep"]}.', '',
+        f'ids after the first layer, decaying ends with {facts["keep"]}; the last layer looks at all.', '',
         '### Measure and reduction', '',
-        f'λ is the one that keeps the risk ({facts["metric"]}) on the tuning data within {facts["tuned"]:g} more likely than '
-        f'not (ε = ½); time is of {facts["timed"]} tuning examples, all settings interleaved, median of 3 rounds; scores, '
-        'layers and FLOPs are of the test data.', '']
+        f'λ is the one of which the tuning data say that its risk ({facts["metric"]}) is within {facts["tuned"]:g} more '
+        f'likely than not (ε = ½); time is of {facts["timed"]} tuning examples, at batch 32 of as many as fill whole batches, '
+        'all settings interleaved, median of 3 rounds; scores, layers and FLOPs are of the test data.', '']
     rows = [['full depth', '', '', cell(full['layers']), '×1.00', *tuned.of('full depth'), *scores(full, facts, cell)]]
     for measure, reduction in facts['combinations']:
         found = score(directory / 'test' / 'tuned' / f'{measure}_{reduction}_{facts["tuned"]}')
@@ -40,8 +41,9 @@ def section(directory, facts, figures, trained_by, table, cell):
                     'batch 32: s', 'samples/s', 'speed-up', *quality], rows)
     lines += ['', '### What each layer knows', '', *(f'![{figure.stem}]({figure})' for figure in figures)]
     lines += ['', '### Tokens that differ from the unpruned ones', '',
-              'Share of tokens at each layer that would be said otherwise than by the whole head on the same state; for '
-              'contrasts also where the contrast\'s own scores rank another token first.', '']
+              'Of the full model\'s outputs for 100 tuning examples: share of tokens at each layer that would be said '
+              'otherwise than by the whole head on the same state; for contrasts '
+              'also where the contrast\'s own scores rank another token first.', '']
     lines += unlike_table(directory, table)
     lines += ['', '### Commands', '', '```', *trained_by, *facts['commands'].values(), '```']
     return '\n'.join(lines)
@@ -57,21 +59,20 @@ class Times:
 
     def of(self, setting):
         """Seconds, examples a second and speed-up to full depth with its spread, at batch 1 and at 32."""
-        return [each for size in (1, 32) for each in self._of(self.rows[size, setting])]
+        return [each for size in (1, 32)
+                for each in self._of(self.rows[size, setting], max(size, self.examples // size * size))]
 
     def speed_up(self, setting, size):
         return self.rows[size, setting]['speed_up']
 
-    def _of(self, row):
+    def _of(self, row, examples):
         spread = '1.00' if row['speed_up'] is None else \
             f'{row["speed_up"]:.2f} ({row["speed_up_least"]:.2f}–{row["speed_up_greatest"]:.2f})'
-        return f'{row["seconds"]:.2f}', f'{self.examples / row["seconds"]:.1f}', f'×{spread}'
+        return f'{row["seconds"]:.2f}', f'{examples / row["seconds"]:.1f}', f'×{spread}'
 
 
 def advice(directory, facts, tuned, certified):
     """The sentence on which combination to take."""
-    measure, reduction = facts['chosen']
-
     def setting(stage, combination, tolerance):
         return f'certificate {directory / stage / "_".join(combination) / f"certificate_{tolerance}.json"}'
 
@@ -82,17 +83,19 @@ def advice(directory, facts, tuned, certified):
         f'δ = {tolerance:g}: ×{certified.speed_up(setting("certified", facts["chosen"], tolerance), 1):.2f} at batch 1, '
         f'×{certified.speed_up(setting("certified", facts["chosen"], tolerance), 32):.2f} at 32'
         for tolerance in facts['tolerances'])
-    at_32 = fastest(32)
-    best = tuned.speed_up(setting('tuned', at_32, facts['tuned']), 32)
-    other = f'{named(*at_32)} is the fastest (×{best:.2f})' if best > 1 else 'none is faster than full depth'
+    said = []
+    for size, best in ((1, facts['chosen']), (32, fastest(32))):
+        ratio = tuned.speed_up(setting('tuned', best, facts['tuned']), size)
+        said.append(f'at batch {size} **{named(*best)}** is the fastest (×{ratio:.2f})' if ratio > 1 else
+                    f'at batch {size} none is faster than full depth, {named(*best)} comes closest (×{ratio:.2f})')
     seen = []
-    for tolerance in facts['tolerances']:
-        first = max(facts['certified'], key=lambda each: certified.speed_up(setting('certified', each, tolerance), 1))
-        if first != facts['chosen']:
-            ratio = certified.speed_up(setting('certified', first, tolerance), 1)
-            seen.append(f' On the test data {named(*first)} was faster at δ = {tolerance:g} (×{ratio:.2f}).')
-    return (f'**Take {named(measure, reduction)} at batch 1**, the fastest there on the tuning data at δ = {facts["tuned"]:g}; '
-            f'at batch 32 {other}. Certified for it: {speeds}.' + ''.join(seen))
+    for tolerance, size in itertools.product(facts['tolerances'], (1, 32)):
+        first = max(facts['certified'], key=lambda each: certified.speed_up(setting('certified', each, tolerance), size))
+        ratio = certified.speed_up(setting('certified', first, tolerance), size)
+        if first != facts['chosen'] and ratio > 1:
+            seen.append(f'{named(*first)} at δ = {tolerance:g}, batch {size} (×{ratio:.2f})')
+    return (f'Which to take: on the tuning data, at δ = {facts["tuned"]:g}, {"; ".join(said)}. Certified, '
+            f'{named(*facts["chosen"])} gives {speeds}.' + (f' Faster on the test data: {", ".join(seen)}.' if seen else ''))
 
 
 def named(measure, reduction):

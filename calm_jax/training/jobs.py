@@ -149,12 +149,13 @@ def train_model(
         made = config(vocab_size=tokens.vocab_size, pad_id=tokens.pad_id, eos_id=tokens.eos_id)
     # Mistakes in the data are said before anything is compiled.
     training, evaluation = data.batches(tokens, made, quiet)
+    generation = data.generation
     if checkpoint is not None:
-        params = begun.params
+        params, generation = begun.params, {**(begun.generation or {}), **generation}
     else:
         params = jax.jit(functools.partial(init_params, made))(jax.random.key(options.seed))
     stage = multi_exit_stage(
-        made, params, tokens, exit_weights, label_smoothing, z_loss, sampled_exits, data.generation)
+        made, params, tokens, exit_weights, label_smoothing, z_loss, sampled_exits, generation)
     inputs = _inputs(data, training, tokens, None if checkpoint is None else params)
     return fit(stage, optimizer, training, evaluation, model_dir, options, quiet, functools.partial(start, inputs))
 

@@ -69,12 +69,15 @@ def test_both_stages_run_as_a_user_would_and_leave_loadable_checkpoints(tmp_path
 def test_a_checkpoint_is_trained_on_with_its_own_tokenizer_and_configuration(tmp_path, arguments, jsonl):
     assert main([*arguments, '--gin.EXIT_WEIGHTS=@last_only', '--gin.SAMPLED_EXITS=False']) == 0
     begun = native.load(tmp_path / 'model' / 'last')
+    native.save(tmp_path / 'begun', begun.config, begun.params, begun.tokenizer, begun.heads,
+                {**begun.generation, 'num_beams': 4, 'max_new_tokens': 5})
     # At a rate of nearly 0 what is written is what was begun with.
     assert main(['train', '--gin_file=runs/finetune.gin', f'--model_dir={tmp_path}/tuned', '--learning_rate=1e-9',
-                 f"--gin.CHECKPOINT='{tmp_path}/model/last'", f"--gin.TRAIN_DATA='{jsonl}'", "--gin.SOURCE='{en}'",
+                 f"--gin.CHECKPOINT='{tmp_path}/begun'", f"--gin.TRAIN_DATA='{jsonl}'", "--gin.SOURCE='{en}'",
                  "--gin.TARGET='fr'", '--gin.MAX_SOURCE_LENGTH=8', '--gin.MAX_TARGET_LENGTH=8', '--steps=2', '--batch_size=8',
                  '--quiet']) == 0
     after = native.load(tmp_path / 'tuned' / 'last')
+    assert (after.generation['num_beams'], after.generation['max_new_tokens']) == (4, 8)  # its own, and those of the data
     assert after.config == begun.config and after.tokenizer.fingerprint() == begun.tokenizer.fingerprint()
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), after.params, begun.params)
 
