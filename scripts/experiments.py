@@ -176,8 +176,12 @@ def decode(steps, args, folder, path, *flags):
 
 def time_them(steps, args, path):
     """Seconds of every certificate against full depth, all interleaved, at batch 1 and 32."""
-    certificates = [certificate(args, *each) for each in itertools.product(args.measure, PROMISES)]
-    output = args.output / 'time.json'
+    compare_times(steps, args, args.output / 'time.json', path, [
+        certificate(args, *each) for each in itertools.product(args.measure, PROMISES)])
+
+
+def compare_times(steps, args, output, path, certificates):
+    """Seconds under each of these certificates against full depth, all interleaved, at batch 1 and 32."""
     steps.run(output, 'benchmark', *steps.model, '--input', path, *steps.fields, '--examples', args.timed, '--repeats', 3,
               *itertools.chain(*(('--certificate', each) for each in certificates)),
               '--batch_size', 1, '--batch_size', 32, '--output', output)

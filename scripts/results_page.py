@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / 'benchmarks'))
 import vocabulary_section  # noqa: E402
+from page import cell, read, table  # noqa: E402
 from tables import markdown  # noqa: E402
 
 PAPER = {  # Table 2 of CALM, WMT15 EN-FR, T5 8+8 layers, ε = .05: layers of 8, speed-up
@@ -62,7 +63,7 @@ def main():
         figures.mkdir(parents=True, exist_ok=True)
         drawn = [Path(shutil.copy(figure, figures)).relative_to(args.output.parent)
                  for figure in sorted((args.vocabularies / 'inside_figures').glob('*.png'))]
-        sections[facts['title']] = vocabulary_section.section(args.vocabularies, facts, drawn, args.trained_by, table, cell)
+        sections[facts['title']] = vocabulary_section.section(args.vocabularies, facts, drawn, args.trained_by)
     head = '# Results\n\nWritten by `scripts/results_page.py` from the files of the runs named below.\n\n'
     args.output.write_text(head + joined(sections, '##') + '\n', encoding='utf-8')
     print(args.output)
@@ -246,21 +247,6 @@ def classifier_section(name, directory):
     heads = [f'layer {layer + 1}' for layer in range(len(last['dont_exit_f1_by_layer']))]
     return [f'### Exit classifier, {name} objective: "don\'t exit" F1', '',
             *table(heads, [[f'{value:.2f}' for value in last['dont_exit_f1_by_layer']]]), '']
-
-
-def read(path):
-    """A JSON file."""
-    return json.loads(path.read_text(encoding='utf-8'))
-
-
-def cell(value):
-    """A number or word as the tables show it."""
-    return '–' if value is None else f'{value:.4g}' if isinstance(value, float) else str(value)
-
-
-def table(heads, rows):
-    """A Markdown table."""
-    return [f'| {" | ".join(line)} |' for line in (heads, ['---'] * len(heads), *rows)]
 
 
 if __name__ == '__main__':

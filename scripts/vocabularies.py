@@ -15,7 +15,7 @@ import itertools
 import json
 from pathlib import Path
 
-from experiments import Steps
+from experiments import Steps, compare_times, decode
 
 from calm_jax.commands.provenance import machine
 from calm_jax.data.jsonl import Records
@@ -57,18 +57,18 @@ def main():
     for combination in COMBINATIONS:
         certify(steps, args, 'tuned', combination, grid, tune, epsilon=0.5)
     look_inside(steps, args, tune)
-    decode(steps, args, 'full')
+    decode_test(steps, args, 'full')
     for combination in COMBINATIONS:
-        decode(steps, args, 'tuned', combination, TUNED)
+        decode_test(steps, args, 'tuned', combination, TUNED)
     certify_and_decode(steps, args, REFERENCES, grid)
     if args.stage == 'untimed':
         return
-    time_them(steps, args, args.output / 'tuned' / 'time.json', tune, [
+    compare_times(steps, args, args.output / 'tuned' / 'time.json', tune, [
         certificate(args, 'tuned', each, TUNED) for each in COMBINATIONS])
     chosen = fastest(args)
     certified = list(dict.fromkeys((chosen, *REFERENCES)))
     certify_and_decode(steps, args, certified, grid)
-    time_them(steps, args, args.output / 'certified' / 'time.json', args.test, [
+    compare_times(steps, args, args.output / 'certified' / 'time.json', args.test, [
         certificate(args, 'certified', *each) for each in itertools.product(certified, TOLERANCES)])
     facts = {'title': args.title, 'date': str(datetime.date.today()), 'machine': machine(), 'commands': steps.commands,
              'combinations': COMBINATIONS, 'chosen': chosen, 'certified': certified, 'tolerances': TOLERANCES, 'tuned': TUNED,
@@ -115,7 +115,7 @@ def certify_and_decode(steps, args, combinations, grid):
     for combination in combinations:
         certify(steps, args, 'certified', combination, grid, args.calibration, EPSILON)
         for tolerance in TOLERANCES:
-            decode(steps, args, 'certified', combination, tolerance)
+            decode_test(steps, args, 'certified', combination, tolerance)
 
 
 def look_inside(steps, args, data):
@@ -135,23 +135,13 @@ def look_inside(steps, args, data):
                   '--output', output)
 
 
-def decode(steps, args, stage, combination=None, tolerance=None):
+def decode_test(steps, args, stage, combination=None, tolerance=None):
     """The test data at full depth, or under a certificate, and their scores."""
-    name = (stage, '_'.join((*combination, str(tolerance)))) if combination else (stage,)
-    folder = args.output.joinpath('test', *name)
-    how = ('--certificate', certificate(args, stage, combination, tolerance)) if combination else ()
-    steps.run(folder / 'out.jsonl', 'generate', *steps.model, '--input', args.test, *steps.fields, '--output',
-              folder / 'out.jsonl', '--batch_size', args.batch_size, *how)
-    steps.run(folder / 'results.json', 'evaluate', '--predictions', folder / 'out.jsonl', '--references', args.test,
-              '--reference_field', args.test_field, '--metric', args.report, '--metric', args.metric, '--output',
-              folder / 'results.json')
-
-
-def time_them(steps, args, output, data, certificates):
-    """Seconds under every certificate against full depth, all interleaved, at batch 1 and 32."""
-    steps.run(output, 'benchmark', *steps.model, '--input', data, *steps.fields, '--examples', args.timed, '--repeats', 3,
-              *itertools.chain(*(('--certificate', each) for each in certificates)),
-              '--batch_size', 1, '--batch_size', 32, '--output', output)
+    if combination is None:
+        decode(steps, args, args.output / 'test' / stage, args.test)
+        return
+    folder = args.output / 'test' / stage / '_'.join((*combination, str(tolerance)))
+    decode(steps, args, folder, args.test, '--certificate', certificate(args, stage, combination, tolerance))
 
 
 def fastest(args):

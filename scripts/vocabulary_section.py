@@ -1,13 +1,13 @@
 """The section of docs/results.md on reduced vocabularies, from the files of `scripts/vocabularies.py`."""
 
 import itertools
-import json
-from pathlib import Path
+
+from page import cell, read, table
 
 
-def section(directory, facts, figures, trained_by, table, cell):
+def section(directory, facts, figures, trained_by):
     """All that one run of `vocabularies.py` measured. figures: of its analyses; trained_by: commands that made the
-    model; table, cell: how the page writes tables and numbers."""
+    model."""
     tuned, certified = (Times(directory / stage / 'time.json') for stage in ('tuned', 'certified'))
     full = score(directory / 'test' / 'full')
     lines = [
@@ -17,12 +17,12 @@ def section(directory, facts, figures, trained_by, table, cell):
         f'λ is the one of which the tuning data say that its risk ({facts["metric"]}) is within {facts["tuned"]:g} more '
         f'likely than not (ε = ½); time is of {facts["timed"]} tuning examples, at batch 32 of as many as fill whole batches, '
         'all settings interleaved, median of 3 rounds; scores, layers and FLOPs are of the test data.', '']
-    rows = [['full depth', '', '', cell(full['layers']), '×1.00', *tuned.of('full depth'), *scores(full, facts, cell)]]
+    rows = [['full depth', '', '', cell(full['layers']), '×1.00', *tuned.of('full depth'), *scores(full, facts)]]
     for measure, reduction in facts['combinations']:
         found = score(directory / 'test' / 'tuned' / f'{measure}_{reduction}_{facts["tuned"]}')
         path = directory / 'tuned' / f'{measure}_{reduction}' / f'certificate_{facts["tuned"]}.json'
         rows.append([measure, reduction, cell(read(path)['threshold']), cell(found['layers']),
-                     f'×{full["flops"] / found["flops"]:.2f}', *tuned.of(f'certificate {path}'), *scores(found, facts, cell)])
+                     f'×{full["flops"] / found["flops"]:.2f}', *tuned.of(f'certificate {path}'), *scores(found, facts)])
     quality = list(dict.fromkeys((facts['report'], facts['metric'])))
     lines += table(['measure', 'reduction', 'λ', 'average exit', 'FLOPs', 'batch 1: s', 'samples/s', 'speed-up', 'batch 32: s',
                     'samples/s', 'speed-up', *quality], rows)
@@ -36,7 +36,7 @@ def section(directory, facts, figures, trained_by, table, cell):
             path = directory / 'certified' / f'{measure}_{reduction}' / f'certificate_{tolerance}.json'
             rows.append([measure, reduction, cell(tolerance), cell(read(path)['threshold']), cell(found['layers']),
                          f'×{full["flops"] / found["flops"]:.2f}', *certified.of(f'certificate {path}'),
-                         *scores(found, facts, cell)])
+                         *scores(found, facts)])
     lines += table(['measure', 'reduction', 'δ', 'λ', 'average exit', 'FLOPs', 'batch 1: s', 'samples/s', 'speed-up',
                     'batch 32: s', 'samples/s', 'speed-up', *quality], rows)
     lines += ['', '### What each layer knows', '', *(f'![{figure.stem}]({figure})' for figure in figures)]
@@ -44,7 +44,7 @@ def section(directory, facts, figures, trained_by, table, cell):
               'Of the full model\'s outputs for 100 tuning examples: share of tokens at each layer that would be said '
               'otherwise than by the whole head on the same state; for contrasts '
               'also where the contrast\'s own scores rank another token first.', '']
-    lines += unlike_table(directory, table)
+    lines += unlike_table(directory)
     lines += ['', '### Commands', '', '```', *trained_by, *facts['commands'].values(), '```']
     return '\n'.join(lines)
 
@@ -103,7 +103,7 @@ def named(measure, reduction):
     return f'`{measure}`' + ('' if reduction == 'none' else f' with {reduction} pruning')
 
 
-def unlike_table(directory, table):
+def unlike_table(directory):
     """Per combination and layer, the share of tokens that are not the whole head's."""
     rows, layers = [], 0
     for path in sorted((directory / 'unlike').glob('*.json')):
@@ -120,11 +120,6 @@ def score(folder):
     return read(folder / 'results.json')['rows'][0]
 
 
-def scores(found, facts, cell):
+def scores(found, facts):
     """The quality columns."""
     return [cell(found[name]) for name in dict.fromkeys((facts['report'], facts['metric']))]
-
-
-def read(path):
-    """A JSON file."""
-    return json.loads(Path(path).read_text(encoding='utf-8'))
