@@ -72,8 +72,7 @@ def main():
         certificate(args, 'certified', *each) for each in itertools.product(certified, TOLERANCES)])
     facts = {'title': args.title, 'date': str(datetime.date.today()), 'machine': machine(), 'commands': steps.commands,
              'combinations': COMBINATIONS, 'chosen': chosen, 'certified': certified, 'tolerances': TOLERANCES, 'tuned': TUNED,
-             'epsilon': EPSILON, 'keep': args.keep, 'metric': args.metric, 'report': args.report, 'timed': args.timed,
-             'test': args.test, 'test_field': args.test_field}
+             'epsilon': EPSILON, 'keep': args.keep, 'metric': args.metric, 'report': args.report, 'timed': args.timed}
     save_json(args.output / 'vocabularies.json', facts)
 
 

@@ -76,15 +76,13 @@ def advice(directory, facts, tuned, certified):
     def setting(stage, combination, tolerance):
         return f'certificate {directory / stage / "_".join(combination) / f"certificate_{tolerance}.json"}'
 
-    def fastest(size):
-        return max(facts['combinations'], key=lambda each: tuned.speed_up(setting('tuned', each, facts['tuned']), size))
-
+    at_32 = max(facts['combinations'], key=lambda each: tuned.speed_up(setting('tuned', each, facts['tuned']), 32))
     speeds = '; '.join(
         f'δ = {tolerance:g}: ×{certified.speed_up(setting("certified", facts["chosen"], tolerance), 1):.2f} at batch 1, '
         f'×{certified.speed_up(setting("certified", facts["chosen"], tolerance), 32):.2f} at 32'
         for tolerance in facts['tolerances'])
     said = []
-    for size, best in ((1, facts['chosen']), (32, fastest(32))):
+    for size, best in ((1, facts['chosen']), (32, at_32)):
         ratio = tuned.speed_up(setting('tuned', best, facts['tuned']), size)
         said.append(f'at batch {size} **{named(*best)}** is the fastest (×{ratio:.2f})' if ratio > 1 else
                     f'at batch {size} none is faster than full depth, {named(*best)} comes closest (×{ratio:.2f})')
