@@ -8,8 +8,11 @@ ROOT = pathlib.Path(__file__).parent
 
 # The gin tree lives at the top of the checkout, where a user edits it, and inside the package once installed. It holds
 # no __init__.py: a top-level package of that name would shadow gin itself.
-GIN = {('calm_jax.' + '.'.join(folder.relative_to(ROOT).parts)): str(folder.relative_to(ROOT))
-       for folder in [ROOT / 'gin', *sorted((ROOT / 'gin').rglob('*'))] if folder.is_dir() and folder.name != '__pycache__'}
+GIN = {
+    ('calm_jax.' + '.'.join(folder.relative_to(ROOT).parts)): str(folder.relative_to(ROOT))
+    for folder in [ROOT / 'gin', *sorted((ROOT / 'gin').rglob('*'))]
+    if folder.is_dir() and folder.name != '__pycache__'
+}
 
 
 def files(package, *patterns):
@@ -38,8 +41,23 @@ setup(
         'calm_jax.demo': ['NOTICE*', *files('demo', 'assets/**/*')],
     },
     install_requires=[
-        'jax>=0.10', 'flax>=0.12.8,<0.13', 'optax', 'orbax-checkpoint', 'numpy', 'scipy', 'gin-config==0.5.0', 'absl-py',
-        'rouge-score', 'sacrebleu', 'safetensors', 'sentencepiece', 'tokenizers', 'grain', 'rich', 'matplotlib', 'jinja2',
+        'jax>=0.10',
+        'flax>=0.12.8,<0.13',
+        'optax',
+        'orbax-checkpoint',
+        'numpy',
+        'scipy',
+        'gin-config==0.5.0',
+        'absl-py',
+        'rouge-score',
+        'sacrebleu',
+        'safetensors',
+        'sentencepiece',
+        'tokenizers',
+        'grain',
+        'rich',
+        'matplotlib',
+        'jinja2',
     ],
     extras_require={
         'seqio': SEQIO,

@@ -79,8 +79,11 @@ def _out_of_memory(error) -> bool:
         return True
     jax = sys.modules.get('jax')  # where it was never imported nothing of it was raised
     text = str(error).lower()
-    return (jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
-            and ('resource_exhausted' in text or 'out of memory' in text))
+    return (
+        jax is not None
+        and isinstance(error, jax.errors.JaxRuntimeError)
+        and ('resource_exhausted' in text or 'out of memory' in text)
+    )
 
 
 def _version() -> str:

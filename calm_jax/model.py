@@ -84,16 +84,38 @@ class Model:
 
     def save(self, directory: str | os.PathLike, *, dtype: str | None = None, overwrite: bool = False) -> None:
         """Writes a native checkpoint, whole or not at all."""
-        native.save(directory, self.config, split(self.params), self.tokenizer, self.heads, self.generation, dtype=dtype,
-                    overwrite=overwrite)
+        native.save(
+            directory,
+            self.config,
+            split(self.params),
+            self.tokenizer,
+            self.heads,
+            self.generation,
+            dtype=dtype,
+            overwrite=overwrite,
+        )
 
     def generate(self, texts: Sequence[str], **settings) -> 'Outputs':
         """Outputs of the texts, in order, decoded as they are asked for. Arguments as `stream`."""
         return Outputs(self.stream(texts, **settings), len(texts))
 
-    def stream(self, texts: Iterable[str], *, exit=None, gate=None, plan=None, propagation=Lazy(), sampling=Greedy(),
-               constraints=None, beam=None, max_new_tokens: int | None = None, max_source_length: int | None = None,
-               batch_size: int = 32, seed: int = 0, first: int = 0) -> Iterator[Output]:
+    def stream(
+        self,
+        texts: Iterable[str],
+        *,
+        exit=None,
+        gate=None,
+        plan=None,
+        propagation=Lazy(),
+        sampling=Greedy(),
+        constraints=None,
+        beam=None,
+        max_new_tokens: int | None = None,
+        max_source_length: int | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        first: int = 0,
+    ) -> Iterator[Output]:
         """Outputs of any number of texts in bounded memory, in input order, one window of batches at a time.
 
         exit, gate, propagation, sampling, constraints: as `calm_jax.decoding.generate` takes them. plan: example ids [B] →
@@ -104,7 +126,8 @@ class Model:
         """
         length, source_length = self.limits(max_new_tokens, max_source_length)
         windows = decode_windows(
-            map(self.encode, texts), batch_size, max_source_length=source_length, first=first, **self.padding)
+            map(self.encode, texts), batch_size, max_source_length=source_length, first=first, **self.padding
+        )
         key = jax.random.key(seed)
         # On the device once, and not as a host number with every batch.
         if beam is not None and not (exit is None and gate is None and sampling == Greedy()):
@@ -118,12 +141,23 @@ class Model:
                 common = {'max_new_tokens': length, 'plan': batch_plan}
                 if beam is not None:
                     trace = beam_search(
-                        self.config, self.params, batch.tokens, beam=beam, constraints=constraints or Constraints(), **common)
+                        self.config, self.params, batch.tokens, beam=beam, constraints=constraints or Constraints(), **common
+                    )
                 else:
                     trace = generate(
-                        self.config, self.params, batch.tokens, exit=device_exit, gate=device_gate, propagation=propagation,
-                        sampling=sampling, constraints=constraints, head_table=self.head_table(exit),
-                        example_ids=batch.rows.astype(np.int32), key=key, **common)
+                        self.config,
+                        self.params,
+                        batch.tokens,
+                        exit=device_exit,
+                        gate=device_gate,
+                        propagation=propagation,
+                        sampling=sampling,
+                        constraints=constraints,
+                        head_table=self.head_table(exit),
+                        example_ids=batch.rows.astype(np.int32),
+                        key=key,
+                        **common,
+                    )
                 trace = jax.device_get(trace)
                 seconds = (time.perf_counter() - began) / max(1, int(np.sum(batch.rows >= 0)))
                 sequences = 1 if beam is None else beam.size
@@ -156,7 +190,8 @@ class Model:
         if length > positions or source_length > left or left < 1:
             raise ValueError(
                 f'max_new_tokens {length} and max_source_length {source_length}: the model has {positions} positions'
-                + (' for both together' if config.decoder_only else ' for each'))
+                + (' for both together' if config.decoder_only else ' for each')
+            )
         return int(length), int(source_length)
 
     def _outputs(self, batch: DecodeBatch, trace, exit, plan, propagation, seconds, sequences) -> dict[int, Output]:
@@ -166,11 +201,22 @@ class Model:
         if exit is not None and exit.threshold >= 1:
             plan = None  # λ ≥ 1 turned it off
         flops = cost.exact(
-            self.config, source_tokens, trace.exit_layers, layers_run=trace.layers_run, plan=plan,
-            propagation=propagation.filling, sequences=sequences, **measured).total
+            self.config,
+            source_tokens,
+            trace.exit_layers,
+            layers_run=trace.layers_run,
+            plan=plan,
+            propagation=propagation.filling,
+            sequences=sequences,
+            **measured,
+        ).total
         paper = cost.elbayad(
-            self.config, source_tokens, trace.exit_layers,
-            confidence_flops_per_layer=measured['confidence_flops_per_layer'], predicts=measured['predicts']).total
+            self.config,
+            source_tokens,
+            trace.exit_layers,
+            confidence_flops_per_layer=measured['confidence_flops_per_layer'],
+            predicts=measured['predicts'],
+        ).total
         outputs = {}
         for row, index in enumerate(batch.rows.tolist()):
             if index < 0:
@@ -178,13 +224,19 @@ class Model:
             length = int(trace.lengths[row])
             tokens = trace.tokens[row, :length].tolist()
             outputs[index] = Output(
-                text=self.tokenizer.decode(tokens), tokens=tokens, pieces=self.tokenizer.pieces(tokens),
+                text=self.tokenizer.decode(tokens),
+                tokens=tokens,
+                pieces=self.tokenizer.pieces(tokens),
                 exit_layers=trace.exit_layers[row, :length].tolist(),
                 layers_run=trace.layers_run[row, :length].tolist(),
                 confidence=trace.confidence[row, :length].tolist(),
                 executed=float(np.mean(trace.executed[:length])) if length else 0.0,
-                flops=float(flops[row]), flops_elbayad=float(paper[row]), source_tokens=int(source_tokens[row]),
-                truncated=bool(batch.truncated[row]), batch_seconds=seconds)
+                flops=float(flops[row]),
+                flops_elbayad=float(paper[row]),
+                source_tokens=int(source_tokens[row]),
+                truncated=bool(batch.truncated[row]),
+                batch_seconds=seconds,
+            )
         return outputs
 
 
@@ -223,7 +275,8 @@ def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
         params = jax.tree.map(lambda x: x.astype(dtype), params)
     params = join(jax.tree.map(jnp.asarray, params), config)
     return Model(
-        dataclasses.replace(config, dtype=dtype), params, checkpoint.tokenizer, checkpoint.heads, checkpoint.generation or {})
+        dataclasses.replace(config, dtype=dtype), params, checkpoint.tokenizer, checkpoint.heads, checkpoint.generation or {}
+    )
 
 
 def observation_cost(exit: Any, config: TransformerConfig) -> dict:
@@ -234,6 +287,7 @@ def observation_cost(exit: Any, config: TransformerConfig) -> dict:
     decides = [layer + 1 >= exit.min_exit_layer for layer in layers]
     return {
         'confidence_flops_per_layer': [
-            exit.measure.flops(layer, config.sizes, decides[layer]) if exit.observes(layer) else 0 for layer in layers],
+            exit.measure.flops(layer, config.sizes, decides[layer]) if exit.observes(layer) else 0 for layer in layers
+        ],
         'predicts': [exit.measure.predicts and each for each in decides],
     }

@@ -23,8 +23,9 @@ class _Rate(ProgressColumn):
         return Text(f'{task.speed:.1f} {task.fields["unit"]}/s' if task.speed else '', style='cyan')
 
 
-def progress(iterable: Iterable, description: str, total: int | None = None, quiet: bool = False,
-             unit: str = 'it', initial: int = 0) -> Iterator:
+def progress(
+    iterable: Iterable, description: str, total: int | None = None, quiet: bool = False, unit: str = 'it', initial: int = 0
+) -> Iterator:
     """Yields from `iterable` and shows how far it is; says nothing when `quiet`, or where standard error is no terminal, so
     that logs stay readable.
 
@@ -36,8 +37,15 @@ def progress(iterable: Iterable, description: str, total: int | None = None, qui
         return
     if total is None and hasattr(iterable, '__len__'):
         total = initial + len(iterable)
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(),
-               TextColumn('left'), TimeRemainingColumn())
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn('left'),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(description, total=total, completed=initial, unit=unit)
         for item in iterable:

@@ -31,7 +31,8 @@ class Sweep:
             # Pieces are for the eye; a sweep holds twenty runs of them.
             self._read[threshold] = [
                 {name: value for name, value in _checked(where, record).items() if name != 'pieces'}
-                for where, record in jsonl.stream(path)]
+                for where, record in jsonl.stream(path)
+            ]
             self._check_order(threshold, path)
         return self._read[threshold]
 
@@ -42,8 +43,10 @@ class Sweep:
         full, early = ([record['id'] for record in self.at(each)] for each in (1.0, threshold))
         if full != early:
             where = next((i for i, (one, other) in enumerate(zip(full, early)) if one != other), min(len(full), len(early)))
-            raise ValueError(f'{path}: record {where + 1} is not of the same example as in {self.path(1.0)} ({len(early)} and '
-                             f'{len(full)} records); decode again with --checkpoint and --overwrite')
+            raise ValueError(
+                f'{path}: record {where + 1} is not of the same example as in {self.path(1.0)} ({len(early)} and '
+                f'{len(full)} records); decode again with --checkpoint and --overwrite'
+            )
 
     def first(self, threshold: float, count: int) -> list[dict]:
         """The first records at λ, pieces and all."""
@@ -80,15 +83,29 @@ def curve(sweep: Sweep, objective: Objective, num_layers: int, label: str, kind:
         early = sweep.texts(threshold)
         losses = objective.losses(early, full)
         point = tested.get(threshold)
-        points.append({
-            'threshold': threshold, **_cost(sweep.at(threshold)), 'quality': _mean(objective.quality(early)),
-            'consistency': _mean(objective.consistency(early, full)),
-            'loss': _mean(max(losses.values(), key=np.mean) if isinstance(losses, dict) else losses),
-            'p_value': point.p_value if point else None, 'rejected': bool(point and point.rejected)})
+        points.append(
+            {
+                'threshold': threshold,
+                **_cost(sweep.at(threshold)),
+                'quality': _mean(objective.quality(early)),
+                'consistency': _mean(objective.consistency(early, full)),
+                'loss': _mean(max(losses.values(), key=np.mean) if isinstance(losses, dict) else losses),
+                'p_value': point.p_value if point else None,
+                'rejected': bool(point and point.rejected),
+            }
+        )
     return {
-        'label': label, 'kind': kind, 'num_layers': num_layers, 'metric': objective.names[0], 'objective': objective.kind,
-        'tolerance': certificate.tolerance if certificate else None, 'epsilon': certificate.epsilon if certificate else None,
-        'n': len(full), 'points': points, 'full': {**_cost(sweep.at(1.0)), 'quality': _mean(objective.quality(full))}}
+        'label': label,
+        'kind': kind,
+        'num_layers': num_layers,
+        'metric': objective.names[0],
+        'objective': objective.kind,
+        'tolerance': certificate.tolerance if certificate else None,
+        'epsilon': certificate.epsilon if certificate else None,
+        'n': len(full),
+        'points': points,
+        'full': {**_cost(sweep.at(1.0)), 'quality': _mean(objective.quality(full))},
+    }
 
 
 def save_json(path: str | os.PathLike, content: dict) -> None:
@@ -100,8 +117,14 @@ def save_json(path: str | os.PathLike, content: dict) -> None:
     partial.replace(path)
 
 
-_FIELDS = {'text': str, 'tokens': list, 'exit_layers': list, 'layers': int | float, 'flops': int | float,
-           'flops_elbayad': int | float}
+_FIELDS = {
+    'text': str,
+    'tokens': list,
+    'exit_layers': list,
+    'layers': int | float,
+    'flops': int | float,
+    'flops_elbayad': int | float,
+}
 
 
 def _checked(where: str, record: dict) -> dict:
@@ -119,7 +142,8 @@ def _cost(records: Sequence[dict]) -> dict:
     return {
         'layers': sum(sum(record['exit_layers']) for record in records) / tokens,
         'flops': sum(record['flops'] for record in records) / tokens,
-        'flops_elbayad': sum(record['flops_elbayad'] for record in records) / tokens}
+        'flops_elbayad': sum(record['flops_elbayad'] for record in records) / tokens,
+    }
 
 
 def _mean(values):

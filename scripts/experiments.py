@@ -44,8 +44,11 @@ def main():
     parser.add_argument('--title', default='Translation on Multi30k', help='of the section on the page')
     parser.add_argument('--batch_size', default='32')
     parser.add_argument('--measure', action='append', choices=MEASURES, help='repeatable (default all)')
-    parser.add_argument('--only_calibrate', action='store_true', help='end there: runs of different measures may go side by '
-                        'side, before one of all that does the rest')
+    parser.add_argument(
+        '--only_calibrate',
+        action='store_true',
+        help='end there: runs of different measures may go side by side, before one of all that does the rest',
+    )
     parser.add_argument('--tuned', type=int, default=500, help='held-out examples to compare threshold forms on (default 500)')
     parser.add_argument('--timed', type=int, default=200, help='test examples timed at batch 1 (the paper: 200)')
     parser.add_argument('--output', required=True, type=Path)
@@ -64,9 +67,20 @@ def main():
         decode_tests(steps, args, name, path)
     bounds(steps, args, next(iter(tests.values())))
     time_them(steps, args, next(iter(tests.values())))
-    facts = {'title': args.title, 'date': str(datetime.date.today()), 'machine': machine(), 'forms': forms,
-             'commands': steps.commands, 'measures': args.measure, 'promises': PROMISES, 'tests': tests,
-             'test_field': args.test_field, 'metric': args.metric, 'report': args.report, 'epsilon': EPSILON}
+    facts = {
+        'title': args.title,
+        'date': str(datetime.date.today()),
+        'machine': machine(),
+        'forms': forms,
+        'commands': steps.commands,
+        'measures': args.measure,
+        'promises': PROMISES,
+        'tests': tests,
+        'test_field': args.test_field,
+        'metric': args.metric,
+        'report': args.report,
+        'epsilon': EPSILON,
+    }
     save_json(args.output / 'experiments.json', facts)
 
 
@@ -96,7 +110,7 @@ def halves(args):
     records = Records(args.heldout)
     paths = args.output / 'grid.jsonl', args.output / 'tune.jsonl'
     for half, path in enumerate(paths):
-        rows = range(half * len(records) // 2, (half + 1) * len(records) // 2)[:args.tuned if half else None]
+        rows = range(half * len(records) // 2, (half + 1) * len(records) // 2)[: args.tuned if half else None]
         path.write_text(''.join(json.dumps(records[i], ensure_ascii=False) + '\n' for i in rows), encoding='utf-8')
     return paths
 
@@ -106,9 +120,30 @@ def choose_form(steps, args, measure, grid, tune):
     layers = {}
     for form in FORMS:
         folder = args.output / 'tune' / measure / '_'.join(str(each) for each in form if each)
-        steps.run(folder / 'certificate.json', 'calibrate', *steps.model, '--data', tune, *steps.fields, '--measure', measure,
-                  *form_flags(form), '--grid_data', grid, '--whole_grid', '--metric', args.metric, '--tolerance', 0.1,
-                  '--batch_size', args.batch_size, '--records', folder, '--output', folder / 'certificate.json')
+        steps.run(
+            folder / 'certificate.json',
+            'calibrate',
+            *steps.model,
+            '--data',
+            tune,
+            *steps.fields,
+            '--measure',
+            measure,
+            *form_flags(form),
+            '--grid_data',
+            grid,
+            '--whole_grid',
+            '--metric',
+            args.metric,
+            '--tolerance',
+            0.1,
+            '--batch_size',
+            args.batch_size,
+            '--records',
+            folder,
+            '--output',
+            folder / 'certificate.json',
+        )
         layers[form] = layers_at(json.loads((folder / 'curve.json').read_text(encoding='utf-8')), KEPT)
     return min(FORMS, key=layers.get)
 
@@ -132,18 +167,63 @@ def layers_at(curve, consistency):
 def calibrate(steps, args, measure, form, grid):
     """All promises of one measure: the first decodes the whole grid, the others are tested from its records."""
     folder = args.output / 'calibrated' / measure
-    common = ('--data', args.calibration, *steps.fields, '--target_field', args.target_field, '--metric', args.metric,
-              '--epsilon', EPSILON, '--records', folder)
-    decoding = (*steps.model, '--measure', measure, *form_flags(form), '--grid_data', grid, '--whole_grid',
-                '--batch_size', args.batch_size)
+    common = (
+        '--data',
+        args.calibration,
+        *steps.fields,
+        '--target_field',
+        args.target_field,
+        '--metric',
+        args.metric,
+        '--epsilon',
+        EPSILON,
+        '--records',
+        folder,
+    )
+    decoding = (
+        *steps.model,
+        '--measure',
+        measure,
+        *form_flags(form),
+        '--grid_data',
+        grid,
+        '--whole_grid',
+        '--batch_size',
+        args.batch_size,
+    )
     for number, ((objective, tolerance), p_value) in enumerate(itertools.product(PROMISES, P_VALUES)):
         output = folder / f'certificate_{objective}_{tolerance}_{p_value}.json'
-        steps.run(output, 'calibrate', *(() if number else decoding), *common, '--objective', objective, '--tolerance',
-                  tolerance, '--p_value', p_value, '--output', output)
+        steps.run(
+            output,
+            'calibrate',
+            *(() if number else decoding),
+            *common,
+            '--objective',
+            objective,
+            '--tolerance',
+            tolerance,
+            '--p_value',
+            p_value,
+            '--output',
+            output,
+        )
     for objective, tolerances in (('textual', '.05,.1,.15,.2,.25,.3'), ('risk', '.01,.02,.03,.05,.075,.1')):
         kept = args.output / 'trials' / measure / objective / 'trials.json'
-        steps.run(kept, 'calibrate', *common, '--objective', objective, '--tolerance', tolerances.split(',')[1], '--p_value',
-                  'hoeffding_bentkus', '--trials', 50, '--trial_tolerances', tolerances)
+        steps.run(
+            kept,
+            'calibrate',
+            *common,
+            '--objective',
+            objective,
+            '--tolerance',
+            tolerances.split(',')[1],
+            '--p_value',
+            'hoeffding_bentkus',
+            '--trials',
+            50,
+            '--trial_tolerances',
+            tolerances,
+        )
         if not kept.exists():
             (folder / 'trials.json').rename(kept)
 
@@ -153,8 +233,14 @@ def decode_tests(steps, args, name, path):
     folder = args.output / 'test' / name
     decode(steps, args, folder / 'full', path)
     for measure, (objective, tolerance) in itertools.product(args.measure, PROMISES):
-        decode(steps, args, folder / f'{measure}_{objective}_{tolerance}_betting', path, '--certificate',
-               certificate(args, measure, (objective, tolerance)))
+        decode(
+            steps,
+            args,
+            folder / f'{measure}_{objective}_{tolerance}_betting',
+            path,
+            '--certificate',
+            certificate(args, measure, (objective, tolerance)),
+        )
 
 
 def bounds(steps, args, path):
@@ -167,24 +253,69 @@ def bounds(steps, args, path):
 
 
 def decode(steps, args, folder, path, *flags):
-    steps.run(folder / 'out.jsonl', 'generate', *steps.model, '--input', path, *steps.fields, '--output', folder / 'out.jsonl',
-              '--batch_size', args.batch_size, *flags)
-    steps.run(folder / 'results.json', 'evaluate', '--predictions', folder / 'out.jsonl', '--references', path,
-              '--reference_field', args.test_field, '--metric', args.report, '--metric', args.metric, '--output',
-              folder / 'results.json')
+    steps.run(
+        folder / 'out.jsonl',
+        'generate',
+        *steps.model,
+        '--input',
+        path,
+        *steps.fields,
+        '--output',
+        folder / 'out.jsonl',
+        '--batch_size',
+        args.batch_size,
+        *flags,
+    )
+    steps.run(
+        folder / 'results.json',
+        'evaluate',
+        '--predictions',
+        folder / 'out.jsonl',
+        '--references',
+        path,
+        '--reference_field',
+        args.test_field,
+        '--metric',
+        args.report,
+        '--metric',
+        args.metric,
+        '--output',
+        folder / 'results.json',
+    )
 
 
 def time_them(steps, args, path):
     """Seconds of every certificate against full depth, all interleaved, at batch 1 and 32."""
-    compare_times(steps, args, args.output / 'time.json', path, [
-        certificate(args, *each) for each in itertools.product(args.measure, PROMISES)])
+    compare_times(
+        steps,
+        args,
+        args.output / 'time.json',
+        path,
+        [certificate(args, *each) for each in itertools.product(args.measure, PROMISES)],
+    )
 
 
 def compare_times(steps, args, output, path, certificates):
     """Seconds under each of these certificates against full depth, all interleaved, at batch 1 and 32."""
-    steps.run(output, 'benchmark', *steps.model, '--input', path, *steps.fields, '--examples', args.timed, '--repeats', 3,
-              *itertools.chain(*(('--certificate', each) for each in certificates)),
-              '--batch_size', 1, '--batch_size', 32, '--output', output)
+    steps.run(
+        output,
+        'benchmark',
+        *steps.model,
+        '--input',
+        path,
+        *steps.fields,
+        '--examples',
+        args.timed,
+        '--repeats',
+        3,
+        *itertools.chain(*(('--certificate', each) for each in certificates)),
+        '--batch_size',
+        1,
+        '--batch_size',
+        32,
+        '--output',
+        output,
+    )
 
 
 def certificate(args, measure, promise):

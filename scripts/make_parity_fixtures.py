@@ -51,8 +51,15 @@ GREEDY_TOKENS = 64
 BEAM_TOKENS = 40
 # Those of BART's published summarisers; and others that end by other rules.
 BEAMS = {
-    'bart': {'num_beams': 4, 'length_penalty': 2.0, 'no_repeat_ngram_size': 3, 'min_length': 12, 'early_stopping': True,
-             'forced_bos_token_id': 0, 'forced_eos_token_id': 2},
+    'bart': {
+        'num_beams': 4,
+        'length_penalty': 2.0,
+        'no_repeat_ngram_size': 3,
+        'min_length': 12,
+        'early_stopping': True,
+        'forced_bos_token_id': 0,
+        'forced_eos_token_id': 2,
+    },
     'short': {'num_beams': 3, 'length_penalty': 0.6, 'early_stopping': False},
     'never': {'num_beams': 2, 'length_penalty': 1.0, 'early_stopping': 'never', 'no_repeat_ngram_size': 2},
 }
@@ -86,38 +93,102 @@ def byte_pairs(directory, special=('<s>', '<pad>', '</s>', '<unk>', '<mask>')):
 
 
 def t5(layers='decoder.block', lengths=(37, 48, 5), untied=True, **settings):
-    return Fixture(T5Config(**{'vocab_size': 128, 'd_model': 32, 'd_kv': 8, 'num_heads': 4, 'd_ff': 32, 'num_layers': 3,
-                               'num_decoder_layers': 3, 'tie_word_embeddings': not untied, **settings}),
-                   T5ForConditionalGeneration, layers, sentencepieces, lengths, untied=untied)
+    return Fixture(
+        T5Config(
+            **{
+                'vocab_size': 128,
+                'd_model': 32,
+                'd_kv': 8,
+                'num_heads': 4,
+                'd_ff': 32,
+                'num_layers': 3,
+                'num_decoder_layers': 3,
+                'tie_word_embeddings': not untied,
+                **settings,
+            }
+        ),
+        T5ForConditionalGeneration,
+        layers,
+        sentencepieces,
+        lengths,
+        untied=untied,
+    )
 
 
 def long_t5(attention, lengths):
     config = LongT5Config(
-        vocab_size=96, d_model=24, d_kv=8, num_heads=3, d_ff=32, num_layers=2, num_decoder_layers=2, local_radius=5,
-        global_block_size=4, encoder_attention_type=attention, feed_forward_proj='gated-gelu', tie_word_embeddings=False,
-        relative_attention_num_buckets=8, relative_attention_max_distance=20)
+        vocab_size=96,
+        d_model=24,
+        d_kv=8,
+        num_heads=3,
+        d_ff=32,
+        num_layers=2,
+        num_decoder_layers=2,
+        local_radius=5,
+        global_block_size=4,
+        encoder_attention_type=attention,
+        feed_forward_proj='gated-gelu',
+        tie_word_embeddings=False,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=20,
+    )
     return Fixture(config, LongT5ForConditionalGeneration, 'decoder.block', sentencepieces, lengths)
 
 
 def bart(**settings):
     config = BartConfig(
-        vocab_size=300, d_model=32, encoder_layers=2, decoder_layers=3, encoder_attention_heads=4, decoder_attention_heads=4,
-        encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=96, **settings)
-    return Fixture(config, BartForConditionalGeneration, 'model.decoder.layers', byte_pairs, (30, 41, 7), scale=0.7,
-                   beams=('bart', 'never'))
+        vocab_size=300,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=3,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=96,
+        **settings,
+    )
+    return Fixture(
+        config,
+        BartForConditionalGeneration,
+        'model.decoder.layers',
+        byte_pairs,
+        (30, 41, 7),
+        scale=0.7,
+        beams=('bart', 'never'),
+    )
 
 
 def opt(**settings):
-    config = OPTConfig(**{
-        'vocab_size': 300, 'hidden_size': 32, 'num_hidden_layers': 3, 'ffn_dim': 48, 'max_position_embeddings': 128,
-        'num_attention_heads': 4, 'word_embed_proj_dim': 32, **settings})
+    config = OPTConfig(
+        **{
+            'vocab_size': 300,
+            'hidden_size': 32,
+            'num_hidden_layers': 3,
+            'ffn_dim': 48,
+            'max_position_embeddings': 128,
+            'num_attention_heads': 4,
+            'word_embed_proj_dim': 32,
+            **settings,
+        }
+    )
     return Fixture(config, OPTForCausalLM, 'model.decoder.layers', byte_pairs, (9, 17, 4))
 
 
 def llama(**settings):
-    config = LlamaConfig(**{
-        'vocab_size': 300, 'hidden_size': 32, 'intermediate_size': 40, 'num_hidden_layers': 3, 'num_attention_heads': 4,
-        'num_key_value_heads': 2, 'max_position_embeddings': 128, 'rms_norm_eps': 1e-5, **settings})
+    config = LlamaConfig(
+        **{
+            'vocab_size': 300,
+            'hidden_size': 32,
+            'intermediate_size': 40,
+            'num_hidden_layers': 3,
+            'num_attention_heads': 4,
+            'num_key_value_heads': 2,
+            'max_position_embeddings': 128,
+            'rms_norm_eps': 1e-5,
+            **settings,
+        }
+    )
     return Fixture(config, LlamaForCausalLM, 'model.layers', byte_pairs, (9, 17, 4))
 
 
@@ -125,33 +196,73 @@ def llama(**settings):
 # distance than usual, sources and targets longer than the distance, unequal depths, one file and several.
 MODELS = {
     'gated_gelu': t5(feed_forward_proj='gated-gelu')._replace(beams=('short', 'never')),
-    'odd_shapes': t5(vocab_size=101, d_model=24, d_kv=10, num_heads=3, d_ff=28, num_layers=2, num_decoder_layers=4,
-                     relative_attention_num_buckets=12, relative_attention_max_distance=33, layer_norm_epsilon=1e-5,
-                     feed_forward_proj='gated-silu', lengths=(70, 9, 34))._replace(dtype=torch.float16, shard='20KB'),
-    'plain_relu': t5(vocab_size=96, d_model=16, num_heads=2, d_ff=48, num_layers=1, num_decoder_layers=2,
-                     feed_forward_proj='relu', lengths=(12, 20, 40))._replace(dtype=torch.bfloat16),
-    't5_1_0': t5(feed_forward_proj='relu', num_layers=2, num_decoder_layers=2, untied=False,
-                 lengths=(12, 20, 40))._replace(beams=('short',)),
+    'odd_shapes': t5(
+        vocab_size=101,
+        d_model=24,
+        d_kv=10,
+        num_heads=3,
+        d_ff=28,
+        num_layers=2,
+        num_decoder_layers=4,
+        relative_attention_num_buckets=12,
+        relative_attention_max_distance=33,
+        layer_norm_epsilon=1e-5,
+        feed_forward_proj='gated-silu',
+        lengths=(70, 9, 34),
+    )._replace(dtype=torch.float16, shard='20KB'),
+    'plain_relu': t5(
+        vocab_size=96,
+        d_model=16,
+        num_heads=2,
+        d_ff=48,
+        num_layers=1,
+        num_decoder_layers=2,
+        feed_forward_proj='relu',
+        lengths=(12, 20, 40),
+    )._replace(dtype=torch.bfloat16),
+    't5_1_0': t5(feed_forward_proj='relu', num_layers=2, num_decoder_layers=2, untied=False, lengths=(12, 20, 40))._replace(
+        beams=('short',)
+    ),
     'longt5_local': long_t5('local', (37, 11, 4)),
     'longt5_global': long_t5('transient-global', (38, 11, 3)),
     'bart': bart(),
     'bart_scaled': bart(scale_embedding=True, activation_function='relu')._replace(shard='20KB', scale=0.35),
     'gpt2': Fixture(
         GPT2Config(vocab_size=300, n_positions=128, n_embd=32, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0),
-        GPT2LMHeadModel, 'transformer.h', functools.partial(byte_pairs, special=['<|endoftext|>']), (9, 17, 4)),
+        GPT2LMHeadModel,
+        'transformer.h',
+        functools.partial(byte_pairs, special=['<|endoftext|>']),
+        (9, 17, 4),
+    ),
     'opt': opt(),
     'opt_post_norm': opt(do_layer_norm_before=False, word_embed_proj_dim=20)._replace(scale=0.7),
     'llama_1': llama(num_key_value_heads=4)._replace(beams=('short', 'never')),
-    'llama_3': llama(tie_word_embeddings=True, head_dim=12, attention_bias=True, rope_parameters={
-        'rope_type': 'llama3', 'rope_theta': 500.0, 'factor': 8.0, 'low_freq_factor': 1.0, 'high_freq_factor': 4.0,
-        'original_max_position_embeddings': 16}),
+    'llama_3': llama(
+        tie_word_embeddings=True,
+        head_dim=12,
+        attention_bias=True,
+        rope_parameters={
+            'rope_type': 'llama3',
+            'rope_theta': 500.0,
+            'factor': 8.0,
+            'low_freq_factor': 1.0,
+            'high_freq_factor': 4.0,
+            'original_max_position_embeddings': 16,
+        },
+    ),
 }
 
 TEXTS = (
-    'the quick brown fox jumps over the lazy dog', 'a model that answers early says the same in fewer layers',
-    'every token takes as many layers as it needs', 'half of the words are easy and the others take all of it',
-    'what is skipped is written down and filled in later', 'thresholds are chosen on one set and tested on another',
-    'jumping foxes and sleeping dogs', 'layers upon layers, row by row, word by word', 'is it lazy to wait? not at all!')
+    'the quick brown fox jumps over the lazy dog',
+    'a model that answers early says the same in fewer layers',
+    'every token takes as many layers as it needs',
+    'half of the words are easy and the others take all of it',
+    'what is skipped is written down and filled in later',
+    'thresholds are chosen on one set and tested on another',
+    'jumping foxes and sleeping dogs',
+    'layers upon layers, row by row, word by word',
+    'is it lazy to wait? not at all!',
+)
 
 
 def main():
@@ -199,11 +310,16 @@ def beam(model, arrays, settings):
     source, mask = torch.as_tensor(arrays['source'], dtype=torch.long), torch.as_tensor(arrays['mask'], dtype=torch.long)
     start = getattr(config, 'decoder_start_token_id', None)
     settings = GenerationConfig(
-        max_new_tokens=BEAM_TOKENS, do_sample=False, eos_token_id=config.eos_token_id, pad_token_id=0,
-        decoder_start_token_id=start, **settings)
+        max_new_tokens=BEAM_TOKENS,
+        do_sample=False,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=0,
+        decoder_start_token_id=start,
+        **settings,
+    )
     model.generation_config = GenerationConfig(eos_token_id=config.eos_token_id, pad_token_id=0, decoder_start_token_id=start)
     found = model.generate(input_ids=source, attention_mask=mask, generation_config=settings).numpy()
-    found = found[:, 1 if config.is_encoder_decoder else source.shape[1]:]
+    found = found[:, 1 if config.is_encoder_decoder else source.shape[1] :]
     ended = np.cumsum(found == config.eos_token_id, axis=1) - (found == config.eos_token_id) > 0
     found = np.where(ended, 0, found)
     return np.pad(found, ((0, 0), (0, BEAM_TOKENS - found.shape[1]))).astype(np.int32)
@@ -251,10 +367,14 @@ def reference(model, fixture, seed):
         hook.remove()
     generated = greedy(model, source, mask)
     arrays = {
-        'source': source.numpy().astype(np.int32), 'mask': mask.numpy().astype(bool),
+        'source': source.numpy().astype(np.int32),
+        'mask': mask.numpy().astype(bool),
         'target': target.numpy().astype(np.int32),
-        'encoded': output.encoder_last_hidden_state.float().numpy(), 'states': torch.stack(states).float().numpy(),
-        'logits': output.logits.float().numpy(), 'greedy': generated.sequences[:, 1:].numpy().astype(np.int32)}
+        'encoded': output.encoder_last_hidden_state.float().numpy(),
+        'states': torch.stack(states).float().numpy(),
+        'logits': output.logits.float().numpy(),
+        'greedy': generated.sequences[:, 1:].numpy().astype(np.int32),
+    }
     return arrays, clear_and_varied(generated)
 
 
@@ -276,9 +396,12 @@ def decoder_reference(model, fixture, seed):
         hook.remove()
     generated = greedy(model, source, mask)
     arrays = {
-        'source': source.numpy().astype(np.int32), 'mask': mask.numpy().astype(bool),
-        'states': torch.stack(states).float().numpy(), 'logits': output.logits.float().numpy(),
-        'greedy': generated.sequences[:, source.shape[1]:].numpy().astype(np.int32)}
+        'source': source.numpy().astype(np.int32),
+        'mask': mask.numpy().astype(bool),
+        'states': torch.stack(states).float().numpy(),
+        'logits': output.logits.float().numpy(),
+        'greedy': generated.sequences[:, source.shape[1] :].numpy().astype(np.int32),
+    }
     return arrays, clear_and_varied(generated)
 
 
@@ -297,8 +420,16 @@ def watch(model, fixture):
 def greedy(model, source, mask):
     start = getattr(model.config, 'decoder_start_token_id', None)
     settings = GenerationConfig(
-        max_new_tokens=GREEDY_TOKENS, use_cache=False, do_sample=False, num_beams=1, eos_token_id=None, pad_token_id=0,
-        decoder_start_token_id=start, output_scores=True, return_dict_in_generate=True)
+        max_new_tokens=GREEDY_TOKENS,
+        use_cache=False,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=None,
+        pad_token_id=0,
+        decoder_start_token_id=start,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
     model.generation_config = GenerationConfig(eos_token_id=None, pad_token_id=0, decoder_start_token_id=start)
     return model.generate(input_ids=source, attention_mask=mask, generation_config=settings)
 

@@ -23,24 +23,37 @@ from page import cell, read, table  # noqa: E402
 from tables import markdown  # noqa: E402
 
 PAPER = {  # Table 2 of CALM, WMT15 EN-FR, T5 8+8 layers, ε = .05: layers of 8, speed-up
-    ('softmax_gap', 'textual', 0.1): (3.35, 2.01), ('state', 'textual', 0.1): (7.68, 1.00),
-    ('classifier', 'textual', 0.1): (5.50, 2.05), ('softmax_gap', 'textual', 0.25): (1.76, 2.83),
-    ('state', 'textual', 0.25): (2.84, 1.55), ('classifier', 'textual', 0.25): (2.97, 2.00),
-    ('softmax_gap', 'risk', 0.02): (3.19, 2.10), ('state', 'risk', 0.02): (7.68, 1.00),
-    ('classifier', 'risk', 0.02): (5.05, 1.97), ('softmax_gap', 'risk', 0.05): (1.96, 2.73),
-    ('state', 'risk', 0.05): (2.72, 1.58), ('classifier', 'risk', 0.05): (3.08, 1.98),
+    ('softmax_gap', 'textual', 0.1): (3.35, 2.01),
+    ('state', 'textual', 0.1): (7.68, 1.00),
+    ('classifier', 'textual', 0.1): (5.50, 2.05),
+    ('softmax_gap', 'textual', 0.25): (1.76, 2.83),
+    ('state', 'textual', 0.25): (2.84, 1.55),
+    ('classifier', 'textual', 0.25): (2.97, 2.00),
+    ('softmax_gap', 'risk', 0.02): (3.19, 2.10),
+    ('state', 'risk', 0.02): (7.68, 1.00),
+    ('classifier', 'risk', 0.02): (5.05, 1.97),
+    ('softmax_gap', 'risk', 0.05): (1.96, 2.73),
+    ('state', 'risk', 0.05): (2.72, 1.58),
+    ('classifier', 'risk', 0.05): (3.08, 1.98),
 }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--demo', type=Path, metavar='DIR', help='folder that `calm demo` wrote')
-    parser.add_argument('--benchmark', type=Path, action='append', default=[], metavar='FILE',
-                        help='JSON of scripts/benchmarks/peers.py; repeatable')
+    parser.add_argument(
+        '--benchmark',
+        type=Path,
+        action='append',
+        default=[],
+        metavar='FILE',
+        help='JSON of scripts/benchmarks/peers.py; repeatable',
+    )
     parser.add_argument('--experiments', type=Path, metavar='DIR', help='folder of scripts/experiments.py')
     parser.add_argument('--vocabularies', type=Path, metavar='DIR', help='folder of scripts/vocabularies.py')
-    parser.add_argument('--headline', action='store_true', help='of the experiments: compare with the paper, write the table '
-                        'of the README')
+    parser.add_argument(
+        '--headline', action='store_true', help='of the experiments: compare with the paper, write the table of the README'
+    )
     parser.add_argument('--figures', type=Path, metavar='DIR', help='figures that `calm report` drew of the experiments')
     parser.add_argument('--classifier', action='append', default=[], metavar='NAME=DIR', help='model folders of classifiers')
     parser.add_argument('--trained_by', action='append', default=[], metavar='COMMAND', help='what made the model; repeatable')
@@ -61,8 +74,10 @@ def main():
         facts = read(args.vocabularies / 'vocabularies.json')
         figures = args.output.parent / 'figures' / args.vocabularies.resolve().parent.name
         figures.mkdir(parents=True, exist_ok=True)
-        drawn = [Path(shutil.copy(figure, figures)).relative_to(args.output.parent)
-                 for figure in sorted((args.vocabularies / 'inside_figures').glob('*.png'))]
+        drawn = [
+            Path(shutil.copy(figure, figures)).relative_to(args.output.parent)
+            for figure in sorted((args.vocabularies / 'inside_figures').glob('*.png'))
+        ]
         sections[facts['title']] = vocabulary_section.section(args.vocabularies, facts, drawn, args.trained_by)
     head = '# Results\n\nWritten by `scripts/results_page.py` from the files of the runs named below.\n\n'
     args.output.write_text(head + joined(sections, '##') + '\n', encoding='utf-8')
@@ -90,25 +105,56 @@ def demo_section(directory):
     heads = [f'{column["name"]} {column["unit"]}'.strip() for column in results['columns']]
     rows = [[cell(row[column['key']]) for column in results['columns']] for row in results['rows']]
     provenance = results['provenance']
-    return '\n'.join([
-        results['title'] + '.', '', *table(heads, rows), '',
-        f'`{provenance["command"]}` · {provenance["machine"]} · {provenance["date"]} · seed {provenance["seed"]}'])
+    return '\n'.join(
+        [
+            results['title'] + '.',
+            '',
+            *table(heads, rows),
+            '',
+            f'`{provenance["command"]}` · {provenance["machine"]} · {provenance["date"]} · seed {provenance["seed"]}',
+        ]
+    )
 
 
 def experiments_section(args, facts):
     """Everything on one trained model."""
     directory, folder = args.experiments, figure_folder(args).name
-    drawn = [f'![{figure.stem}](figures/{folder}/{figure.name})' for figure in chosen_figures(args.figures)] \
-        if args.figures else []
+    drawn = (
+        [f'![{figure.stem}](figures/{folder}/{figure.name})' for figure in chosen_figures(args.figures)] if args.figures else []
+    )
     title = f'Machine: {facts["machine"]}; {facts["date"]}; seed 0; metric {facts["metric"]}; ε = {facts["epsilon"]:g}.'
-    caption = (f'Layers and FLOPs per token are those on the calibration data; {facts["report"]} and mean loss are those on '
-               'the test data, the loss being the one that the certificate bounds by δ. The first test set is drawn as the '
-               'calibration data are; a loss above δ on another one is shift.')
-    lines = [title, '',
-             '### Within a certificate', '', caption, '', *certified_table(directory, facts, args.headline), '',
-             '### The promise kept: 50 random 80/20 trials', '', *trials_table(directory), '', *drawn, '',
-             '### Bounds: the oracle, and the same depth for every token', '', *bounds_table(directory), '',
-             '### Commands', '', '```', *args.trained_by, *facts['commands'].values(), '```', '']
+    caption = (
+        f'Layers and FLOPs per token are those on the calibration data; {facts["report"]} and mean loss are those on '
+        'the test data, the loss being the one that the certificate bounds by δ. The first test set is drawn as the '
+        'calibration data are; a loss above δ on another one is shift.'
+    )
+    lines = [
+        title,
+        '',
+        '### Within a certificate',
+        '',
+        caption,
+        '',
+        *certified_table(directory, facts, args.headline),
+        '',
+        '### The promise kept: 50 random 80/20 trials',
+        '',
+        *trials_table(directory),
+        '',
+        *drawn,
+        '',
+        '### Bounds: the oracle, and the same depth for every token',
+        '',
+        *bounds_table(directory),
+        '',
+        '### Commands',
+        '',
+        '```',
+        *args.trained_by,
+        *facts['commands'].values(),
+        '```',
+        '',
+    ]
     for each in args.classifier:
         lines += classifier_section(*each.split('=', 1))
     return '\n'.join(lines).strip()
@@ -133,9 +179,21 @@ def copy_figures(directory, output):
 
 def certified_table(directory, facts, published):
     """One row per measure and promise: what was certified, and what it gave on every test set."""
-    heads = ['measure', 'objective', 'δ', 'λ (HB)', 'λ (betting)', 'share of δ', 'layers', 'FLOPs', 'Elbayad FLOPs',
-             'speed-up b1', 'speed-up b32', *(f'{name}: {facts["report"]} (full), mean loss' for name in facts['tests']),
-             *(['paper: layers of 8, speed-up'] if published else [])]
+    heads = [
+        'measure',
+        'objective',
+        'δ',
+        'λ (HB)',
+        'λ (betting)',
+        'share of δ',
+        'layers',
+        'FLOPs',
+        'Elbayad FLOPs',
+        'speed-up b1',
+        'speed-up b32',
+        *(f'{name}: {facts["report"]} (full), mean loss' for name in facts['tests']),
+        *(['paper: layers of 8, speed-up'] if published else []),
+    ]
     rows = []
     for (objective, tolerance), measure in itertools.product(facts['promises'], facts['measures']):
         stem = f'{objective}_{tolerance}'
@@ -144,14 +202,29 @@ def certified_table(directory, facts, published):
         curve = read(folder / 'curve.json')
         betting = certificates['betting']
         point = point_of(folder / 'curve.json', curve, betting['threshold'])
-        rows.append([
-            measure, objective, cell(tolerance), *(cell(certificates[p]['threshold']) for p in certificates),
-            cell(betting['tolerance_used']), cell(point['layers']),
-            *(f'×{curve["full"][kind] / point[kind]:.2f}' for kind in ('flops', 'flops_elbayad')),
-            *speed_ups(directory, folder / f'certificate_{stem}_betting.json'),
-            *(test_cell(directory / 'test' / name, f'{measure}_{stem}_betting', objective, facts,
-                        references(path, facts['test_field'])) for name, path in facts['tests'].items()),
-            *(['{}, ×{}'.format(*PAPER[measure, objective, tolerance])] if published else [])])
+        rows.append(
+            [
+                measure,
+                objective,
+                cell(tolerance),
+                *(cell(certificates[p]['threshold']) for p in certificates),
+                cell(betting['tolerance_used']),
+                cell(point['layers']),
+                *(f'×{curve["full"][kind] / point[kind]:.2f}' for kind in ('flops', 'flops_elbayad')),
+                *speed_ups(directory, folder / f'certificate_{stem}_betting.json'),
+                *(
+                    test_cell(
+                        directory / 'test' / name,
+                        f'{measure}_{stem}_betting',
+                        objective,
+                        facts,
+                        references(path, facts['test_field']),
+                    )
+                    for name, path in facts['tests'].items()
+                ),
+                *(['{}, ×{}'.format(*PAPER[measure, objective, tolerance])] if published else []),
+            ]
+        )
     return table(heads, rows)
 
 
@@ -166,11 +239,19 @@ def write_readme_table(path, directory):
         folder = directory / 'calibrated' / measure
         curve, certificate = read(folder / 'curve.json'), folder / f'certificate_{stem}.json'
         point = point_of(folder / 'curve.json', curve, read(certificate)['threshold'])
-        early, full = (read(directory / 'test' / name / each / 'results.json')['rows'][0]['bleu']
-                       for each in (f'{measure}_{stem}', 'full'))
-        rows.append([measure, f'{objective}, δ = {tolerance}', f'{point["layers"]:.2f}',
-                     f'{1 - point["flops"] / curve["full"]["flops"]:.0%}', speed_ups(directory, certificate)[0],
-                     f'{early:.1f} ({full:.1f})'])
+        early, full = (
+            read(directory / 'test' / name / each / 'results.json')['rows'][0]['bleu'] for each in (f'{measure}_{stem}', 'full')
+        )
+        rows.append(
+            [
+                measure,
+                f'{objective}, δ = {tolerance}',
+                f'{point["layers"]:.2f}',
+                f'{1 - point["flops"] / curve["full"]["flops"]:.0%}',
+                speed_ups(directory, certificate)[0],
+                f'{early:.1f} ({full:.1f})',
+            ]
+        )
     heads = ['measure', 'promise, ε = .05', f'layers of {layers}', 'FLOPs saved', 'speed-up, batch 1', 'BLEU (full)']
     before, start, rest = path.read_text(encoding='utf-8').partition('<!-- results -->\n')
     _, end, after = rest.partition('<!-- end -->')
@@ -224,9 +305,18 @@ def trials_table(directory):
     rows = []
     for path in sorted((directory / 'trials').rglob('trials.json')):
         trials = read(path)
-        rows += [[trials['label'], trials['objective'], cell(row['tolerance']), f'{row["share_test_above"]:.0%}',
-                  f'{row["share_pool_above"]:.0%}', f'{row["risk_mean"]:.4f} ± {row["risk_std"]:.4f}',
-                  f'{row["layers_mean"]:.2f} ± {row["layers_std"]:.2f}'] for row in trials['tolerances']]
+        rows += [
+            [
+                trials['label'],
+                trials['objective'],
+                cell(row['tolerance']),
+                f'{row["share_test_above"]:.0%}',
+                f'{row["share_pool_above"]:.0%}',
+                f'{row["risk_mean"]:.4f} ± {row["risk_std"]:.4f}',
+                f'{row["layers_mean"]:.2f} ± {row["layers_std"]:.2f}',
+            ]
+            for row in trials['tolerances']
+        ]
     return table(heads, rows)
 
 
@@ -236,17 +326,23 @@ def bounds_table(directory):
 
     found = {folder.name: read(folder / 'results.json')['rows'][0] for folder in sorted((directory / 'bounds').iterdir())}
     scores = [key for key in next(iter(found.values())) if key in CORPUS_METRICS or key in METRICS]
-    return table(['decoding', 'layers', *scores],
-                 [[name, *(cell(row[key]) for key in ('layers', *scores))] for name, row in found.items()])
+    return table(
+        ['decoding', 'layers', *scores],
+        [[name, *(cell(row[key]) for key in ('layers', *scores))] for name, row in found.items()],
+    )
 
 
 def classifier_section(name, directory):
-    """"Don't exit" F1 of the exit classifier, layer by layer, from the last line of its training log."""
+    """ "Don't exit" F1 of the exit classifier, layer by layer, from the last line of its training log."""
     logged = [json.loads(line) for line in (Path(directory) / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()]
     last = [line['eval'] for line in logged if 'eval' in line][-1]
     heads = [f'layer {layer + 1}' for layer in range(len(last['dont_exit_f1_by_layer']))]
-    return [f'### Exit classifier, {name} objective: "don\'t exit" F1', '',
-            *table(heads, [[f'{value:.2f}' for value in last['dont_exit_f1_by_layer']]]), '']
+    return [
+        f'### Exit classifier, {name} objective: "don\'t exit" F1',
+        '',
+        *table(heads, [[f'{value:.2f}' for value in last['dont_exit_f1_by_layer']]]),
+        '',
+    ]
 
 
 if __name__ == '__main__':

@@ -47,8 +47,12 @@ def main():
     parser.add_argument('--batch_size', default='32')
     parser.add_argument('--tuned', type=int, default=200, help='held-out examples for the grid, and as many to choose on')
     parser.add_argument('--timed', type=int, default=100, help='examples timed at batch 1 and 32')
-    parser.add_argument('--stage', choices=('untimed', 'all'), default='all', help='untimed: end before anything is timed; '
-                        'runs on other data may go beside it')
+    parser.add_argument(
+        '--stage',
+        choices=('untimed', 'all'),
+        default='all',
+        help='untimed: end before anything is timed; runs on other data may go beside it',
+    )
     parser.add_argument('--output', required=True, type=Path)
     args = parser.parse_args()
     args.test_field = args.test_field or args.target_field
@@ -63,16 +67,39 @@ def main():
     certify_and_decode(steps, args, REFERENCES, grid)
     if args.stage == 'untimed':
         return
-    compare_times(steps, args, args.output / 'tuned' / 'time.json', tune, [
-        certificate(args, 'tuned', each, TUNED) for each in COMBINATIONS])
+    compare_times(
+        steps,
+        args,
+        args.output / 'tuned' / 'time.json',
+        tune,
+        [certificate(args, 'tuned', each, TUNED) for each in COMBINATIONS],
+    )
     chosen = fastest(args)
     certified = list(dict.fromkeys((chosen, *REFERENCES)))
     certify_and_decode(steps, args, certified, grid)
-    compare_times(steps, args, args.output / 'certified' / 'time.json', args.test, [
-        certificate(args, 'certified', *each) for each in itertools.product(certified, TOLERANCES)])
-    facts = {'title': args.title, 'date': str(datetime.date.today()), 'machine': machine(), 'commands': steps.commands,
-             'combinations': COMBINATIONS, 'chosen': chosen, 'certified': certified, 'tolerances': TOLERANCES, 'tuned': TUNED,
-             'epsilon': EPSILON, 'keep': args.keep, 'metric': args.metric, 'report': args.report, 'timed': args.timed}
+    compare_times(
+        steps,
+        args,
+        args.output / 'certified' / 'time.json',
+        args.test,
+        [certificate(args, 'certified', *each) for each in itertools.product(certified, TOLERANCES)],
+    )
+    facts = {
+        'title': args.title,
+        'date': str(datetime.date.today()),
+        'machine': machine(),
+        'commands': steps.commands,
+        'combinations': COMBINATIONS,
+        'chosen': chosen,
+        'certified': certified,
+        'tolerances': TOLERANCES,
+        'tuned': TUNED,
+        'epsilon': EPSILON,
+        'keep': args.keep,
+        'metric': args.metric,
+        'report': args.report,
+        'timed': args.timed,
+    }
     save_json(args.output / 'vocabularies.json', facts)
 
 
@@ -81,7 +108,7 @@ def halves(args):
     records = Records(args.heldout)
     paths = args.output / 'grid.jsonl', args.output / 'tune.jsonl'
     for half, path in enumerate(paths):
-        rows = range(half * len(records) // 2, (half + 1) * len(records) // 2)[:args.tuned]
+        rows = range(half * len(records) // 2, (half + 1) * len(records) // 2)[: args.tuned]
         path.write_text(''.join(json.dumps(records[i], ensure_ascii=False) + '\n' for i in rows), encoding='utf-8')
     return paths
 
@@ -102,11 +129,37 @@ def certify(steps, args, stage, combination, grid, data, epsilon):
     """A certificate for each δ of risk: the first decodes, the second is tested from its records."""
     for number, tolerance in enumerate(TOLERANCES):
         output = certificate(args, stage, combination, tolerance)
-        decoding = (*steps.model, *flags(args, combination), '--grid_data', grid, '--whole_grid', '--batch_size',
-                    args.batch_size)
-        steps.run(output, 'calibrate', *(() if number else decoding), '--data', data, *steps.fields, '--target_field',
-                  args.target_field, '--metric', args.metric, '--objective', 'risk', '--tolerance', tolerance, '--epsilon',
-                  epsilon, '--records', output.parent, '--output', output)
+        decoding = (
+            *steps.model,
+            *flags(args, combination),
+            '--grid_data',
+            grid,
+            '--whole_grid',
+            '--batch_size',
+            args.batch_size,
+        )
+        steps.run(
+            output,
+            'calibrate',
+            *(() if number else decoding),
+            '--data',
+            data,
+            *steps.fields,
+            '--target_field',
+            args.target_field,
+            '--metric',
+            args.metric,
+            '--objective',
+            'risk',
+            '--tolerance',
+            tolerance,
+            '--epsilon',
+            epsilon,
+            '--records',
+            output.parent,
+            '--output',
+            output,
+        )
 
 
 def certify_and_decode(steps, args, combinations, grid):
@@ -130,8 +183,18 @@ def look_inside(steps, args, data):
     steps.run(page, 'report', folder, '--output', page)
     for combination in COMBINATIONS[1:-1]:
         output = args.output / 'unlike' / f'{"_".join(combination)}.json'
-        steps.run(output, 'analyze', 'confidence', *steps.model, '--data', data, *steps.fields, *flags(args, combination),
-                  '--output', output)
+        steps.run(
+            output,
+            'analyze',
+            'confidence',
+            *steps.model,
+            '--data',
+            data,
+            *steps.fields,
+            *flags(args, combination),
+            '--output',
+            output,
+        )
 
 
 def decode_test(steps, args, stage, combination=None, tolerance=None):

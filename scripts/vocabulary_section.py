@@ -12,38 +12,103 @@ def section(directory, facts, figures, trained_by):
     full = score(directory / 'test' / 'full')
     lines = [
         f'Machine: {facts["machine"]}; {facts["date"]}; seed 0; metric {facts["metric"]}. Fixed pruning keeps {facts["keep"]} '
-        f'ids after the first layer, decaying ends with {facts["keep"]}; the last layer looks at all.', '',
-        '### Measure and reduction', '',
+        f'ids after the first layer, decaying ends with {facts["keep"]}; the last layer looks at all.',
+        '',
+        '### Measure and reduction',
+        '',
         f'λ is the one of which the tuning data say that its risk ({facts["metric"]}) is within {facts["tuned"]:g} more '
         f'likely than not (ε = ½); time is of {facts["timed"]} tuning examples, at batch 32 of as many as fill whole batches, '
-        'all settings interleaved, median of 3 rounds; scores, layers and FLOPs are of the test data.', '']
+        'all settings interleaved, median of 3 rounds; scores, layers and FLOPs are of the test data.',
+        '',
+    ]
     rows = [['full depth', '', '', cell(full['layers']), '×1.00', *tuned.of('full depth'), *scores(full, facts)]]
     for measure, reduction in facts['combinations']:
         found = score(directory / 'test' / 'tuned' / f'{measure}_{reduction}_{facts["tuned"]}')
         path = directory / 'tuned' / f'{measure}_{reduction}' / f'certificate_{facts["tuned"]}.json'
-        rows.append([measure, reduction, cell(read(path)['threshold']), cell(found['layers']),
-                     f'×{full["flops"] / found["flops"]:.2f}', *tuned.of(f'certificate {path}'), *scores(found, facts)])
+        rows.append(
+            [
+                measure,
+                reduction,
+                cell(read(path)['threshold']),
+                cell(found['layers']),
+                f'×{full["flops"] / found["flops"]:.2f}',
+                *tuned.of(f'certificate {path}'),
+                *scores(found, facts),
+            ]
+        )
     quality = list(dict.fromkeys((facts['report'], facts['metric'])))
-    lines += table(['measure', 'reduction', 'λ', 'average exit', 'FLOPs', 'batch 1: s', 'samples/s', 'speed-up', 'batch 32: s',
-                    'samples/s', 'speed-up', *quality], rows)
-    lines += ['', '### Certified', '', advice(directory, facts, tuned, certified), '',
-              f'Chosen on the tuning data, certified on the calibration data (risk, ε = {facts["epsilon"]:g}), timed and '
-              'scored on the test data. The first is the one that was chosen, the others needed no choice.', '']
+    lines += table(
+        [
+            'measure',
+            'reduction',
+            'λ',
+            'average exit',
+            'FLOPs',
+            'batch 1: s',
+            'samples/s',
+            'speed-up',
+            'batch 32: s',
+            'samples/s',
+            'speed-up',
+            *quality,
+        ],
+        rows,
+    )
+    lines += [
+        '',
+        '### Certified',
+        '',
+        advice(directory, facts, tuned, certified),
+        '',
+        f'Chosen on the tuning data, certified on the calibration data (risk, ε = {facts["epsilon"]:g}), timed and '
+        'scored on the test data. The first is the one that was chosen, the others needed no choice.',
+        '',
+    ]
     rows = []
     for measure, reduction in facts['certified']:
         for tolerance in facts['tolerances']:
             found = score(directory / 'test' / 'certified' / f'{measure}_{reduction}_{tolerance}')
             path = directory / 'certified' / f'{measure}_{reduction}' / f'certificate_{tolerance}.json'
-            rows.append([measure, reduction, cell(tolerance), cell(read(path)['threshold']), cell(found['layers']),
-                         f'×{full["flops"] / found["flops"]:.2f}', *certified.of(f'certificate {path}'),
-                         *scores(found, facts)])
-    lines += table(['measure', 'reduction', 'δ', 'λ', 'average exit', 'FLOPs', 'batch 1: s', 'samples/s', 'speed-up',
-                    'batch 32: s', 'samples/s', 'speed-up', *quality], rows)
+            rows.append(
+                [
+                    measure,
+                    reduction,
+                    cell(tolerance),
+                    cell(read(path)['threshold']),
+                    cell(found['layers']),
+                    f'×{full["flops"] / found["flops"]:.2f}',
+                    *certified.of(f'certificate {path}'),
+                    *scores(found, facts),
+                ]
+            )
+    lines += table(
+        [
+            'measure',
+            'reduction',
+            'δ',
+            'λ',
+            'average exit',
+            'FLOPs',
+            'batch 1: s',
+            'samples/s',
+            'speed-up',
+            'batch 32: s',
+            'samples/s',
+            'speed-up',
+            *quality,
+        ],
+        rows,
+    )
     lines += ['', '### What each layer knows', '', *(f'![{figure.stem}]({figure})' for figure in figures)]
-    lines += ['', '### Tokens that differ from the unpruned ones', '',
-              'Of the full model\'s outputs for 100 tuning examples: share of tokens at each layer that would be said '
-              'otherwise than by the whole head on the same state; for contrasts '
-              'also where the contrast\'s own scores rank another token first.', '']
+    lines += [
+        '',
+        '### Tokens that differ from the unpruned ones',
+        '',
+        "Of the full model's outputs for 100 tuning examples: share of tokens at each layer that would be said "
+        'otherwise than by the whole head on the same state; for contrasts '
+        "also where the contrast's own scores rank another token first.",
+        '',
+    ]
     lines += unlike_table(directory)
     lines += ['', '### Commands', '', '```', *trained_by, *facts['commands'].values(), '```']
     return '\n'.join(lines)
@@ -59,20 +124,25 @@ class Times:
 
     def of(self, setting):
         """Seconds, examples a second and speed-up to full depth with its spread, at batch 1 and at 32."""
-        return [each for size in (1, 32)
-                for each in self._of(self.rows[size, setting], max(size, self.examples // size * size))]
+        return [
+            each for size in (1, 32) for each in self._of(self.rows[size, setting], max(size, self.examples // size * size))
+        ]
 
     def speed_up(self, setting, size):
         return self.rows[size, setting]['speed_up']
 
     def _of(self, row, examples):
-        spread = '1.00' if row['speed_up'] is None else \
-            f'{row["speed_up"]:.2f} ({row["speed_up_least"]:.2f}–{row["speed_up_greatest"]:.2f})'
+        spread = (
+            '1.00'
+            if row['speed_up'] is None
+            else f'{row["speed_up"]:.2f} ({row["speed_up_least"]:.2f}–{row["speed_up_greatest"]:.2f})'
+        )
         return f'{row["seconds"]:.2f}', f'{examples / row["seconds"]:.1f}', f'×{spread}'
 
 
 def advice(directory, facts, tuned, certified):
     """The sentence on which combination to take."""
+
     def setting(stage, combination, tolerance):
         return f'certificate {directory / stage / "_".join(combination) / f"certificate_{tolerance}.json"}'
 
@@ -80,20 +150,26 @@ def advice(directory, facts, tuned, certified):
     speeds = '; '.join(
         f'δ = {tolerance:g}: ×{certified.speed_up(setting("certified", facts["chosen"], tolerance), 1):.2f} at batch 1, '
         f'×{certified.speed_up(setting("certified", facts["chosen"], tolerance), 32):.2f} at 32'
-        for tolerance in facts['tolerances'])
+        for tolerance in facts['tolerances']
+    )
     said = []
     for size, best in ((1, facts['chosen']), (32, at_32)):
         ratio = tuned.speed_up(setting('tuned', best, facts['tuned']), size)
-        said.append(f'at batch {size} **{named(*best)}** is the fastest (×{ratio:.2f})' if ratio > 1 else
-                    f'at batch {size} none is faster than full depth, {named(*best)} comes closest (×{ratio:.2f})')
+        said.append(
+            f'at batch {size} **{named(*best)}** is the fastest (×{ratio:.2f})'
+            if ratio > 1
+            else f'at batch {size} none is faster than full depth, {named(*best)} comes closest (×{ratio:.2f})'
+        )
     seen = []
     for tolerance, size in itertools.product(facts['tolerances'], (1, 32)):
         first = max(facts['certified'], key=lambda each: certified.speed_up(setting('certified', each, tolerance), size))
         ratio = certified.speed_up(setting('certified', first, tolerance), size)
         if first != facts['chosen'] and ratio > 1:
             seen.append(f'{named(*first)} at δ = {tolerance:g}, batch {size} (×{ratio:.2f})')
-    return (f'Which to take: on the tuning data, at δ = {facts["tuned"]:g}, {"; ".join(said)}. Certified, '
-            f'{named(*facts["chosen"])} gives {speeds}.' + (f' Faster on the test data: {", ".join(seen)}.' if seen else ''))
+    return (
+        f'Which to take: on the tuning data, at δ = {facts["tuned"]:g}, {"; ".join(said)}. Certified, '
+        f'{named(*facts["chosen"])} gives {speeds}.' + (f' Faster on the test data: {", ".join(seen)}.' if seen else '')
+    )
 
 
 def named(measure, reduction):

@@ -28,13 +28,13 @@ def compiled(tmp_path_factory):
 @pytest.fixture(scope='session')
 def checkpoint(tmp_path_factory):
     config = TransformerConfig(
-        vocab_size=259, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_encoder_layers=1, num_decoder_layers=3)
+        vocab_size=259, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_encoder_layers=1, num_decoder_layers=3
+    )
     params = jax.tree.map(np.array, jax.jit(init_params, static_argnums=0)(config, jax.random.key(1)))
     kernel = 0.3 * np.linspace(-1, 1, 16, dtype=np.float32)[:, None]  # sure now and then
     heads = {'exit_classifier': {'kernel': kernel, 'bias': np.zeros(1, np.float32)}}
     directory = tmp_path_factory.mktemp('model') / 'tiny'
-    native.save(directory, config, params, ByteTokenizer(), heads,
-                {'max_new_tokens': 8, 'max_source_length': 16})
+    native.save(directory, config, params, ByteTokenizer(), heads, {'max_new_tokens': 8, 'max_source_length': 16})
     return str(directory)
 
 
@@ -43,7 +43,15 @@ def data(tmp_path_factory):
     """70 records, some longer than the model takes."""
     path = tmp_path_factory.mktemp('data') / 'in.jsonl'
     words = ['a', 'bb', 'cat', 'horse']
-    lines = [{'id': f'row {i}', 'en': ' '.join(words[(i * 7 + j) % 4] for j in range(1 + i % 6)), 'fr': words[i % 4],
-              'topic': 'even' if i % 2 == 0 else 'odd', 'page': i // 2} for i in range(70)]
+    lines = [
+        {
+            'id': f'row {i}',
+            'en': ' '.join(words[(i * 7 + j) % 4] for j in range(1 + i % 6)),
+            'fr': words[i % 4],
+            'topic': 'even' if i % 2 == 0 else 'odd',
+            'page': i // 2,
+        }
+        for i in range(70)
+    ]
     path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
     return str(path)

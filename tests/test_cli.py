@@ -70,6 +70,7 @@ def test_mistakes_of_ours_keep_their_traceback(monkeypatch):
     from calm_jax.commands import gin_path
 
     for error in (RuntimeError('out of memory of what to do'), jax.errors.JaxRuntimeError('INTERNAL: x'), RecursionError()):
+
         def wrong(args, error=error):
             raise error
 

@@ -52,9 +52,14 @@ def test_a_batch_that_is_not_full_decodes_only_its_rows(model):
 
 
 def test_plans_and_threshold_one_are_counted_as_they_ran(model):
-    full, planned, off = (model.generate(['a cat'], **decisions)[0] for decisions in (
-        {}, {'plan': Uniform(2, 3, 1)},
-        {'plan': Uniform(2, 3, 1), 'exit': calm.Exit(calm.SoftmaxGap(), threshold=1.0)}))
+    full, planned, off = (
+        model.generate(['a cat'], **decisions)[0]
+        for decisions in (
+            {},
+            {'plan': Uniform(2, 3, 1)},
+            {'plan': Uniform(2, 3, 1), 'exit': calm.Exit(calm.SoftmaxGap(), threshold=1.0)},
+        )
+    )
     assert set(planned.layers_run) == {2} and planned.flops / len(planned.tokens) < full.flops / len(full.tokens)
     assert off.tokens == full.tokens and off.flops == full.flops
 

@@ -59,8 +59,10 @@ def test_every_public_name_exists_and_is_documented():
 
 
 def test_using_the_package_imports_no_other_framework():
-    code = ('import sys, calm_jax, calm_jax.cli; [getattr(calm_jax, name) for name in calm_jax.__all__]; '
-            f'print([name for name in {HEAVY!r} if name in sys.modules])')
+    code = (
+        'import sys, calm_jax, calm_jax.cli; [getattr(calm_jax, name) for name in calm_jax.__all__]; '
+        f'print([name for name in {HEAVY!r} if name in sys.modules])'
+    )
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
 
 

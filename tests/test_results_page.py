@@ -15,6 +15,7 @@ COMBINATIONS = [['softmax_gap', 'none'], ['softmax_gap', 'fixed'], ['state', 'no
 def section(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import vocabulary_section
+
     yield vocabulary_section.section
     for name in ('vocabulary_section', 'page'):
         sys.modules.pop(name)
@@ -34,27 +35,54 @@ def run(directory, speed_up):
             path = directory / stage / '_'.join(name) / f'certificate_{tolerance}.json'
             write(path, {'threshold': 0.625})
             ratio = factor * speed_up['_'.join(name)][size]
-            rows.append({'batch_size': size, 'setting': f'certificate {path}', 'seconds': 10 / ratio, 'speed_up': ratio,
-                         'speed_up_least': ratio - 0.1, 'speed_up_greatest': ratio + 0.1})
-            write(directory / 'test' / stage / '_'.join([*name, str(tolerance)]) / 'results.json',
-                  {'rows': [{'layers': 3.0, 'flops': 50.0, 'bleu': 31.0, 'chrf': 0.5}]})
+            rows.append(
+                {
+                    'batch_size': size,
+                    'setting': f'certificate {path}',
+                    'seconds': 10 / ratio,
+                    'speed_up': ratio,
+                    'speed_up_least': ratio - 0.1,
+                    'speed_up_greatest': ratio + 0.1,
+                }
+            )
+            write(
+                directory / 'test' / stage / '_'.join([*name, str(tolerance)]) / 'results.json',
+                {'rows': [{'layers': 3.0, 'flops': 50.0, 'bleu': 31.0, 'chrf': 0.5}]},
+            )
         write(directory / stage / 'time.json', {'rows': rows, 'provenance': {'data': {'examples': 100}}})
     write(directory / 'test' / 'full' / 'results.json', {'rows': [{'layers': 6.0, 'flops': 100.0, 'bleu': 32.0, 'chrf': 0.6}]})
     write(directory / 'unlike' / 'softmax_gap_fixed.json', {'measure': 'softmax_gap, fixed', 'unlike_head': [0.0, 0.25]})
-    return {'machine': 'M', 'date': 'D', 'metric': 'chrf', 'report': 'bleu', 'keep': 256, 'tuned': 0.02, 'timed': 100,
-            'epsilon': 0.05, 'combinations': COMBINATIONS, 'certified': COMBINATIONS, 'chosen': COMBINATIONS[1],
-            'tolerances': [0.05, 0.02], 'commands': {'a': 'calm demo'}}
+    return {
+        'machine': 'M',
+        'date': 'D',
+        'metric': 'chrf',
+        'report': 'bleu',
+        'keep': 256,
+        'tuned': 0.02,
+        'timed': 100,
+        'epsilon': 0.05,
+        'combinations': COMBINATIONS,
+        'certified': COMBINATIONS,
+        'chosen': COMBINATIONS[1],
+        'tolerances': [0.05, 0.02],
+        'commands': {'a': 'calm demo'},
+    }
 
 
 def test_a_gain_is_recommended_and_a_loss_is_not(section, tmp_path):
-    speed_up = {'softmax_gap_none': {1: 1.5, 32: 0.6}, 'softmax_gap_fixed': {1: 2.0, 32: 0.75},
-                'state_none': {1: 1.25, 32: 0.8}}
+    speed_up = {
+        'softmax_gap_none': {1: 1.5, 32: 0.6},
+        'softmax_gap_fixed': {1: 2.0, 32: 0.75},
+        'state_none': {1: 1.25, 32: 0.8},
+    }
     text = section(tmp_path, run(tmp_path, speed_up), [pathlib.Path('figures/x/ranks.png')], ['calm train'])
     assert 'at batch 1 **`softmax_gap` with fixed pruning** is the fastest (×2.00)' in text
     assert 'at batch 32 none is faster than full depth, `state` comes closest (×0.80)' in text
     assert 'δ = 0.05: ×4.00 at batch 1, ×1.50 at 32' in text and '`state` at δ = 0.05, batch 32 (×1.60)' in text
     # 96 of 100 examples fill batches of 32; half the FLOPs; a quarter of layer 2's tokens.
-    assert ('| softmax_gap | fixed | 0.625 | 3 | ×2.00 | 5.00 | 20.0 | ×2.00 (1.90–2.10) | 13.33 | 7.2 | ×0.75 (0.65–0.85) | '
-            '31 | 0.5 |') in text
+    assert (
+        '| softmax_gap | fixed | 0.625 | 3 | ×2.00 | 5.00 | 20.0 | ×2.00 (1.90–2.10) | 13.33 | 7.2 | ×0.75 (0.65–0.85) | '
+        '31 | 0.5 |'
+    ) in text
     assert '| softmax_gap, fixed | whole head | 0.00% | 25.00% |' in text
     assert 'calm train\ncalm demo' in text and '![ranks](figures/x/ranks.png)' in text

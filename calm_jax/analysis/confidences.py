@@ -32,8 +32,9 @@ class LayerConfidences(NamedTuple):
         return self.predicted == self.likeliest[-1]
 
 
-def layer_confidences(model, texts, measure, *, max_new_tokens, max_source_length, plan=None, min_exit_layer=1, batch_size=16,
-                      progress=unwatched) -> LayerConfidences:
+def layer_confidences(
+    model, texts, measure, *, max_new_tokens, max_source_length, plan=None, min_exit_layer=1, batch_size=16, progress=unwatched
+) -> LayerConfidences:
     """Decodes the texts without exits, then asks the measure at every layer of every generated token.
 
     Every layer sees the full model's states of earlier tokens: what a token's exits would be if none had left before.
@@ -45,7 +46,8 @@ def layer_confidences(model, texts, measure, *, max_new_tokens, max_source_lengt
     for batch in progress(batches, 'confidences', unit='batches'):
         planned = None if plan is None else plan(batch.rows)
         observed = _observe_all(
-            model.config, model.params, measure, batch.source, batch.decoder_input, batch.mask, planned, batch.tokens.shape[1])
+            model.config, model.params, measure, batch.source, batch.decoder_input, batch.mask, planned, batch.tokens.shape[1]
+        )
         *seen_here, runs = jax.device_get(observed)
         later = np.cumsum(runs[::-1], axis=0)[::-1] - runs  # how many of the layers after this one run
         visited = np.arange(1, len(runs) + 1)[:, None]
@@ -76,9 +78,18 @@ def _observe_all(config, params, measure, source, decoder_input, mask, plan, len
     memory, seen = measure.init(rows * length, config.sizes), []
     for layer in range(config.num_decoder_layers):
         evidence = Evidence(
-            layer, config.num_decoder_layers, position, flat[layer + 1], flat[layer], runs[layer], answer,
+            layer,
+            config.num_decoder_layers,
+            position,
+            flat[layer + 1],
+            flat[layer],
+            runs[layer],
+            answer,
             logits=lambda rows=None, state=flat[layer + 1]: call(state, rows, method='unembed'),
-            head_rows=lambda ids: call(ids, table, method='head_rows'), choose=choose, every_layer=plan is None)
+            head_rows=lambda ids: call(ids, table, method='head_rows'),
+            choose=choose,
+            every_layer=plan is None,
+        )
         after, confidence, prediction = measure.observe(memory, evidence)
         memory, logits = remembered(evidence, after, memory), evidence.logits()
         likeliest = choose(logits)

@@ -12,7 +12,8 @@ def ranks(seen: LayerConfidences) -> dict:
     return {
         'quantiles': [[float(value) for value in np.quantile(layer, QUANTILES)] for layer in seen.rank],
         'first': [float(np.mean(layer == 1)) for layer in seen.rank],
-        'tokens': int(seen.rank.shape[1])}
+        'tokens': int(seen.rank.shape[1]),
+    }
 
 
 def confidence(seen: LayerConfidences) -> dict:
@@ -22,7 +23,8 @@ def confidence(seen: LayerConfidences) -> dict:
         'confidence': [float(np.mean(layer)) for layer in seen.confidence],
         'accuracy': [float(np.mean(layer)) for layer in seen.agrees],
         'unlike_head': [float(np.mean(layer)) for layer in seen.predicted != seen.likeliest],
-        'tokens': int(seen.rank.shape[1])}
+        'tokens': int(seen.rank.shape[1]),
+    }
 
 
 def unlike_scores(seen: LayerConfidences, scored: LayerConfidences) -> list[float]:

@@ -26,8 +26,7 @@ def unwatched(iterable, description, **_):
     return iterable
 
 
-def teacher_forced(
-        model, texts, max_new_tokens, max_source_length, batch_size, plan=None, progress=unwatched) -> list[Forced]:
+def teacher_forced(model, texts, max_new_tokens, max_source_length, batch_size, plan=None, progress=unwatched) -> list[Forced]:
     """Decodes the texts without exits, within a plan if there is one; returns them in batches with their outputs.
 
     progress: as `calm_jax.progress.progress`, to show how far it is.
@@ -44,13 +43,12 @@ def teacher_forced(
             present = np.zeros(tokens.shape, bool)
             for row, index in enumerate(batch.rows.tolist()):
                 if index >= 0:
-                    tokens[row, :len(outputs[index])] = outputs[index]
-                    present[row, :len(outputs[index])] = True
+                    tokens[row, : len(outputs[index])] = outputs[index]
+                    present[row, : len(outputs[index])] = True
             before = batch.tokens if config.decoder_only else np.full((batch_size, 1), config.decoder_start_id, np.int32)
             shifted = np.where(present[:, 1:], tokens[:, :-1], config.pad_id)
             mask = None
             if config.decoder_only:
                 mask = np.concatenate([batch.tokens != config.pad_id, present[:, 1:]], axis=1)
-            forced.append(Forced(
-                batch.tokens, np.concatenate([before, shifted], axis=1), mask, tokens, present, batch.rows))
+            forced.append(Forced(batch.tokens, np.concatenate([before, shifted], axis=1), mask, tokens, present, batch.rows))
     return forced

@@ -13,8 +13,9 @@ from calm_jax.models.transformer import Transformer
 RANK = 10  # of the token that a sampling-based perturbation takes, from 1
 
 
-def sensitivity(model, texts, metric, positions, *, max_new_tokens, max_source_length, batch_size=32,
-                progress=unwatched) -> dict:
+def sensitivity(
+    model, texts, metric, positions, *, max_new_tokens, max_source_length, batch_size=32, progress=unwatched
+) -> dict:
     """Mean score against the full output after a perturbation at each position, all other tokens greedy at full depth.
 
     metric: (predictions, references) → [n]. positions: generated tokens before the perturbed one. Two perturbations:
@@ -26,8 +27,9 @@ def sensitivity(model, texts, metric, positions, *, max_new_tokens, max_source_l
     scores = {kind: [[] for _ in positions] for kind in ('sampling', 'layer')}
     batches = teacher_forced(model, texts, max_new_tokens, max_source_length, batch_size, progress=progress)
     for batch in progress(batches, 'perturbing', unit='batches'):
-        perturbed = jax.device_get(_perturbations(
-            model.config, model.params, batch.source, batch.decoder_input, batch.mask, max_new_tokens))
+        perturbed = jax.device_get(
+            _perturbations(model.config, model.params, batch.source, batch.decoder_input, batch.mask, max_new_tokens)
+        )
         full = [model.tokenizer.decode(row[there].tolist()) for row, there in zip(batch.tokens, batch.present)]
         for kind, tokens in zip(('sampling', 'layer'), perturbed):
             for at, position in enumerate(positions):
@@ -37,15 +39,17 @@ def sensitivity(model, texts, metric, positions, *, max_new_tokens, max_source_l
                 before = np.arange(max_new_tokens) < position
                 forced = np.where(before, batch.tokens, -1)
                 forced[:, position] = tokens[:, position]
-                trace = jax.device_get(generate(
-                    model.config, model.params, batch.source, max_new_tokens=max_new_tokens, forced=forced))
-                texts_after = [model.tokenizer.decode(trace.tokens[row, :trace.lengths[row]].tolist()) for row in reached]
+                trace = jax.device_get(
+                    generate(model.config, model.params, batch.source, max_new_tokens=max_new_tokens, forced=forced)
+                )
+                texts_after = [model.tokenizer.decode(trace.tokens[row, : trace.lengths[row]].tolist()) for row in reached]
                 scores[kind][at].extend(metric(texts_after, [[full[row]] for row in reached]).tolist())
     reached = [at for at in range(len(positions)) if scores['layer'][at]]
     return {
         'positions': [positions[at] for at in reached],
         **{kind: [float(np.mean(columns[at])) for at in reached] for kind, columns in scores.items()},
-        'examples': [len(scores['layer'][at]) for at in reached]}
+        'examples': [len(scores['layer'][at]) for at in reached],
+    }
 
 
 @partial(jax.jit, static_argnames=('config', 'length'))

@@ -3,15 +3,7 @@
 from calm_jax.calibration.calibration import Calibration, calibrate
 from calm_jax.calibration.certificate import Certificate, Point
 from calm_jax.calibration.losses import cluster_means, signed_risk
-from calm_jax.calibration.p_values import (
-    P_VALUES,
-    betting,
-    binomial,
-    compute_p_values,
-    hoeffding,
-    hoeffding_bentkus,
-    least_n,
-)
+from calm_jax.calibration.p_values import P_VALUES, betting, binomial, compute_p_values, hoeffding, hoeffding_bentkus, least_n
 from calm_jax.calibration.power import examples_needed, rejection_probability
 from calm_jax.calibration.procedures import bonferroni, fixed_sequence
 from calm_jax.calibration.trials import run_trials, trials_running

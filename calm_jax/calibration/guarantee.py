@@ -5,10 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from calm_jax.calibration.certificate import Certificate
 
-OBJECTIVES = {
-    'textual': "dissimilarity to the full model's output",
-    'risk': "loss above the full model's",
-}
+OBJECTIVES = {'textual': "dissimilarity to the full model's output", 'risk': "loss above the full model's"}
 
 
 def sentence(certificate: 'Certificate') -> str:

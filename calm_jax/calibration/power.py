@@ -39,12 +39,7 @@ def rejection_probability(
 
 
 def examples_needed(
-    tolerance: float,
-    expected_loss: float,
-    epsilon: float = 0.05,
-    p_value: str = 'betting',
-    power: float = 0.9,
-    seed: int = 0,
+    tolerance: float, expected_loss: float, epsilon: float = 0.05, p_value: str = 'betting', power: float = 0.9, seed: int = 0
 ) -> int:
     """The least n with which a setting of mean loss `expected_loss` is certified with probability `power`.
 

@@ -28,8 +28,10 @@ def new_directory(path, overwrite=False, marker='config.json'):
             if not overwrite:
                 raise FileExistsError(f'{path}: exists and is not empty; choose another output or pass --overwrite')
             if not (path / marker).is_file():
-                raise FileExistsError(f'{path}: holds no {marker}, so it is not a checkpoint and will not be '
-                                      'overwritten; remove it yourself or choose another output')
+                raise FileExistsError(
+                    f'{path}: holds no {marker}, so it is not a checkpoint and will not be '
+                    'overwritten; remove it yourself or choose another output'
+                )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
     temporary.mkdir()  # Not tempfile.mkdtemp: that one hides the directory from everybody but its owner.

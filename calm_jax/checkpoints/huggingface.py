@@ -26,9 +26,15 @@ _PICKLED, _PICKLED_INDEX = 'pytorch_model.bin', 'pytorch_model.bin.index.json'
 _DTYPES = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16', 'F64': 'float64'}
 # Our decoding defaults and where they are published; what leaves them off.
 _DEFAULTS = {
-    'max_new_tokens': 'max_new_tokens', 'min_new_tokens': 'min_new_tokens', 'num_beams': 'num_beams',
-    'length_penalty': 'length_penalty', 'early_stopping': 'early_stopping', 'no_repeat_ngram_size': 'no_repeat_ngram_size',
-    'forced_first_id': 'forced_bos_token_id', 'forced_last_id': 'forced_eos_token_id'}
+    'max_new_tokens': 'max_new_tokens',
+    'min_new_tokens': 'min_new_tokens',
+    'num_beams': 'num_beams',
+    'length_penalty': 'length_penalty',
+    'early_stopping': 'early_stopping',
+    'no_repeat_ngram_size': 'no_repeat_ngram_size',
+    'forced_first_id': 'forced_bos_token_id',
+    'forced_last_id': 'forced_eos_token_id',
+}
 _OFF = {'num_beams': 1, 'length_penalty': 1.0, 'early_stopping': False, 'no_repeat_ngram_size': 0, 'min_new_tokens': 0}
 _CODES = {name: code for code, name in _DTYPES.items()}
 
@@ -94,10 +100,14 @@ def write(directory, checkpoint, *, dtype=None, overwrite=False, watch=iter):
     with atomic.new_directory(directory, overwrite) as temporary:
         stored = _write_weights(temporary / _SINGLE, list(family.weight_map(config)), checkpoint.params, dtype, watch)
         start = 'bos_token_id' if config.decoder_only else 'decoder_start_token_id'
-        ids = {start: config.decoder_start_id, 'eos_token_id': list(config.eos_ids) if config.other_eos_ids else config.eos_id,
-               **({} if config.pad_id < 0 else {'pad_token_id': config.pad_id})}
-        defaults = {theirs: checkpoint.generation[ours] for ours, theirs in _DEFAULTS.items()
-                    if ours in (checkpoint.generation or {})}
+        ids = {
+            start: config.decoder_start_id,
+            'eos_token_id': list(config.eos_ids) if config.other_eos_ids else config.eos_id,
+            **({} if config.pad_id < 0 else {'pad_token_id': config.pad_id}),
+        }
+        defaults = {
+            theirs: checkpoint.generation[ours] for ours, theirs in _DEFAULTS.items() if ours in (checkpoint.generation or {})
+        }
         _write_json(temporary / 'config.json', {**family.published_from_config(config), 'torch_dtype': stored})
         _write_json(temporary / 'generation_config.json', {**ids, **defaults})
         _write_tokenizer(temporary, checkpoint.tokenizer)
@@ -141,8 +151,10 @@ def _write_tokenizer(directory, tokenizer):
     names = {tokenizers.ByteTokenizer: 'ByT5Tokenizer', tokenizers.SentencePieceTokenizer: 'T5Tokenizer'}
     if name := names.get(type(tokenizer)):
         special = {'eos_token': '</s>', 'unk_token': '<unk>', 'pad_token': '<pad>'}
-        _write_json(directory / 'tokenizer_config.json',
-                    {'tokenizer_class': name, 'extra_ids': getattr(tokenizer, 'extra_ids', 0), **special})
+        _write_json(
+            directory / 'tokenizer_config.json',
+            {'tokenizer_class': name, 'extra_ids': getattr(tokenizer, 'extra_ids', 0), **special},
+        )
     tokenizer.save(directory)
 
 
@@ -197,8 +209,11 @@ def _open(directory):
     if found := _files(directory, _PICKLED, _PICKLED_INDEX):
         return {name: _Pickled(tensor, name) for path in found for name, tensor in _unpickle(path).items()}
     others = [path.name for path in sorted(directory.iterdir()) if path.suffix in ('.bin', '.msgpack', '.h5', '.pt')]
-    held = f'found {", ".join(others)}, which only their own libraries read; save it again as safetensors' \
-        if others else 'found no weights'
+    held = (
+        f'found {", ".join(others)}, which only their own libraries read; save it again as safetensors'
+        if others
+        else 'found no weights'
+    )
     raise FileNotFoundError(f'{directory}: {held}; expected {_SINGLE} or {_INDEX}')
 
 
@@ -212,8 +227,10 @@ def _files(directory, single, index):
     names = sorted(set(shards.values()))
     absent = [name for name in names if not (directory / name).is_file()]
     if absent:
-        raise FileNotFoundError(f'{directory}: {index} lists {len(names)} files, {len(absent)} of them are not there: '
-                                f'{", ".join(absent[:4])}; copy them again')
+        raise FileNotFoundError(
+            f'{directory}: {index} lists {len(names)} files, {len(absent)} of them are not there: '
+            f'{", ".join(absent[:4])}; copy them again'
+        )
     return [directory / name for name in names]
 
 
@@ -249,8 +266,9 @@ def _torch():
     try:
         import torch  # of the extra [hf]; nothing else needs it
     except ImportError:
-        raise ValueError('weights that torch saved (.bin) need torch: pip install torch, or save the model again as '
-                         'safetensors') from None
+        raise ValueError(
+            'weights that torch saved (.bin) need torch: pip install torch, or save the model again as safetensors'
+        ) from None
     return torch
 
 

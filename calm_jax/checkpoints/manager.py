@@ -40,8 +40,10 @@ class Manager:
             raise FileExistsError(f'{self.directory}: exists and is not a directory; choose another one')
         self._ocp = ocp
         self._manager = ocp.CheckpointManager(
-            self.directory, item_handlers=ocp.StandardCheckpointHandler(),
-            options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True, max_to_keep=keep))
+            self.directory,
+            item_handlers=ocp.StandardCheckpointHandler(),
+            options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True, max_to_keep=keep),
+        )
 
     def save(self, step, tree):
         """Starts writing `tree` as `step`; a step that exists is replaced.
@@ -70,16 +72,18 @@ class Manager:
         wanted = self._manager.latest_step() if step is None else step
         if wanted not in steps:
             found = f'steps {", ".join(map(str, steps))}' if steps else 'no checkpoint'
-            raise FileNotFoundError(f'{self.directory}: found {found}, expected '
-                                    f'{"at least one" if step is None else f"step {step}"}')
+            raise FileNotFoundError(
+                f'{self.directory}: found {found}, expected {"at least one" if step is None else f"step {step}"}'
+            )
         where = self.directory / str(wanted)
         try:
             stored = _shapes(self._manager.item_metadata(wanted).tree)
         except Exception as error:  # Orbax and tensorstore raise a dozen unrelated types here.
             raise trees.unreadable(where, error) from None
         if problems := trees.differences(_shapes(like), stored):
-            raise ValueError(f'{where}: holds the state of another model or optimizer: {problems}; '
-                             'use a new directory or the old settings')
+            raise ValueError(
+                f'{where}: holds the state of another model or optimizer: {problems}; use a new directory or the old settings'
+            )
         try:
             return self._manager.restore(wanted, args=self._ocp.args.StandardRestore(jax.tree.map(_abstract, like)))
         except Exception as error:
@@ -109,4 +113,3 @@ def _shapes(tree):
 
 def _abstract(leaf):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) if isinstance(leaf, jax.Array) else leaf
-

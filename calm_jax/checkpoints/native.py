@@ -1,10 +1,10 @@
 """The native checkpoint directory.
 
-    config.json        TransformerConfig fields and "format": "calm_jax"
-    spiece.model       (or other tokenizer files) as `calm_jax.data.tokenizers` writes them
-    params/            orbax, in parts, with checksums
-    heads/             the same; optional: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, ...}
-    generation.json    defaults for decoding: max_new_tokens, max_source_length; {} is fine
+config.json        TransformerConfig fields and "format": "calm_jax"
+spiece.model       (or other tokenizer files) as `calm_jax.data.tokenizers` writes them
+params/            orbax, in parts, with checksums
+heads/             the same; optional: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, ...}
+generation.json    defaults for decoding: max_new_tokens, max_source_length; {} is fine
 """
 
 import dataclasses
@@ -106,12 +106,14 @@ def read_config(directory):
     if not path.is_file():
         names = sorted(entry.name for entry in directory.iterdir())
         found = ', '.join(names[:6]) + (', …' if len(names) > 6 else '') if names else 'nothing'
-        raise FileNotFoundError(f'{directory}: not a checkpoint: found {found}; expected config.json, params/ and a '
-                                'tokenizer')
+        raise FileNotFoundError(f'{directory}: not a checkpoint: found {found}; expected config.json, params/ and a tokenizer')
     fields = read_json(path)
     if fields.get('format') != FORMAT:
-        hint = f'a published {fields["model_type"]} model; run `calm import` on it first' if 'model_type' in fields \
+        hint = (
+            f'a published {fields["model_type"]} model; run `calm import` on it first'
+            if 'model_type' in fields
             else 'something else'
+        )
         raise ValueError(f'{path}: "format" is {fields.get("format")!r}, expected {FORMAT!r}; this is {hint}')
     del fields['format']
     known = {field.name for field in dataclasses.fields(TransformerConfig)}
@@ -137,14 +139,18 @@ def check(name, config, params, tokenizer, heads=None):
     check_shapes(name, config, params)
     check_heads(name, config, heads)
     if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(f'{name}: the tokenizer has {tokenizer.vocab_size} tokens but the model embeds only '
-                         f'{config.vocab_size}; they do not belong together')
+        raise ValueError(
+            f'{name}: the tokenizer has {tokenizer.vocab_size} tokens but the model embeds only '
+            f'{config.vocab_size}; they do not belong together'
+        )
     if tokenizer.eos_id not in config.eos_ids:
-        raise ValueError(f'{name}: the tokenizer has eos_id {tokenizer.eos_id}, the model {config.eos_id}; they do not belong '
-                         'together')
+        raise ValueError(
+            f'{name}: the tokenizer has eos_id {tokenizer.eos_id}, the model {config.eos_id}; they do not belong together'
+        )
     if min(tokenizer.pad_id, config.pad_id) >= 0 and tokenizer.pad_id != config.pad_id:
-        raise ValueError(f'{name}: the tokenizer has pad_id {tokenizer.pad_id}, the model {config.pad_id}; they do not belong '
-                         'together')
+        raise ValueError(
+            f'{name}: the tokenizer has pad_id {tokenizer.pad_id}, the model {config.pad_id}; they do not belong together'
+        )
 
 
 def check_shapes(name, config, params):

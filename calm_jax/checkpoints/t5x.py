@@ -127,8 +127,11 @@ def _orbax(directory):
         raise trees.unreadable(directory, error) from None
     found = {}
     for inner, name in names:
-        kvstore = {'driver': 'ocdbt', 'base': f'file://{directory}', 'path': f'{name}/'} \
-            if (directory / 'manifest.ocdbt').exists() else {'driver': 'file', 'path': str(directory / name)}
+        kvstore = (
+            {'driver': 'ocdbt', 'base': f'file://{directory}', 'path': f'{name}/'}
+            if (directory / 'manifest.ocdbt').exists()
+            else {'driver': 'file', 'path': str(directory / name)}
+        )
         try:
             store = tensorstore.open({'driver': 'zarr', 'kvstore': kvstore}, open=True, read=True).result()
         except (ValueError, OSError) as error:
@@ -160,12 +163,24 @@ def _config(directory, shapes, tokenizer):
     gated = 'decoder/layers_0/mlp/wi_0/kernel' in shapes
     inner = shape(f'decoder/layers_0/mlp/{"wi_0" if gated else "wi"}/kernel')[1]
     tied = 'decoder/logits_dense/kernel' not in shapes
-    depth = {stack: len({name.split('/')[1] for name in shapes if name.startswith(f'{stack}/layers_')})
-             for stack in ('encoder', 'decoder')}
+    depth = {
+        stack: len({name.split('/')[1] for name in shapes if name.startswith(f'{stack}/layers_')})
+        for stack in ('encoder', 'decoder')
+    }
     return TransformerConfig(
-        vocab_size=vocab, emb_dim=width, num_heads=heads, mlp_dim=inner,
+        vocab_size=vocab,
+        emb_dim=width,
+        num_heads=heads,
+        mlp_dim=inner,
         head_dim=shape('decoder/layers_0/self_attention/query/kernel')[1] // heads,
-        num_encoder_layers=depth['encoder'], num_decoder_layers=depth['decoder'],
-        mlp_activations=('gelu', 'linear') if gated else ('relu',), relative_attention_num_buckets=buckets,
-        tied_head=tied, head_scale=width ** -0.5 if tied else 1.0, dropout_rate=0.1,
-        pad_id=max(tokenizer.pad_id, 0), eos_id=tokenizer.eos_id, decoder_start_id=max(tokenizer.pad_id, 0))
+        num_encoder_layers=depth['encoder'],
+        num_decoder_layers=depth['decoder'],
+        mlp_activations=('gelu', 'linear') if gated else ('relu',),
+        relative_attention_num_buckets=buckets,
+        tied_head=tied,
+        head_scale=width**-0.5 if tied else 1.0,
+        dropout_rate=0.1,
+        pad_id=max(tokenizer.pad_id, 0),
+        eos_id=tokenizer.eos_id,
+        decoder_start_id=max(tokenizer.pad_id, 0),
+    )

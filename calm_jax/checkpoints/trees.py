@@ -51,8 +51,10 @@ def cast(array, dtype, name):
     with np.errstate(over='ignore'):
         narrow = array.astype(jnp.dtype(dtype))
     if jnp.finfo(dtype).max < jnp.finfo(array.dtype).max and not np.array_equal(np.isinf(narrow), np.isinf(array)):
-        raise ValueError(f'{name}: the largest magnitude {np.abs(array.astype(np.float64)).max():.3g} does not fit '
-                         f'{jnp.dtype(dtype).name}; use float32 or bfloat16')
+        raise ValueError(
+            f'{name}: the largest magnitude {np.abs(array.astype(np.float64)).max():.3g} does not fit '
+            f'{jnp.dtype(dtype).name}; use float32 or bfloat16'
+        )
     return narrow
 
 
@@ -71,8 +73,7 @@ def write(directory, tree, dtype=None, watch=iter):
             # It names the folder that was written to, which is gone by the time that anybody reads it.
             (directory / str(number) / 'commit_success.txt').unlink(missing_ok=True)
             del part
-    sums = {file.relative_to(directory).as_posix(): _checksum(file)
-            for file in sorted(directory.rglob('*')) if file.is_file()}
+    sums = {file.relative_to(directory).as_posix(): _checksum(file) for file in sorted(directory.rglob('*')) if file.is_file()}
     (directory / CHECKSUMS).write_text(json.dumps(sums, indent=1) + '\n')
 
 
@@ -114,8 +115,11 @@ def differences(expected, found, most=4):
     """What is wrong with the shapes `found` where `expected` are wanted, '' if nothing; both are {name: shape}."""
     problems = [f'{name} is missing' for name in expected if name not in found]
     problems += [f'{name} is unexpected' for name in found if name not in expected]
-    problems += [f'{name} has shape {found[name]}, expected {shape}' for name, shape in expected.items()
-                 if name in found and found[name] != shape]
+    problems += [
+        f'{name} has shape {found[name]}, expected {shape}'
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
     more = [f'and {len(problems) - most} more'] if len(problems) > most else []
     return '; '.join(problems[:most] + more)
 
@@ -123,8 +127,10 @@ def differences(expected, found, most=4):
 def unreadable(directory, error):
     """The one-line error for a tree that orbax cannot read."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return ValueError(f'{directory}: the stored arrays cannot be read, the checkpoint is incomplete or damaged '
-                      f'({reason[:200]}); copy it again or use another')
+    return ValueError(
+        f'{directory}: the stored arrays cannot be read, the checkpoint is incomplete or damaged '
+        f'({reason[:200]}); copy it again or use another'
+    )
 
 
 def put(tree, path, leaf):
@@ -165,8 +171,9 @@ def _verify(directory):
         sums = json.loads((directory / CHECKSUMS).read_text())
         sums = {name: (int(entry['bytes']), str(entry['sha256'])) for name, entry in sums.items()}
     except FileNotFoundError:
-        raise FileNotFoundError(f'{directory}: holds no {CHECKSUMS}, so the checkpoint is incomplete or was not written '
-                                'by calm_jax; copy it again') from None
+        raise FileNotFoundError(
+            f'{directory}: holds no {CHECKSUMS}, so the checkpoint is incomplete or was not written by calm_jax; copy it again'
+        ) from None
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ValueError(f'{directory}: {CHECKSUMS} is damaged; copy the checkpoint again') from None
     for name, (size, digest) in sums.items():
@@ -174,11 +181,14 @@ def _verify(directory):
         if not file.is_file():
             raise ValueError(f'{directory}: the file {name} is missing, the checkpoint is incomplete; copy it again')
         if file.stat().st_size != size:
-            raise ValueError(f'{directory}: the file {name} has {file.stat().st_size} bytes, expected {size}; '
-                             'the checkpoint is incomplete or damaged, copy it again')
+            raise ValueError(
+                f'{directory}: the file {name} has {file.stat().st_size} bytes, expected {size}; '
+                'the checkpoint is incomplete or damaged, copy it again'
+            )
         if _checksum(file)['sha256'] != digest:
-            raise ValueError(f'{directory}: the contents of {name} do not match {CHECKSUMS}; '
-                             'the checkpoint is damaged, copy it again')
+            raise ValueError(
+                f'{directory}: the contents of {name} do not match {CHECKSUMS}; the checkpoint is damaged, copy it again'
+            )
     return list(sums)
 
 

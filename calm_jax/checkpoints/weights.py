@@ -33,8 +33,11 @@ class Pending:
         """Raises ValueError where the tensor is of another type than floating-point numbers, or unlike under two names."""
         array = _read(self.directory, self.where[self.source])
         for name in self.weight.duplicates:
-            if name in self.where and name != self.source and not np.array_equal(
-                    _read(self.directory, self.where[name]), array, equal_nan=True):
+            if (
+                name in self.where
+                and name != self.source
+                and not np.array_equal(_read(self.directory, self.where[name]), array, equal_nan=True)
+            ):
                 raise ValueError(f'{self.directory}: {name} and {self.source} differ; expected the same tensor twice')
         ours = np.split(as_ours(self.weight, array), len(self.weight.paths), axis=-1)[self.part]
         return trees.cast(np.ascontiguousarray(ours), self.dtype, f'{self.directory}: {self.source}')
@@ -50,8 +53,9 @@ def assemble(directory, config, weights, where, dtype):
     """
     weights = list(weights)
     stored = {name: tensor.shape for name, tensor in where.items()}
-    sources = {weight.name: next((name for name in (weight.name, *weight.duplicates) if name in where), None)
-               for weight in weights}
+    sources = {
+        weight.name: next((name for name in (weight.name, *weight.duplicates) if name in where), None) for weight in weights
+    }
     shapes = native.parameter_shapes(config)
     expected = {}
     for weight in weights:
@@ -63,8 +67,11 @@ def assemble(directory, config, weights, where, dtype):
     params = {}
     for weight in weights:
         for part, path in enumerate(weight.paths):
-            trees.put(params, path.split('/'), Pending(
-                directory, where, weight, sources[weight.name], part, shapes[path], dtype and jnp.dtype(dtype)))
+            trees.put(
+                params,
+                path.split('/'),
+                Pending(directory, where, weight, sources[weight.name], part, shapes[path], dtype and jnp.dtype(dtype)),
+            )
     return params
 
 

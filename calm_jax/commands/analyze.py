@@ -44,8 +44,9 @@ def add_arguments(parser):
     for each in (two, three):
         each.add_argument('--label', metavar='NAME', help='of the model in figures (default: the checkpoint as given)')
     for each in (one, two):
-        each.add_argument('--max_new_tokens', type=decode_flags.positive, metavar='T',
-                          help="default: the checkpoint's, else 128")
+        each.add_argument(
+            '--max_new_tokens', type=decode_flags.positive, metavar='T', help="default: the checkpoint's, else 128"
+        )
         each.add_argument('--max_source_length', type=decode_flags.positive, metavar='S', help='default: as above, else 512')
     decode_flags.add_settings(three, threshold=False)
 
@@ -72,13 +73,29 @@ def run(args):
     else:
         length, source_length = model.limits(args.max_new_tokens, args.max_source_length)
         settings = Settings(max_new_tokens=length, max_source_length=source_length, dtype=model.config.dtype)
-    options = {'max_new_tokens': settings.max_new_tokens, 'max_source_length': settings.max_source_length,
-               'batch_size': args.batch_size, 'progress': partial(progress, quiet=args.quiet)}
+    options = {
+        'max_new_tokens': settings.max_new_tokens,
+        'max_source_length': settings.max_source_length,
+        'batch_size': args.batch_size,
+        'progress': partial(progress, quiet=args.quiet),
+    }
     found, lines = {'sensitivity': _sensitivity, 'ranks': _ranks, 'confidence': _confidence}[args.analysis](
-        args, settings, model, texts, options)
-    save_json(args.output, {**found, 'provenance': provenance(
-        f'analyze {args.analysis}', args, seed=settings.seed, settings=dataclasses.asdict(settings),
-        fingerprints=model_fingerprints(model), data=data_of(records, args.source_field, len(texts)))})
+        args, settings, model, texts, options
+    )
+    save_json(
+        args.output,
+        {
+            **found,
+            'provenance': provenance(
+                f'analyze {args.analysis}',
+                args,
+                seed=settings.seed,
+                settings=dataclasses.asdict(settings),
+                fingerprints=model_fingerprints(model),
+                data=data_of(records, args.source_field, len(texts)),
+            ),
+        },
+    )
     if not args.quiet:
         print('\n'.join(lines))
 
@@ -90,16 +107,20 @@ def _sensitivity(args, settings, model, texts, options):
     columns = zip(*(found[key] for key in ('positions', 'sampling', 'layer', 'examples')))
     return {**found, 'metric': args.metric}, [
         f'token {position}: {args.metric} {sampling:.3f} after the 10th-ranked token, {layer:.3f} after the first '
-        f"layer's ({count} outputs)" for position, sampling, layer, count in columns]
+        f"layer's ({count} outputs)"
+        for position, sampling, layer, count in columns
+    ]
 
 
 def _ranks(args, settings, model, texts, options):
     """What ranks.json holds, and what is printed of it."""
     # A measure that looks at nothing: the head is applied once a layer.
     found = depths.ranks(layer_confidences(model, texts, StaticDepth(), **options))
-    lines = [f'layer {layer + 1}: the final token is first for {first:.1%} of {found["tokens"]} tokens, of rank {middle:g} in '
-             f'the median, {late:g} at 95%' for layer, (first, (_, _, middle, _, late))
-             in enumerate(zip(found['first'], found['quantiles']))]
+    lines = [
+        f'layer {layer + 1}: the final token is first for {first:.1%} of {found["tokens"]} tokens, of rank {middle:g} in '
+        f'the median, {late:g} at 95%'
+        for layer, (first, (_, _, middle, _, late)) in enumerate(zip(found['first'], found['quantiles']))
+    ]
     return {'analysis': 'ranks', 'label': args.label or args.checkpoint, 'vocabulary': model.config.vocab_size, **found}, lines
 
 
@@ -115,8 +136,10 @@ def _confidence(args, settings, model, texts, options):
     if isinstance(measure, Contrast):
         by_scores = dataclasses.replace(measure, emits='auto_contrastive')
         found['unlike_scores'] = depths.unlike_scores(seen, layer_confidences(model, texts, by_scores, **options))
-    lines = [f'layer {layer + 1}: confidence {sure:.3f}, accuracy {right:.3f}, {unlike:.2%} of tokens unlike the whole head\'s'
-             for layer, (sure, right, unlike) in enumerate(zip(found['confidence'], found['accuracy'], found['unlike_head']))]
+    lines = [
+        f"layer {layer + 1}: confidence {sure:.3f}, accuracy {right:.3f}, {unlike:.2%} of tokens unlike the whole head's"
+        for layer, (sure, right, unlike) in enumerate(zip(found['confidence'], found['accuracy'], found['unlike_head']))
+    ]
     return {'analysis': 'confidence', 'label': args.label or args.checkpoint, 'measure': described(settings), **found}, lines
 
 

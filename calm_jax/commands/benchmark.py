@@ -61,25 +61,49 @@ COLUMNS = [
 
 def add_arguments(parser):
     parser.add_argument('--checkpoint', required=True, metavar='DIR', help='native checkpoint (see `calm import`)')
-    parser.add_argument('--input', metavar='FILE', help='JSONL, plain, .gz or .xz, or seqio:TASK:SPLIT (default: random '
-                        f'tokens, {RANDOM_SOURCE_LENGTH} a row, that never end by themselves)')
-    parser.add_argument('--source_field', default='source', metavar='FIELD',
-                        help="field that holds the input text, or a template such as 'translate: {en}' (default source)")
-    parser.add_argument('--examples', type=decode_flags.positive, default=64, metavar='N',
-                        help='inputs decoded per round: the first of the file, in whole batches (default 64)')
-    parser.add_argument('--batch_size', type=decode_flags.positive, action='append', metavar='N',
-                        help='rows decoded together; repeatable (default 1)')
+    parser.add_argument(
+        '--input',
+        metavar='FILE',
+        help='JSONL, plain, .gz or .xz, or seqio:TASK:SPLIT (default: random '
+        f'tokens, {RANDOM_SOURCE_LENGTH} a row, that never end by themselves)',
+    )
+    parser.add_argument(
+        '--source_field',
+        default='source',
+        metavar='FIELD',
+        help="field that holds the input text, or a template such as 'translate: {en}' (default source)",
+    )
+    parser.add_argument(
+        '--examples',
+        type=decode_flags.positive,
+        default=64,
+        metavar='N',
+        help='inputs decoded per round: the first of the file, in whole batches (default 64)',
+    )
+    parser.add_argument(
+        '--batch_size',
+        type=decode_flags.positive,
+        action='append',
+        metavar='N',
+        help='rows decoded together; repeatable (default 1)',
+    )
     parser.add_argument('--repeats', type=decode_flags.positive, default=5, metavar='N', help='rounds timed (default 5)')
-    parser.add_argument('--dtype', choices=decode_flags.DTYPES,
-                        help='of parameters and activations (default: as stored; float32 on a CPU)')
+    parser.add_argument(
+        '--dtype', choices=decode_flags.DTYPES, help='of parameters and activations (default: as stored; float32 on a CPU)'
+    )
     parser.add_argument('--quiet', action='store_true', help='no progress bar, no table')
     parser.add_argument('--output', metavar='FILE', help='JSON to write')
     parser.add_argument('--overwrite', action='store_true', help='replace the output if it exists')
     decode_flags.add_settings(parser, threshold=False)
-    parser.add_argument('--threshold', type=float, action='append', metavar='λ',
-                        help='repeatable: each is timed against full depth')
-    parser.add_argument('--certificate', action='append', metavar='FILE',
-                        help='the settings and λ of a certificate; repeatable, instead of decoding flags')
+    parser.add_argument(
+        '--threshold', type=float, action='append', metavar='λ', help='repeatable: each is timed against full depth'
+    )
+    parser.add_argument(
+        '--certificate',
+        action='append',
+        metavar='FILE',
+        help='the settings and λ of a certificate; repeatable, instead of decoding flags',
+    )
 
 
 def run(args):
@@ -94,20 +118,35 @@ def run(args):
     for batch_size in args.batch_size or [1]:
         limit = next(iter(compared.values())).max_source_length
         windows = decode_windows(
-            whole_batches(sources, batch_size), batch_size, max_source_length=limit,
-            **{**model.padding, **({} if args.input else {'eos_id': None})})
+            whole_batches(sources, batch_size),
+            batch_size,
+            max_source_length=limit,
+            **{**model.padding, **({} if args.input else {'eos_id': None})},
+        )
         batches = [batch for window in windows for batch in window]
         programs = {}
-        timed = {name: Decoder(model, config, settings, batches, programs) for name, settings in progress(
-            compared.items(), f'batch {batch_size}, compiling', quiet=args.quiet, unit='settings')}
+        timed = {
+            name: Decoder(model, config, settings, batches, programs)
+            for name, settings in progress(
+                compared.items(), f'batch {batch_size}, compiling', quiet=args.quiet, unit='settings'
+            )
+        }
         rounds = interleaved(timed, 1 + args.repeats, f'batch {batch_size}', args.quiet)
         rows += [row(batch_size, name, decoder, rounds) for name, decoder in timed.items()]
     result = {
-        'title': f'{Path(args.checkpoint).resolve().name}: full depth against exits', 'columns': COLUMNS, 'rows': rows,
+        'title': f'{Path(args.checkpoint).resolve().name}: full depth against exits',
+        'columns': COLUMNS,
+        'rows': rows,
         'provenance': provenance(
-            'benchmark', args, seed=next(iter(compared.values())).seed,
+            'benchmark',
+            args,
+            seed=next(iter(compared.values())).seed,
             settings={name: dataclasses.asdict(settings) for name, settings in compared.items()},
-            fingerprints=model_fingerprints(model), data=data) | {'repeats': args.repeats}}
+            fingerprints=model_fingerprints(model),
+            data=data,
+        )
+        | {'repeats': args.repeats},
+    }
     if args.output:
         save_json(args.output, result)
     if not args.quiet:
@@ -124,8 +163,10 @@ def compared_settings(args, model):
     if args.certificate:
         if given := list(said) + ['threshold'] * bool(args.threshold):
             raise ValueError(f'--{given[0]}: a certificate fixes how its λ decodes; leave the flag out')
-        read = {f'certificate {name}': Settings(**{**certified_settings(Certificate.load(name)), 'dtype': model.config.dtype})
-                for name in args.certificate}
+        read = {
+            f'certificate {name}': Settings(**{**certified_settings(Certificate.load(name)), 'dtype': model.config.dtype})
+            for name in args.certificate
+        }
         full = {dataclasses.replace(each, measure=None, threshold=1.0) for each in read.values()}
         if len({each.max_new_tokens for each in full}) > 1 or len({each.max_source_length for each in full}) > 1:
             raise ValueError('the certificates differ in max_new_tokens or max_source_length; time them one by one')
@@ -145,8 +186,10 @@ def compared_settings(args, model):
         layers = model.config.num_decoder_layers
         depths = {f'{k} of {layers} layers': k / layers for k in (1, 2, 4, 8, 16, 32) if k < layers}
         never = 1 - 0.5 / layers  # nothing reaches it below the last layer
-        static = {name: dataclasses.replace(full, measure='static', threshold=share)
-                  for name, share in {**depths, 'conditionals, no exit': never}.items()}
+        static = {
+            name: dataclasses.replace(full, measure='static', threshold=share)
+            for name, share in {**depths, 'conditionals, no exit': never}.items()
+        }
         return {FULL: full, **static}
     if not thresholds:
         raise ValueError(f'--measure {base.measure} needs --threshold, once or more: the λ to time')
@@ -169,7 +212,7 @@ def inputs(args, model, settings):
 
 def whole_batches(sources, batch_size):
     """As many sources as fill whole batches; repeated to fill one."""
-    return (sources * -(-batch_size // len(sources)))[:max(batch_size, len(sources) // batch_size * batch_size)]
+    return (sources * -(-batch_size // len(sources)))[: max(batch_size, len(sources) // batch_size * batch_size)]
 
 
 class Decoded(NamedTuple):
@@ -193,18 +236,29 @@ class Decoder:
         for batch in batches:
             arguments = {'plan': None if values.plan is None else values.plan(batch.rows), 'constraints': values.constraints}
             if values.beam is None:
-                function, arguments = generate, {
-                    **arguments, 'exit': values.exit, 'propagation': values.propagation, 'sampling': values.sampling,
-                    'head_table': model.head_table(values.exit), 'example_ids': batch.rows.astype(np.int32),
-                    'key': jax.random.key(settings.seed)}
+                function, arguments = (
+                    generate,
+                    {
+                        **arguments,
+                        'exit': values.exit,
+                        'propagation': values.propagation,
+                        'sampling': values.sampling,
+                        'head_table': model.head_table(values.exit),
+                        'example_ids': batch.rows.astype(np.int32),
+                        'key': jax.random.key(settings.seed),
+                    },
+                )
             else:
-                function, arguments = beam_search, {
-                    **arguments, 'beam': values.beam, 'constraints': values.constraints or Constraints()}
+                function, arguments = (
+                    beam_search,
+                    {**arguments, 'beam': values.beam, 'constraints': values.constraints or Constraints()},
+                )
             name = batch.tokens.shape, jax.tree.structure(arguments)
             if name not in programs:
                 start = time.perf_counter()
                 programs[name] = function.lower(
-                    config, self.params, batch.tokens, max_new_tokens=settings.max_new_tokens, **arguments).compile()
+                    config, self.params, batch.tokens, max_new_tokens=settings.max_new_tokens, **arguments
+                ).compile()
                 self.compile_seconds += time.perf_counter() - start
             self.calls.append((programs[name], batch, arguments))
 
@@ -234,11 +288,22 @@ def row(batch_size, name, decoder, rounds):
     seconds = [each.seconds for each in rounds[name]]
     median, one = statistics.median(seconds), rounds[name][0]
     result = {
-        'batch_size': batch_size, 'setting': name, 'layers': one.layers, 'executed': one.executed, 'tokens': one.tokens,
-        'seconds': median, 'seconds_least': min(seconds), 'seconds_greatest': max(seconds),
-        'step_ms': 1e3 * median / max(1, one.steps), 'tokens_per_second': one.tokens / median,
-        'speed_up': None, 'speed_up_least': None, 'speed_up_greatest': None,
-        'compile_seconds': decoder.compile_seconds, 'rounds': seconds}
+        'batch_size': batch_size,
+        'setting': name,
+        'layers': one.layers,
+        'executed': one.executed,
+        'tokens': one.tokens,
+        'seconds': median,
+        'seconds_least': min(seconds),
+        'seconds_greatest': max(seconds),
+        'step_ms': 1e3 * median / max(1, one.steps),
+        'tokens_per_second': one.tokens / median,
+        'speed_up': None,
+        'speed_up_least': None,
+        'speed_up_greatest': None,
+        'compile_seconds': decoder.compile_seconds,
+        'rounds': seconds,
+    }
     if name != FULL:
         ratios = [full.seconds / mine for full, mine in zip(rounds[FULL], seconds)]
         result |= {'speed_up': statistics.median(ratios), 'speed_up_least': min(ratios), 'speed_up_greatest': max(ratios)}
@@ -252,11 +317,20 @@ def table(result):
     for name in ('batch', 'setting', 'layers', 'executed', 'ms a step', 'tokens/s', 'speed-up', 'compile, s'):
         drawn.add_column(name, justify='left' if name == 'setting' else 'right', overflow='fold')
     for each in result['rows']:
-        speed = '' if each['speed_up'] is None else (
-            f'×{each["speed_up"]:.2f} ({each["speed_up_least"]:.2f}–{each["speed_up_greatest"]:.2f})')
+        speed = (
+            ''
+            if each['speed_up'] is None
+            else (f'×{each["speed_up"]:.2f} ({each["speed_up_least"]:.2f}–{each["speed_up_greatest"]:.2f})')
+        )
         scale = each['step_ms'] / each['seconds']
         drawn.add_row(
-            str(each['batch_size']), each['setting'], f'{each["layers"]:.2f}', f'{each["executed"]:.2f}',
+            str(each['batch_size']),
+            each['setting'],
+            f'{each["layers"]:.2f}',
+            f'{each["executed"]:.2f}',
             f'{each["step_ms"]:.2f} ({each["seconds_least"] * scale:.2f}–{each["seconds_greatest"] * scale:.2f})',
-            f'{each["tokens_per_second"]:.0f}', speed, f'{each["compile_seconds"]:.1f}')
+            f'{each["tokens_per_second"]:.0f}',
+            speed,
+            f'{each["compile_seconds"]:.1f}',
+        )
     return drawn

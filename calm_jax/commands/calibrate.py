@@ -40,21 +40,35 @@ def add_arguments(parser):
     parser.set_defaults(batch_size=None)  # whether it was said matters: without a model it decides nothing
     data = parser.add_argument_group('data')
     data.add_argument('--data', metavar='FILE', help='calibration examples, JSONL: draws of what the guarantee is to cover')
-    data.add_argument('--source_field', metavar='FIELD',
-                      help="input: a field or template (default source; without a model the records' own)")
+    data.add_argument(
+        '--source_field', metavar='FIELD', help="input: a field or template (default source; without a model the records' own)"
+    )
     data.add_argument('--target_field', metavar='FIELD', help='reference text, or a list of them; needed by objective risk')
-    data.add_argument('--group_by', metavar='FIELD', help='average losses within clusters (one paragraph\'s questions) first')
+    data.add_argument('--group_by', metavar='FIELD', help="average losses within clusters (one paragraph's questions) first")
     data.add_argument('--groups', metavar='FIELD', help='hold in each group of this field: the largest of their p-values')
     promise = parser.add_argument_group('promise')
-    promise.add_argument('--objective', choices=KINDS, default='textual',
-                         help='loss against the full model\'s text, or increase of risk against references (default textual)')
-    promise.add_argument('--metric', action='append', metavar='NAME',
-                         help=f'quality in [0, 1] per example; repeat for several risks at once: {", ".join(quality.METRICS)}')
-    promise.add_argument('--tolerance', type=float, action='append', metavar='δ',
-                         help='largest expected loss, in (0, 1); one, or one per metric')
+    promise.add_argument(
+        '--objective',
+        choices=KINDS,
+        default='textual',
+        help="loss against the full model's text, or increase of risk against references (default textual)",
+    )
+    promise.add_argument(
+        '--metric',
+        action='append',
+        metavar='NAME',
+        help=f'quality in [0, 1] per example; repeat for several risks at once: {", ".join(quality.METRICS)}',
+    )
+    promise.add_argument(
+        '--tolerance', type=float, action='append', metavar='δ', help='largest expected loss, in (0, 1); one, or one per metric'
+    )
     promise.add_argument('--epsilon', type=float, default=0.05, metavar='ε', help='chance that the guarantee fails (.05)')
-    promise.add_argument('--p_value', default='betting', metavar='NAME',
-                         help=f'{", ".join(calibration.P_VALUES)} (default betting; binomial for losses of 0 and 1)')
+    promise.add_argument(
+        '--p_value',
+        default='betting',
+        metavar='NAME',
+        help=f'{", ".join(calibration.P_VALUES)} (default betting; binomial for losses of 0 and 1)',
+    )
     promise.add_argument('--signed', action='store_true', help='risk as signed difference, not clamped at 0')
     promise.add_argument('--joint', type=int, default=1, metavar='M', help='share ε among M certificates to choose from')
     promise.add_argument('--permutation_seed', type=int, default=0, help='of the order in which betting meets examples')
@@ -64,11 +78,15 @@ def add_arguments(parser):
     grid.add_argument('--whole_grid', action='store_true', help='decode the whole grid, for the trade-off curve')
     output = parser.add_argument_group('output')
     output.add_argument('--output', metavar='FILE', help='certificate to write')
-    output.add_argument('--records', metavar='DIR',
-                        help='keep what was decoded, with curve.json and examples.json; recompute from it')
-    output.add_argument('--overwrite', action='store_true',
-                        help='replace the certificate, and records made otherwise; records that fit are kept and continued')
-    output.add_argument('--trials', type=int, metavar='K', help='also the paper\'s K random 80/20 trials, to trials.json')
+    output.add_argument(
+        '--records', metavar='DIR', help='keep what was decoded, with curve.json and examples.json; recompute from it'
+    )
+    output.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='replace the certificate, and records made otherwise; records that fit are kept and continued',
+    )
+    output.add_argument('--trials', type=int, metavar='K', help="also the paper's K random 80/20 trials, to trials.json")
     output.add_argument('--trial_tolerances', metavar='δ,δ,…', help='of the trials (default: --tolerance)')
     power = parser.add_argument_group('power')
     power.add_argument('--power', action='store_true', help='print how many examples give 90%% power, and stop')
@@ -103,8 +121,11 @@ def run(args):
     if args.p_value == 'binomial' and not objective.binary:
         raise ValueError('--p_value binomial is for losses of 0 and 1: metric accuracy or exact_match, unsigned; use betting')
     if not args.quiet and (distinct := len(set(data.sources))) < len(data.sources):
-        print(f'calm calibrate: warning: {len(data.sources):,} examples, {distinct:,} of them distinct: the guarantee takes '
-              'them for independent draws, which copies of one draw are not', file=sys.stderr)
+        print(
+            f'calm calibrate: warning: {len(data.sources):,} examples, {distinct:,} of them distinct: the guarantee takes '
+            'them for independent draws, which copies of one draw are not',
+            file=sys.stderr,
+        )
     with tempfile.TemporaryDirectory() as temporary:
         calibrate_in(args, data, objective, thresholds, Path(args.records or temporary))
 
@@ -118,8 +139,9 @@ def check_ignored(args):
     if args.checkpoint:
         return
     if args.grid_data:
-        raise ValueError('--grid_data needs a model to look at it: pass --checkpoint, or leave the flag out to test the grid '
-                         'of the records')
+        raise ValueError(
+            '--grid_data needs a model to look at it: pass --checkpoint, or leave the flag out to test the grid of the records'
+        )
     for name in ('batch_size', 'dtype'):
         if (value := getattr(args, name)) is not None:
             raise ValueError(f'--{name} {value} is of decoding, and without --checkpoint nothing is decoded; leave it out')
@@ -128,8 +150,16 @@ def check_ignored(args):
 def calibration_of(args, data, thresholds):
     """The calibration that the flags describe, nothing tested yet."""
     return calibration.Calibration(
-        thresholds, tolerances(args), args.epsilon, args.p_value, seed=args.permutation_seed,
-        group_by=data.column(args.group_by), groups=data.column(args.groups), joint=args.joint, signed=args.signed)
+        thresholds,
+        tolerances(args),
+        args.epsilon,
+        args.p_value,
+        seed=args.permutation_seed,
+        group_by=data.column(args.group_by),
+        groups=data.column(args.groups),
+        joint=args.joint,
+        signed=args.signed,
+    )
 
 
 def calibrate_in(args, data, objective, thresholds, directory):
@@ -148,10 +178,19 @@ def calibrate_in(args, data, objective, thresholds, directory):
     while calibration_.threshold is not None:
         calibration_.observe(objective.losses(sweep.texts(calibration_.threshold), full))
     certificate = calibration_.certificate(
-        args.objective, args.metric if len(args.metric) > 1 else args.metric[0], objective.versions(),
-        {**run_['fingerprints'], 'settings': run_['settings'], 'data': run_['data'], 'environment': run_['environment']})
-    source = provenance('calibrate', args, seed=args.permutation_seed, settings=run_['settings'],
-                        fingerprints=run_['fingerprints'], data=run_['data'])
+        args.objective,
+        args.metric if len(args.metric) > 1 else args.metric[0],
+        objective.versions(),
+        {**run_['fingerprints'], 'settings': run_['settings'], 'data': run_['data'], 'environment': run_['environment']},
+    )
+    source = provenance(
+        'calibrate',
+        args,
+        seed=args.permutation_seed,
+        settings=run_['settings'],
+        fingerprints=run_['fingerprints'],
+        data=run_['data'],
+    )
     trials = run_trials(args, data, objective, sweep, thresholds, run_) if args.trials else None
     if args.whole_grid:
         for threshold in thresholds:
@@ -249,9 +288,16 @@ def confidence_grid(args, model):
     texts = [template(records[i], records.where(i)) for i in range(len(records))]
     values = dataclasses.replace(settings, threshold=0.5).build(model.config, model.heads)
     confidences = layer_confidences(
-        model, texts, values.exit.measure, max_new_tokens=settings.max_new_tokens,
-        max_source_length=settings.max_source_length, plan=values.plan, min_exit_layer=settings.min_exit_layer,
-        batch_size=args.batch_size, progress=partial(progress, quiet=args.quiet))
+        model,
+        texts,
+        values.exit.measure,
+        max_new_tokens=settings.max_new_tokens,
+        max_source_length=settings.max_source_length,
+        plan=values.plan,
+        min_exit_layer=settings.min_exit_layer,
+        batch_size=args.batch_size,
+        progress=partial(progress, quiet=args.quiet),
+    )
     return quantile_grid(confidences.confidence[confidences.leaves])
 
 
@@ -262,12 +308,16 @@ def print_power(args):
             raise ValueError(f'--{name} changes nothing with --power, which decodes and writes nothing')
     if not args.tolerance or args.expected_loss is None:
         raise ValueError('--power needs --tolerance and --expected_loss')
-    needed = [calibration.examples_needed(tolerance, args.expected_loss, args.epsilon, args.p_value)
-              for tolerance in progress(args.tolerance, 'simulating calibrations', quiet=args.quiet, unit='δ')]
+    needed = [
+        calibration.examples_needed(tolerance, args.expected_loss, args.epsilon, args.p_value)
+        for tolerance in progress(args.tolerance, 'simulating calibrations', quiet=args.quiet, unit='δ')
+    ]
     for tolerance, count in zip(args.tolerance, needed):
         least = calibration.least_n(args.p_value, tolerance, args.epsilon)
-        print(f'δ = {tolerance:g}, ε = {args.epsilon:g}, {args.p_value}, expected loss {args.expected_loss:g}: '
-              f'{count} examples give 90% power; below {least} nothing can be certified')
+        print(
+            f'δ = {tolerance:g}, ε = {args.epsilon:g}, {args.p_value}, expected loss {args.expected_loss:g}: '
+            f'{count} examples give 90% power; below {least} nothing can be certified'
+        )
 
 
 def describe(certificate, line, trials):
@@ -277,8 +327,10 @@ def describe(certificate, line, trials):
     layers = chosen['layers'] if chosen else line['full']['layers']
     print(f'λ = {certificate.threshold:g}: {layers:.2f} of {line["num_layers"]} layers per token')
     for row in trials['tolerances'] if trials else []:
-        print(f'{trials["trials"]} trials, δ = {row["tolerance"]:g}: risk {row["risk_mean"]:.4f} ± {row["risk_std"]:.4f}, '
-              f'layers {row["layers_mean"]:.2f} ± {row["layers_std"]:.2f}, test mean above δ in '
-              f'{row["share_test_above"]:.0%}, pool mean above δ in {row["share_pool_above"]:.0%}')
+        print(
+            f'{trials["trials"]} trials, δ = {row["tolerance"]:g}: risk {row["risk_mean"]:.4f} ± {row["risk_std"]:.4f}, '
+            f'layers {row["layers_mean"]:.2f} ± {row["layers_std"]:.2f}, test mean above δ in '
+            f'{row["share_test_above"]:.0%}, pool mean above δ in {row["share_pool_above"]:.0%}'
+        )
     if trials:
         print(trials['note'])

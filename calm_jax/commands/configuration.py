@@ -1,4 +1,5 @@
 """gin: files, bindings and their errors. Nothing else in the library reads gin."""
+
 import argparse
 import functools
 import inspect
@@ -11,6 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gin
+from gin import config as gin_config
+
 from calm_jax.decoding.settings import Settings
 from calm_jax.models.config import TransformerConfig, check_type, expected, parts
 from calm_jax.nearest import did_you_mean
@@ -18,11 +21,20 @@ from calm_jax.training import classifier, jobs, losses
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions
 from calm_jax.training.train_state import TrainState
-from gin import config as gin_config
 
 CONFIGURABLES = (
-    Settings, TransformerConfig, Optimizer, LoopOptions, jobs.PairedText, jobs.train_model, jobs.train_exit_classifier,
-    losses.proportional_to_layer, losses.uniform, losses.last_only, classifier.independent, classifier.geometric,
+    Settings,
+    TransformerConfig,
+    Optimizer,
+    LoopOptions,
+    jobs.PairedText,
+    jobs.train_model,
+    jobs.train_exit_classifier,
+    losses.proportional_to_layer,
+    losses.uniform,
+    losses.last_only,
+    classifier.independent,
+    classifier.geometric,
 )
 _PARAMETERS = {each.__name__: tuple(inspect.signature(each).parameters) for each in CONFIGURABLES}
 
@@ -101,11 +113,13 @@ def _read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[
 
 def _forgiving(exists: Callable[[str], bool]) -> Callable[[str], bool]:
     """gin's check for a file inside a package, which falls over a folder of the same name that is on sys.path."""
+
     def check(path: str) -> bool:
         try:
             return exists(path)
         except TypeError:
             return False
+
     return check
 
 
@@ -218,14 +232,17 @@ def _parse(parse: Callable[[], Any], where: str) -> None:
         parse()
     except OSError as error:
         missing = re.search(r'Unable to open file: (\S+?)\.? ', f'{error} ')
-        raise FileNotFoundError(f'gin file not found: {missing[1] if missing else where}; '
-                                f'those of the library are under {gin_folder()}') from None
+        raise FileNotFoundError(
+            f'gin file not found: {missing[1] if missing else where}; those of the library are under {gin_folder()}'
+        ) from None
     except ImportError as error:
         message, _, place = str(error).partition('\n')
         file = re.search(r'In file "(.+?)"', place)
         module = re.search(r'import \S+', place)
-        raise ValueError(f'{file[1] if file else where}: {module[0] if module else "import"} failed ({message}); '
-                         'expected a module that is installed or on PYTHONPATH') from None
+        raise ValueError(
+            f'{file[1] if file else where}: {module[0] if module else "import"} failed ({message}); '
+            'expected a module that is installed or on PYTHONPATH'
+        ) from None
     except tokenize.TokenError as error:
         raise ValueError(f'{where}: {error.args[0]} at line {error.args[1][0]}; a bracket or quote is never closed') from None
     except (ValueError, SyntaxError) as error:
@@ -250,6 +267,7 @@ def _explained(message: str, where: str) -> str:
 
 def _one_line_errors(run: Callable) -> Callable:
     """The job without what gin adds to messages, and with one line for parameters that nobody set."""
+
     @functools.wraps(run)
     def job(*arguments, **settings):
         try:
@@ -267,6 +285,8 @@ def _one_line_errors(run: Callable) -> Callable:
             owner = re.search(r"In call to configurable '(\w+)'", str(error))[1]
             names = unset[1].replace("'", '')
             size = ' (a model, such as --gin_file=models/small8.gin)' if owner == 'TransformerConfig' else ''
-            raise ValueError(f'{owner} lacks {names}: add a gin file that sets them{size}, '
-                             f'or --gin.{owner}.{names.split(",")[0]}=...') from error
+            raise ValueError(
+                f'{owner} lacks {names}: add a gin file that sets them{size}, or --gin.{owner}.{names.split(",")[0]}=...'
+            ) from error
+
     return job

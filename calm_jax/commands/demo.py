@@ -46,10 +46,13 @@ GENERATION = {'max_new_tokens': 48, 'max_source_length': 320}
 
 def add_arguments(parser):
     parser.add_argument('--output', default='calm_demo', metavar='DIR', help='folder to write (default calm_demo)')
-    parser.add_argument('--retrain', action='store_true',
-                        help='make data, tokenizer, model and classifier again, to DIR/model; needs the extra [demo]')
+    parser.add_argument(
+        '--retrain',
+        action='store_true',
+        help='make data, tokenizer, model and classifier again, to DIR/model; needs the extra [demo]',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace the folder of an earlier demo')
-    parser.add_argument('--quiet', action='store_true', help='print the table and the page\'s name only')
+    parser.add_argument('--quiet', action='store_true', help="print the table and the page's name only")
 
 
 def run(args):
@@ -67,16 +70,27 @@ def run(args):
     seconds = time_one_by_one(certificates, checkpoint, data, args.quiet)
     rows = [table_row(name, decoded, references, seconds, certificates) for name in decoded]
     num_layers = json.loads((checkpoint / 'config.json').read_text())['num_decoder_layers']
-    write_json(directory / 'results.json', {
-        'title': f'English to French localisation: {len(references)} test texts, at most {TOLERANCE:.0%} of outputs to change',
-        'columns': columns(num_layers), 'rows': rows,
-        'provenance': {'command': 'calm demo' + (' --retrain' if args.retrain else ''),
-                       'machine': machine(), 'date': str(datetime.date.today()),
-                       'seed': SEED}})
+    write_json(
+        directory / 'results.json',
+        {
+            'title': f'English to French localisation: {len(references)} test texts, '
+            f'at most {TOLERANCE:.0%} of outputs to change',
+            'columns': columns(num_layers),
+            'rows': rows,
+            'provenance': {
+                'command': 'calm demo' + (' --retrain' if args.retrain else ''),
+                'machine': machine(),
+                'date': str(datetime.date.today()),
+                'seed': SEED,
+            },
+        },
+    )
     shown = lines(data / 'test.jsonl')[:EXAMPLES]
     early = {f'{name}, δ = {TOLERANCE:g}': decoded[name] for name in certificates}
-    write_json(directory / 'examples.json', examples(
-        [each['en'] for each in shown], [each['fr'] for each in shown], decoded['full model'], early, num_layers))
+    write_json(
+        directory / 'examples.json',
+        examples([each['en'] for each in shown], [each['fr'] for each in shown], decoded['full model'], early, num_layers),
+    )
     call('report', [str(directory), '--output', str(directory / 'page.html')], quiet=True)
     show(rows, columns(num_layers))
     print(f'{directory / "page.html"}: the same with the certificates, curves, and every token coloured by its depth')
@@ -128,32 +142,85 @@ def retrain(directory, data, quiet):
     texts = (record[language] for record in lines(data / 'train.jsonl') for language in ('en', 'fr'))
     vocabulary.train(texts, directory / 'tokenizer')
     common = [f'--gin.TRAIN_DATA={str(data / "train.jsonl")!r}', f'--gin.EVAL_DATA={str(data / "tune.jsonl")!r}']
-    call('train', ['--gin_file=runs/demo.gin', *common, f'--gin.TOKENIZER={str(directory / "tokenizer")!r}',
-                   '--model_dir', str(directory / 'backbone')], quiet)
-    call('train', ['--gin_file=runs/demo_classifier.gin', *common,
-                   f'--gin.CHECKPOINT={str(directory / "backbone" / "best")!r}',
-                   '--model_dir', str(directory / 'classifier')], quiet)
+    call(
+        'train',
+        [
+            '--gin_file=runs/demo.gin',
+            *common,
+            f'--gin.TOKENIZER={str(directory / "tokenizer")!r}',
+            '--model_dir',
+            str(directory / 'backbone'),
+        ],
+        quiet,
+    )
+    call(
+        'train',
+        [
+            '--gin_file=runs/demo_classifier.gin',
+            *common,
+            f'--gin.CHECKPOINT={str(directory / "backbone" / "best")!r}',
+            '--model_dir',
+            str(directory / 'classifier'),
+        ],
+        quiet,
+    )
     trained = native.load(directory / 'classifier' / 'best')
-    native.save(directory / 'model', trained.config, trained.params, trained.tokenizer, trained.heads, GENERATION,
-                dtype='float16')
+    native.save(
+        directory / 'model', trained.config, trained.params, trained.tokenizer, trained.heads, GENERATION, dtype='float16'
+    )
 
 
 def calibrate(measure, checkpoint, data, directory, quiet):
     """The certificate of one measure, and beside it what it was found from."""
     certificate = directory / measure / 'certificate.json'
-    call('calibrate', ['--checkpoint', str(checkpoint), '--data', str(data / 'calibration.jsonl'), '--source_field', 'en',
-                       '--target_field', 'fr', '--measure', measure, '--metric', 'accuracy', '--tolerance', str(TOLERANCE),
-                       '--epsilon', str(EPSILON), '--p_value', 'binomial', '--grid', GRIDS[measure],
-                       '--batch_size', str(BATCH_SIZE), '--records', str(directory / measure),
-                       '--output', str(certificate)], quiet)
+    call(
+        'calibrate',
+        [
+            '--checkpoint',
+            str(checkpoint),
+            '--data',
+            str(data / 'calibration.jsonl'),
+            '--source_field',
+            'en',
+            '--target_field',
+            'fr',
+            '--measure',
+            measure,
+            '--metric',
+            'accuracy',
+            '--tolerance',
+            str(TOLERANCE),
+            '--epsilon',
+            str(EPSILON),
+            '--p_value',
+            'binomial',
+            '--grid',
+            GRIDS[measure],
+            '--batch_size',
+            str(BATCH_SIZE),
+            '--records',
+            str(directory / measure),
+            '--output',
+            str(certificate),
+        ],
+        quiet,
+    )
     return certificate
 
 
 def decode(certificates, checkpoint, data, directory, quiet):
     """Records of the test split: of the full model, then within each certificate."""
     (directory / 'test').mkdir()
-    common = ['--checkpoint', str(checkpoint), '--input', str(data / 'test.jsonl'), '--source_field', 'en',
-              '--batch_size', str(BATCH_SIZE)]
+    common = [
+        '--checkpoint',
+        str(checkpoint),
+        '--input',
+        str(data / 'test.jsonl'),
+        '--source_field',
+        'en',
+        '--batch_size',
+        str(BATCH_SIZE),
+    ]
     chosen = {'full model': []}
     chosen |= {measure: ['--certificate', str(path)] for measure, path in certificates.items()}
     decoded = {}
@@ -230,12 +297,18 @@ def show(rows, headings):
     for row in rows:
         cells = ['–' if row[heading['key']] is None else row[heading['key']] for heading in headings]
         # λ as it is: .996 is not 1.
-        table.add_row(*[cell if isinstance(cell, str) else f'{cell:g}' if heading['key'] == 'threshold' else f'{cell:.2f}'
-                        for heading, cell in zip(headings, cells)])
+        table.add_row(
+            *[
+                cell if isinstance(cell, str) else f'{cell:g}' if heading['key'] == 'threshold' else f'{cell:.2f}'
+                for heading, cell in zip(headings, cells)
+            ]
+        )
     Console().print(table)
-    print(f'layers: visited per token. saved: operations, of the full model\'s. speed-up: measured, texts one at a time.\n'
-          f'changed: test outputs that are not the full model\'s; promised, with probability {1 - EPSILON:g}: at most '
-          f'{TOLERANCE:.0%} on average.\nexact: test outputs equal to the reference.')
+    print(
+        f"layers: visited per token. saved: operations, of the full model's. speed-up: measured, texts one at a time.\n"
+        f"changed: test outputs that are not the full model's; promised, with probability {1 - EPSILON:g}: at most "
+        f'{TOLERANCE:.0%} on average.\nexact: test outputs equal to the reference.'
+    )
 
 
 def call(command, arguments, quiet):

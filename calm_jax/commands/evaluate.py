@@ -36,12 +36,21 @@ _COSTS = {
 
 def add_arguments(parser):
     parser.add_argument('--predictions', required=True, help='JSONL (.gz, .xz) with a field text')
-    parser.add_argument('--references', required=True,
-                        help='JSONL (.gz, .xz), or seqio:TASK:SPLIT; one record for each prediction')
-    parser.add_argument('--reference_field', required=True, action='append',
-                        help='field or template of the reference; a list, or the flag given again, adds references')
-    parser.add_argument('--metric', required=True, action='append',
-                        help=f'one of {", ".join([*quality.CORPUS_METRICS, *quality.METRICS])}; may be given again')
+    parser.add_argument(
+        '--references', required=True, help='JSONL (.gz, .xz), or seqio:TASK:SPLIT; one record for each prediction'
+    )
+    parser.add_argument(
+        '--reference_field',
+        required=True,
+        action='append',
+        help='field or template of the reference; a list, or the flag given again, adds references',
+    )
+    parser.add_argument(
+        '--metric',
+        required=True,
+        action='append',
+        help=f'one of {", ".join([*quality.CORPUS_METRICS, *quality.METRICS])}; may be given again',
+    )
     parser.add_argument('--output', help='also write the values as JSON, which calm report draws as a table')
     parser.add_argument('--overwrite', action='store_true', help='replace the output if it exists')
     parser.add_argument('--quiet', action='store_true', help='no progress')
@@ -57,8 +66,10 @@ def run(args):
     templates = [Template(field) for field in args.reference_field]
     predictions, references = open_records(args.predictions), open_records(args.references)
     if len(predictions) != len(references):
-        raise ValueError(f'{args.predictions} holds {len(predictions)} records, {args.references} {len(references)}: '
-                         'expected one reference record for each prediction, in the same order')
+        raise ValueError(
+            f'{args.predictions} holds {len(predictions)} records, {args.references} {len(references)}: '
+            'expected one reference record for each prediction, in the same order'
+        )
     # Of each record only what is scored is kept: token lists are many times a text.
     texts, costs, ids = [], Costs(), []
     for i, record in enumerate(predictions):
@@ -90,8 +101,10 @@ def _check_order(ids, reference_ids, predictions, references):
     """Records are matched by their order: refuse what cannot be in the same one."""
     if ids != reference_ids and collections.Counter(ids) == collections.Counter(reference_ids):
         i = next(i for i, (first, second) in enumerate(zip(ids, reference_ids)) if first != second)
-        raise ValueError(f'{predictions.where(i)} has id {ids[i]} and {references.where(i)} has id {reference_ids[i]}: '
-                         'the same ids in another order; sort the references as the predictions are')
+        raise ValueError(
+            f'{predictions.where(i)} has id {ids[i]} and {references.where(i)} has id {reference_ids[i]}: '
+            'the same ids in another order; sort the references as the predictions are'
+        )
 
 
 def _text(record, where):
@@ -158,18 +171,24 @@ def _readable(value):
 def _write(args, columns, row, versions):
     path = Path(args.output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    flags = [('predictions', args.predictions), ('references', args.references),
-             *(('reference_field', field) for field in args.reference_field),
-             *(('metric', name) for name in args.metric)]
-    save_json(path, {
-        'title': f'{args.predictions} against {args.references}',
-        'columns': columns,
-        'rows': [row],
-        'provenance': {
-            'command': 'calm evaluate ' + ' '.join(f'--{flag} {shlex.quote(str(value))}' for flag, value in flags),
-            'machine': machine(),
-            'date': datetime.date.today().isoformat(),
-            'seed': None,
-            'versions': versions,
+    flags = [
+        ('predictions', args.predictions),
+        ('references', args.references),
+        *(('reference_field', field) for field in args.reference_field),
+        *(('metric', name) for name in args.metric),
+    ]
+    save_json(
+        path,
+        {
+            'title': f'{args.predictions} against {args.references}',
+            'columns': columns,
+            'rows': [row],
+            'provenance': {
+                'command': 'calm evaluate ' + ' '.join(f'--{flag} {shlex.quote(str(value))}' for flag, value in flags),
+                'machine': machine(),
+                'date': datetime.date.today().isoformat(),
+                'seed': None,
+                'versions': versions,
+            },
         },
-    })
+    )

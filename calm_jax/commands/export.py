@@ -14,8 +14,9 @@ from calm_jax.outputs import check_apart
 def add_arguments(parser):
     parser.add_argument('directory', metavar='DIR', help='the native checkpoint')
     parser.add_argument('--output', required=True, metavar='DIR', help='the directory to write')
-    parser.add_argument('--dtype', choices=('float32', 'bfloat16', 'float16'),
-                        help='how weights are stored (default: as they are)')
+    parser.add_argument(
+        '--dtype', choices=('float32', 'bfloat16', 'float16'), help='how weights are stored (default: as they are)'
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace a checkpoint at --output')
     parser.add_argument('--quiet', action='store_true', help='print nothing')
 
@@ -25,8 +26,9 @@ def run(args):
     source, output = pathlib.Path(args.directory), pathlib.Path(args.output)
     check_apart(output, [source])
     checkpoint = native.load(source, dtype=None)
-    huggingface.write(output, checkpoint, dtype=args.dtype, overwrite=args.overwrite,
-                      watch=import_.watched('writing', args.quiet))
+    huggingface.write(
+        output, checkpoint, dtype=args.dtype, overwrite=args.overwrite, watch=import_.watched('writing', args.quiet)
+    )
     if not args.quiet:
         left = f'; without its heads ({", ".join(sorted(checkpoint.heads))})' if checkpoint.heads else ''
         print(f'{source}: {import_.description(checkpoint)}')

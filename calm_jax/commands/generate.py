@@ -31,8 +31,12 @@ def add_arguments(parser):
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument('--input', metavar='FILE', help='JSONL, plain, .gz or .xz, or seqio:TASK:SPLIT')
     source.add_argument('--prompt', metavar='TEXT', help='decode this text to standard output')
-    parser.add_argument('--source_field', default='source', metavar='FIELD',
-                        help="field that holds the input text, or a template such as 'translate: {en}' (default source)")
+    parser.add_argument(
+        '--source_field',
+        default='source',
+        metavar='FIELD',
+        help="field that holds the input text, or a template such as 'translate: {en}' (default source)",
+    )
     parser.add_argument('--output', metavar='FILE', help='JSONL to write; required with --input')
     parser.add_argument('--certificate', metavar='FILE', help='decode within the guarantee of this certificate')
     parser.add_argument('--resume', action='store_true', help='go on where an interrupted run stopped')
@@ -64,12 +68,32 @@ def run(args):
         for output in decode_flags.stream(model, [args.prompt], settings, 1):
             print(output.text)
         return
-    decode_file(model, settings, args.input, args.source_field, args.output, args.batch_size, resume=args.resume,
-                overwrite=args.overwrite, quiet=args.quiet)
+    decode_file(
+        model,
+        settings,
+        args.input,
+        args.source_field,
+        args.output,
+        args.batch_size,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        quiet=args.quiet,
+    )
 
 
-def decode_file(model, settings, source_path, source_field, output_path, batch_size, *, resume=False, overwrite=False,
-                quiet=False, parameters=None):
+def decode_file(
+    model,
+    settings,
+    source_path,
+    source_field,
+    output_path,
+    batch_size,
+    *,
+    resume=False,
+    overwrite=False,
+    quiet=False,
+    parameters=None,
+):
     """Decodes a JSONL file into another; returns the summary. `parameters`: their fingerprint, if it is known."""
     records = open_records(source_path)
     template = jsonl.Template(source_field)
@@ -77,8 +101,12 @@ def decode_file(model, settings, source_path, source_field, output_path, batch_s
     for i, each in enumerate(progress(records, 'checking', quiet=quiet, unit='examples')):
         template(each, records.where(i))
     header = {
-        'input': records.fingerprint(), 'source_field': source_field, 'settings': settings.deciding(),
-        'batch_size': batch_size, **model_fingerprints(model, parameters)}
+        'input': records.fingerprint(),
+        'source_field': source_field,
+        'settings': settings.deciding(),
+        'batch_size': batch_size,
+        **model_fingerprints(model, parameters),
+    }
     window = 64 * batch_size
     decoded = Decoded(output_path, header, window, resume, overwrite)
     summary = Summary()
@@ -104,17 +132,22 @@ def decode_file(model, settings, source_path, source_field, output_path, batch_s
     result = {**summary.as_dict(), **machine}
     decoded.summarize(result)
     if not quiet:
-        print(f'{output_path}: {result["examples"]} examples, {result["tokens"]} tokens, '
-              f'{result["layers_per_token"]:.2f} of {model.config.num_decoder_layers} layers per token, '
-              f'{result["tokens_per_second"]:.1f} tokens/s, {result["truncated"]} inputs cut at '
-              f'{settings.max_source_length} tokens')
+        print(
+            f'{output_path}: {result["examples"]} examples, {result["tokens"]} tokens, '
+            f'{result["layers_per_token"]:.2f} of {model.config.num_decoder_layers} layers per token, '
+            f'{result["tokens_per_second"]:.1f} tokens/s, {result["truncated"]} inputs cut at '
+            f'{settings.max_source_length} tokens'
+        )
     return result
 
 
 def model_fingerprints(model, parameters=None):
     """Fingerprints of everything trained, of the configuration and of the tokenizer."""
-    return {'parameters': parameters or fingerprint({'params': split(model.params), 'heads': model.heads or {}}),
-            'config': config_fingerprint(model.config), 'tokenizer': model.tokenizer.fingerprint()}
+    return {
+        'parameters': parameters or fingerprint({'params': split(model.params), 'heads': model.heads or {}}),
+        'config': config_fingerprint(model.config),
+        'tokenizer': model.tokenizer.fingerprint(),
+    }
 
 
 def environment(batch_size):
@@ -130,16 +163,22 @@ def certified(certificate, args, model):
     settings = Settings(**{**certified_settings(certificate), 'dtype': model.config.dtype})
     for name, value in decode_flags.given(args).items():
         if value != getattr(settings, name):
-            raise ValueError(f'--{name} {value}: the certificate covers {getattr(settings, name)}; leave the flag out, or '
-                             'calibrate again')
-    current = {**model_fingerprints(model), 'settings': dataclasses.asdict(settings),
-               'environment': environment(args.batch_size)}
+            raise ValueError(
+                f'--{name} {value}: the certificate covers {getattr(settings, name)}; leave the flag out, or calibrate again'
+            )
+    current = {
+        **model_fingerprints(model),
+        'settings': dataclasses.asdict(settings),
+        'environment': environment(args.batch_size),
+    }
     warnings = certificate.covers(current)
     data = certificate.provenance.get('data')
     template = data.get('source_field') if isinstance(data, dict) else None
     if args.prompt is None and template is not None and template != args.source_field:
-        warnings.append(f'--source_field is {args.source_field!r} here, {template!r} in the certificate: the guarantee is for '
-                        'inputs made alike')
+        warnings.append(
+            f'--source_field is {args.source_field!r} here, {template!r} in the certificate: the guarantee is for '
+            'inputs made alike'
+        )
     for warning in warnings:
         print(f'calm generate: warning: {warning}', file=sys.stderr)
     return settings
@@ -150,6 +189,8 @@ def certified_settings(certificate):
     recorded = certificate.provenance.get('settings', {}) | certificate.setting
     unknown = sorted(set(recorded) - set(Settings.__dataclass_fields__))
     if unknown or not recorded:
-        raise ValueError(f'the certificate records no decode settings known here ({", ".join(unknown) or "none"}); it was '
-                         'not written by `calm calibrate`')
+        raise ValueError(
+            f'the certificate records no decode settings known here ({", ".join(unknown) or "none"}); it was '
+            'not written by `calm calibrate`'
+        )
     return {**recorded, 'threshold': certificate.threshold}

@@ -18,8 +18,12 @@ from calm_jax.progress import progress
 def add_arguments(parser):
     parser.add_argument('directory', metavar='DIR', help='the published model')
     parser.add_argument('--output', required=True, metavar='DIR', help='the native checkpoint to write')
-    parser.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16', 'float16'),
-                        help='how parameters are stored (default: float32)')
+    parser.add_argument(
+        '--dtype',
+        default='float32',
+        choices=('float32', 'bfloat16', 'float16'),
+        help='how parameters are stored (default: float32)',
+    )
     parser.add_argument('--tokenizer', metavar='DIR', help='folder of the tokenizer, for checkpoints that hold none (t5x)')
     parser.add_argument('--overwrite', action='store_true', help='replace a checkpoint at --output')
     parser.add_argument('--quiet', action='store_true', help='print nothing')
@@ -59,16 +63,20 @@ def read(directory, dtype, tokenizer=None):
     if native.is_native(directory):
         raise ValueError(f'{directory}: already a native checkpoint; use it as it is')
     names = sorted(path.name for path in directory.iterdir())
-    raise ValueError(f'{directory}: format not recognised: found {", ".join(names[:6]) or "nothing"}; expected a published '
-                     'model with config.json ("model_type") and its weights, or a checkpoint of t5x')
+    raise ValueError(
+        f'{directory}: format not recognised: found {", ".join(names[:6]) or "nothing"}; expected a published '
+        'model with config.json ("model_type") and its weights, or a checkpoint of t5x'
+    )
 
 
 def description(checkpoint):
     """'8 + 8 layers, 76.9 M parameters (float32), vocabulary 32128'"""
     config, leaves = checkpoint.config, jax.tree.leaves(checkpoint.params)
     dtypes = ', '.join(sorted({leaf.dtype.name for leaf in leaves}))
-    return (f'{config.num_encoder_layers} + {config.num_decoder_layers} layers, '
-            f'{sum(leaf.size for leaf in leaves) / 1e6:.3g} M parameters ({dtypes}), vocabulary {config.vocab_size}')
+    return (
+        f'{config.num_encoder_layers} + {config.num_decoder_layers} layers, '
+        f'{sum(leaf.size for leaf in leaves) / 1e6:.3g} M parameters ({dtypes}), vocabulary {config.vocab_size}'
+    )
 
 
 def megabytes(directory):

@@ -20,8 +20,14 @@ def provenance(command: str, args, *, seed: int, settings: dict, fingerprints: d
     return {
         'command': typed(command, args),
         'machine': f'{machine()}, {device.platform} {device.device_kind}',
-        'date': datetime.date.today().isoformat(), 'seed': seed, 'jax': jax.__version__,
-        'checkpoint': args.checkpoint, 'fingerprints': fingerprints, 'data': data, 'settings': settings}
+        'date': datetime.date.today().isoformat(),
+        'seed': seed,
+        'jax': jax.__version__,
+        'checkpoint': args.checkpoint,
+        'fingerprints': fingerprints,
+        'data': data,
+        'settings': settings,
+    }
 
 
 def machine() -> str:
@@ -51,5 +57,9 @@ def typed(command: str, args) -> str:
 def data_of(records, source_field: str, used: int | None = None) -> dict:
     """What is said of the examples: their file, its fingerprint, how many were used, and how inputs were made of them."""
     name = ', '.join(path.name for path in records.paths)
-    return {'name': name, 'fingerprint': records.fingerprint(), 'examples': len(records) if used is None else used,
-            'source_field': source_field}
+    return {
+        'name': name,
+        'fingerprint': records.fingerprint(),
+        'examples': len(records) if used is None else used,
+        'source_field': source_field,
+    }

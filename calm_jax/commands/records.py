@@ -42,8 +42,10 @@ def open_sweep(args, data, directory):
             if not output.is_file():
                 raise FileNotFoundError(f'{output}: not decoded yet; pass --checkpoint to decode it')
             if names := differing(output, run_, threshold):
-                raise ValueError(f'{output} was decoded otherwise than {path} says ({", ".join(names)}); decode again with '
-                                 '--checkpoint and --overwrite')
+                raise ValueError(
+                    f'{output} was decoded otherwise than {path} says ({", ".join(names)}); decode again with '
+                    '--checkpoint and --overwrite'
+                )
 
         return run_, Sweep(directory, find), None
     model = load(args.checkpoint, args.dtype)
@@ -54,15 +56,24 @@ def open_sweep(args, data, directory):
     recorded = dataclasses.asdict(settings)
     del recorded['threshold']
     run_ = {
-        'fingerprints': model_fingerprints(model), 'settings': recorded, 'num_layers': model.config.num_decoder_layers,
-        'data': {'name': Path(args.data).name, 'fingerprint': data.records.fingerprint(), 'examples': len(data.rows),
-                 'source_field': args.source_field},
-        'environment': environment(args.batch_size)}
+        'fingerprints': model_fingerprints(model),
+        'settings': recorded,
+        'num_layers': model.config.num_decoder_layers,
+        'data': {
+            'name': Path(args.data).name,
+            'fingerprint': data.records.fingerprint(),
+            'examples': len(data.rows),
+            'source_field': args.source_field,
+        },
+        'environment': environment(args.batch_size),
+    }
     if path.exists() and not args.overwrite:
         before, now = (header(each, 0.5) for each in (read_records(path), run_))
         if names := different(before, now):
-            raise ValueError(f'{directory} holds records that were decoded otherwise ({", ".join(names)}); name another '
-                             'folder, or pass --overwrite')
+            raise ValueError(
+                f'{directory} holds records that were decoded otherwise ({", ".join(names)}); name another '
+                'folder, or pass --overwrite'
+            )
     directory.mkdir(parents=True, exist_ok=True)
 
     def decode(threshold, output):
@@ -74,9 +85,18 @@ def open_sweep(args, data, directory):
         replaced = args.overwrite and not fits
         if replaced:
             output.unlink(missing_ok=True)  # an interruption must not leave it under the header of the new one
-        decode_file(model, dataclasses.replace(settings, threshold=threshold), args.data, args.source_field, output,
-                    args.batch_size, quiet=args.quiet, resume=started and not replaced, overwrite=replaced,
-                    parameters=run_['fingerprints']['parameters'])
+        decode_file(
+            model,
+            dataclasses.replace(settings, threshold=threshold),
+            args.data,
+            args.source_field,
+            output,
+            args.batch_size,
+            quiet=args.quiet,
+            resume=started and not replaced,
+            overwrite=replaced,
+            parameters=run_['fingerprints']['parameters'],
+        )
 
     return run_, Sweep(directory, decode), model
 
@@ -90,17 +110,22 @@ def read_records(path):
         if not run_['settings']['measure'] or not counted:
             raise ValueError('no measure, or thresholds that are no numbers')
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f'{path} is malformed or incomplete ({error}); decode again with --checkpoint and '
-                         '--overwrite') from None
+        raise ValueError(
+            f'{path} is malformed or incomplete ({error}); decode again with --checkpoint and --overwrite'
+        ) from None
     return run_
 
 
 def header(run_, threshold):
     """What the header of the records at λ says if they were made with this."""
     settings = Settings(**run_['settings'], threshold=threshold).deciding()
-    return {'input': run_['data']['fingerprint'], 'source_field': run_['data']['source_field'], 'settings': settings,
-            'batch_size': run_['environment']['batch_size'],
-            **{name: run_['fingerprints'][name] for name in ('parameters', 'config', 'tokenizer')}}
+    return {
+        'input': run_['data']['fingerprint'],
+        'source_field': run_['data']['source_field'],
+        'settings': settings,
+        'batch_size': run_['environment']['batch_size'],
+        **{name: run_['fingerprints'][name] for name in ('parameters', 'config', 'tokenizer')},
+    }
 
 
 def different(before, now):
@@ -122,5 +147,4 @@ def differing(output, run_, threshold):
 def kept(directory, run_):
     """Every λ of the grid whose records are there and fit, an earlier promise's too."""
     paths = {threshold: Sweep(directory, None).path(threshold) for threshold in run_['thresholds']}
-    return [threshold for threshold, path in paths.items()
-            if path.is_file() and not differing(path, run_, threshold)]
+    return [threshold for threshold, path in paths.items() if path.is_file() and not differing(path, run_, threshold)]

@@ -13,8 +13,9 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `calm report`."""
     parser.add_argument('run', metavar='RUN', help='folder that earlier stages wrote their JSON files to')
-    parser.add_argument('--output', required=True, metavar='PAGE.html',
-                        help='page to write; figures go to PAGE_figures/ beside it')
+    parser.add_argument(
+        '--output', required=True, metavar='PAGE.html', help='page to write; figures go to PAGE_figures/ beside it'
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace a page written earlier')
     parser.add_argument('--quiet', action='store_true', help='do not say what was written')
 

@@ -1,4 +1,5 @@
 """Trains a model with an exit after every decoder layer, then the classifier that decides when to take it."""
+
 import contextlib
 import functools
 import json
@@ -13,12 +14,17 @@ from calm_jax.outputs import check_apart
 
 # Everyday flags and the macros they set.
 _FLAGS = {
-    'model_dir': 'MODEL_DIR', 'steps': 'TRAIN_STEPS', 'batch_size': 'BATCH_SIZE', 'learning_rate': 'LEARNING_RATE',
-    'seed': 'SEED', 'max_minutes': 'MAX_MINUTES',
+    'model_dir': 'MODEL_DIR',
+    'steps': 'TRAIN_STEPS',
+    'batch_size': 'BATCH_SIZE',
+    'learning_rate': 'LEARNING_RATE',
+    'seed': 'SEED',
+    'max_minutes': 'MAX_MINUTES',
 }
 # What may change when a run goes on: when it ends, what it reports and keeps, and where it lies.
 _MAY_CHANGE = {'MODEL_DIR', 'TRAIN_STEPS', 'MAX_MINUTES', 'LOG_EVERY', 'EVAL_EVERY', 'SAVE_EVERY'} | {
-    f'LoopOptions.{name}' for name in ('steps', 'max_minutes', 'log_every', 'eval_every', 'save_every', 'keep')}
+    f'LoopOptions.{name}' for name in ('steps', 'max_minutes', 'log_every', 'eval_every', 'save_every', 'keep')
+}
 
 
 # What a run writes to its folder, and --overwrite deletes.
@@ -33,8 +39,9 @@ def add_arguments(parser):
     parser.add_argument('--batch_size', type=int, help='rows per step, over all devices; the macro BATCH_SIZE')
     parser.add_argument('--learning_rate', type=float, help='peak, per optimizer step; the macro LEARNING_RATE')
     parser.add_argument('--seed', type=int, help='of initial values, dropout and the order of the data; the macro SEED')
-    parser.add_argument('--max_minutes', type=float,
-                        help='end cleanly after this wall time, 0 is no limit; the macro MAX_MINUTES')
+    parser.add_argument(
+        '--max_minutes', type=float, help='end cleanly after this wall time, 0 is no limit; the macro MAX_MINUTES'
+    )
     start = parser.add_mutually_exclusive_group()
     start.add_argument('--resume', action='store_true', help='go on after the latest checkpoint of the model folder')
     start.add_argument('--overwrite', action='store_true', help='delete what the model folder holds, and start')
@@ -72,13 +79,15 @@ def _found(model_dir, resume, overwrite):
     if not model_dir.is_dir():
         raise NotADirectoryError(f'{model_dir} is a file; MODEL_DIR must be a folder')
     if not (resume or overwrite):
-        raise FileExistsError(f'{model_dir} exists; pass --resume to go on after its latest checkpoint, '
-                              'or --overwrite to delete it')
+        raise FileExistsError(
+            f'{model_dir} exists; pass --resume to go on after its latest checkpoint, or --overwrite to delete it'
+        )
     if not (model_dir / 'config.gin').is_file():
         raise FileExistsError(f'{model_dir} holds no config.gin, so no training run made it; choose another MODEL_DIR')
     if overwrite and (others := sorted({path.name for path in model_dir.iterdir()} - _WRITTEN)):
-        raise FileExistsError(f'{model_dir} holds {others[0]}, which no training run wrote; move it, or choose another '
-                              'MODEL_DIR')
+        raise FileExistsError(
+            f'{model_dir} holds {others[0]}, which no training run wrote; move it, or choose another MODEL_DIR'
+        )
     return True
 
 
@@ -98,8 +107,10 @@ def _same_configuration(model_dir, resolved):
     now = configuration.bindings(resolved)
     for name in {**now, **before}:
         if name not in _MAY_CHANGE and now.get(name) != before.get(name):
-            raise ValueError(f'--resume: {name} is {now.get(name, "not set")}, and was {before.get(name, "not set")} in '
-                             f'{model_dir / "config.gin"}; set it back, or train into another MODEL_DIR')
+            raise ValueError(
+                f'--resume: {name} is {now.get(name, "not set")}, and was {before.get(name, "not set")} in '
+                f'{model_dir / "config.gin"}; set it back, or train into another MODEL_DIR'
+            )
 
 
 def _same_inputs(model_dir, inputs):
@@ -108,8 +119,10 @@ def _same_inputs(model_dir, inputs):
     before = json.loads(path.read_text()) if path.is_file() else inputs
     for name in {**inputs, **before}:
         if inputs.get(name) != before.get(name):
-            raise ValueError(f'--resume: {name} is not what it was: found {inputs.get(name)}, and {before.get(name)} in '
-                             f'{path}; put it back, or train into another MODEL_DIR')
+            raise ValueError(
+                f'--resume: {name} is not what it was: found {inputs.get(name)}, and {before.get(name)} in '
+                f'{path}; put it back, or train into another MODEL_DIR'
+            )
 
 
 def _start(model_dir, found, resolved, args, inputs):
@@ -122,8 +135,12 @@ def _start(model_dir, found, resolved, args, inputs):
         (model_dir / 'config.gin').write_text(resolved)
     if not args.quiet:
         cut = inputs['truncated']
-        print(f'{inputs["examples"]} examples; cut: {cut["source"]} sources of more than {inputs["max_source_length"]} tokens, '
-              f'{cut["target"]} targets of more than {inputs["max_target_length"]}', file=sys.stderr, flush=True)
+        print(
+            f'{inputs["examples"]} examples; cut: {cut["source"]} sources of more than {inputs["max_source_length"]} tokens, '
+            f'{cut["target"]} targets of more than {inputs["max_target_length"]}',
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 @contextlib.contextmanager

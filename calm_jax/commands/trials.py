@@ -18,8 +18,10 @@ def check_trials(args):
     if len(args.metric) > 1:
         raise ValueError('--trials replicates a figure of one metric; pass one --metric')
     if args.groups or args.joint != 1:
-        raise ValueError(f'--trials and --{"groups" if args.groups else "joint"}: the trials replicate a figure that has '
-                         'neither groups nor a shared ε; leave one of the two out')
+        raise ValueError(
+            f'--trials and --{"groups" if args.groups else "joint"}: the trials replicate a figure that has '
+            'neither groups nor a shared ε; leave one of the two out'
+        )
     if not args.records:
         raise ValueError('--trials needs --records, the folder where trials.json goes')
     trial_tolerances(args)
@@ -40,19 +42,38 @@ def trial_tolerances(args):
 def run_trials(args, data, objective, sweep, thresholds, run_):
     """The paper's trials; the grid is decoded until every trial has stopped."""
     options = {
-        'tolerances': trial_tolerances(args), 'epsilon': args.epsilon, 'p_value': args.p_value, 'trials': args.trials,
-        'seed': args.permutation_seed, 'group_by': data.column(args.group_by), 'signed': args.signed}
+        'tolerances': trial_tolerances(args),
+        'epsilon': args.epsilon,
+        'p_value': args.p_value,
+        'trials': args.trials,
+        'seed': args.permutation_seed,
+        'group_by': data.column(args.group_by),
+        'signed': args.signed,
+    }
     full, columns, layers, running = sweep.texts(1.0), [], [], options.pop('tolerances')
     for threshold in thresholds:
         columns.append(objective.losses(sweep.texts(threshold), full))
         layers.append(sweep.layers(threshold))
         losses = np.stack(columns, axis=1)
-        running = [tolerance for tolerance in progress(running, f'trials at λ = {threshold:g}', quiet=args.quiet, unit='δ')
-                   if calibration.trials_running(losses, tolerances=[tolerance], **options)]
+        running = [
+            tolerance
+            for tolerance in progress(running, f'trials at λ = {threshold:g}', quiet=args.quiet, unit='δ')
+            if calibration.trials_running(losses, tolerances=[tolerance], **options)
+        ]
         if not running:
             break
-    each = [calibration.run_trials(
-        losses, np.stack(layers, axis=1), thresholds, tolerances=[tolerance], num_layers=run_['num_layers'],
-        label=run_['settings']['measure'], objective=args.objective, metric=args.metric[0], **options)
-        for tolerance in progress(trial_tolerances(args), 'trials', quiet=args.quiet, unit='δ')]
+    each = [
+        calibration.run_trials(
+            losses,
+            np.stack(layers, axis=1),
+            thresholds,
+            tolerances=[tolerance],
+            num_layers=run_['num_layers'],
+            label=run_['settings']['measure'],
+            objective=args.objective,
+            metric=args.metric[0],
+            **options,
+        )
+        for tolerance in progress(trial_tolerances(args), 'trials', quiet=args.quiet, unit='δ')
+    ]
     return {**each[0], 'tolerances': [row for trials in each for row in trials['tolerances']]}

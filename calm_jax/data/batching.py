@@ -272,8 +272,9 @@ def collate_prompts(
     return {'decoder_input_tokens': inputs, 'decoder_target_tokens': targets, 'decoder_loss_weights': counted}
 
 
-def count_truncated(examples: Sequence[Example], max_source_length: int, max_target_length: int,
-                    decoder_only: bool = False) -> dict[str, int]:
+def count_truncated(
+    examples: Sequence[Example], max_source_length: int, max_target_length: int, decoder_only: bool = False
+) -> dict[str, int]:
     """How many sources and targets the limits shorten, the end of sequence counted: {'source': …, 'target': …}. A prompt has
     none."""
     counts = {'source': 0, 'target': 0}

@@ -26,11 +26,20 @@ import numpy as np
 def record(example_id, output) -> dict:
     """What a line holds of a `calm_jax.model.Output`: all that is a function of input and settings, so no times."""
     return {
-        'id': example_id, 'text': output.text, 'tokens': output.tokens, 'pieces': output.pieces,
-        'exit_layers': output.exit_layers, 'layers_run': output.layers_run,
-        'confidence': [round(value, 6) for value in output.confidence], 'layers': output.layers,
-        'executed': output.executed, 'flops': output.flops, 'flops_elbayad': output.flops_elbayad,
-        'source_tokens': output.source_tokens, 'truncated': output.truncated}
+        'id': example_id,
+        'text': output.text,
+        'tokens': output.tokens,
+        'pieces': output.pieces,
+        'exit_layers': output.exit_layers,
+        'layers_run': output.layers_run,
+        'confidence': [round(value, 6) for value in output.confidence],
+        'layers': output.layers,
+        'executed': output.executed,
+        'flops': output.flops,
+        'flops_elbayad': output.flops_elbayad,
+        'source_tokens': output.source_tokens,
+        'truncated': output.truncated,
+    }
 
 
 class Decoded:
@@ -57,15 +66,18 @@ class Decoded:
                 raise FileExistsError(f'{self.partial} is an unfinished run; pass --resume to go on, or --overwrite')
             finished = _whole_records(self.partial)
             if finished and (difference := self._difference(_config_of(self.partial))):
-                raise ValueError(f'{self.partial} was made from other input or settings than these ({difference}); '
-                                 'repeat the command it was started with, or pass --overwrite')
+                raise ValueError(
+                    f'{self.partial} was made from other input or settings than these ({difference}); '
+                    'repeat the command it was started with, or pass --overwrite'
+                )
             self.finished = finished // window * window
         elif self.path.exists():
             if not resume:
                 raise FileExistsError(f'{self.path} exists; pass --overwrite to replace it')
             if difference := self._difference(_config_of(self.path)):
-                raise FileExistsError(f'{self.path} is complete, from other input or settings ({difference}); '
-                                      'pass --overwrite to replace it')
+                raise FileExistsError(
+                    f'{self.path} is complete, from other input or settings ({difference}); pass --overwrite to replace it'
+                )
             self.finished, self.complete = _whole_records(self.path), True
         elif resume:
             raise FileNotFoundError(f'{self.partial}: nothing to resume; run without --resume')
@@ -168,12 +180,18 @@ class Summary:
         tokens = max(1, self._tokens)
         decoding = sum(self._seconds)
         return {
-            'examples': self._rows, 'tokens': self._tokens, 'truncated': self._truncated,
-            'layers_per_token': self._layers / tokens, 'flops_per_token': self._flops / tokens,
-            'seconds': time.perf_counter() - self._began, 'timed_examples': len(self._seconds), 'decode_seconds': decoding,
+            'examples': self._rows,
+            'tokens': self._tokens,
+            'truncated': self._truncated,
+            'layers_per_token': self._layers / tokens,
+            'flops_per_token': self._flops / tokens,
+            'seconds': time.perf_counter() - self._began,
+            'timed_examples': len(self._seconds),
+            'decode_seconds': decoding,
             'tokens_per_second': self._timed_tokens / decoding if decoding else 0.0,
             'seconds_per_example_mean': decoding / len(self._seconds) if self._seconds else None,
-            'seconds_per_example_median': float(np.median(self._seconds)) if self._seconds else None}
+            'seconds_per_example_median': float(np.median(self._seconds)) if self._seconds else None,
+        }
 
 
 def check_path(path: str | os.PathLike) -> None:

@@ -56,22 +56,14 @@ class _Source(NamedTuple):
 @seqio.map_over_dataset
 def summarize(example: dict, article: str, summary: str) -> dict:
     """`summarize: {article}` → summary."""
-    return {
-        **_identity(example),
-        'inputs': tf.strings.join(['summarize: ', example[article]]),
-        'targets': example[summary],
-    }
+    return {**_identity(example), 'inputs': tf.strings.join(['summarize: ', example[article]]), 'targets': example[summary]}
 
 
 @seqio.map_over_dataset
 def translate(example: dict, source: str, target: str) -> dict:
     """`translate English to French: {sentence}` → its translation; languages by their codes."""
     prefix = f'translate {LANGUAGES[source]} to {LANGUAGES[target]}: '
-    return {
-        **_identity(example),
-        'inputs': tf.strings.join([prefix, example[source]]),
-        'targets': example[target],
-    }
+    return {**_identity(example), 'inputs': tf.strings.join([prefix, example[source]]), 'targets': example[target]}
 
 
 @seqio.map_over_dataset
@@ -116,15 +108,11 @@ def _glue(name: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
 # Versions are those of tensorflow-datasets 4.9. It has no builder for IWSLT 2017: that set, with the fields 'de' and
 # 'en', must have been written under this name (tfds.dataset_builders.store_as_tfds_dataset does it).
 _SOURCES = {
-    'cnn_dailymail': _Source(
-        'cnn_dailymail:3.4.0', functools.partial(summarize, article='article', summary='highlights')
-    ),
+    'cnn_dailymail': _Source('cnn_dailymail:3.4.0', functools.partial(summarize, article='article', summary='highlights')),
     'xsum': _Source('xsum:1.1.0', functools.partial(summarize, article='document', summary='summary')),
     'samsum': _Source('samsum:1.0.0', functools.partial(summarize, article='dialogue', summary='summary')),
     'multi_news': _Source('multi_news:2.1.0', functools.partial(summarize, article='document', summary='summary')),
-    'big_patent': _Source(
-        'big_patent/all:2.1.2', functools.partial(summarize, article='description', summary='abstract')
-    ),
+    'big_patent': _Source('big_patent/all:2.1.2', functools.partial(summarize, article='description', summary='abstract')),
     'wmt15_enfr': _Source('wmt15_translate/fr-en:1.0.0', functools.partial(translate, source='en', target='fr')),
     'iwslt2017_deen': _Source('iwslt2017/de-en:1.0.0', functools.partial(translate, source='de', target='en')),
     'iwslt2017_ende': _Source('iwslt2017/de-en:1.0.0', functools.partial(translate, source='en', target='de')),
@@ -242,8 +230,9 @@ def _read(task: seqio.Task, split: str, dataset: tf.data.Dataset) -> Iterator[di
         yield from dataset.as_numpy_iterator()
     except tf.errors.OpError as error:
         reason = ' '.join(str(error.message).split())
-        raise ValueError(f'seqio task {task.name!r}: cannot read split {split!r}, its data is damaged or does not fit the '
-                         f'task: {reason}') from None
+        raise ValueError(
+            f'seqio task {task.name!r}: cannot read split {split!r}, its data is damaged or does not fit the task: {reason}'
+        ) from None
 
 
 def _dataset(task: seqio.Task, split: str) -> tf.data.Dataset:

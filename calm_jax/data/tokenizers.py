@@ -284,11 +284,13 @@ class BytePairTokenizer(JsonTokenizer):
             start = _token(settings, 'bos_token') or start
         start, pad = (name if name and tokenizer.token_to_id(name) is not None else None for name in (start, pad))
         named = dict.fromkeys(name for name in (start, pad, end, '<unk>', '<mask>') if name)
-        tokenizer.add_special_tokens([
-            tokenizers.AddedToken(name, special=True) for name in named if tokenizer.token_to_id(name) is not None])
+        tokenizer.add_special_tokens(
+            [tokenizers.AddedToken(name, special=True) for name in named if tokenizer.token_to_id(name) is not None]
+        )
         if start is not None:
             tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-                single=f'{start} $A', special_tokens=[(start, tokenizer.token_to_id(start))])
+                single=f'{start} $A', special_tokens=[(start, tokenizer.token_to_id(start))]
+            )
         try:
             return JsonTokenizer(tokenizer, end, pad)
         except ValueError as error:

@@ -88,11 +88,23 @@ def beam_search(config, params, tokens, *, max_new_tokens, beam=Beam(), plan=Non
         last = jax.lax.dynamic_slice_in_dim(history, prompt.shape[1] - 1 + step, 1, axis=1)[:, 0]
         bias = start.bias_at(index)
         visit = Step(
-            index=index, position=jnp.full(rows * size, step, jnp.int32), places=places, alive=alive, length=length,
-            self_bias=jnp.repeat(bias, size, axis=0) if bias.shape[0] > 1 else bias, cross_bias=cross_bias, cross_kv=cross_kv,
-            choose=None, head_rows=None, gate_keys=None, oracle=None, sizes=config.sizes)
+            index=index,
+            position=jnp.full(rows * size, step, jnp.int32),
+            places=places,
+            alive=alive,
+            length=length,
+            self_bias=jnp.repeat(bias, size, axis=0) if bias.shape[0] > 1 else bias,
+            cross_bias=cross_bias,
+            cross_kv=cross_kv,
+            choose=None,
+            head_rows=None,
+            gate_keys=None,
+            oracle=None,
+            sizes=config.sizes,
+        )
         token, layers = layer_loop.run_token(
-            call, config.num_decoder_layers, call(last, places(index, 1)[:, 0], method='embed'), state.layers, visit, decisions)
+            call, config.num_decoder_layers, call(last, places(index, 1)[:, 0], method='embed'), state.layers, visit, decisions
+        )
         scores = jax.nn.log_softmax(call(token.hidden, method='unembed'), axis=-1)
         scores = constraints(scores, history, prompt.shape[1], step, length, config.eos_ids)
         scores = scores.reshape(rows, size, -1) + state.scores[:, :, None]
@@ -107,8 +119,14 @@ def beam_search(config, params, tokens, *, max_new_tokens, beam=Beam(), plan=Non
         finished = _finish(state, candidates, best, ends, step, beam)
         improvable = _improvable(state.improvable, running, finished, step + 1, length, beam)
         return Search(
-            step=step + 1, tokens=_gather(candidates, order), scores=running, **finished, improvable=improvable,
-            stuck=jnp.all(ends), layers=_reordered(layers, origin))
+            step=step + 1,
+            tokens=_gather(candidates, order),
+            scores=running,
+            **finished,
+            improvable=improvable,
+            stuck=jnp.all(ends),
+            layers=_reordered(layers, origin),
+        )
 
     def unfinished(state):
         done = jnp.all(state.ended) & (beam.early_stopping is True)
@@ -116,11 +134,22 @@ def beam_search(config, params, tokens, *, max_new_tokens, beam=Beam(), plan=Non
 
     nothing = jnp.zeros((rows, size, length), jnp.int32)
     first = jnp.broadcast_to(jnp.where(jnp.arange(size) == 0, 0.0, IMPOSSIBLE), (rows, size))
-    final = jax.lax.while_loop(unfinished, body, Search(
-        step=jnp.zeros((), jnp.int32), tokens=nothing, scores=first, finished=nothing,
-        finished_scores=jnp.full((rows, size), IMPOSSIBLE), lengths=jnp.zeros((rows, size), jnp.int32),
-        ended=jnp.broadcast_to(~start.alive[:, None], (rows, size)), improvable=start.alive,
-        stuck=jnp.zeros((), bool), layers=start.layers._replace(caches=repeat(start.layers.caches))))
+    final = jax.lax.while_loop(
+        unfinished,
+        body,
+        Search(
+            step=jnp.zeros((), jnp.int32),
+            tokens=nothing,
+            scores=first,
+            finished=nothing,
+            finished_scores=jnp.full((rows, size), IMPOSSIBLE),
+            lengths=jnp.zeros((rows, size), jnp.int32),
+            ended=jnp.broadcast_to(~start.alive[:, None], (rows, size)),
+            improvable=start.alive,
+            stuck=jnp.zeros((), bool),
+            layers=start.layers._replace(caches=repeat(start.layers.caches)),
+        ),
+    )
     return _trace(config, final, start.alive, plan)
 
 
@@ -134,9 +163,11 @@ def _finish(state, candidates, best, ends, step, beam):
     scores, order = jax.lax.top_k(jnp.concatenate([state.finished_scores, scores], axis=1), size)
     lengths = jnp.broadcast_to(step + 1, new.shape)
     return {
-        'finished': _gather(jnp.concatenate([state.finished, candidates], axis=1), order), 'finished_scores': scores,
+        'finished': _gather(jnp.concatenate([state.finished, candidates], axis=1), order),
+        'finished_scores': scores,
         'lengths': jnp.take_along_axis(jnp.concatenate([state.lengths, lengths], axis=1), order, axis=1),
-        'ended': jnp.take_along_axis(jnp.concatenate([state.ended, new], axis=1), order, axis=1)}
+        'ended': jnp.take_along_axis(jnp.concatenate([state.ended, new], axis=1), order, axis=1),
+    }
 
 
 def _improvable(before, running, finished, said, length, beam):
@@ -177,11 +208,17 @@ def _trace(config, final, alive, plan):
     rows, length = final.finished.shape[0], final.finished.shape[2]
     lengths = jnp.where(alive, final.lengths[:, 0], 0)
     said = jnp.arange(length) < lengths[:, None]
-    runs = jnp.ones((rows, config.num_decoder_layers), bool) if plan is None else (
-        plan.self_attention | plan.cross_attention | plan.feed_forward)
+    runs = (
+        jnp.ones((rows, config.num_decoder_layers), bool)
+        if plan is None
+        else (plan.self_attention | plan.cross_attention | plan.feed_forward)
+    )
     run = jnp.sum(runs, axis=1)
     return Trace(
-        tokens=jnp.where(said, final.finished[:, 0], config.pad_id), lengths=lengths,
-        exit_layers=jnp.where(said, config.num_decoder_layers, 0), layers_run=jnp.where(said, run[:, None], 0),
+        tokens=jnp.where(said, final.finished[:, 0], config.pad_id),
+        lengths=lengths,
+        exit_layers=jnp.where(said, config.num_decoder_layers, 0),
+        layers_run=jnp.where(said, run[:, None], 0),
         confidence=said.astype(jnp.float32),
-        executed=jnp.where(jnp.arange(length) < final.step, jnp.sum(jnp.any(runs & alive[:, None], axis=0)), 0))
+        executed=jnp.where(jnp.arange(length) < final.step, jnp.sum(jnp.any(runs & alive[:, None], axis=0)), 0),
+    )

@@ -30,8 +30,24 @@ class Decode(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=('config', 'max_new_tokens'))
-def generate(config, params, tokens, *, max_new_tokens, exit=None, gate=None, plan=None, propagation=Lazy(),
-             sampling=Greedy(), constraints=None, head_table=None, example_ids=None, key=None, forced=None, limit=None):
+def generate(
+    config,
+    params,
+    tokens,
+    *,
+    max_new_tokens,
+    exit=None,
+    gate=None,
+    plan=None,
+    propagation=Lazy(),
+    sampling=Greedy(),
+    constraints=None,
+    head_table=None,
+    example_ids=None,
+    key=None,
+    forced=None,
+    limit=None,
+):
     """Decodes a batch, each row to the depth that its decisions ask for.
 
     config: TransformerConfig; params: its parameters; tokens: int32 [B, S], the source, padded behind, or for a decoder
@@ -77,31 +93,48 @@ def generate(config, params, tokens, *, max_new_tokens, exit=None, gate=None, pl
             return sampling(logits, draw_keys)
 
         step = Step(
-            index=index, position=position, places=start.places, alive=state.alive, length=max_new_tokens,
-            self_bias=start.bias_at(index), cross_bias=start.cross_bias, cross_kv=start.cross_kv,
-            choose=choose, head_rows=lambda ids: call(ids, table, method='head_rows'), gate_keys=draw_keys, oracle=None,
-            sizes=config.sizes)
+            index=index,
+            position=position,
+            places=start.places,
+            alive=state.alive,
+            length=max_new_tokens,
+            self_bias=start.bias_at(index),
+            cross_bias=start.cross_bias,
+            cross_kv=start.cross_kv,
+            choose=choose,
+            head_rows=lambda ids: call(ids, table, method='head_rows'),
+            gate_keys=draw_keys,
+            oracle=None,
+            sizes=config.sizes,
+        )
         hidden = call(state.last, start.places(index, 1)[:, 0], method='embed')
         layers = state.layers
         if exit is not None and exit.measure.looks_ahead:
             step, layers = _look_ahead(call, config, hidden, layers, step, decisions)
-        token, layers = layer_loop.run_token(
-            call, config.num_decoder_layers, hidden, layers, step, decisions)
+        token, layers = layer_loop.run_token(call, config.num_decoder_layers, hidden, layers, step, decisions)
         chosen = _emit(call, token, step)
         if forced is not None:
             told = jnp.asarray(forced)[:, state.step]
             chosen = jnp.where(told >= 0, told, chosen)
         chosen = jnp.where(state.alive, chosen, config.pad_id)
         return Decode(
-            step=state.step + 1, last=chosen, alive=state.alive & ~_ends(config, chosen), layers=layers,
-            trace=_record(state.trace, state.step, chosen, token, state.alive))
+            step=state.step + 1,
+            last=chosen,
+            alive=state.alive & ~_ends(config, chosen),
+            layers=layers,
+            trace=_record(state.trace, state.step, chosen, token, state.alive),
+        )
 
     def unfinished(state):
         return (state.step < limit) & jnp.any(state.alive)
 
     begun = Decode(
-        step=jnp.zeros((), jnp.int32), last=start.last, alive=start.alive, layers=start.layers,
-        trace=_empty_trace(config, rows, max_new_tokens))
+        step=jnp.zeros((), jnp.int32),
+        last=start.last,
+        alive=start.alive,
+        layers=start.layers,
+        trace=_empty_trace(config, rows, max_new_tokens),
+    )
     return jax.lax.while_loop(unfinished, body, begun).trace
 
 
@@ -113,9 +146,13 @@ def _ends(config, tokens):
 def _empty_trace(config, rows, length):
     count = jnp.zeros((rows, length), jnp.int32)
     return Trace(
-        tokens=jnp.full((rows, length), config.pad_id, jnp.int32), lengths=jnp.zeros(rows, jnp.int32), exit_layers=count,
+        tokens=jnp.full((rows, length), config.pad_id, jnp.int32),
+        lengths=jnp.zeros(rows, jnp.int32),
+        exit_layers=count,
         layers_run=count,
-        confidence=jnp.zeros((rows, length), jnp.float32), executed=jnp.zeros(length, jnp.int32))
+        confidence=jnp.zeros((rows, length), jnp.float32),
+        executed=jnp.zeros(length, jnp.int32),
+    )
 
 
 def _look_ahead(call, config, hidden, layers, step, decisions):
@@ -147,4 +184,5 @@ def _record(trace, step, chosen, token, alive):
         exit_layers=column(trace.exit_layers, token.visited),
         layers_run=column(trace.layers_run, token.layers_run),
         confidence=column(trace.confidence, token.confidence),
-        executed=jax.lax.dynamic_update_slice_in_dim(trace.executed, token.executed[None], step, axis=0))
+        executed=jax.lax.dynamic_update_slice_in_dim(trace.executed, token.executed[None], step, axis=0),
+    )

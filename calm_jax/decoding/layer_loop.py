@@ -91,6 +91,7 @@ def run_token(call, num_layers, hidden, layers, step, decisions):
         token = token._replace(exit_kv=(jnp.zeros_like(shape), jnp.zeros_like(shape)))
     caches, filled = list(layers.caches), list(layers.filled)
     for layer in range(num_layers):
+
         def visit(token, cache, filled, layer=layer):
             return _visit(call, layer, num_layers, token, cache, filled, layers.exit_states, step, decisions)
 
@@ -121,8 +122,18 @@ def _enter(hidden, step, decisions):
     count, number = jnp.zeros(rows, jnp.int32), jnp.ones(rows, jnp.float32)
     memory = None if decisions.exit is None else decisions.exit.measure.init(rows, step.sizes)
     return Token(
-        hidden=hidden, first=hidden, active=step.alive, visited=count, layers_run=count, confidence=number, prediction=count,
-        predicted=jnp.zeros(rows, bool), executed=jnp.zeros((), jnp.int32), memory=memory, exit_kv=None)
+        hidden=hidden,
+        first=hidden,
+        active=step.alive,
+        visited=count,
+        layers_run=count,
+        confidence=number,
+        prediction=count,
+        predicted=jnp.zeros(rows, bool),
+        executed=jnp.zeros((), jnp.int32),
+        memory=memory,
+        exit_kv=None,
+    )
 
 
 def _visit(call, layer, num_layers, token, cache, filled, exit_states, step, decisions):
@@ -139,8 +150,11 @@ def _visit(call, layer, num_layers, token, cache, filled, exit_states, step, dec
         if exit_states is not None:
             cache = _fill(call, layer, cache, filled, step, exit_states, decisions.propagation.window)
         cache = kv_cache.write(cache, step.index, *_entering_kv(call, layer, token, step, decisions.propagation))
-        x = run_sub(rows.self_attention, lambda x: call(
-            layer, x, *cache, step.self_bias, step.places(step.index, 1), method='self_attend'), x)
+        x = run_sub(
+            rows.self_attention,
+            lambda x: call(layer, x, *cache, step.self_bias, step.places(step.index, 1), method='self_attend'),
+            x,
+        )
         return x, cache, step.index + 1
 
     x = token.hidden[:, None]
@@ -168,7 +182,8 @@ def _visit(call, layer, num_layers, token, cache, filled, exit_states, step, dec
         first=hidden if layer == 0 else token.first,
         visited=jnp.where(token.active, layer + 1, token.visited),
         layers_run=token.layers_run + ran,
-        executed=token.executed + jnp.any(ran))
+        executed=token.executed + jnp.any(ran),
+    )
     return token, cache, filled, ran
 
 
@@ -232,19 +247,29 @@ def _observe(call, layer, num_layers, token, previous, ran, step, decisions):
 
     def look(token):
         evidence = Evidence(
-            layer, num_layers, step.position, token.hidden, previous, asked, step.oracle,
+            layer,
+            num_layers,
+            step.position,
+            token.hidden,
+            previous,
+            asked,
+            step.oracle,
             logits=lambda rows=None, state=None: call(token.hidden if state is None else state, rows, method='unembed'),
-            head_rows=step.head_rows, choose=step.choose, decides=layer + 1 >= exit.min_exit_layer, every_layer=every_layer)
+            head_rows=step.head_rows,
+            choose=step.choose,
+            decides=layer + 1 >= exit.min_exit_layer,
+            every_layer=every_layer,
+        )
         memory, confidence, prediction = exit.measure.observe(token.memory, evidence)
         confidence = confidence.astype(jnp.float32)
         token = token._replace(
             memory=remembered(evidence, memory, token.memory),
             confidence=jnp.where(asked, confidence, token.confidence),
-            active=token.active & ~(asked & exit.leaves(layer, confidence, step.position, step.length)))
+            active=token.active & ~(asked & exit.leaves(layer, confidence, step.position, step.length)),
+        )
         if prediction is None:
             return token
-        return token._replace(
-            prediction=jnp.where(asked, prediction, token.prediction), predicted=token.predicted | asked)
+        return token._replace(prediction=jnp.where(asked, prediction, token.prediction), predicted=token.predicted | asked)
 
     # A conditional is worth the head, which measures that predict apply; it costs more than what the others compute.
     if not exit.measure.predicts:

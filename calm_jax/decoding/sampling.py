@@ -1,6 +1,5 @@
 """From a distribution to a token: greedy, or drawn with keys that belong to the example and never to its batch."""
 
-
 import jax
 import jax.numpy as jnp
 

@@ -32,7 +32,11 @@ FORMS = {'constant': thresholds.Constant, 'decaying': thresholds.Decaying, 'scal
 PRUNINGS = ('none', 'fixed', 'decaying')
 KEEP = 256  # ids that fixed pruning keeps where nothing is said
 PROPAGATIONS = {
-    'lazy': propagation.Lazy, 'eager': propagation.Eager, 'first_state': propagation.FirstState, 'copy_kv': propagation.CopyKV}
+    'lazy': propagation.Lazy,
+    'eager': propagation.Eager,
+    'first_state': propagation.FirstState,
+    'copy_kv': propagation.CopyKV,
+}
 
 
 class Values(NamedTuple):
@@ -123,8 +127,10 @@ class Settings:
         Beam(self.num_beams, self.length_penalty, self.early_stopping)
         if self.num_beams > 1 and (self.measure is not None or self.temperature):
             other = 'temperature' if self.measure is None else 'measure'
-            raise ValueError(f'num_beams is {self.num_beams} with a {other}: beam search is greedy, at full depth or within '
-                             'a plan; leave one of the two out')
+            raise ValueError(
+                f'num_beams is {self.num_beams} with a {other}: beam search is greedy, at full depth or within '
+                'a plan; leave one of the two out'
+            )
         check_seed('seed', self.seed)
         known(self.dtype, DTYPES, 'dtype')
 
@@ -137,10 +143,13 @@ class Settings:
         if exit is not None and self.threshold >= 1:
             exit = plan = None  # λ ≥ 1 turns every decision off: the program that has no conditionals at all
         return Values(
-            exit=exit, plan=plan, propagation=PROPAGATIONS[self.propagation](),
+            exit=exit,
+            plan=plan,
+            propagation=PROPAGATIONS[self.propagation](),
             sampling=Sampled(self.temperature, self.top_k, self.top_p) if self.temperature else Greedy(),
             constraints=self._constraints(),
-            beam=Beam(self.num_beams, self.length_penalty, self.early_stopping) if self.num_beams > 1 else None)
+            beam=Beam(self.num_beams, self.length_penalty, self.early_stopping) if self.num_beams > 1 else None,
+        )
 
     def _constraints(self):
         made = Constraints(self.no_repeat_ngram_size, self.min_new_tokens, self.forced_first_id, self.forced_last_id)
@@ -170,14 +179,15 @@ class Settings:
 
     def _exit(self, config, heads):
         if self.min_exit_layer > config.num_decoder_layers:
-            raise ValueError(
-                f'min_exit_layer is {self.min_exit_layer}; the decoder has {config.num_decoder_layers} layers')
+            raise ValueError(f'min_exit_layer is {self.min_exit_layer}; the decoder has {config.num_decoder_layers} layers')
         if self.measure is None:
             return None
         kind = _measure(self.measure)
         if kind.head and kind.head not in (heads or {}):
-            raise ValueError(f'measure {self.measure}: the checkpoint holds no {kind.head.replace("_", " ")}; train one (an '
-                             'exit classifier: `calm train --gin_file=runs/classifier.gin`), or use another measure')
+            raise ValueError(
+                f'measure {self.measure}: the checkpoint holds no {kind.head.replace("_", " ")}; train one (an '
+                'exit classifier: `calm train --gin_file=runs/classifier.gin`), or use another measure'
+            )
         fields = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
         parts = {name: getattr(self, name) for name in ('alpha', 'emits') if self.contrasts}
         if self.pruning != 'none':
@@ -211,8 +221,10 @@ class Settings:
         if cost and kind != 'uniform':
             return _maker(self.plan, config)
         if kind != 'uniform' or not cost.isdigit() or not 1 <= int(cost) <= config.num_decoder_layers:
-            raise ValueError(f'plan is {self.plan!r}; expected full, uniform:C with C from 1 to {config.num_decoder_layers} '
-                             'decoder layers, or package.module:function')
+            raise ValueError(
+                f'plan is {self.plan!r}; expected full, uniform:C with C from 1 to {config.num_decoder_layers} '
+                'decoder layers, or package.module:function'
+            )
         return Uniform(int(cost), config.num_decoder_layers, config.num_encoder_layers)
 
 
@@ -222,11 +234,13 @@ def _measure(name):
         known(name, MEASURES, 'measure')
         return MEASURES[name]
     kind = _imported(name, 'measure')
-    lacks = [each for each in ('init', 'observe', 'flops', 'predicts', 'remembers', 'looks_ahead', 'head')
-             if not hasattr(kind, each)]
+    lacks = [
+        each for each in ('init', 'observe', 'flops', 'predicts', 'remembers', 'looks_ahead', 'head') if not hasattr(kind, each)
+    ]
     if lacks or not isinstance(kind, type):
-        raise ValueError(f'measure {name!r} is no class of measures: it lacks {", ".join(lacks) or "a class"}; see '
-                         'calm_jax.depth.confidence')
+        raise ValueError(
+            f'measure {name!r} is no class of measures: it lacks {", ".join(lacks) or "a class"}; see calm_jax.depth.confidence'
+        )
     return kind
 
 
@@ -261,8 +275,9 @@ def _imported(path, what):
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, ValueError, AttributeError, SyntaxError) as error:
-        raise ValueError(f'{what} {path!r} cannot be imported ({error}); expected package.module:name of a module on '
-                         'PYTHONPATH') from None
+        raise ValueError(
+            f'{what} {path!r} cannot be imported ({error}); expected package.module:name of a module on PYTHONPATH'
+        ) from None
 
 
 def known(name, table, what):

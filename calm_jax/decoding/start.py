@@ -42,10 +42,15 @@ def _at_source(call, config, tokens, length, decisions):
     cross_kv = tuple(_cross_kv(call, layer, encoded, decisions) for layer in range(config.num_decoder_layers))
     positions = length + decisions.propagation.window
     return Start(
-        last=jnp.full(rows, config.decoder_start_id, jnp.int32), alive=jnp.any(source_mask, axis=-1),
-        layers=_empty_layers(config, rows, positions, decisions), index=0,
+        last=jnp.full(rows, config.decoder_start_id, jnp.int32),
+        alive=jnp.any(source_mask, axis=-1),
+        layers=_empty_layers(config, rows, positions, decisions),
+        index=0,
         places=lambda index, width: index + jnp.arange(width, dtype=jnp.int32)[None],
-        bias_at=_self_bias(call, positions), cross_bias=call(source_mask, method='cross_bias'), cross_kv=cross_kv)
+        bias_at=_self_bias(call, positions),
+        cross_bias=call(source_mask, method='cross_bias'),
+        cross_kv=cross_kv,
+    )
 
 
 def _at_prompt(call, config, tokens, length, decisions):
@@ -65,10 +70,18 @@ def _at_prompt(call, config, tokens, length, decisions):
     if read:
         layers = layers._replace(
             caches=_read_prompt(call, config, tokens[:, :-1], mask[:, :-1], places(0, read), layers.caches, decisions),
-            filled=tuple(jnp.full((), read, jnp.int32) for _ in layers.filled))
+            filled=tuple(jnp.full((), read, jnp.int32) for _ in layers.filled),
+        )
     return Start(
-        last=tokens[:, -1], alive=jnp.any(mask, axis=1), layers=layers, index=read, places=places,
-        bias_at=lambda index: bias_of(index) + hidden_keys, cross_bias=None, cross_kv=None)
+        last=tokens[:, -1],
+        alive=jnp.any(mask, axis=1),
+        layers=layers,
+        index=read,
+        places=places,
+        bias_at=lambda index: bias_of(index) + hidden_keys,
+        cross_bias=None,
+        cross_kv=None,
+    )
 
 
 def _read_prompt(call, config, tokens, mask, positions, caches, decisions):
@@ -134,8 +147,8 @@ def _self_bias(call, positions):
 
 def _empty_layers(config, rows, positions, decisions):
     caches = tuple(
-        kv_cache.init(rows, config.kv_heads, positions, config.head_dim, config.dtype)
-        for _ in range(config.num_decoder_layers))
+        kv_cache.init(rows, config.kv_heads, positions, config.head_dim, config.dtype) for _ in range(config.num_decoder_layers)
+    )
     filled = tuple(jnp.zeros((), jnp.int32) for _ in caches)
     waits = decisions.exit is not None and decisions.propagation.lazy
     return Layers(caches, filled, jnp.zeros((rows, positions, config.emb_dim), config.dtype) if waits else None)

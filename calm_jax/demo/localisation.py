@@ -57,10 +57,13 @@ LANGUAGES = (
 ).split()
 CURRENCIES = 'USD EUR GBP JPY CAD AUD CNY INR KRW BRL MXN ILS NZD CHF SEK NOK PLN'.split()
 LENGTHS = 'kilometer meter centimeter mile foot inch light-year'.split()
-QUANTITIES = LENGTHS + (
-    'kilogram gram tonne pound ounce liter milliliter gallon square-meter square-kilometer hectare acre cubic-meter '
-    'kilowatt-hour kilowatt watt volt joule kilocalorie horsepower hectopascal'
-).split()
+QUANTITIES = (
+    LENGTHS
+    + (
+        'kilogram gram tonne pound ounce liter milliliter gallon square-meter square-kilometer hectare acre cubic-meter '
+        'kilowatt-hour kilowatt watt volt joule kilocalorie horsepower hectopascal'
+    ).split()
+)
 SIZES = 'kilobyte megabyte gigabyte terabyte'.split()
 SPEEDS = 'kilometer-per-hour meter-per-second mile-per-hour knot'.split()
 TEMPERATURES = 'celsius fahrenheit'.split()
@@ -97,8 +100,7 @@ def _babel():
         from babel import dates, lists, numbers, units
     except ImportError:
         raise ValueError(
-            f"Babel is needed to make the demo's data: install it with pip install 'calm_jax[demo]' "
-            f'(babel=={BABEL_VERSION})'
+            f"Babel is needed to make the demo's data: install it with pip install 'calm_jax[demo]' (babel=={BABEL_VERSION})"
         ) from None
     if babel.__version__ != BABEL_VERSION:
         raise ValueError(
@@ -279,8 +281,7 @@ def _listed(draws, item):
     style = draws.choice(('standard', 'standard', 'or'))
     english, french = (list(side) for side in zip(*items, strict=True))
     return tuple(
-        _babel()[1].format_list(side, style, locale)
-        for side, locale in zip((english, french), _babel()[-1], strict=True)
+        _babel()[1].format_list(side, style, locale) for side, locale in zip((english, french), _babel()[-1], strict=True)
     )
 
 

@@ -37,8 +37,10 @@ class Contrast:
         if not 0 < self.alpha < 1:
             raise ValueError(f'alpha is {self.alpha}; expected a share of the largest probability, in (0, 1)')
         if self.emits not in EMITS:
-            raise ValueError(f'unknown output distribution {self.emits!r}; expected one of {", ".join(EMITS)}'
-                             f'{did_you_mean(self.emits, EMITS)}')
+            raise ValueError(
+                f'unknown output distribution {self.emits!r}; expected one of {", ".join(EMITS)}'
+                f'{did_you_mean(self.emits, EMITS)}'
+            )
 
     def init(self, rows, sizes):
         return self.vocabulary.init(rows, sizes, self._remembered(sizes.layers)), jnp.zeros((rows, sizes.layers), bool)

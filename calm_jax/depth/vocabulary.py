@@ -108,8 +108,10 @@ class Pruned:
         if self.start < 1:
             raise ValueError(f'pruning starts at layer j = {self.start}; expected 1…L')
         if self.partition not in PARTITIONS:
-            raise ValueError(f'unknown partition {self.partition!r}; expected one of {", ".join(PARTITIONS)}'
-                             f'{did_you_mean(self.partition, PARTITIONS)}')
+            raise ValueError(
+                f'unknown partition {self.partition!r}; expected one of {", ".join(PARTITIONS)}'
+                f'{did_you_mean(self.partition, PARTITIONS)}'
+            )
 
     def check(self, sizes):
         """Raises ValueError where the model has fewer ids or layers."""
@@ -136,9 +138,12 @@ class Pruned:
     def init(self, rows, sizes, remembered=()):
         bias = jnp.zeros((rows, 0), sizes.dtype) if sizes.head_bias else None
         return Kept(
-            ids=jnp.zeros((rows, 0), jnp.int32), rows=HeadRows(jnp.zeros((rows, 0, sizes.embedding), sizes.dtype), bias),
-            log_rest=jnp.zeros(rows, _logits_dtype(sizes)), known=jnp.zeros(rows, bool),
-            states={layer: jnp.zeros((rows, sizes.width), sizes.dtype) for layer in remembered})
+            ids=jnp.zeros((rows, 0), jnp.int32),
+            rows=HeadRows(jnp.zeros((rows, 0, sizes.embedding), sizes.dtype), bias),
+            log_rest=jnp.zeros(rows, _logits_dtype(sizes)),
+            known=jnp.zeros(rows, bool),
+            states={layer: jnp.zeros((rows, sizes.width), sizes.dtype) for layer in remembered},
+        )
 
     def look(self, memory, evidence):
         visited, last = evidence.layer + 1, evidence.layer + 1 == evidence.num_layers
@@ -156,8 +161,7 @@ class Pruned:
         if self.partition == 'full':
             log_rest = memory.log_rest
         logits = evidence.logits(memory.rows)
-        candidates = Candidates(
-            logits, memory.ids, log_rest, lambda layer: evidence.logits(memory.rows, memory.states[layer]))
+        candidates = Candidates(logits, memory.ids, log_rest, lambda layer: evidence.logits(memory.rows, memory.states[layer]))
         count = self.fewer(logits.shape[-1], visited, evidence.num_layers)
         if count < logits.shape[-1] and visited + 1 < evidence.num_layers:
             return _narrowed(memory, logits, count), candidates
@@ -212,15 +216,17 @@ def _narrowed(memory, logits, count):
     best, places = jax.lax.top_k(logits, count)
     rows = HeadRows(
         jnp.take_along_axis(memory.rows.weight, places[:, :, None], axis=1),
-        None if memory.rows.bias is None else jnp.take_along_axis(memory.rows.bias, places, axis=1))
+        None if memory.rows.bias is None else jnp.take_along_axis(memory.rows.bias, places, axis=1),
+    )
     return memory._replace(
-        ids=jnp.take_along_axis(memory.ids, places, axis=1), rows=rows,
-        log_rest=jnp.logaddexp(memory.log_rest, _log_rest(logits, best)))
+        ids=jnp.take_along_axis(memory.ids, places, axis=1),
+        rows=rows,
+        log_rest=jnp.logaddexp(memory.log_rest, _log_rest(logits, best)),
+    )
 
 
 def _caught_up(memory, evidence, late):
     """The memory with rows that skipped the layer which prunes, and are pruned by this one instead."""
     _, ids, log_rest = _ranked(evidence.logits(), memory.ids.shape[1])
     ranked = memory._replace(ids=ids, rows=evidence.head_rows(ids), log_rest=log_rest, known=jnp.ones_like(late))
-    return jax.tree.map(
-        lambda new, old: jnp.where(late.reshape(late.shape + (1,) * (new.ndim - 1)), new, old), ranked, memory)
+    return jax.tree.map(lambda new, old: jnp.where(late.reshape(late.shape + (1,) * (new.ndim - 1)), new, old), ranked, memory)

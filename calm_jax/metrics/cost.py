@@ -52,10 +52,17 @@ _REACH = {
 }
 
 
-def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers: Sequence[Sequence[int]],
-          confidence_flops_per_layer: int | Sequence[int] = 0, predicts: bool | Sequence[bool] = False,
-          layers_run: Sequence[Sequence[int]] | None = None, plan: Plan | None = None,
-          propagation: str = 'lazy', sequences: int = 1) -> Cost:
+def exact(
+    config: TransformerConfig,
+    source_lengths: Sequence[int],
+    exit_layers: Sequence[Sequence[int]],
+    confidence_flops_per_layer: int | Sequence[int] = 0,
+    predicts: bool | Sequence[bool] = False,
+    layers_run: Sequence[Sequence[int]] | None = None,
+    plan: Plan | None = None,
+    propagation: str = 'lazy',
+    sequences: int = 1,
+) -> Cost:
     """Operations of each example as this library decodes it; the terms are listed at the top of the file.
 
     source_lengths: S, [B], of the source or the prompt.
@@ -86,8 +93,10 @@ def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers:
     visited = _at(_counts(in_plan), exits)
     run = visited if layers_run is None else _padded(layers_run, 'layers_run')
     if run.shape != exits.shape or (run > visited).any() or (run < 0).any():
-        raise ValueError('layers_run does not fit: expected a number for each of exit_layers, at most the layers that '
-                         'the token visited and the plan runs')
+        raise ValueError(
+            'layers_run does not fit: expected a number for each of exit_layers, at most the layers that '
+            'the token visited and the plan runs'
+        )
 
     def ran(counts):
         """Of what the first l layers hold (counts [B, L + 1]), what the layers that each token ran hold, [B, T]."""
@@ -102,17 +111,22 @@ def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers:
     if config.decoder_only:
         read = np.maximum(sources - 1, 0)
         positions = positions + read[:, None]
-        source = (self_counts[:, -1] * (read * projections + 2 * read * (read + 1) * heads)
-                  + feed_counts[:, -1] * read * feed_forward)
+        source = (
+            self_counts[:, -1] * (read * projections + 2 * read * (read + 1) * heads) + feed_counts[:, -1] * read * feed_forward
+        )
         cross_counts = np.zeros_like(cross_counts)
     else:
         encoder_attention, encoder_feed = (np.asarray(kind, bool).sum(axis=1) for kind in plan[3:])
         pairs, blocks = _encoder_pairs(config, sources)
-        source = (encoder_attention * (sources * projections + 4 * pairs * heads + blocks * keys_values)
-                  + encoder_feed * sources * feed_forward)
-    decoder = (ran(self_counts) * (projections + 4 * positions * heads)
-               + ran(cross_counts) * (4 * width * heads + 4 * sources[:, None] * heads)
-               + ran(feed_counts) * feed_forward)
+        source = (
+            encoder_attention * (sources * projections + 4 * pairs * heads + blocks * keys_values)
+            + encoder_feed * sources * feed_forward
+        )
+    decoder = (
+        ran(self_counts) * (projections + 4 * positions * heads)
+        + ran(cross_counts) * (4 * width * heads + 4 * sources[:, None] * heads)
+        + ran(feed_counts) * feed_forward
+    )
     filled = _at(self_counts, _REACH[propagation](exits, num_layers))
 
     price = np.broadcast_to(confidence_flops_per_layer, (num_layers,))
@@ -124,13 +138,14 @@ def exact(config: TransformerConfig, source_lengths: Sequence[int], exit_layers:
         decoder=sequences * decoder.sum(axis=1),
         skipped_kv=(filled - ran(self_counts)).sum(axis=1) * keys_values,
         confidence=ran(_counts(in_plan * price)).sum(axis=1),
-        head=sequences * apart.sum(axis=1) * float(config.sizes.head_flops()))
+        head=sequences * apart.sum(axis=1) * float(config.sizes.head_flops()),
+    )
 
 
 def _encoder_pairs(config: TransformerConfig, sources: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Queries times the keys that each reads in an encoder layer, and block sums among the keys: [B] each."""
     if config.encoder_attention == 'full':
-        return sources ** 2, np.zeros_like(sources)
+        return sources**2, np.zeros_like(sources)
     # Without an end, 2r + 1 keys each; r(r + 1) / 2 fall off each end.
     reach = np.minimum(config.local_radius, np.maximum(sources - 1, 0))
     pairs = sources * (2 * reach + 1) - reach * (reach + 1)
@@ -139,8 +154,13 @@ def _encoder_pairs(config: TransformerConfig, sources: np.ndarray) -> tuple[np.n
     return pairs + sources * blocks, blocks
 
 
-def elbayad(config: TransformerConfig, source_lengths: Sequence[int], exit_layers: Sequence[Sequence[int]],
-            confidence_flops_per_layer: int | Sequence[int] = 0, predicts: bool | Sequence[bool] = False) -> Cost:
+def elbayad(
+    config: TransformerConfig,
+    source_lengths: Sequence[int],
+    exit_layers: Sequence[Sequence[int]],
+    confidence_flops_per_layer: int | Sequence[int] = 0,
+    predicts: bool | Sequence[bool] = False,
+) -> Cost:
     """The decoder's operations as Elbayad et al. 2020 (App. B) count them, and Schuster et al. 2022 after them.
 
     Per token t = 1, 2, … with q of N layers run, d the width, |x| the source's length:
@@ -157,16 +177,17 @@ def elbayad(config: TransformerConfig, source_lengths: Sequence[int], exit_layer
     price = np.broadcast_to(confidence_flops_per_layer, (len(sources), config.num_decoder_layers))
     positions = np.arange(1, exits.shape[1] + 1)
     if config.decoder_only:
-        called = 8 * width ** 2 + 4 * width * config.mlp_dim + 4 * (positions + np.maximum(sources - 1, 0)[:, None]) * width
+        called = 8 * width**2 + 4 * width * config.mlp_dim + 4 * (positions + np.maximum(sources - 1, 0)[:, None]) * width
     else:
-        called = 12 * width ** 2 + 4 * width * config.mlp_dim + 4 * positions * width + 4 * sources[:, None] * width
+        called = 12 * width**2 + 4 * width * config.mlp_dim + 4 * positions * width + 4 * sources[:, None] * width
     return Cost(
         source=np.zeros(len(sources)),
         encoder_kv=0.0 * sources if config.decoder_only else exits.max(axis=1, initial=0) * 4 * sources * width * width,
         decoder=(exits * called).sum(axis=1),
-        skipped_kv=np.where(alive, config.num_decoder_layers - exits, 0).sum(axis=1) * 4 * width ** 2,
+        skipped_kv=np.where(alive, config.num_decoder_layers - exits, 0).sum(axis=1) * 4 * width**2,
         confidence=_at(_counts(price), exits).sum(axis=1),
-        head=alive.sum(axis=1) * (0 if np.any(predicts) else 2 * config.vocab_size * width))
+        head=alive.sum(axis=1) * (0 if np.any(predicts) else 2 * config.vocab_size * width),
+    )
 
 
 def _decoded(config: TransformerConfig, source_lengths: Sequence[int], exit_layers: Sequence[Sequence[int]]):

@@ -18,8 +18,9 @@ class Objective:
     Raises ValueError for an unknown kind or metric, risk without references, and signed textual losses.
     """
 
-    def __init__(self, kind: str, metrics: Sequence[str], references: Sequence[Sequence[str]] | None = None,
-                 signed: bool = False):
+    def __init__(
+        self, kind: str, metrics: Sequence[str], references: Sequence[Sequence[str]] | None = None, signed: bool = False
+    ):
         if kind not in KINDS:
             raise ValueError(f'unknown objective {kind!r}; expected one of {", ".join(KINDS)}')
         if kind == 'risk' and references is None:

@@ -60,8 +60,9 @@ def exact_match(predictions: Sequence[str], references: Sequence[Sequence[str]])
 
 def chrf(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
     """Sentence chrF2 / 100 (Popović 2015), sacreBLEU's defaults: F₂ of character 1–6-grams, no spaces, case kept."""
-    return _best(lambda prediction, reference: _chrf().sentence_score(prediction, [reference]).score / 100,
-                 predictions, references)
+    return _best(
+        lambda prediction, reference: _chrf().sentence_score(prediction, [reference]).score / 100, predictions, references
+    )
 
 
 def sentence_bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
@@ -70,8 +71,11 @@ def sentence_bleu(predictions: Sequence[str], references: Sequence[Sequence[str]
     Smoothing `exp` (Chen & Cherry 2014, method 3): the k-th n-gram order without a match counts 1 / 2^k matches. A text
     without any matching word scores 0. Several references: the best one alone, where corpus BLEU pools their n-grams.
     """
-    return _best(lambda prediction, reference: _sentence_bleu().sentence_score(prediction, [reference]).score / 100,
-                 predictions, references)
+    return _best(
+        lambda prediction, reference: _sentence_bleu().sentence_score(prediction, [reference]).score / 100,
+        predictions,
+        references,
+    )
 
 
 def accuracy(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
@@ -91,7 +95,8 @@ def bleurt(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> n
     counts = [len(row) for row in references]
     scores = scorer.score(
         references=[reference for row in references for reference in row],
-        candidates=[prediction for prediction, count in zip(predictions, counts) for _ in range(count)])
+        candidates=[prediction for prediction, count in zip(predictions, counts) for _ in range(count)],
+    )
     firsts = np.cumsum([0] + counts[:-1])
     return np.clip(np.maximum.reduceat(np.asarray(scores, np.float64), firsts), 0.0, 1.0)
 
@@ -107,14 +112,22 @@ def corpus_chrf(predictions: Sequence[str], references: Sequence[Sequence[str]])
 
 
 METRICS: dict[str, Metric] = {
-    'rouge1': rouge1, 'rouge2': rouge2, 'rougeL': rougeL, 'token_f1': token_f1, 'exact_match': exact_match,
-    'chrf': chrf, 'sentence_bleu': sentence_bleu, 'accuracy': accuracy, 'bleurt': bleurt,
+    'rouge1': rouge1,
+    'rouge2': rouge2,
+    'rougeL': rougeL,
+    'token_f1': token_f1,
+    'exact_match': exact_match,
+    'chrf': chrf,
+    'sentence_bleu': sentence_bleu,
+    'accuracy': accuracy,
+    'bleurt': bleurt,
 }
 
 BINARY = ('exact_match', 'accuracy')  # 0 or 1 for every example
 
 CORPUS_METRICS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], float]] = {
-    'bleu': bleu, 'corpus_chrf': corpus_chrf,
+    'bleu': bleu,
+    'corpus_chrf': corpus_chrf,
 }
 
 
@@ -124,8 +137,10 @@ def metric(name: str) -> Metric:
     Raises ValueError for an unknown name, with the nearest known one, and for a corpus metric.
     """
     if name in CORPUS_METRICS:
-        raise ValueError(f'metric {name!r} is one number for a whole corpus, with no value per example whose mean '
-                         f'could be guaranteed: choose one of {", ".join(METRICS)}')
+        raise ValueError(
+            f'metric {name!r} is one number for a whole corpus, with no value per example whose mean '
+            f'could be guaranteed: choose one of {", ".join(METRICS)}'
+        )
     _known(name, METRICS)
     if name == 'bleurt':
         _bleurt_checkpoint()  # what is missing is said before there is anything to score
@@ -172,8 +187,7 @@ def _token_f1(prediction: str, reference: str) -> float:
 
 def _rouge(kind: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
     scorer = _rouge_scorer(kind)
-    return _best(lambda prediction, reference: scorer.score(reference, prediction)[kind].fmeasure,
-                 predictions, references)
+    return _best(lambda prediction, reference: scorer.score(reference, prediction)[kind].fmeasure, predictions, references)
 
 
 @functools.cache
@@ -202,22 +216,24 @@ def _bleurt_scorer(checkpoint: str):
 
 def _bleurt_checkpoint() -> str:
     if importlib.util.find_spec('bleurt') is None:
-        raise ValueError("metric 'bleurt' needs the package bleurt, which is not installed: "
-                         'pip install git+https://github.com/google-research/bleurt')
+        raise ValueError(
+            "metric 'bleurt' needs the package bleurt, which is not installed: "
+            'pip install git+https://github.com/google-research/bleurt'
+        )
     folder = os.environ.get('BLEURT_CHECKPOINT', '')
     if not os.path.isdir(folder):
         found = f'is {folder!r}, no folder' if folder else 'is not set'
-        raise ValueError(f"metric 'bleurt' needs a checkpoint: the environment variable BLEURT_CHECKPOINT {found}; "
-                         'expected the folder of an unpacked BLEURT checkpoint such as BLEURT-20')
+        raise ValueError(
+            f"metric 'bleurt' needs a checkpoint: the environment variable BLEURT_CHECKPOINT {found}; "
+            'expected the folder of an unpacked BLEURT checkpoint such as BLEURT-20'
+        )
     return folder
 
 
-def _best(score: Callable[[str, str], float], predictions: Sequence[str],
-          references: Sequence[Sequence[str]]) -> np.ndarray:
+def _best(score: Callable[[str, str], float], predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
     """max over r of score(prediction, r) for each example, [B]; clipped, as rounding may leave 1 + 4e-16."""
     _check(predictions, references)
-    values = [max(score(prediction, reference) for reference in row)
-              for prediction, row in zip(predictions, references)]
+    values = [max(score(prediction, reference) for reference in row) for prediction, row in zip(predictions, references)]
     return np.clip(np.array(values, np.float64), 0.0, 1.0)
 
 
@@ -233,8 +249,7 @@ def _corpus(scorer, predictions: Sequence[str], references: Sequence[Sequence[st
 
 def _check(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
     if len(predictions) != len(references):
-        raise ValueError(f'{len(predictions)} predictions and {len(references)} lists of references: '
-                         'expected as many of each')
+        raise ValueError(f'{len(predictions)} predictions and {len(references)} lists of references: expected as many of each')
     for index, row in enumerate(references):
         if isinstance(row, str):
             raise ValueError(f'references[{index}] is a string: expected a list of strings, one for each reference')

@@ -28,4 +28,5 @@ def write(cache, index, keys, values):
     a slice that runs over its end would be moved back silently."""
     return KVCache(
         jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, index, axis=1),
-        jax.lax.dynamic_update_slice_in_dim(cache.values, values, index, axis=1))
+        jax.lax.dynamic_update_slice_in_dim(cache.values, values, index, axis=1),
+    )

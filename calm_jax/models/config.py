@@ -15,7 +15,13 @@ ACTIVATIONS = ('gelu', 'gelu_exact', 'relu', 'silu', 'linear')
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 
 _EXPECTED = {
-    int: 'a whole number', float: 'a number', str: 'a text', bool: 'True or False', type(None): 'None', os.PathLike: 'a path'}
+    int: 'a whole number',
+    float: 'a number',
+    str: 'a text',
+    bool: 'True or False',
+    type(None): 'None',
+    os.PathLike: 'a path',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +100,17 @@ class TransformerConfig:
         check_types(self, 'TransformerConfig.')
         for name in ('mlp_activations', 'rotary_scaling', 'other_eos_ids'):  # JSON and gin give lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ('vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim', 'num_decoder_layers', 'local_radius',
-                     'global_block_size', *(['max_positions'] if self.positions == 'learned' else [])):
+        for name in (
+            'vocab_size',
+            'emb_dim',
+            'num_heads',
+            'head_dim',
+            'mlp_dim',
+            'num_decoder_layers',
+            'local_radius',
+            'global_block_size',
+            *(['max_positions'] if self.positions == 'learned' else []),
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f'TransformerConfig.{name} is {getattr(self, name)}; expected a positive number')
         for name in ('num_encoder_layers', 'num_kv_heads', 'embedding_dim', 'position_offset'):
@@ -116,23 +131,31 @@ class TransformerConfig:
         if not 0 <= self.norm_epsilon < math.inf:
             raise ValueError(f'TransformerConfig.norm_epsilon is {self.norm_epsilon}; expected 0 or more')
         if self.num_heads % self.kv_heads:
-            raise ValueError(f'TransformerConfig.num_kv_heads is {self.num_kv_heads}; expected a divisor of the '
-                             f'{self.num_heads} heads')
+            raise ValueError(
+                f'TransformerConfig.num_kv_heads is {self.num_kv_heads}; expected a divisor of the {self.num_heads} heads'
+            )
         if self.positions == 'rotary' and self.head_dim % 2:
             raise ValueError(f'TransformerConfig.head_dim is {self.head_dim}; expected an even number, as rotations turn pairs')
         if len(self.rotary_scaling) not in (0, 4):
-            raise ValueError(f'TransformerConfig.rotary_scaling is {self.rotary_scaling}; expected nothing, or factor, low and '
-                             'high frequency factors and the original length')
-        if self.encoder_attention != 'full' and (self.positions != 'relative' or self.attention_scale
-                                                 or self.kv_heads != self.num_heads):
-            raise ValueError(f'TransformerConfig.encoder_attention is {self.encoder_attention!r}; expected full: the others '
-                             'need relative positions, and know neither attention_scale nor num_kv_heads')
+            raise ValueError(
+                f'TransformerConfig.rotary_scaling is {self.rotary_scaling}; expected nothing, or factor, low and '
+                'high frequency factors and the original length'
+            )
+        if self.encoder_attention != 'full' and (
+            self.positions != 'relative' or self.attention_scale or self.kv_heads != self.num_heads
+        ):
+            raise ValueError(
+                f'TransformerConfig.encoder_attention is {self.encoder_attention!r}; expected full: the others '
+                'need relative positions, and know neither attention_scale nor num_kv_heads'
+            )
         buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
         if buckets < 4:
             raise ValueError(f'TransformerConfig.relative_attention_num_buckets is {buckets}; expected 4 or more')
         if distance <= buckets // 2:
-            raise ValueError(f'TransformerConfig.relative_attention_max_distance is {distance}; expected more than '
-                             f'{buckets // 2}, half of the {buckets} buckets, which are exact distances')
+            raise ValueError(
+                f'TransformerConfig.relative_attention_max_distance is {distance}; expected more than '
+                f'{buckets // 2}, half of the {buckets} buckets, which are exact distances'
+            )
 
     @property
     def decoder_only(self) -> bool:
@@ -154,9 +177,14 @@ class TransformerConfig:
     def sizes(self) -> Sizes:
         """What decisions are sized by."""
         return Sizes(
-            layers=self.num_decoder_layers, width=self.emb_dim, vocabulary=self.vocab_size,
-            embedding=self.embedding_dim or self.emb_dim, projects=bool(self.embedding_dim), head_bias=self.head_bias,
-            dtype=self.dtype)
+            layers=self.num_decoder_layers,
+            width=self.emb_dim,
+            vocabulary=self.vocab_size,
+            embedding=self.embedding_dim or self.emb_dim,
+            projects=bool(self.embedding_dim),
+            head_bias=self.head_bias,
+            dtype=self.dtype,
+        )
 
     @property
     def eos_ids(self) -> tuple[int, ...]:

@@ -50,7 +50,8 @@ class LocalAttention(Attention):
             side_kv = [each[:, None] for each in self.keys_values(side)]
             keys, values = (
                 jnp.concatenate([near, jnp.broadcast_to(far, near.shape[:2] + far.shape[2:])], axis=2)
-                for near, far in zip((keys, values), side_kv))
+                for near, far in zip((keys, values), side_kv)
+            )
         weights = jax.nn.softmax(widened(jnp.einsum('bcqnh,bcknh->bcnqk', queries, keys)) + bias, axis=-1)
         weights = self.dropout(weights.astype(self.config.dtype), deterministic=deterministic)
         read = jnp.einsum('bcnqk,bcknh->bcqnh', weights, values)

@@ -11,8 +11,12 @@ from calm_jax.models.positions import rotate
 from calm_jax.types import HeadRows
 
 _FUNCTIONS = {
-    'gelu': nn.gelu, 'gelu_exact': lambda x: nn.gelu(x, approximate=False), 'relu': nn.relu, 'silu': nn.silu,
-    'linear': lambda x: x}
+    'gelu': nn.gelu,
+    'gelu_exact': lambda x: nn.gelu(x, approximate=False),
+    'relu': nn.relu,
+    'silu': nn.silu,
+    'linear': lambda x: x,
+}
 
 # What a masked key's score is increased by: finite, so that a row without any key gives no NaN.
 MASKED = -1e10
@@ -86,13 +90,11 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        kernel = partitioning.param_with_axes(
-            'kernel', self.init, (x.shape[-1], self.features), jnp.float32, axes=self.axes)
+        kernel = partitioning.param_with_axes('kernel', self.init, (x.shape[-1], self.features), jnp.float32, axes=self.axes)
         y = x @ kernel.astype(self.config.dtype)
         if not self.bias:
             return y
-        bias = partitioning.param_with_axes(
-            'bias', nn.initializers.zeros, (self.features,), jnp.float32, axes=self.axes[1:])
+        bias = partitioning.param_with_axes('bias', nn.initializers.zeros, (self.features,), jnp.float32, axes=self.axes[1:])
         return y + bias.astype(self.config.dtype)
 
 
@@ -112,7 +114,8 @@ class Embedding(nn.Module):
         config = self.config
         shape, spread = (config.vocab_size, config.embedding_dim or config.emb_dim), config.embedding_spread
         self.embedding = partitioning.param_with_axes(
-            'embedding', nn.initializers.normal(spread), shape, jnp.float32, axes=('vocab', 'embed'))
+            'embedding', nn.initializers.normal(spread), shape, jnp.float32, axes=('vocab', 'embed')
+        )
 
     def __call__(self, ids):
         return jnp.take(self.embedding, ids, axis=0, mode='clip').astype(self.config.dtype)  # padding may be −1
@@ -128,10 +131,12 @@ class Head(nn.Module):
         config = self.config
         if not config.tied_head:
             self.kernel = partitioning.param_with_axes(
-                'kernel', _fan_in, (config.emb_dim, config.vocab_size), jnp.float32, axes=('embed', 'vocab'))
+                'kernel', _fan_in, (config.emb_dim, config.vocab_size), jnp.float32, axes=('embed', 'vocab')
+            )
         if config.head_bias:
             self.bias = partitioning.param_with_axes(
-                'bias', nn.initializers.zeros, (config.vocab_size,), jnp.float32, axes=('vocab',))
+                'bias', nn.initializers.zeros, (config.vocab_size,), jnp.float32, axes=('vocab',)
+            )
 
     def __call__(self, x, embedding, rows=None):
         """Every logit, or with HeadRows, of states [B, width], those of each row's own ids: [B, k]."""
@@ -192,7 +197,7 @@ class Attention(nn.Module):
         """What states x [B, T, D] read from keys and values [B·Nₖᵥ, S, H], scores increased by bias [B|1, N|1, T, S]."""
         queries = self._rotated(self._heads(self.query(x)), positions)
         if self.config.attention_scale:
-            queries = queries * self.config.head_dim ** -0.5
+            queries = queries * self.config.head_dim**-0.5
         # Queries that share a head of keys stand one after another, as if they were further positions.
         queries = self._by_row(queries).reshape(keys.shape[0], -1, self.config.head_dim)
         scores = widened(jnp.einsum('gth,gsh->gts', queries, keys))

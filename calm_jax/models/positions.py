@@ -19,7 +19,8 @@ class RelativePositionBias(nn.Module):
     def setup(self):
         shape = (self.config.num_heads, self.config.relative_attention_num_buckets)
         self.rel_embedding = partitioning.param_with_axes(
-            'rel_embedding', _fan_avg_uniform, shape, jnp.float32, axes=('heads', 'relpos_buckets'))
+            'rel_embedding', _fan_avg_uniform, shape, jnp.float32, axes=('heads', 'relpos_buckets')
+        )
 
     def __call__(self, relative_position):
         """The bias float32 [N, ...] for relative positions int32 [...] (key minus query)."""
@@ -49,8 +50,12 @@ class PositionEmbedding(nn.Module):
     def setup(self):
         shape = (self.config.max_positions + self.config.position_offset, self.config.emb_dim)
         self.embedding = partitioning.param_with_axes(
-            'embedding', nn.initializers.normal(self.config.embedding_spread), shape, jnp.float32,
-            axes=('abspos_buckets', 'embed'))
+            'embedding',
+            nn.initializers.normal(self.config.embedding_spread),
+            shape,
+            jnp.float32,
+            axes=('abspos_buckets', 'embed'),
+        )
 
     def __call__(self, positions):
         rows = jnp.minimum(positions, self.config.max_positions - 1) + self.config.position_offset

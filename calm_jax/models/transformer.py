@@ -211,8 +211,11 @@ class Transformer(nn.Module):
         relative = self.config.positions == 'relative'
         attention = ENCODER_ATTENTIONS[self.config.encoder_attention]
         return attention.context(
-            self.config, source_mask, self.encoder.relpos_bias if relative else _no_bias,
-            getattr(self.encoder, 'side_relpos_bias', _no_bias))
+            self.config,
+            source_mask,
+            self.encoder.relpos_bias if relative else _no_bias,
+            getattr(self.encoder, 'side_relpos_bias', _no_bias),
+        )
 
     def encoder_attend(self, layer, x, context):
         return self.encoder.layers[layer].attend(x, context)

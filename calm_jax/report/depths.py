@@ -19,8 +19,10 @@ def panels(ranks: Sequence[Ranks], confidences: Sequence[Confidences]) -> list[P
     """One panel for all ranks, and one for each measure's confidence, models side by side in both."""
     found = [_ranks_panel(ranks)] if ranks else []
     by_measure = [list(group) for _, group in groupby(sorted(confidences, key=_measure), key=_measure)]
-    return found + [_confidence_panel(group, f'confidence_{index + 1}' if len(by_measure) > 1 else 'confidence')
-                    for index, group in enumerate(by_measure)]
+    return found + [
+        _confidence_panel(group, f'confidence_{index + 1}' if len(by_measure) > 1 else 'confidence')
+        for index, group in enumerate(by_measure)
+    ]
 
 
 def _measure(confidences: Confidences) -> str:
@@ -28,16 +30,26 @@ def _measure(confidences: Confidences) -> str:
 
 
 def _ranks_panel(ranks: Sequence[Ranks]) -> Panel:
-    rows = tuple((f'{each.label}, layer {layer + 1}', percent(first), *map(number, quantiles)) for each in ranks
-                 for layer, (first, quantiles) in enumerate(zip(each.first, each.quantiles, strict=True)))
+    rows = tuple(
+        (f'{each.label}, layer {layer + 1}', percent(first), *map(number, quantiles))
+        for each in ranks
+        for layer, (first, quantiles) in enumerate(zip(each.first, each.quantiles, strict=True))
+    )
     shares = ' '.join(f'{each.label}: first for {percent(each.first[0])} of tokens after one layer.' for each in ranks)
     return Panel(
         title='Rank of the final token at each layer',
-        drawings=(Drawing('ranks', 'Where each layer ranks the token that the last layer says',
-                          f'Box plots of ranks by layer, on a logarithmic scale. {shares}', partial(_draw_ranks, ranks)),),
+        drawings=(
+            Drawing(
+                'ranks',
+                'Where each layer ranks the token that the last layer says',
+                f'Box plots of ranks by layer, on a logarithmic scale. {shares}',
+                partial(_draw_ranks, ranks),
+            ),
+        ),
         caption='Boxes hold the middle half of all tokens, whiskers 90% of them. Where they are low, few ids need to be kept.',
         notes=(),
-        table=Table(('layer', 'first', '5%', '25%', 'median', '75%', '95%'), rows))
+        table=Table(('layer', 'first', '5%', '25%', 'median', '75%', '95%'), rows),
+    )
 
 
 def _draw_ranks(ranks: Sequence[Ranks]) -> Figure:
@@ -48,9 +60,18 @@ def _draw_ranks(ranks: Sequence[Ranks]) -> Figure:
         boxes = [dict(zip(('whislo', 'q1', 'med', 'q3', 'whishi'), quantiles, strict=True)) for quantiles in each.quantiles]
         places = [layer + 1 + (index - (len(ranks) - 1) / 2) * width for layer in range(len(boxes))]
         line = {'color': colour, 'linewidth': 1.2}
-        drawn = axes.bxp(boxes, positions=places, widths=0.8 * width, showfliers=False, patch_artist=True, whiskerprops=line,
-                         capprops=line, boxprops={'facecolor': LIGHT.page, 'edgecolor': colour, 'linewidth': 1.2},
-                         medianprops={'color': colour, 'linewidth': 2.4}, manage_ticks=False)
+        drawn = axes.bxp(
+            boxes,
+            positions=places,
+            widths=0.8 * width,
+            showfliers=False,
+            patch_artist=True,
+            whiskerprops=line,
+            capprops=line,
+            boxprops={'facecolor': LIGHT.page, 'edgecolor': colour, 'linewidth': 1.2},
+            medianprops={'color': colour, 'linewidth': 2.4},
+            manage_ticks=False,
+        )
         handles[each.label] = drawn['boxes'][0]
     axes.set_yscale('log')
     axes.set_ylim(0.8, 1.3 * max(2, *(quantiles[-1] for each in ranks for quantiles in each.quantiles)))
@@ -64,18 +85,27 @@ def _draw_ranks(ranks: Sequence[Ranks]) -> Figure:
 
 
 def _confidence_panel(group: Sequence[Confidences], name: str) -> Panel:
-    rows = tuple((f'{each.label}, layer {layer + 1}', sure, right, percent(unlike)) for each in group
-                 for layer, (sure, right, unlike) in enumerate(zip(each.confidence, each.accuracy, each.unlike, strict=True)))
-    ends = ' '.join(f'{each.label}: confidence {number(each.confidence[0])} and accuracy {number(each.accuracy[0])} after one '
-                    f'layer.' for each in group)
+    rows = tuple(
+        (f'{each.label}, layer {layer + 1}', sure, right, percent(unlike))
+        for each in group
+        for layer, (sure, right, unlike) in enumerate(zip(each.confidence, each.accuracy, each.unlike, strict=True))
+    )
+    ends = ' '.join(
+        f'{each.label}: confidence {number(each.confidence[0])} and accuracy {number(each.accuracy[0])} after one layer.'
+        for each in group
+    )
     return Panel(
         title=f'Confidence and accuracy: {group[0].measure}',
-        drawings=(Drawing(name, 'How sure each layer is, and how right', f'Line chart by layer. {ends}',
-                          partial(_draw_confidence, group)),),
+        drawings=(
+            Drawing(
+                name, 'How sure each layer is, and how right', f'Line chart by layer. {ends}', partial(_draw_confidence, group)
+            ),
+        ),
         caption='Accuracy: what would be said at the layer is the last layer’s token. Confidence far above it is where leaving '
-                'early goes wrong. Unlike: pruning or a contrast changes what is said.',
+        'early goes wrong. Unlike: pruning or a contrast changes what is said.',
         notes=(),
-        table=Table(('layer', 'confidence', 'accuracy', 'unlike'), rows))
+        table=Table(('layer', 'confidence', 'accuracy', 'unlike'), rows),
+    )
 
 
 def _draw_confidence(group: Sequence[Confidences]) -> Figure:
@@ -85,8 +115,8 @@ def _draw_confidence(group: Sequence[Confidences]) -> Figure:
         style = {'color': LIGHT.series[index % len(LIGHT.series)], 'marker': _MARKERS[index % len(_MARKERS)], 'markersize': 4.5}
         layers = range(1, len(each.confidence) + 1)
         name = f'{each.label}: ' if len(group) > 1 else ''
-        handles[f'{name}confidence'], = axes.plot(layers, each.confidence, linestyle=(0, (4, 2)), linewidth=1.4, **style)
-        handles[f'{name}accuracy'], = axes.plot(layers, each.accuracy, linewidth=1.8, **style)
+        (handles[f'{name}confidence'],) = axes.plot(layers, each.confidence, linestyle=(0, (4, 2)), linewidth=1.4, **style)
+        (handles[f'{name}accuracy'],) = axes.plot(layers, each.accuracy, linewidth=1.8, **style)
     axes.set_ylim(-0.02, 1.02)
     head(axes, 'mean over tokens')
     _layers(axes)

@@ -29,6 +29,7 @@ _DASHES = ('-', (0, (6, 1.5)), (0, (3, 1)), (0, (1, 1)))
 
 class Drawing(NamedTuple):
     """One figure: a stem for its file, a title, what it shows in words, and a function that draws it."""
+
     name: str
     title: str
     alt: str
@@ -37,12 +38,14 @@ class Drawing(NamedTuple):
 
 class Table(NamedTuple):
     """The numbers behind figures: a heading for each column, and rows whose first cell names the row."""
+
     headings: tuple[str, ...]
     rows: tuple[tuple[str | float | bool | None, ...], ...]
 
 
 class Panel(NamedTuple):
     """Figures that belong together, how to read them, findings to print in words, and one table for all of them."""
+
     title: str
     drawings: tuple[Drawing, ...]
     caption: str
@@ -52,6 +55,7 @@ class Panel(NamedTuple):
 
 class Rendered(NamedTuple):
     """A drawing as SVG for light and dark pages (transparent, text as paths) and as PNG (200 dots per inch, light)."""
+
     light: bytes
     dark: bytes
     png: bytes
@@ -59,6 +63,7 @@ class Rendered(NamedTuple):
 
 class Style(NamedTuple):
     """How one series is drawn."""
+
     colour: str
     marker: str
     dashes: str | tuple
@@ -127,16 +132,19 @@ def distinct_labels(series: Sequence[Curve | Trials]) -> list[str]:
     if len(set(labels)) < len(labels):
         labels = [_full_label(each) if labels.count(each.label) > 1 else each.label for each in series]
     if len(set(labels)) < len(labels):
-        labels = [f'{label} ({each.path.parent.as_posix()})' if labels.count(label) > 1 else label
-                  for label, each in zip(labels, series, strict=True)]
+        labels = [
+            f'{label} ({each.path.parent.as_posix()})' if labels.count(label) > 1 else label
+            for label, each in zip(labels, series, strict=True)
+        ]
     return labels
 
 
 def without_empty_columns(table: Table) -> Table:
     """The table without the columns in which no row has anything."""
     keep = [index for index in range(len(table.headings)) if any(row[index] is not None for row in table.rows)]
-    return Table(tuple(table.headings[index] for index in keep),
-                 tuple(tuple(row[index] for index in keep) for row in table.rows))
+    return Table(
+        tuple(table.headings[index] for index in keep), tuple(tuple(row[index] for index in keep) for row in table.rows)
+    )
 
 
 def _full_label(each: Curve | Trials) -> str:
@@ -155,17 +163,42 @@ def _darkened(svg: bytes) -> bytes:
 def _own_settings() -> Iterator[None]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update({
-            'font.family': 'DejaVu Sans', 'font.size': 9.5, 'text.color': LIGHT.ink, 'figure.facecolor': LIGHT.page,
-            'axes.titlesize': 9.5, 'axes.titlecolor': LIGHT.ink, 'axes.titlepad': 8, 'axes.labelcolor': LIGHT.ink,
-            'axes.labelsize': 9.5, 'axes.labelpad': 6, 'axes.edgecolor': LIGHT.muted, 'axes.linewidth': 0.8,
-            'axes.spines.top': False, 'axes.spines.right': False, 'axes.facecolor': 'none', 'axes.axisbelow': True,
-            'axes.grid': True, 'grid.color': LIGHT.grid, 'grid.linewidth': 0.8,
-            'xtick.color': LIGHT.muted, 'xtick.labelcolor': LIGHT.ink, 'xtick.labelsize': 9,
-            'ytick.color': LIGHT.muted, 'ytick.labelcolor': LIGHT.ink, 'ytick.labelsize': 9,
-            'legend.frameon': False, 'legend.fontsize': 9, 'legend.handlelength': 2.2, 'legend.columnspacing': 1.4,
-            'legend.borderaxespad': 0.2,
-            # Labels are a user's text: a dollar sign in one is no formula.
-            'text.parse_math': False, 'svg.hashsalt': 'calm_jax', 'svg.fonttype': 'path',
-        })
+        matplotlib.rcParams.update(
+            {
+                'font.family': 'DejaVu Sans',
+                'font.size': 9.5,
+                'text.color': LIGHT.ink,
+                'figure.facecolor': LIGHT.page,
+                'axes.titlesize': 9.5,
+                'axes.titlecolor': LIGHT.ink,
+                'axes.titlepad': 8,
+                'axes.labelcolor': LIGHT.ink,
+                'axes.labelsize': 9.5,
+                'axes.labelpad': 6,
+                'axes.edgecolor': LIGHT.muted,
+                'axes.linewidth': 0.8,
+                'axes.spines.top': False,
+                'axes.spines.right': False,
+                'axes.facecolor': 'none',
+                'axes.axisbelow': True,
+                'axes.grid': True,
+                'grid.color': LIGHT.grid,
+                'grid.linewidth': 0.8,
+                'xtick.color': LIGHT.muted,
+                'xtick.labelcolor': LIGHT.ink,
+                'xtick.labelsize': 9,
+                'ytick.color': LIGHT.muted,
+                'ytick.labelcolor': LIGHT.ink,
+                'ytick.labelsize': 9,
+                'legend.frameon': False,
+                'legend.fontsize': 9,
+                'legend.handlelength': 2.2,
+                'legend.columnspacing': 1.4,
+                'legend.borderaxespad': 0.2,
+                # Labels are a user's text: a dollar sign in one is no formula.
+                'text.parse_math': False,
+                'svg.hashsalt': 'calm_jax',
+                'svg.fonttype': 'path',
+            }
+        )
         yield

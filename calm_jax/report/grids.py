@@ -8,6 +8,7 @@ from calm_jax.report.numerals import column, number
 
 class Heading(NamedTuple):
     """A column's heading, its unit ('' for none), and whether its cells are numbers (set flush right)."""
+
     name: str
     unit: str
     numeric: bool
@@ -15,6 +16,7 @@ class Heading(NamedTuple):
 
 class Grid(NamedTuple):
     """A table as printed; the first cell of each row names the row."""
+
     headings: list[Heading]
     rows: list[list[str]]
 
@@ -26,8 +28,10 @@ def grid(headings: Sequence[tuple[str, str]], rows: Sequence[Sequence[str | floa
         numeric = any(value is not None for value in values) and all(map(_is_number_or_none, values))
         kinds.append(numeric)
         printed.append(column(values) if numeric else [_word(value) for value in values])
-    return Grid([Heading(name, unit, numeric) for (name, unit), numeric in zip(headings, kinds, strict=True)],
-                [list(row) for row in zip(*printed, strict=True)])
+    return Grid(
+        [Heading(name, unit, numeric) for (name, unit), numeric in zip(headings, kinds, strict=True)],
+        [list(row) for row in zip(*printed, strict=True)],
+    )
 
 
 def _is_number_or_none(value: str | float | bool | None) -> bool:

@@ -42,8 +42,7 @@ def column(values: Sequence[float | None], digits: int = 4) -> list[str]:
     plain = [value for value in values if value is not None and _is_plain(value)]
     decimals = 0
     if not all(float(value).is_integer() for value in plain):
-        decimals = min(4, max(
-            len(_trimmed(f'{value:.{_decimals(value, digits)}f}').partition('.')[2]) for value in plain))
+        decimals = min(4, max(len(_trimmed(f'{value:.{_decimals(value, digits)}f}').partition('.')[2]) for value in plain))
     return [_in_column(value, decimals) for value in values]
 
 

@@ -19,10 +19,11 @@ from calm_jax.report.run import Example, Output, Run
 from calm_jax.report.tokens import Coloured, colour, plain
 
 _INTRODUCTIONS = {
-    'tradeoffs': ('Quality against cost',
-                  'What each way of leaving early costs in quality. Up and to the left is better.'),
-    'validity': ('Does the guarantee hold?',
-                 'Calibration repeated on random splits of the data, each time measured on what was left out.'),
+    'tradeoffs': ('Quality against cost', 'What each way of leaving early costs in quality. Up and to the left is better.'),
+    'validity': (
+        'Does the guarantee hold?',
+        'Calibration repeated on random splits of the data, each time measured on what was left out.',
+    ),
     'sensitivity': ('Sensitivity to single tokens', 'How far one wrong token spoils the rest, by where it stands.'),
     'depths': ('What each layer knows', 'How early the last layer’s token can be seen, and whether confidence tells.'),
 }
@@ -31,6 +32,7 @@ _FIGURE_NAMES = re.compile(r'(tradeoff|validity|sensitivity|ranks|confidence)(_\
 
 class Picture(NamedTuple):
     """A drawing, and what the page shows of it on light and on dark screens, as data URIs."""
+
     drawing: Drawing
     light: str
     dark: str
@@ -38,6 +40,7 @@ class Picture(NamedTuple):
 
 class Section(NamedTuple):
     """A part of the page made of figures."""
+
     name: str
     title: str
     introduction: str
@@ -46,6 +49,7 @@ class Section(NamedTuple):
 
 class Written(NamedTuple):
     """What `write` left on disk."""
+
     page: pathlib.Path
     figures: list[pathlib.Path]
 
@@ -78,35 +82,60 @@ def write(run: Run, output: str | pathlib.Path, overwrite: bool = False) -> Writ
 def compose(run: Run) -> tuple[str, dict[str, bytes]]:
     """The page's HTML, and its figures as PNG by name. The same files give the same page: no clock is read."""
     colours = hues(run.curves, run.trials)
-    panels = {'tradeoffs': tradeoffs.panels(run.curves, colours), 'validity': validity.panels(run.trials, colours),
-              'sensitivity': sensitivity.panels(run.sensitivities), 'depths': depths.panels(run.ranks, run.confidences)}
-    rendered = {drawing.name: render(drawing) for group in panels.values() for panel in group
-                for drawing in panel.drawings}
+    panels = {
+        'tradeoffs': tradeoffs.panels(run.curves, colours),
+        'validity': validity.panels(run.trials, colours),
+        'sensitivity': sensitivity.panels(run.sensitivities),
+        'depths': depths.panels(run.ranks, run.confidences),
+    }
+    rendered = {drawing.name: render(drawing) for group in panels.values() for panel in group for drawing in panel.drawings}
     promises = [promise(certificate, run.curves) for certificate in run.certificates]
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader('calm_jax.report', ''), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True)
+        loader=jinja2.PackageLoader('calm_jax.report', ''),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     html = environment.get_template('page.html.jinja').render(
         title=run.results[0].title if len(run.results) == 1 else run.directory.resolve().name,
-        run=run, promises=promises, summary=summary(promises), results=_results(run),
-        sections=[Section(name, *_INTRODUCTIONS[name], [_shown(panel, rendered) for panel in group])
-                  for name, group in panels.items() if group],
+        run=run,
+        promises=promises,
+        summary=summary(promises),
+        results=_results(run),
+        sections=[
+            Section(name, *_INTRODUCTIONS[name], [_shown(panel, rendered) for panel in group])
+            for name, group in panels.items()
+            if group
+        ],
         examples=_examples(run),
-        scales={depth: list(zip(layer_swatches(depth), layer_swatches(depth, dark=True)))
-                for depth in sorted({each.num_layers for each in run.examples})},
-        number=number)
+        scales={
+            depth: list(zip(layer_swatches(depth), layer_swatches(depth, dark=True)))
+            for depth in sorted({each.num_layers for each in run.examples})
+        },
+        number=number,
+    )
     return html, {name: each.png for name, each in rendered.items()}
 
 
 def _results(run: Run) -> list[tuple[str, Grid]]:
-    return [(table.title, grid([(column.name, column.unit) for column in table.columns],
-                               [[row[column.key] for column in table.columns] for row in table.rows]))
-            for table in run.results]
+    return [
+        (
+            table.title,
+            grid(
+                [(column.name, column.unit) for column in table.columns],
+                [[row[column.key] for column in table.columns] for row in table.rows],
+            ),
+        )
+        for table in run.results
+    ]
 
 
 def _shown(panel: Panel, rendered: Mapping[str, Rendered]) -> tuple[Panel, list[Picture], Grid]:
-    pictures = [Picture(drawing, _data_uri(rendered[drawing.name].light), _data_uri(rendered[drawing.name].dark))
-                for drawing in panel.drawings]
+    pictures = [
+        Picture(drawing, _data_uri(rendered[drawing.name].light), _data_uri(rendered[drawing.name].dark))
+        for drawing in panel.drawings
+    ]
     return panel, pictures, grid([(heading, '') for heading in panel.table.headings], panel.table.rows)
 
 
@@ -120,9 +149,16 @@ def _examples(run: Run) -> list[tuple[int, list[tuple[Example, str, list[Coloure
         key = each.num_layers, tuple(dataclasses.replace(example, early=()) for example in each.examples)
         early = sets.setdefault(key, [()] * len(each.examples))
         early[:] = [before + example.early for before, example in zip(early, each.examples, strict=True)]
-    return [(num_layers, [(example, plain(example.full.pieces), [colour(each, example.full, num_layers) for each in outputs])
-                          for example, outputs in zip(examples, early, strict=True)])
-            for (num_layers, examples), early in sets.items()]
+    return [
+        (
+            num_layers,
+            [
+                (example, plain(example.full.pieces), [colour(each, example.full, num_layers) for each in outputs])
+                for example, outputs in zip(examples, early, strict=True)
+            ],
+        )
+        for (num_layers, examples), early in sets.items()
+    ]
 
 
 def _data_uri(svg: bytes) -> str:

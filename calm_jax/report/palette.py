@@ -14,6 +14,7 @@ _BLACK, _WHITE = '#000000', '#ffffff'
 
 class Theme(NamedTuple):
     """What a figure draws with on one kind of page."""
+
     ink: str
     muted: str
     grid: str
@@ -22,14 +23,27 @@ class Theme(NamedTuple):
     series: tuple[str, ...]
 
 
-LIGHT = Theme(ink='#1b1f27', muted='#5a6272', grid='#e3e6ec', page='#ffffff', shade='#f6e3dd',
-              series=('#0072b2', '#d55e00', '#009e73', '#b0528c', '#b57d00', '#2a90c8'))
-DARK = Theme(ink='#e8eaf0', muted='#a3abbb', grid='#2c323d', page='#171b22', shade='#3a2823',
-             series=('#56b4e9', '#f08a4b', '#2fc79a', '#e08bbd', '#f0c443', '#9aa9ff'))
+LIGHT = Theme(
+    ink='#1b1f27',
+    muted='#5a6272',
+    grid='#e3e6ec',
+    page='#ffffff',
+    shade='#f6e3dd',
+    series=('#0072b2', '#d55e00', '#009e73', '#b0528c', '#b57d00', '#2a90c8'),
+)
+DARK = Theme(
+    ink='#e8eaf0',
+    muted='#a3abbb',
+    grid='#2c323d',
+    page='#171b22',
+    shade='#3a2823',
+    series=('#56b4e9', '#f08a4b', '#2fc79a', '#e08bbd', '#f0c443', '#9aa9ff'),
+)
 
 
 class Swatch(NamedTuple):
     """A background and the ink that reads best on it, both '#rrggbb'."""
+
     fill: str
     ink: str
 
@@ -67,8 +81,10 @@ def _along(anchors: tuple[str, ...], position: float) -> str:
     scaled = position * (len(anchors) - 1)
     index = min(int(scaled), len(anchors) - 2)
     share = scaled - index
-    mixed = (round((1 - share) * low + share * high)
-             for low, high in zip(_channels(anchors[index]), _channels(anchors[index + 1]), strict=True))
+    mixed = (
+        round((1 - share) * low + share * high)
+        for low, high in zip(_channels(anchors[index]), _channels(anchors[index + 1]), strict=True)
+    )
     return '#' + ''.join(f'{channel:02x}' for channel in mixed)
 
 

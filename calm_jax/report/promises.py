@@ -9,12 +9,23 @@ from calm_jax.report.numerals import NOTHING, deltas, number, percent
 from calm_jax.report.run import Certificate, Curve, Tested
 
 # Heading of each column, and whether it holds numbers.
-_COLUMNS = (('setting', False), ('objective', False), ('metric', False), ('δ', True), ('ε', True), ('n', True),
-            ('p-value', False), ('λ', True), ('share of δ used', True), ('mean layers', True))
+_COLUMNS = (
+    ('setting', False),
+    ('objective', False),
+    ('metric', False),
+    ('δ', True),
+    ('ε', True),
+    ('n', True),
+    ('p-value', False),
+    ('λ', True),
+    ('share of δ used', True),
+    ('mean layers', True),
+)
 
 
 class Promise(NamedTuple):
     """A certificate, the name of what it certifies, and the mean layers at its λ out of L; None where unknown."""
+
     certificate: Certificate
     label: str
     layers: float | None
@@ -27,10 +38,15 @@ def promise(certificate: Certificate, curves: Sequence[Curve]) -> Promise:
     A certificate knows nothing of cost. Where curves of several measures agree with it, the one of its own name or,
     failing that, in its own folder is meant; if that does not settle it, the cost stays unknown.
     """
-    matches = [curve for curve in curves if certificate.tested
-               and all(_layers(curve, tested) is not None for tested in certificate.tested)]
-    for belongs in (lambda curve: curve.label == certificate.measure,
-                    lambda curve: curve.path.parent == certificate.path.parent):
+    matches = [
+        curve
+        for curve in curves
+        if certificate.tested and all(_layers(curve, tested) is not None for tested in certificate.tested)
+    ]
+    for belongs in (
+        lambda curve: curve.label == certificate.measure,
+        lambda curve: curve.path.parent == certificate.path.parent,
+    ):
         if len({curve.label for curve in matches}) > 1:
             matches = [curve for curve in matches if belongs(curve)] or matches
     if len({curve.label for curve in matches}) != 1:
@@ -45,18 +61,27 @@ def summary(promises: Sequence[Promise]) -> Grid:
     """One row for each certificate: δ, ε, n, p-value, λ, share of δ used, mean layers. Empty columns are left out."""
     rows = [_row(each) for each in promises]
     keep = [place for place in range(len(_COLUMNS)) if any(row[place] is not None for row in rows)]
-    return Grid([Heading(_COLUMNS[place][0], '', _COLUMNS[place][1]) for place in keep],
-                [[NOTHING if row[place] is None else row[place] for place in keep] for row in rows])
+    return Grid(
+        [Heading(_COLUMNS[place][0], '', _COLUMNS[place][1]) for place in keep],
+        [[NOTHING if row[place] is None else row[place] for place in keep] for row in rows],
+    )
 
 
 def _row(promise: Promise) -> tuple[str | None, ...]:
     certificate = promise.certificate
     used = None if certificate.full_depth else certificate.tolerance_used
-    return (promise.label, certificate.objective, certificate.metric, deltas(certificate.tolerances),
-            number(certificate.epsilon), f'{certificate.n:,}', certificate.p_value,
-            'none valid' if certificate.full_depth else number(certificate.threshold, 4),
-            None if used is None else percent(used),
-            None if promise.layers is None else f'{number(promise.layers)} of {promise.num_layers}')
+    return (
+        promise.label,
+        certificate.objective,
+        certificate.metric,
+        deltas(certificate.tolerances),
+        number(certificate.epsilon),
+        f'{certificate.n:,}',
+        certificate.p_value,
+        'none valid' if certificate.full_depth else number(certificate.threshold, 4),
+        None if used is None else percent(used),
+        None if promise.layers is None else f'{number(promise.layers)} of {promise.num_layers}',
+    )
 
 
 def _layers(curve: Curve, tested: Tested) -> float | None:
@@ -65,8 +90,15 @@ def _layers(curve: Curve, tested: Tested) -> float | None:
     One number is enough: a curve drawn again at another δ has other p-values, and losses averaged within clusters are
     not the curve's means over examples.
     """
-    return next((point.layers for point in curve.points if _equal(point.threshold, tested.threshold) and (
-        _equal(point.p_value, tested.p_value) or _equal(point.loss, tested.loss))), None)
+    return next(
+        (
+            point.layers
+            for point in curve.points
+            if _equal(point.threshold, tested.threshold)
+            and (_equal(point.p_value, tested.p_value) or _equal(point.loss, tested.loss))
+        ),
+        None,
+    )
 
 
 def _equal(one: float | None, other: float | None) -> bool:

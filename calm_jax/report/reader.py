@@ -31,14 +31,21 @@ from calm_jax.report.run import (
 )
 
 CERTIFICATE_FORMAT = 'calm_jax certificate'
-PATTERNS = ('certificate*.json', 'results.json', 'curve.json', 'trials.json', 'sensitivity.json', 'ranks.json',
-            'confidence.json', 'examples.json')
+PATTERNS = (
+    'certificate*.json',
+    'results.json',
+    'curve.json',
+    'trials.json',
+    'sensitivity.json',
+    'ranks.json',
+    'confidence.json',
+    'examples.json',
+)
 KINDS = ('measure', 'static', 'oracle')
 OBJECTIVES = ('textual', 'risk')
 
 # What a certificate records beside the numbers of its table.
-_CIRCUMSTANCES = (
-    'procedure', 'seed', 'joint', 'signed', 'examples', 'groups', 'setting', 'metric_version', 'provenance')
+_CIRCUMSTANCES = ('procedure', 'seed', 'joint', 'signed', 'examples', 'groups', 'setting', 'metric_version', 'provenance')
 
 
 def read(directory: str | pathlib.Path) -> Run:
@@ -67,8 +74,10 @@ def read(directory: str | pathlib.Path) -> Run:
             if provenance and provenance not in run.provenances:
                 run.provenances.append(provenance)
     if not run.files:
-        raise FileNotFoundError(f'{directory}: nothing to report; looked at any depth for {", ".join(PATTERNS)}, and for '
-                                'certificates and tables of other names')
+        raise FileNotFoundError(
+            f'{directory}: nothing to report; looked at any depth for {", ".join(PATTERNS)}, and for '
+            'certificates and tables of other names'
+        )
     return run
 
 
@@ -117,15 +126,24 @@ def _certificate(document: Document, path: pathlib.Path) -> Certificate:
     provenance = document.at('provenance') if document.has('provenance') else None
     settings = provenance.at('settings') if provenance is not None and provenance.has('settings') else None
     return Certificate(
-        path=path, measure=settings.optional_text('measure') if settings is not None else None,
-        objective=document.optional_text('objective'), metric=None if metric is None else _written(metric),
+        path=path,
+        measure=settings.optional_text('measure') if settings is not None else None,
+        objective=document.optional_text('objective'),
+        metric=None if metric is None else _written(metric),
         tolerances=_tolerances(document.at('tolerance')),
-        epsilon=document.number('epsilon', 0, 1), n=document.integer('n', low=1), p_value=document.text('p_value'),
-        threshold=document.number('threshold'), tolerance_used=document.optional_number('tolerance_used'),
-        tested=tuple(Tested(point.number('threshold'), point.optional_number('mean_loss'), point.number('p_value'))
-                     for point in document.items('grid') if point.has('p_value')),
+        epsilon=document.number('epsilon', 0, 1),
+        n=document.integer('n', low=1),
+        p_value=document.text('p_value'),
+        threshold=document.number('threshold'),
+        tolerance_used=document.optional_number('tolerance_used'),
+        tested=tuple(
+            Tested(point.number('threshold'), point.optional_number('mean_loss'), point.number('p_value'))
+            for point in document.items('grid')
+            if point.has('p_value')
+        ),
         guarantee=document.text('guarantee'),
-        circumstances=tuple(leaf for key, value in circumstances.items() for leaf in _leaves(key, value)))
+        circumstances=tuple(leaf for key, value in circumstances.items() for leaf in _leaves(key, value)),
+    )
 
 
 def _tolerances(node: Document) -> tuple[tuple[str, float], ...]:
@@ -148,8 +166,10 @@ def _written(value: object) -> str:
 
 
 def _results(document: Document, path: pathlib.Path) -> Results:
-    columns = tuple(Column(node.text('key'), node.text('name'), node.optional_text('unit') or '')
-                    for node in document.items('columns', at_least=1))
+    columns = tuple(
+        Column(node.text('key'), node.text('name'), node.optional_text('unit') or '')
+        for node in document.items('columns', at_least=1)
+    )
     rows = []
     for node in document.items('rows'):
         row = {}
@@ -164,13 +184,18 @@ def _results(document: Document, path: pathlib.Path) -> Results:
 def _curve(document: Document, path: pathlib.Path) -> Curve:
     num_layers = document.integer('num_layers', low=1)
     return Curve(
-        path=path, label=document.text('label'), kind=document.choice('kind', KINDS), num_layers=num_layers,
-        metric=document.text('metric'), objective=_objective(document),
+        path=path,
+        label=document.text('label'),
+        kind=document.choice('kind', KINDS),
+        num_layers=num_layers,
+        metric=document.text('metric'),
+        objective=_objective(document),
         tolerances=_tolerances(document.at('tolerance')) if document.has('tolerance') else (),
         epsilon=document.optional_number('epsilon', 0, 1),
         n=document.integer('n', low=1) if document.has('n') else None,
         points=tuple(_point(node, num_layers) for node in document.items('points', at_least=1)),
-        full=_point(document.at('full'), num_layers) if document.has('full') else None)
+        full=_point(document.at('full'), num_layers) if document.has('full') else None,
+    )
 
 
 def _point(node: Document, num_layers: int) -> Point:
@@ -179,10 +204,16 @@ def _point(node: Document, num_layers: int) -> Point:
         raise node.at('rejected').error('is not a truth value: expected true, false or null')
     return Point(
         # A mean of L over many tokens may come out a rounding above L.
-        threshold=node.optional_number('threshold'), layers=node.number('layers', 0, num_layers * (1 + 1e-9)),
-        flops=node.optional_number('flops', low=0), flops_elbayad=node.optional_number('flops_elbayad', low=0),
-        quality=node.optional_number('quality'), consistency=node.optional_number('consistency'),
-        loss=node.optional_number('loss'), p_value=node.optional_number('p_value', 0, 1), rejected=rejected)
+        threshold=node.optional_number('threshold'),
+        layers=node.number('layers', 0, num_layers * (1 + 1e-9)),
+        flops=node.optional_number('flops', low=0),
+        flops_elbayad=node.optional_number('flops_elbayad', low=0),
+        quality=node.optional_number('quality'),
+        consistency=node.optional_number('consistency'),
+        loss=node.optional_number('loss'),
+        p_value=node.optional_number('p_value', 0, 1),
+        rejected=rejected,
+    )
 
 
 def _trials(document: Document, path: pathlib.Path) -> Trials:
@@ -191,19 +222,34 @@ def _trials(document: Document, path: pathlib.Path) -> Trials:
             tolerance=node.number('tolerance', -1, 1),
             share_test_above=node.optional_number('share_test_above', 0, 1),
             share_pool_above=node.optional_number('share_pool_above', 0, 1),
-            risk_mean=node.number('risk_mean'), risk_std=node.number('risk_std', low=0),
-            layers_mean=node.number('layers_mean', low=0), layers_std=node.number('layers_std', low=0),
-            trials=tuple(Trial(each.optional_number('threshold'), each.number('test_risk'),
-                               each.optional_number('pool_risk'), each.number('layers', low=0))
-                         for each in (node.items('per_trial') if node.has('per_trial') else ())))
-        for node in document.items('tolerances', at_least=1)]
+            risk_mean=node.number('risk_mean'),
+            risk_std=node.number('risk_std', low=0),
+            layers_mean=node.number('layers_mean', low=0),
+            layers_std=node.number('layers_std', low=0),
+            trials=tuple(
+                Trial(
+                    each.optional_number('threshold'),
+                    each.number('test_risk'),
+                    each.optional_number('pool_risk'),
+                    each.number('layers', low=0),
+                )
+                for each in (node.items('per_trial') if node.has('per_trial') else ())
+            ),
+        )
+        for node in document.items('tolerances', at_least=1)
+    ]
     return Trials(
-        path=path, label=document.text('label'), objective=_objective(document),
-        metric=document.text('metric'), epsilon=document.number('epsilon', 0, 1),
+        path=path,
+        label=document.text('label'),
+        objective=_objective(document),
+        metric=document.text('metric'),
+        epsilon=document.number('epsilon', 0, 1),
         trials=document.integer('trials', low=1),
         n_calibration=document.integer('n_calibration', low=1) if document.has('n_calibration') else None,
         n_test=document.integer('n_test', low=1) if document.has('n_test') else None,
-        tolerances=tuple(sorted(tolerances, key=lambda each: each.tolerance)), note=document.optional_text('note'))
+        tolerances=tuple(sorted(tolerances, key=lambda each: each.tolerance)),
+        note=document.optional_text('note'),
+    )
 
 
 def _sensitivity(document: Document, path: pathlib.Path) -> Sensitivity:
@@ -242,11 +288,19 @@ def _confidences(document: Document, path: pathlib.Path) -> Confidences:
 
 def _examples(document: Document, path: pathlib.Path) -> Examples:
     num_layers = document.integer('num_layers', low=1)
-    return Examples(path, num_layers, tuple(
-        Example(input=node.text('input'), reference=node.optional_text('reference'),
+    return Examples(
+        path,
+        num_layers,
+        tuple(
+            Example(
+                input=node.text('input'),
+                reference=node.optional_text('reference'),
                 full=_output(node.at('full'), 'full model', num_layers),
-                early=tuple(_output(each, each.text('label'), num_layers) for each in node.items('early')))
-        for node in document.items('examples', at_least=1)))
+                early=tuple(_output(each, each.text('label'), num_layers) for each in node.items('early')),
+            )
+            for node in document.items('examples', at_least=1)
+        ),
+    )
 
 
 def _output(node: Document, label: str, num_layers: int) -> Output:
@@ -258,8 +312,7 @@ def _output(node: Document, label: str, num_layers: int) -> Output:
     if node.has('confidence'):
         confidence = tuple(None if value.value is None else value.number() for value in node.items('confidence'))
         if len(confidence) != len(pieces):
-            raise node.at('confidence').error(
-                f'has {len(confidence)} values: expected {len(pieces)}, one for each piece')
+            raise node.at('confidence').error(f'has {len(confidence)} values: expected {len(pieces)}, one for each piece')
     return Output(label, pieces, exit_layers, confidence)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class Provenance:
     """Where results come from; each field as written by whoever ran it, None where it was not."""
+
     command: str | None
     machine: str | None
     date: str | None
@@ -20,6 +21,7 @@ class Provenance:
 @dataclass(frozen=True)
 class Tested:
     """A setting that a calibration tested, with what it measured."""
+
     threshold: float
     loss: float | None
     p_value: float
@@ -32,6 +34,7 @@ class Certificate:
     `tolerances` holds one (risk, δ) pair, with risk '' unless there are several. `circumstances` is what else the
     guarantee depends on, as (name, value) pairs.
     """
+
     path: pathlib.Path
     measure: str | None
     objective: str | None
@@ -55,6 +58,7 @@ class Certificate:
 @dataclass(frozen=True)
 class Column:
     """A column of a results table: the key in each row, the name to print, the unit ('' for none)."""
+
     key: str
     name: str
     unit: str
@@ -63,6 +67,7 @@ class Column:
 @dataclass(frozen=True)
 class Results:
     """A table; rows hold a string, a number, a truth value or None for every column."""
+
     path: pathlib.Path
     title: str
     columns: tuple[Column, ...]
@@ -72,6 +77,7 @@ class Results:
 @dataclass(frozen=True)
 class Point:
     """One setting of a curve: means over the examples. `flops` and the rest are None where not measured."""
+
     threshold: float | None
     layers: float
     flops: float | None
@@ -89,6 +95,7 @@ class Curve:
 
     `tolerances` as in a certificate, empty where nothing was tested. FLOPs are per token.
     """
+
     path: pathlib.Path
     label: str
     kind: str
@@ -105,6 +112,7 @@ class Curve:
 @dataclass(frozen=True)
 class Trial:
     """One random split: the chosen threshold (None: full depth), the risk on each part, the mean layers."""
+
     threshold: float | None
     test_risk: float
     pool_risk: float | None
@@ -114,6 +122,7 @@ class Trial:
 @dataclass(frozen=True)
 class Tolerance:
     """All trials at one tolerance δ; shares count the trials whose risk is above δ, in [0, 1]."""
+
     tolerance: float
     share_test_above: float | None
     share_pool_above: float | None
@@ -127,6 +136,7 @@ class Tolerance:
 @dataclass(frozen=True)
 class Trials:
     """Repeated random splits into calibration and test data, over a range of tolerances in rising order."""
+
     path: pathlib.Path
     label: str
     objective: str | None
@@ -142,6 +152,7 @@ class Trials:
 @dataclass(frozen=True)
 class Sensitivity:
     """Mean score of the output after one token was disturbed at a position, by sampling and by an early layer."""
+
     path: pathlib.Path
     metric: str
     positions: tuple[float, ...]
@@ -152,6 +163,7 @@ class Sensitivity:
 @dataclass(frozen=True)
 class Ranks:
     """Where each layer of one model ranks the final token: quantiles 5, 25, 50, 75 and 95%, and the share ranked first."""
+
     path: pathlib.Path
     label: str
     quantiles: tuple[tuple[float, ...], ...]
@@ -162,6 +174,7 @@ class Ranks:
 class Confidences:
     """By layer of one model: mean confidence of a measure, share of tokens that would be right there, and share where pruning
     or a contrast changes what would be said."""
+
     path: pathlib.Path
     label: str
     measure: str
@@ -173,6 +186,7 @@ class Confidences:
 @dataclass(frozen=True)
 class Output:
     """One generated text: its pieces, the layer each left at, and the confidence there where recorded."""
+
     label: str
     pieces: tuple[str, ...]
     exit_layers: tuple[int, ...]
@@ -182,6 +196,7 @@ class Output:
 @dataclass(frozen=True)
 class Example:
     """One input with its reference, the full model's output and the early ones."""
+
     input: str
     reference: str | None
     full: Output
@@ -191,6 +206,7 @@ class Example:
 @dataclass(frozen=True)
 class Examples:
     """Examples of one model of `num_layers` decoder layers."""
+
     path: pathlib.Path
     num_layers: int
     examples: tuple[Example, ...]
@@ -199,6 +215,7 @@ class Examples:
 @dataclass(frozen=True)
 class Run:
     """Everything a report draws, in the order of the files' paths."""
+
     directory: pathlib.Path
     certificates: list[Certificate] = field(default_factory=list)
     results: list[Results] = field(default_factory=list)

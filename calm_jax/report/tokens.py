@@ -11,6 +11,7 @@ _SPACE = '▁'  # how SentencePiece writes the space a piece begins with
 class Token(NamedTuple):
     """One token: spaces before it, its text, the layer it left at (1..L), its hover text, and whether it is the first
     one that differs from the full model's."""
+
     space: str
     text: str
     layer: int
@@ -20,6 +21,7 @@ class Token(NamedTuple):
 
 class Share(NamedTuple):
     """How many of an output's tokens left at a layer, as a share in [0, 1], with that in words."""
+
     layer: int
     share: float
     title: str
@@ -27,6 +29,7 @@ class Share(NamedTuple):
 
 class Coloured(NamedTuple):
     """An output ready to print. `layers` is the mean exit layer, None for an output without tokens."""
+
     label: str
     tokens: list[Token]
     layers: float | None
@@ -58,13 +61,18 @@ def colour(output: Output, full: Output, num_layers: int) -> Coloured:
         if index == first:
             title += ', first token to differ from the full model'
         # A token of spaces alone keeps them, or it could not be seen.
-        space = text[:len(text) - len(word)] if word else ''
+        space = text[: len(text) - len(word)] if word else ''
         tokens.append(Token(space, word or text, layer, title, index == first))
     count = len(output.exit_layers)
     tallies = [(layer, output.exit_layers.count(layer) / count) for layer in sorted(set(output.exit_layers))]
     shares = [Share(layer, share, f'layer {layer}: {percent(share)} of tokens') for layer, share in tallies]
-    return Coloured(output.label, tokens, sum(output.exit_layers) / count if count else None, shares,
-                    _compared(output.pieces, full.pieces, first))
+    return Coloured(
+        output.label,
+        tokens,
+        sum(output.exit_layers) / count if count else None,
+        shares,
+        _compared(output.pieces, full.pieces, first),
+    )
 
 
 def _first_difference(pieces: tuple[str, ...], full: tuple[str, ...]) -> int | None:

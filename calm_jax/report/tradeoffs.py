@@ -39,19 +39,31 @@ def panels(curves: Sequence[Curve], hues: Hues) -> list[Panel]:
         first = group[0]
         named = dict(zip(distinct_labels(group), group, strict=True))
         drawings = []
-        for of, what in (('quality', f'{first.metric} against the references'),
-                         ('consistency', f'{first.metric} against the full model’s output')):
+        for of, what in (
+            ('quality', f'{first.metric} against the references'),
+            ('consistency', f'{first.metric} against the full model’s output'),
+        ):
             for cost, by, axis in _COSTS:
-                drawn = {name: curve for name, curve in named.items()
-                         if any(_has(point, of, cost) for point in curve.points)}
+                drawn = {name: curve for name, curve in named.items() if any(_has(point, of, cost) for point in curve.points)}
                 if drawn:
-                    drawings.append(Drawing(
-                        name=f'{stem}_{of}_{cost}', title=f'{of.capitalize()} by {by}',
-                        alt=_alt(drawn, of, what, cost, axis), draw=partial(_draw, drawn, hues, of, what, cost, axis)))
+                    drawings.append(
+                        Drawing(
+                            name=f'{stem}_{of}_{cost}',
+                            title=f'{of.capitalize()} by {by}',
+                            alt=_alt(drawn, of, what, cost, axis),
+                            draw=partial(_draw, drawn, hues, of, what, cost, axis),
+                        )
+                    )
         examples = f', {first.n:,} examples' if first.n else ''
-        result.append(Panel(
-            title=f'{first.metric}, {first.num_layers} decoder layers{examples}', drawings=tuple(drawings),
-            caption=_caption(group), notes=(), table=_table(named)))
+        result.append(
+            Panel(
+                title=f'{first.metric}, {first.num_layers} decoder layers{examples}',
+                drawings=tuple(drawings),
+                caption=_caption(group),
+                notes=(),
+                table=_table(named),
+            )
+        )
     return result
 
 
@@ -71,22 +83,40 @@ def _draw(curves: dict[str, Curve], hues: Hues, of: str, what: str, cost: str, a
         across, up = [getattr(point, cost) for point in points], [getattr(point, of) for point in points]
         hollow = [curve.kind == 'measure' and point.rejected is False for point in points]
         axes.plot(across, up, color=style.colour, linewidth=1.6, linestyle=style.dashes, zorder=3)
-        axes.scatter(across, up, s=26, marker=style.marker, edgecolors=style.colour, linewidths=1.2, zorder=4,
-                     facecolors=[LIGHT.page if each else style.colour for each in hollow])
-        handles[name], = axes.plot([], [], color=style.colour, linewidth=1.6, linestyle=style.dashes,
-                                   marker=style.marker, markersize=5)
+        axes.scatter(
+            across,
+            up,
+            s=26,
+            marker=style.marker,
+            edgecolors=style.colour,
+            linewidths=1.2,
+            zorder=4,
+            facecolors=[LIGHT.page if each else style.colour for each in hollow],
+        )
+        (handles[name],) = axes.plot(
+            [], [], color=style.colour, linewidth=1.6, linestyle=style.dashes, marker=style.marker, markersize=5
+        )
         ringed = chosen(curve)
         if ringed is not None and _has(ringed, of, cost):
-            axes.scatter([getattr(ringed, cost)], [getattr(ringed, of)], s=130, marker='o', facecolors='none',
-                         edgecolors=style.colour, linewidths=1.6, zorder=6)
+            axes.scatter(
+                [getattr(ringed, cost)],
+                [getattr(ringed, of)],
+                s=130,
+                marker='o',
+                facecolors='none',
+                edgecolors=style.colour,
+                linewidths=1.6,
+                zorder=6,
+            )
     reference, full_cost = _full(curves.values(), of, cost)
     if full_cost is not None:
         axes.axvline(full_cost, color=LIGHT.muted, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
     if reference is not None:
         axes.axhline(reference, color=LIGHT.muted, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
     if reference is not None and full_cost is not None:
-        handles['full model'], = axes.plot([full_cost], [reference], marker='*', markersize=11, color=LIGHT.ink,
-                                           linestyle='none', zorder=5, clip_on=False)
+        (handles['full model'],) = axes.plot(
+            [full_cost], [reference], marker='*', markersize=11, color=LIGHT.ink, linestyle='none', zorder=5, clip_on=False
+        )
     head(axes, what)
     axes.set_xlabel(axis)
     if cost == 'layers':
@@ -117,15 +147,15 @@ def _caption(curves: Sequence[Curve]) -> str:
     levels = {(deltas(curve.tolerances), curve.epsilon) for curve in tested}
     tolerance, epsilon = levels.pop() if len(levels) == 1 else ('', None)
     at = f' at δ = {tolerance}, ε = {number(epsilon)}' if tolerance and epsilon is not None else ''
-    return (f'Each point is one setting. Filled: shown valid{at}; hollow: not; ringed: the one chosen. '
-            'The star is the full model.')
+    return (
+        f'Each point is one setting. Filled: shown valid{at}; hollow: not; ringed: the one chosen. The star is the full model.'
+    )
 
 
 def _alt(curves: dict[str, Curve], of: str, what: str, cost: str, axis: str) -> str:
     lines = [f'Line chart: {what} against {axis}.']
     for name, curve in curves.items():
-        points = sorted((point for point in curve.points if _has(point, of, cost)),
-                        key=lambda point: getattr(point, cost))
+        points = sorted((point for point in curve.points if _has(point, of, cost)), key=lambda point: getattr(point, cost))
         ends = _place(points[0], of, cost)
         if len(points) > 1:
             ends = f'from {ends} to {_place(points[-1], of, cost)}'
@@ -145,15 +175,31 @@ def _place(point: Point, of: str, cost: str) -> str:
 
 
 def _table(curves: dict[str, Curve]) -> Table:
-    headings = ('setting', 'λ', 'layers', 'FLOPs', 'FLOPs (Elbayad)', 'quality', 'consistency', 'mean loss', 'p-value',
-                'valid')
+    headings = ('setting', 'λ', 'layers', 'FLOPs', 'FLOPs (Elbayad)', 'quality', 'consistency', 'mean loss', 'p-value', 'valid')
     named = [(name, point) for name, curve in curves.items() for point in curve.points]
     full = next((curve.full for curve in curves.values() if curve.full is not None), None)
     if full is not None:
         named.append(('full model', full))
-    return without_empty_columns(Table(headings, tuple(
-        (name, point.threshold, point.layers, point.flops, point.flops_elbayad, point.quality, point.consistency,
-         point.loss, point.p_value, point.rejected) for name, point in named)))
+    return without_empty_columns(
+        Table(
+            headings,
+            tuple(
+                (
+                    name,
+                    point.threshold,
+                    point.layers,
+                    point.flops,
+                    point.flops_elbayad,
+                    point.quality,
+                    point.consistency,
+                    point.loss,
+                    point.p_value,
+                    point.rejected,
+                )
+                for name, point in named
+            ),
+        )
+    )
 
 
 def _comparable(curves: Sequence[Curve]) -> list[list[Curve]]:

@@ -34,14 +34,23 @@ def panels(trials: Sequence[Trials], hues: Hues) -> list[Panel]:
     for index, ((objective, metric, epsilon), group) in enumerate(groups.items()):
         named = dict(zip(distinct_labels(group), group, strict=True))
         single = any(tolerance.trials for each in group for tolerance in each.tolerances)
-        result.append(Panel(
-            title=f'{f"{objective.capitalize()} consistency, " if objective else ""}{metric}, ε = {number(epsilon)}',
-            drawings=(Drawing('validity' if len(groups) == 1 else f'validity_{index + 1}',
-                              'Risk and cost against the tolerance δ', _alt(named), partial(_draw, named, hues)),),
-            caption='Mean and standard deviation over random splits. Above: a risk on or below the diagonal keeps the '
-                    f'promise. Below: the layers it takes.{" Pale dots are single splits." if single else ""}',
-            notes=(*_findings(named), *dict.fromkeys(each.note for each in group if each.note)),
-            table=_table(named)))
+        result.append(
+            Panel(
+                title=f'{f"{objective.capitalize()} consistency, " if objective else ""}{metric}, ε = {number(epsilon)}',
+                drawings=(
+                    Drawing(
+                        'validity' if len(groups) == 1 else f'validity_{index + 1}',
+                        'Risk and cost against the tolerance δ',
+                        _alt(named),
+                        partial(_draw, named, hues),
+                    ),
+                ),
+                caption='Mean and standard deviation over random splits. Above: a risk on or below the diagonal keeps the '
+                f'promise. Below: the layers it takes.{" Pale dots are single splits." if single else ""}',
+                notes=(*_findings(named), *dict.fromkeys(each.note for each in group if each.note)),
+                table=_table(named),
+            )
+        )
     return result
 
 
@@ -55,8 +64,16 @@ def _draw(trials: dict[str, Trials], hues: Hues) -> Figure:
     diagonal = [lowest, highest]
     risk.fill_between(diagonal, diagonal, highest, color=LIGHT.shade, linewidth=0, zorder=0)
     risk.plot(diagonal, diagonal, color=LIGHT.muted, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
-    risk.text(0.02, 0.95, 'risk above the tolerance', transform=risk.transAxes, color=LIGHT.muted, style='italic',
-              fontsize=8.5, va='top')
+    risk.text(
+        0.02,
+        0.95,
+        'risk above the tolerance',
+        transform=risk.transAxes,
+        color=LIGHT.muted,
+        style='italic',
+        fontsize=8.5,
+        va='top',
+    )
     handles = {}
     for place, (name, style) in enumerate(styles(trials, hues).items()):
         # A hair's breadth aside, or the bars of one measure would hide another's.
@@ -81,12 +98,20 @@ def _draw(trials: dict[str, Trials], hues: Hues) -> Figure:
 def _series(axes: Axes, across: Sequence[float], series: Trials, what: str, single: str, style: Style):
     """Mean ± standard deviation as bars joined by a line, over a pale dot for each split."""
     dots = [(x, getattr(trial, single)) for x, each in zip(across, series.tolerances) for trial in each.trials]
-    axes.scatter([x for x, _ in dots], [y for _, y in dots], s=7, color=style.colour, alpha=0.35, linewidths=0,
-                 zorder=2)
+    axes.scatter([x for x, _ in dots], [y for _, y in dots], s=7, color=style.colour, alpha=0.35, linewidths=0, zorder=2)
     return axes.errorbar(
-        across, [getattr(each, f'{what}_mean') for each in series.tolerances],
-        yerr=[getattr(each, f'{what}_std') for each in series.tolerances], color=style.colour, marker=style.marker,
-        markersize=5, linewidth=1.5, linestyle=style.dashes, elinewidth=1.2, capsize=2.5, zorder=4)
+        across,
+        [getattr(each, f'{what}_mean') for each in series.tolerances],
+        yerr=[getattr(each, f'{what}_std') for each in series.tolerances],
+        color=style.colour,
+        marker=style.marker,
+        markersize=5,
+        linewidth=1.5,
+        linestyle=style.dashes,
+        elinewidth=1.2,
+        capsize=2.5,
+        zorder=4,
+    )
 
 
 def _reach(each: Tolerance) -> list[float]:
@@ -114,24 +139,51 @@ def _finding(trials: Trials) -> str:
     often = 'in none of them'
     if worst.share_pool_above > 0:
         often = f'in up to {percent(worst.share_pool_above)} of them, the most at δ = {number(worst.tolerance)}'
-    return (f'{note} The risk of the setting chosen, over all the data, lay above δ {often}; '
-            f'ε is {percent(trials.epsilon)}.')
+    return f'{note} The risk of the setting chosen, over all the data, lay above δ {often}; ε is {percent(trials.epsilon)}.'
 
 
 def _alt(trials: dict[str, Trials]) -> str:
     lines = ['Two charts over the tolerance δ: empirical risk with the diagonal above, mean decoder layers below.']
     for name, series in trials.items():
-        lines.append(f'{name}: ' + '; '.join(
-            f'at δ = {number(each.tolerance)} risk {number(each.risk_mean)} ± {number(each.risk_std)}, '
-            f'layers {number(each.layers_mean)} ± {number(each.layers_std)}' for each in series.tolerances) + '.')
+        lines.append(
+            f'{name}: '
+            + '; '.join(
+                f'at δ = {number(each.tolerance)} risk {number(each.risk_mean)} ± {number(each.risk_std)}, '
+                f'layers {number(each.layers_mean)} ± {number(each.layers_std)}'
+                for each in series.tolerances
+            )
+            + '.'
+        )
     return ' '.join(lines)
 
 
 def _table(trials: dict[str, Trials]) -> Table:
-    headings = ('setting', 'δ', 'risk', '± std', 'layers', '± std', '% of splits: test risk above δ',
-                '% of splits: pool risk above δ')
-    return without_empty_columns(Table(headings, tuple(
-        (name, each.tolerance, each.risk_mean, each.risk_std, each.layers_mean, each.layers_std,
-         None if each.share_test_above is None else 100 * each.share_test_above,
-         None if each.share_pool_above is None else 100 * each.share_pool_above)
-        for name, series in trials.items() for each in series.tolerances)))
+    headings = (
+        'setting',
+        'δ',
+        'risk',
+        '± std',
+        'layers',
+        '± std',
+        '% of splits: test risk above δ',
+        '% of splits: pool risk above δ',
+    )
+    return without_empty_columns(
+        Table(
+            headings,
+            tuple(
+                (
+                    name,
+                    each.tolerance,
+                    each.risk_mean,
+                    each.risk_std,
+                    each.layers_mean,
+                    each.layers_std,
+                    None if each.share_test_above is None else 100 * each.share_test_above,
+                    None if each.share_pool_above is None else 100 * each.share_pool_above,
+                )
+                for name, series in trials.items()
+                for each in series.tolerances
+            ),
+        )
+    )

@@ -3,6 +3,7 @@
 The classifier is one linear map shared by all layers, c_i = σ(kernel · d_i + bias), read from the raw state d_i of layer i
 (before the final norm), and trained to predict whether layer i already gives the full model's token.
 """
+
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -118,11 +119,15 @@ def classifier_stage(
         logits, agrees = logits_and_agreement(head, backbone, batch)
         stays, differs = logits < 0, ~agrees
         counts = {
-            'agrees': agrees, 'right': stays == differs,
-            'true_positive': stays & differs, 'predicted': stays, 'actual': differs,
+            'agrees': agrees,
+            'right': stays == differs,
+            'true_positive': stays & differs,
+            'predicted': stays,
+            'actual': differs,
         }
         return {
-            'objective': jnp.sum(objective(logits, agrees) * weights), 'tokens': jnp.sum(weights),
+            'objective': jnp.sum(objective(logits, agrees) * weights),
+            'tokens': jnp.sum(weights),
             **{name: jnp.sum(count * weights, axis=(1, 2)) for name, count in counts.items()},
         }
 
@@ -137,7 +142,14 @@ def classifier_stage(
         }
 
     def export(head, directory):
-        native.save(directory, config, params, tokenizer, heads={**others, 'exit_classifier': head},
-                    generation=generation, overwrite=True)
+        native.save(
+            directory,
+            config,
+            params,
+            tokenizer,
+            heads={**others, 'exit_classifier': head},
+            generation=generation,
+            overwrite=True,
+        )
 
     return Stage(start, params, loss, measure, report, ('loss', 'accuracy', 'dont_exit_f1'), export)

@@ -1,4 +1,5 @@
 """Whole training jobs, from files to a model directory: what `calm train` runs."""
+
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -60,7 +61,8 @@ class PairedText:
         self._templates = Template(source), Template(target)
         self._batch_size, self._seed = batch_size, seed
         self._lengths = {
-            'max_source_length': max_source_length, 'max_target_length': max_target_length,
+            'max_source_length': max_source_length,
+            'max_target_length': max_target_length,
             'length_multiple': length_multiple,
         }
 
@@ -81,7 +83,9 @@ class PairedText:
         truncated = count_truncated(training.examples, decoder_only=training.decoder_only, **limits)
         return {
             **{name: records.fingerprint() for name, records in self._records.items()},
-            'examples': len(training.examples), 'truncated': truncated, **limits,
+            'examples': len(training.examples),
+            'truncated': truncated,
+            **limits,
         }
 
     def batches(self, tokenizer, config: TransformerConfig, quiet: bool = True) -> tuple[TrainingBatches, list]:
@@ -91,9 +95,12 @@ class PairedText:
           FileNotFoundError, ValueError: a file is missing or a record lacks a field.
         """
         where = {
-            'pad_id': config.pad_id, 'eos_id': config.eos_id, 'decoder_start_id': config.decoder_start_id,
+            'pad_id': config.pad_id,
+            'eos_id': config.eos_id,
+            'decoder_start_id': config.decoder_start_id,
             'decoder_only': config.decoder_only,
-            'process_index': jax.process_index(), 'process_count': jax.process_count(),
+            'process_index': jax.process_index(),
+            'process_count': jax.process_count(),
         }
         watch = functools.partial(progress, description='tokenizing', quiet=quiet, unit='examples')
         examples = tokenize(self._records['train'], *self._templates, tokenizer, watch)
@@ -154,8 +161,7 @@ def train_model(
         params, generation = begun.params, {**(begun.generation or {}), **generation}
     else:
         params = jax.jit(functools.partial(init_params, made))(jax.random.key(options.seed))
-    stage = multi_exit_stage(
-        made, params, tokens, exit_weights, label_smoothing, z_loss, sampled_exits, generation)
+    stage = multi_exit_stage(made, params, tokens, exit_weights, label_smoothing, z_loss, sampled_exits, generation)
     inputs = _inputs(data, training, tokens, None if checkpoint is None else params)
     return fit(stage, optimizer, training, evaluation, model_dir, options, quiet, functools.partial(start, inputs))
 

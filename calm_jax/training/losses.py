@@ -4,6 +4,7 @@ Every decoder layer is an exit through the shared final norm and head. The exits
 whose body is under `jax.checkpoint`: logits of one exit [B, T, V] are alive at a time, forwards and backwards, and never
 [L, B, T, V].
 """
+
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ class TokenLosses(NamedTuple):
       nll: −log p(target), in nats, without smoothing or z-loss.
       correct: 1 where no token scores above the target, else 0.
     """
+
     objective: jax.Array
     nll: jax.Array
     correct: jax.Array
@@ -97,6 +99,7 @@ class ExitSums(NamedTuple):
       correct: tokens that each exit predicts; float32 [L].
       tokens: Σ of the token weights; float32 [].
     """
+
     objective: jax.Array
     nll: jax.Array
     correct: jax.Array

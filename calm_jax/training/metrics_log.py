@@ -1,4 +1,5 @@
 """metrics.jsonl: one JSON object a line, appended while a run trains."""
+
 import json
 import math
 import os

@@ -1,4 +1,5 @@
 """First stage: the whole transformer, every decoder layer an exit."""
+
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -24,10 +25,17 @@ def layer_states(model: Transformer, params: Any, batch: Batch, key: jax.Array |
         source = batch['encoder_input_tokens']
         source_mask = source != model.config.pad_id
         encoded = model.apply(
-            {'params': params}, source, deterministic=deterministic, method='encode', rngs=_dropout(encoder_key))
+            {'params': params}, source, deterministic=deterministic, method='encode', rngs=_dropout(encoder_key)
+        )
     return model.apply(
-        {'params': params}, encoded, source_mask, batch['decoder_input_tokens'],
-        deterministic=deterministic, method='decode', rngs=_dropout(decoder_key))
+        {'params': params},
+        encoded,
+        source_mask,
+        batch['decoder_input_tokens'],
+        deterministic=deterministic,
+        method='decode',
+        rngs=_dropout(decoder_key),
+    )
 
 
 def multi_exit_stage(
@@ -58,8 +66,9 @@ def multi_exit_stage(
     model = Transformer(config)
     weights = np.asarray(exit_weights(config.num_decoder_layers), np.float32)
     if weights.shape != (config.num_decoder_layers,) or not np.isfinite(weights).all():
-        raise ValueError(f'exit_weights gives {weights.tolist()}; expected {config.num_decoder_layers} numbers, '
-                         'one per decoder layer')
+        raise ValueError(
+            f'exit_weights gives {weights.tolist()}; expected {config.num_decoder_layers} numbers, one per decoder layer'
+        )
 
     def loss(params, frozen, batch, key):
         del frozen
@@ -77,15 +86,17 @@ def multi_exit_stage(
         del frozen
         unembed = functools.partial(model.apply, {'params': params}, method='unembed')
         return losses.multi_exit_loss(
-            unembed, layer_states(model, params, batch), batch['decoder_target_tokens'], batch['decoder_loss_weights'],
-            weights)._asdict()
+            unembed, layer_states(model, params, batch), batch['decoder_target_tokens'], batch['decoder_loss_weights'], weights
+        )._asdict()
 
     def report(sums):
         nll, accuracy = sums['nll'] / sums['tokens'], sums['correct'] / sums['tokens']
         return {
             'loss': float(sums['objective'] / sums['tokens']),
-            'nll': float(nll[-1]), 'accuracy': float(accuracy[-1]),
-            'nll_by_layer': nll.tolist(), 'accuracy_by_layer': accuracy.tolist(),
+            'nll': float(nll[-1]),
+            'accuracy': float(accuracy[-1]),
+            'nll_by_layer': nll.tolist(),
+            'accuracy_by_layer': accuracy.tolist(),
         }
 
     def export(params, directory):

@@ -1,4 +1,5 @@
 """Optimizers and learning-rate schedules, built from one small description."""
+
 import dataclasses
 import math
 from typing import Literal
@@ -35,6 +36,7 @@ class Optimizer:
 
     Raises ValueError for whatever is unknown, of the wrong type or out of range.
     """
+
     name: Literal['adafactor', 'adamw'] = 'adafactor'
     learning_rate: float = 1e-3
     warmup_steps: int = 1000
@@ -60,7 +62,8 @@ class Optimizer:
         if self.decay in ('linear', 'cosine') and self.total_steps <= self.warmup_steps:
             raise ValueError(
                 f'total_steps is {self.total_steps}, not above warmup_steps ({self.warmup_steps}): '
-                f'{self.decay} decay has no room; lower warmup_steps or train longer')
+                f'{self.decay} decay has no room; lower warmup_steps or train longer'
+            )
 
     def rate(self, step: jax.Array) -> jax.Array:
         """The learning rate of optimizer step `step`, counted from 0; float32 [].

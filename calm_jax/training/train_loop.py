@@ -1,4 +1,5 @@
 """The training loop: any stage, data parallel, resumable, and stopped by anything that is not a number."""
+
 import collections
 import dataclasses
 import functools
@@ -42,6 +43,7 @@ class LoopOptions:
       best_is_higher: whether more of it is better.
       max_minutes: wall time after which training ends cleanly, resumable; 0 is no limit. Counts from the loop's start.
     """
+
     steps: int
     seed: int = 0
     micro_batches: int = 1
@@ -108,7 +110,10 @@ def fit(
     say = (lambda line: None) if quiet or bars else functools.partial(print, file=sys.stderr, flush=True)
     step_fn = jax.jit(
         functools.partial(update, stage, optimizer, options.micro_batches, options.seed),
-        in_shardings=(everywhere, everywhere, by_row), out_shardings=everywhere, donate_argnums=0)
+        in_shardings=(everywhere, everywhere, by_row),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )
     measure = jax.jit(stage.measure, in_shardings=(everywhere, everywhere, by_row), out_shardings=everywhere)
 
     state = jax.device_put(initial_state(stage.params, optimizer), everywhere)
@@ -138,8 +143,10 @@ def fit(
                 now = time.monotonic()
                 rate = (step - clock_step) / (now - clock)
                 log.write({'step': step, **numbers, 'steps_per_second': round(rate, 4), 'minutes': round(minutes, 2)})
-                say(f'step {step}/{options.steps}: loss {numbers["loss"]:.4f}, {rate:.2f} steps/s, '
-                    f'{(options.steps - step) / rate / 60:.0f} min left')
+                say(
+                    f'step {step}/{options.steps}: loss {numbers["loss"]:.4f}, {rate:.2f} steps/s, '
+                    f'{(options.steps - step) / rate / 60:.0f} min left'
+                )
                 clock, clock_step = now, step
             next(bar, None)
             if evaluating and eval_batches:
@@ -147,8 +154,10 @@ def fit(
                 shown = progress(eval_batches, 'evaluating', quiet=not bars, unit='batches')
                 report = evaluate(stage, measure, state.params, frozen, map(put, shown))
                 log.write({'step': step, 'eval': report})
-                say(f'step {step}: evaluation ' + ', '.join(
-                    f'{name} {value:.4f}' for name, value in report.items() if isinstance(value, float)))
+                say(
+                    f'step {step}: evaluation '
+                    + ', '.join(f'{name} {value:.4f}' for name, value in report.items() if isinstance(value, float))
+                )
                 state = _keep_best(stage, state, report, model_dir / 'best', options)
                 if not last:
                     bar = _training_bar(step, options.steps, bars)
@@ -192,8 +201,7 @@ def _finite(step: int, metrics: dict[str, jax.Array], manager: Manager) -> dict[
         if not math.isfinite(numbers[name]):
             good = manager.latest_step()
             saved = 'nothing was saved yet' if good is None else f'the last good checkpoint is {manager.directory / str(good)}'
-            raise ValueError(f'{name} is {numbers[name]} at step {step}; {saved}; '
-                             'lower the learning rate or look at the data')
+            raise ValueError(f'{name} is {numbers[name]} at step {step}; {saved}; lower the learning rate or look at the data')
     return numbers
 
 
@@ -202,7 +210,8 @@ def _check_batch_size(batch_size: int, micro_batches: int) -> None:
     if batch_size % (devices * micro_batches):
         raise ValueError(
             f'batch size {batch_size} cannot be split over {devices} devices and {micro_batches} micro-batches; '
-            f'use a multiple of {devices * micro_batches}')
+            f'use a multiple of {devices * micro_batches}'
+        )
 
 
 def _training_bar(first: int, steps: int, shown: bool) -> Iterator:

@@ -1,4 +1,5 @@
 """The state of a training run and one update of it."""
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ class TrainState(NamedTuple):
       optimizer: optax's state.
       best: the best evaluation so far of the metric that picks the best checkpoint; float32 [], NaN before the first.
     """
+
     step: jax.Array
     params: Any
     optimizer: Any
@@ -41,6 +43,7 @@ class Stage(NamedTuple):
       metrics: names of the report's numbers, any of which can pick the best checkpoint.
       export: (params, directory) writes a checkpoint that decoding can load, in place of one that is there.
     """
+
     params: Any
     frozen: Any
     loss: Callable[[Any, Any, Batch, jax.Array], tuple[jax.Array, jax.Array]]
@@ -52,14 +55,16 @@ class Stage(NamedTuple):
 
 def initial_state(params: Any, optimizer: Optimizer) -> TrainState:
     """The state before the first update. `params` are copied: the loop donates its state's buffers."""
+
     def make(params):
         params = jax.tree.map(jnp.copy, params)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.build().init(params), jnp.full((), jnp.nan, jnp.float32))
+
     return jax.jit(make)(params)
 
 
 def update(
-    stage: Stage, optimizer: Optimizer, micro_batches: int, seed: int, state: TrainState, frozen: Any, batch: Batch,
+    stage: Stage, optimizer: Optimizer, micro_batches: int, seed: int, state: TrainState, frozen: Any, batch: Batch
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step on one batch; returns the next state and {'loss', 'grad_norm', 'learning_rate'}, float32 [].
 
@@ -86,11 +91,7 @@ def update(
     grads = jax.tree.map(lambda grad: grad / weight, grads)
     updates, optimizer_state = optimizer.build().update(grads, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = {
-        'loss': objective / weight,
-        'grad_norm': optax.tree.norm(grads),
-        'learning_rate': optimizer.rate(state.step),
-    }
+    metrics = {'loss': objective / weight, 'grad_norm': optax.tree.norm(grads), 'learning_rate': optimizer.rate(state.step)}
     return TrainState(state.step + 1, params, optimizer_state, state.best), metrics
 
 

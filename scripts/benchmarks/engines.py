@@ -51,8 +51,11 @@ class CalmJax:
         self.params = join(self.params, self.config)  # as `calm_jax.load` does
         self.programs, self.table = {}, None
         device = jax.devices()[0]
-        return {'versions': {'jax': jax.__version__}, 'device': f'{jax.default_backend()} ({device.device_kind})',
-                'dtype': self.config.dtype}
+        return {
+            'versions': {'jax': jax.__version__},
+            'device': f'{jax.default_backend()} ({device.device_kind})',
+            'dtype': self.config.dtype,
+        }
 
     def prepare(self, case):
         name = self._program(case)
@@ -77,13 +80,22 @@ class CalmJax:
 
         start = time.perf_counter()
         lowered = generate.lower(
-            self.config, self.params, self._tokens(case), max_new_tokens=case['cache_length'], exit=self._exit(case),
-            head_table=self._table(case), limit=np.int32(case['new_tokens']))
+            self.config,
+            self.params,
+            self._tokens(case),
+            max_new_tokens=case['cache_length'],
+            exit=self._exit(case),
+            head_table=self._table(case),
+            limit=np.int32(case['new_tokens']),
+        )
         traced = time.perf_counter()
         compiled = lowered.compile()
         done = time.perf_counter()
-        return compiled, {'trace_seconds': traced - start, 'compile_seconds': done - traced,
-                          'temporary_bytes': getattr(compiled.memory_analysis(), 'temp_size_in_bytes', None)}
+        return compiled, {
+            'trace_seconds': traced - start,
+            'compile_seconds': done - traced,
+            'temporary_bytes': getattr(compiled.memory_analysis(), 'temp_size_in_bytes', None),
+        }
 
     def _generate(self, case, new_tokens):
         import jax
@@ -91,8 +103,9 @@ class CalmJax:
         program = self.programs[self._program(case)][0]
         tokens, exit = self._tokens(case), self._exit(case)
         start = time.perf_counter()
-        trace = jax.device_get(program(
-            self.params, tokens, exit=exit, head_table=self._table(case), limit=np.int32(new_tokens)))
+        trace = jax.device_get(
+            program(self.params, tokens, exit=exit, head_table=self._table(case), limit=np.int32(new_tokens))
+        )
         seconds = time.perf_counter() - start
         return type(trace)(*(each[..., :new_tokens] if each.ndim == 2 else each for each in trace)), seconds
 
@@ -129,7 +142,8 @@ class CalmJax:
             return None
         if self.table is None:
             self.table = jax.jit(lambda params: Transformer(self.config).apply({'params': params}, method='head_table'))(
-                self.params)
+                self.params
+            )
         return self.table
 
 
@@ -200,8 +214,14 @@ class Transformers:
         start = time.perf_counter()
         with self.torch.inference_mode():
             output = self.model.generate(
-                input_ids=tokens, attention_mask=self.torch.ones_like(tokens), do_sample=False, num_beams=1,
-                use_cache=True, min_new_tokens=new_tokens, max_new_tokens=new_tokens)
+                input_ids=tokens,
+                attention_mask=self.torch.ones_like(tokens),
+                do_sample=False,
+                num_beams=1,
+                use_cache=True,
+                min_new_tokens=new_tokens,
+                max_new_tokens=new_tokens,
+            )
         said = 1 if self.model.config.is_encoder_decoder else tokens.shape[1]
         generated = output[:, said:].tolist()  # waits for the device
         return generated, time.perf_counter() - start
@@ -220,8 +240,12 @@ class CTranslate2:
         device = 'cuda' if ctranslate2.get_cuda_device_count() else 'cpu'
         self.alone = request['decoder_only']
         self.engine = (ctranslate2.Generator if self.alone else ctranslate2.Translator)(
-            str(converted), device=device, compute_type=request['compute_type'],
-            inter_threads=1, intra_threads=request['threads'])
+            str(converted),
+            device=device,
+            compute_type=request['compute_type'],
+            inter_threads=1,
+            intra_threads=request['threads'],
+        )
         return {'versions': {'ctranslate2': ctranslate2.__version__}, 'device': device, 'dtype': self.engine.compute_type}
 
     def prepare(self, case):
@@ -238,12 +262,18 @@ class CTranslate2:
         start = time.perf_counter()
         if self.alone:
             results = self.engine.generate_batch(
-                tokens, beam_size=1, sampling_topk=1, include_prompt_in_result=False, min_length=new_tokens,
-                max_length=new_tokens)
+                tokens,
+                beam_size=1,
+                sampling_topk=1,
+                include_prompt_in_result=False,
+                min_length=new_tokens,
+                max_length=new_tokens,
+            )
             said = [result.sequences[0] for result in results]
         else:
             results = self.engine.translate_batch(
-                tokens, beam_size=1, max_input_length=0, min_decoding_length=new_tokens, max_decoding_length=new_tokens)
+                tokens, beam_size=1, max_input_length=0, min_decoding_length=new_tokens, max_decoding_length=new_tokens
+            )
             said = [result.hypotheses[0] for result in results]
         seconds = time.perf_counter() - start
         return [[int(token[1:-1]) for token in each] for each in said], seconds
@@ -317,7 +347,7 @@ def main():
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
     if hasattr(os, 'sched_setaffinity'):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:args.threads])
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     engine = ENGINES[args.engine]()
     for line in sys.stdin:
         request = json.loads(line)

@@ -30,20 +30,30 @@ from calm_jax.commands.provenance import machine
 PEERS = ('transformers', 'ctranslate2 float32', 'ctranslate2 int8')
 MEASURES = ('classifier', 'softmax_gap', 'state')
 # What a pruned vocabulary and contrasts cost; asked for by name.
-PRUNED = ('softmax_gap, fixed 256', 'softmax_gap, decaying 256', 'weighted_contrast', 'divergent_contrast',
-          'weighted_contrast, fixed 256', 'divergent_contrast, fixed 256')
+PRUNED = (
+    'softmax_gap, fixed 256',
+    'softmax_gap, decaying 256',
+    'weighted_contrast',
+    'divergent_contrast',
+    'weighted_contrast, fixed 256',
+    'divergent_contrast, fixed 256',
+)
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--shape', choices=shapes.SHAPES, default='t5_1_1')
     parser.add_argument('--batch_size', type=int, action='append', metavar='B', help='repeatable (default 1, 8, 32)')
-    parser.add_argument('--cache_length', type=int, action='append', metavar='T', help='of this package, repeatable '
-                        '(default 64, 512); peers grow theirs')
+    parser.add_argument(
+        '--cache_length',
+        type=int,
+        action='append',
+        metavar='T',
+        help='of this package, repeatable (default 64, 512); peers grow theirs',
+    )
     parser.add_argument('--source_length', type=int, default=128)
     parser.add_argument('--new_tokens', type=int, default=64)
-    parser.add_argument('--measure', action='append', choices=(*MEASURES, *PRUNED), help='repeatable (default the first '
-                        'three)')
+    parser.add_argument('--measure', action='append', choices=(*MEASURES, *PRUNED), help='repeatable (default the first three)')
     parser.add_argument('--engine', action='append', choices=('calm_jax', *PEERS), help='repeatable (default all)')
     parser.add_argument('--repeats', type=int, default=5)
     parser.add_argument('--threads', type=int, default=2)
@@ -74,9 +84,16 @@ def run(args):
     """All timings of one run, with what is needed to repeat it."""
     shape = shapes.SHAPES[args.shape]()
     with tempfile.TemporaryDirectory() as temporary:
-        load = {'do': 'load', 'shape': args.shape, 'architecture': shape.architecture, 'seed': args.seed,
-                'vocab_size': shape.config.vocab_size, 'decoder_only': shape.config.decoder_only, 'threads': args.threads,
-                'directory': f'{temporary}/model'}
+        load = {
+            'do': 'load',
+            'shape': args.shape,
+            'architecture': shape.architecture,
+            'seed': args.seed,
+            'vocab_size': shape.config.vocab_size,
+            'decoder_only': shape.config.decoder_only,
+            'threads': args.threads,
+            'directory': f'{temporary}/model',
+        }
         workers, described = start(args, load)
         try:
             rows = []
@@ -88,18 +105,28 @@ def run(args):
         memory = peak_memory(args, load, shape, described)
     return {
         'title': f'Decoding {args.new_tokens} tokens, {shape.name}, source {args.source_length}, '
-                 f'{args.threads} threads, greedy',
-        'shape': {'name': shape.name, 'weights_per_layer': shape.layer_weights(), 'weights_of_head': shape.head_weights(),
-                  'layers': shape.config.num_decoder_layers},
-        'settings': {name: getattr(args, name) for name in (
-            'batch_size', 'cache_length', 'source_length', 'new_tokens', 'measure', 'repeats', 'threads', 'seed')},
+        f'{args.threads} threads, greedy',
+        'shape': {
+            'name': shape.name,
+            'weights_per_layer': shape.layer_weights(),
+            'weights_of_head': shape.head_weights(),
+            'layers': shape.config.num_decoder_layers,
+        },
+        'settings': {
+            name: getattr(args, name)
+            for name in ('batch_size', 'cache_length', 'source_length', 'new_tokens', 'measure', 'repeats', 'threads', 'seed')
+        },
         'engines': described,
         'rows': rows,
         'memory': memory,
         'provenance': {
-            'command': shlex.join(['python', *sys.argv]), 'machine': machine(),
-            'load_at_end': os.getloadavg()[0], 'date': datetime.date.today().isoformat(), 'seed': args.seed,
-            'python': platform.python_version()},
+            'command': shlex.join(['python', *sys.argv]),
+            'machine': machine(),
+            'load_at_end': os.getloadavg()[0],
+            'date': datetime.date.today().isoformat(),
+            'seed': args.seed,
+            'python': platform.python_version(),
+        },
     }
 
 
@@ -125,8 +152,7 @@ def batch_cases(args, shape, batch_size):
     """(engine, case) in the order of one round: everything that is compared at this batch size."""
     layers = shape.config.num_decoder_layers
     exits = sorted({k for k in (1, 2, 4, layers) if k <= layers})
-    common = {'batch_size': batch_size, 'source_length': args.source_length, 'new_tokens': args.new_tokens,
-              'seed': args.seed}
+    common = {'batch_size': batch_size, 'source_length': args.source_length, 'new_tokens': args.new_tokens, 'seed': args.seed}
     cases = [('machine', {**common, 'setting': 'read bandwidth', 'exit_layer': None, 'cache_length': None})]
     for engine in args.engine:
         if engine in PEERS:
@@ -171,8 +197,10 @@ def agree(rows):
     for row in rows:
         tokens = row.pop('tokens')
         if tokens is not None and any(len(line) != row['new_tokens'] for line in tokens):
-            raise RuntimeError(f'{row["engine"]} gave {sorted({len(line) for line in tokens})} tokens a row; '
-                               f'{row["new_tokens"]} were asked for')
+            raise RuntimeError(
+                f'{row["engine"]} gave {sorted({len(line) for line in tokens})} tokens a row; '
+                f'{row["new_tokens"]} were asked for'
+            )
         if tokens is not None and ours is not None:
             pairs = [a == b for mine, theirs in zip(ours, tokens) for a, b in zip(mine, theirs)]
             row['tokens_equal'] = sum(pairs) / len(pairs)
@@ -187,8 +215,7 @@ def peak_memory(args, load, shape, described):
             if case['setting'] != 'full depth' or engine not in described:
                 continue
             worker = Worker(engine, args.threads)
-            requests = [{**load, **engine_request(engine), 'export': False}, {'do': 'prepare', 'case': case},
-                        {'do': 'memory'}]
+            requests = [{**load, **engine_request(engine), 'export': False}, {'do': 'prepare', 'case': case}, {'do': 'memory'}]
             answer = [worker.ask(request) for request in requests][-1]
             worker.close()
             rows.append({'engine': engine, 'batch_size': batch_size, 'cache_length': case['cache_length'], **answer})
@@ -205,14 +232,24 @@ class Worker:
 
     def __init__(self, name, threads):
         environment = {
-            **os.environ, 'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads),
+            **os.environ,
+            'OMP_NUM_THREADS': str(threads),
+            'MKL_NUM_THREADS': str(threads),
             # The probe of the machine brings its own threads.
-            'OPENBLAS_NUM_THREADS': '1', 'TOKENIZERS_PARALLELISM': 'false', 'HF_HUB_OFFLINE': '1',
-            'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
+            'OPENBLAS_NUM_THREADS': '1',
+            'TOKENIZERS_PARALLELISM': 'false',
+            'HF_HUB_OFFLINE': '1',
+            'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+        }
         engine = name.split()[0]
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name('engines.py')), engine, '--threads', str(threads)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
 
     def ask(self, request):
         """The engine's answer; {'error': …} when it cannot, or is no longer there."""

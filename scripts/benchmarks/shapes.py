@@ -32,31 +32,68 @@ class Shape:
 def t5_1_1():
     """T5 1.1: 8 + 8 layers, D 512, 6 heads of 64, F 1,024 (gated), vocabulary 32,128."""
     config = TransformerConfig(
-        vocab_size=32128, emb_dim=512, num_heads=6, head_dim=64, mlp_dim=1024,
-        num_encoder_layers=8, num_decoder_layers=8, mlp_activations=('gelu', 'linear'))
+        vocab_size=32128,
+        emb_dim=512,
+        num_heads=6,
+        head_dim=64,
+        mlp_dim=1024,
+        num_encoder_layers=8,
+        num_decoder_layers=8,
+        mlp_activations=('gelu', 'linear'),
+    )
     return Shape('t5_1_1', config, 'T5ForConditionalGeneration')
 
 
 def tiny():
     """T5 1.1 in miniature, to try the scripts."""
     config = TransformerConfig(
-        vocab_size=512, emb_dim=32, num_heads=2, head_dim=16, mlp_dim=64,
-        num_encoder_layers=4, num_decoder_layers=4, mlp_activations=('gelu', 'linear'))
+        vocab_size=512,
+        emb_dim=32,
+        num_heads=2,
+        head_dim=16,
+        mlp_dim=64,
+        num_encoder_layers=4,
+        num_decoder_layers=4,
+        mlp_activations=('gelu', 'linear'),
+    )
     return Shape('tiny', config, 'T5ForConditionalGeneration')
 
 
 # The others are as wide and deep as the T5, with the same vocabulary: what differs is the family.
-_COMMON = {'vocab_size': 32128, 'emb_dim': 512, 'num_heads': 8, 'head_dim': 64, 'num_decoder_layers': 8,
-           'attention_scale': True}
-_LEARNED = {**_COMMON, 'mlp_dim': 2048, 'norm': 'layer', 'norm_epsilon': 1e-5, 'positions': 'learned', 'max_positions': 1024,
-            'attention_bias': True, 'mlp_bias': True, 'tied_head': True}
+_COMMON = {
+    'vocab_size': 32128,
+    'emb_dim': 512,
+    'num_heads': 8,
+    'head_dim': 64,
+    'num_decoder_layers': 8,
+    'attention_scale': True,
+}
+_LEARNED = {
+    **_COMMON,
+    'mlp_dim': 2048,
+    'norm': 'layer',
+    'norm_epsilon': 1e-5,
+    'positions': 'learned',
+    'max_positions': 1024,
+    'attention_bias': True,
+    'mlp_bias': True,
+    'tied_head': True,
+}
 
 
 def bart():
     """BART: 8 + 8 layers, D 512, 8 heads of 64, F 2,048, vocabulary 32,128."""
     config = TransformerConfig(
-        **_LEARNED, num_encoder_layers=8, mlp_activations=('gelu_exact',), norm_position='post', final_norm=False,
-        position_offset=2, embedding_norm=True, head_bias=True, decoder_start_id=1)
+        **_LEARNED,
+        num_encoder_layers=8,
+        mlp_activations=('gelu_exact',),
+        norm_position='post',
+        final_norm=False,
+        position_offset=2,
+        embedding_norm=True,
+        head_bias=True,
+        decoder_start_id=1,
+    )
     return Shape('bart', config, 'BartForConditionalGeneration')
 
 
@@ -75,8 +112,15 @@ def opt():
 def llama():
     """LLaMA: 8 layers, D 512, 8 heads of 64 on 4 of keys and values, F 1,408 (gated), vocabulary 32,128."""
     config = TransformerConfig(
-        **_COMMON, num_encoder_layers=0, mlp_dim=1408, num_kv_heads=4, mlp_activations=('silu', 'linear'), positions='rotary',
-        max_positions=1024, pad_id=-1)
+        **_COMMON,
+        num_encoder_layers=0,
+        mlp_dim=1408,
+        num_kv_heads=4,
+        mlp_activations=('silu', 'linear'),
+        positions='rotary',
+        max_positions=1024,
+        pad_id=-1,
+    )
     return Shape('llama', config, 'LlamaForCausalLM')
 
 

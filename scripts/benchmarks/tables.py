@@ -10,14 +10,15 @@ _TIED = (
     'operations a layer: norms, biases, softmax, cache writes; BART has those of cross-attention and one more norm. Reading '
     'the tied head as [E, V] took off 0.2 ms at batch 1 and 1.2 ms at 8 and 32. Tried, of no use at batch 1: joining the '
     'query with key and value (0.15 ms less in products, but computed twice where a layer may be skipped), kernels cut in 2 '
-    'or 4 parts (a tenth less at batch 8), XLA\'s oneDNN and XNNPACK.')
+    "or 4 parts (a tenth less at batch 8), XLA's oneDNN and XNNPACK."
+)
 # What profiling found behind a target that is missed, by shape, target and batch size.
 REASONS = {
     ('t5_1_1', CTRANSLATE2, 1): 'A step at batch 1 is matrix–vector products, seven eighths of its time by the profiler. The '
     'head (66 MB) is read at the limit of the machine, the seven products of a layer (0.8–2.6 MB each) at half of it. Removing '
     'the copies of caches took off 0.5 ms, joining the products that read the same state (key and value; both inputs of the '
     'feed-forward) another 5–10%.',
-    ('t5_1_1', PRUNED_EXIT, 32): 'By the profiler ranking takes 4.0 ms of the step and gathering 1.3 ms: XLA\'s top-k ranks on '
+    ('t5_1_1', PRUNED_EXIT, 32): "By the profiler ranking takes 4.0 ms of the step and gathering 1.3 ms: XLA's top-k ranks on "
     'one thread, 0.13 ms a row. Tried, of no use: an exact top-k in two stages over the maxima of blocks (3.7–3.9 ms, what '
     'costs is the order of 256 ids, not the length of the row), rows in parts side by side (4.2 ms); gathers that promise '
     'their bounds save 0.1 ms.',
@@ -39,9 +40,12 @@ def markdown(result):
         f'Median of {result["settings"]["repeats"]} interleaved repeats (least–greatest). *ms a step*: (whole call − call '
         'stopped after the first token) / (tokens − 1); *first token*: encoder, cross-attention keys and values, one step. '
         '*weights*: bytes of decoder weights that a step must read, over its time, and as a share of what reading memory '
-        'with all threads reached in the same rounds. *tokens*: share equal to this package at full depth.', '',
+        'with all threads reached in the same rounds. *tokens*: share equal to this package at full depth.',
+        '',
         f'`{provenance["command"]}` · {provenance["machine"]} · {provenance["date"]} · seed {provenance["seed"]} · '
-        f'Python {provenance["python"]} · ' + ', '.join(f'{name} {number}' for name, number in sorted(versions.items())), '']
+        f'Python {provenance["python"]} · ' + ', '.join(f'{name} {number}' for name, number in sorted(versions.items())),
+        '',
+    ]
     return '\n'.join(parts)
 
 
@@ -51,8 +55,22 @@ def batch_table(result, batch_size):
     machine = next((row for row in rows if row['engine'] == 'machine'), None)
     limit = statistics.median(each['bytes_per_second'] for each in machine['rounds']) if machine else None
     head = f'**Batch {batch_size}**' + (f' (memory read at {limit / 1e9:.1f} GB/s)' if limit else '')
-    names = ['engine', 'setting', 'layers', 'cache', 'ms a step', 'first token, ms', 'tokens/s', 'speed to own full depth',
-             'speed to transformers', 'speed to CTranslate2', 'weights, GB/s', 'of limit', 'tokens', 'compile, s']
+    names = [
+        'engine',
+        'setting',
+        'layers',
+        'cache',
+        'ms a step',
+        'first token, ms',
+        'tokens/s',
+        'speed to own full depth',
+        'speed to transformers',
+        'speed to CTranslate2',
+        'weights, GB/s',
+        'of limit',
+        'tokens',
+        'compile, s',
+    ]
     lines = [head, '', _line(names), _line(['---'] * 4 + ['---:'] * (len(names) - 4))]
     for row in rows:
         if row['engine'] != 'machine':
@@ -66,17 +84,25 @@ def targets_table(result):
     ours = 'calm_jax', 'full depth', cache, None
     classifier = 'calm_jax', 'classifier', cache
     layers = result['shape']['layers']
-    compiled = [row['compiled']['trace_seconds'] + row['compiled']['compile_seconds'] for row in result['rows']
-                if 'compile_seconds' in row['compiled']]
+    compiled = [
+        row['compiled']['trace_seconds'] + row['compiled']['compile_seconds']
+        for row in result['rows']
+        if 'compile_seconds' in row['compiled']
+    ]
     t5 = result['shape']['name'] == 't5_1_1'
     wanted = [
         ('full depth against transformers', 1, ('transformers', 'full depth', None, None), ours, '≥ 2.5×' if t5 else '≥ 2×'),
         *([('full depth against transformers', 32, ('transformers', 'full depth', None, None), ours, '≥ 1.6×')] if t5 else []),
-        *((CTRANSLATE2, size, ('ctranslate2 float32', 'full depth', None, None), ours, '> 1×')
-          for size in result['settings']['batch_size']),
-        *(('conditionals, nothing exits: full depth against it', size, ours, (*classifier, layers), '≥ 0.95×')
-          for size in result['settings']['batch_size']),
-        (f'exit after one of {layers} layers (classifier) against full depth', 1, ours, (*classifier, 1), '≥ 2.5×')]
+        *(
+            (CTRANSLATE2, size, ('ctranslate2 float32', 'full depth', None, None), ours, '> 1×')
+            for size in result['settings']['batch_size']
+        ),
+        *(
+            ('conditionals, nothing exits: full depth against it', size, ours, (*classifier, layers), '≥ 0.95×')
+            for size in result['settings']['batch_size']
+        ),
+        (f'exit after one of {layers} layers (classifier) against full depth', 1, ours, (*classifier, 1), '≥ 2.5×'),
+    ]
     lines = []
     for name, batch_size, slower, faster, target in wanted:
         found = [_row(result, batch_size, *each) for each in (slower, faster)]
@@ -92,8 +118,15 @@ def targets_table(result):
     shape = result['shape']['name']
     missed = [(shape, name, batch_size) for name, batch_size, *_, reached in lines if reached.startswith('no')]
     why = [[reason, ''] for reason in dict.fromkeys(REASONS[each] for each in missed if each in REASONS)]
-    return ['**Targets**', '', _line(['what', 'batch', 'target', 'measured', 'reached']), _line(['---'] * 5),
-            *map(_line, lines), '', *(line for reason in why for line in reason)]
+    return [
+        '**Targets**',
+        '',
+        _line(['what', 'batch', 'target', 'measured', 'reached']),
+        _line(['---'] * 5),
+        *map(_line, lines),
+        '',
+        *(line for reason in why for line in reason),
+    ]
 
 
 def pruning_lines(result, cache):
@@ -107,19 +140,29 @@ def pruning_lines(result, cache):
                     seconds[name, layer] = step_seconds(row)
         if ('state', 4) not in seconds or ('softmax_gap, fixed 256', 4) not in seconds:
             continue
-        times = {name: [(late - first) / 3 for late, first in zip(seconds[name, 4], seconds[name, 1])]
-                 for name in ('state', 'softmax_gap, fixed 256')}
+        times = {
+            name: [(late - first) / 3 for late, first in zip(seconds[name, 4], seconds[name, 1])]
+            for name in ('state', 'softmax_gap, fixed 256')
+        }
         added = _median_ratio(times['softmax_gap, fixed 256'], times['state']) - 1
-        lines.append(['softmax, 256 ids kept: added to the time of a layer with the state measure, from the second on', size,
-                      '≤ 25%', f'{added:.0%}', 'yes' if added <= 0.25 else 'no'])
+        lines.append(
+            [
+                'softmax, 256 ids kept: added to the time of a layer with the state measure, from the second on',
+                size,
+                '≤ 25%',
+                f'{added:.0%}',
+                'yes' if added <= 0.25 else 'no',
+            ]
+        )
         if size in (1, 32):
             bound = 1.1 if size == 1 else 1.35
             found = _median_ratio(seconds['softmax_gap, fixed 256', 4], seconds['state', 4])
             lines.append([PRUNED_EXIT, size, f'≤ {bound}×', f'{found:.2f}×', 'yes' if found <= bound else 'no'])
         if ('softmax_gap', 4) in seconds:
             found = _median_ratio(seconds['softmax_gap', 4], seconds['state', 4])
-            once = statistics.median(mine - theirs for mine, theirs in zip(
-                seconds['softmax_gap, fixed 256', 1], seconds['softmax_gap', 1]))
+            once = statistics.median(
+                mine - theirs for mine, theirs in zip(seconds['softmax_gap, fixed 256', 1], seconds['softmax_gap', 1])
+            )
             lines.append(['unpruned softmax: exit after 4 layers against the state measure', size, '', f'{found:.2f}×', ''])
             lines.append(['once a step: ranking and gathering 256 ids', size, '', f'{1e3 * once:.2f} ms', ''])
     return lines
@@ -140,9 +183,12 @@ def memory_table(memory):
     engines = list(dict.fromkeys((row['engine'], row['cache_length']) for row in memory))
     sizes = list(dict.fromkeys(row['batch_size'] for row in memory))
     peaks = {(row['engine'], row['cache_length'], row['batch_size']): row.get('peak_bytes') for row in memory}
-    lines = ['**Peak memory** (resident, MiB; a fresh process that loads and decodes one batch at full depth)', '',
-             _line(['engine', 'cache', *(f'batch {size}' for size in sizes)]),
-             _line(['---', '---', *['---:'] * len(sizes)])]
+    lines = [
+        '**Peak memory** (resident, MiB; a fresh process that loads and decodes one batch at full depth)',
+        '',
+        _line(['engine', 'cache', *(f'batch {size}' for size in sizes)]),
+        _line(['---', '---', *['---:'] * len(sizes)]),
+    ]
     for engine, cache in engines:
         found = [peaks.get((engine, cache, size)) for size in sizes]
         lines.append(_line([engine, cache or 'grows', *(f'{peak / 2**20:.0f}' if peak else '' for peak in found)]))
@@ -169,14 +215,20 @@ def _cells(result, rows, row, limit):
     rate = step_bytes(result, row) / median
     compiled = row['compiled']
     return [
-        row['engine'], row['setting'], row['exit_layer'] or '', row['cache_length'] or 'grows',
-        _spread([1e3 * each for each in seconds], 2), _spread([1e3 * each['first'] for each in row['rounds']], 0),
+        row['engine'],
+        row['setting'],
+        row['exit_layer'] or '',
+        row['cache_length'] or 'grows',
+        _spread([1e3 * each for each in seconds], 2),
+        _spread([1e3 * each['first'] for each in row['rounds']], 0),
         f'{row["batch_size"] * row["new_tokens"] / statistics.median(each["whole"] for each in row["rounds"]):.0f}',
         _ratio(seconds, _reference(rows, row['engine'], row['cache_length'])),
         *(_ratio(seconds, _reference(rows, peer, None)) for peer in ('transformers', 'ctranslate2 float32')),
-        f'{rate / 1e9:.1f}', f'{100 * rate / limit:.0f}%' if limit else '',
+        f'{rate / 1e9:.1f}',
+        f'{100 * rate / limit:.0f}%' if limit else '',
         f'{100 * row["tokens_equal"]:.0f}%' if 'tokens_equal' in row else '',
-        f'{compiled["trace_seconds"] + compiled["compile_seconds"]:.1f}' if 'compile_seconds' in compiled else '']
+        f'{compiled["trace_seconds"] + compiled["compile_seconds"]:.1f}' if 'compile_seconds' in compiled else '',
+    ]
 
 
 def _reference(rows, engine, cache_length):

@@ -213,10 +213,7 @@ NAN = np.where(np.arange(400)[:, None] + np.arange(5) == 40, np.nan, GOOD['losse
         ({'losses': {'text': NAN}}, '^text: row 36, column 4 '),
         ({'losses': GOOD['losses'][:, :4]}, r'^losses: expected 5 columns, one per threshold, found .* \[400, 4\]$'),
         ({'losses': GOOD['losses'][:, 0]}, r'^losses: expected 5 columns, one per threshold, found the shape \[400\]$'),
-        (
-            {'losses': {'a': GOOD['losses'], 'b': GOOD['losses'][:300]}},
-            r'^b: expected .*, shape \[400\], found \[300\]$',
-        ),
+        ({'losses': {'a': GOOD['losses'], 'b': GOOD['losses'][:300]}}, r'^b: expected .*, shape \[400\], found \[300\]$'),
         ({'losses': GOOD['losses'][:20]}, '^20 examples are too few: at tolerance 0.15 and level 0.05, .*25$'),
         ({'losses': GOOD['losses'][:14], 'p_value': 'binomial'}, '^14 examples are too few: .* fewer than 19$'),
         ({'losses': GOOD['losses'][:24], 'p_value': 'binomial', 'joint': 3}, 'level 0.0166667, .* 26$'),

@@ -241,11 +241,7 @@ def test_p_is_a_probability_and_rejects_what_is_far_below_the_tolerance(p_value)
 
 @pytest.mark.parametrize(
     ('p_value', 'expected'),
-    [
-        ('hoeffding', [3745, 600, 150, 24]),
-        ('hoeffding_bentkus', [149, 59, 29, 11]),
-        ('binomial', [149, 59, 29, 11]),
-    ],
+    [('hoeffding', [3745, 600, 150, 24]), ('hoeffding_bentkus', [149, 59, 29, 11]), ('binomial', [149, 59, 29, 11])],
 )
 def test_the_least_n_is_that_of_the_table(p_value, expected):
     assert [least_n(p_value, tolerance, 0.05) for tolerance in (0.02, 0.05, 0.1, 0.25)] == expected

@@ -42,16 +42,18 @@ def test_quiet_prints_nothing_and_overwrite_replaces(published, tmp_path, capsys
     assert capsys.readouterr() == ('', '')
 
 
-@pytest.mark.parametrize('command, source, message', (
-    ('import', 'nothing', 'no such directory'),
-    ('import', 'empty', 'format not recognised: found nothing'),
-    ('import', 'other', 'format not recognised: found config.json, notes.txt'),
-    ('import', 'native', 'already a native checkpoint'),
-    ('export', 'nothing', 'does not exist'),
-    ('export', 'published', 'run `calm import`'),
-))
-def test_a_directory_of_another_kind_is_one_line_and_exit_code_2(
-        published, saved, tmp_path, capsys, command, source, message):
+@pytest.mark.parametrize(
+    'command, source, message',
+    (
+        ('import', 'nothing', 'no such directory'),
+        ('import', 'empty', 'format not recognised: found nothing'),
+        ('import', 'other', 'format not recognised: found config.json, notes.txt'),
+        ('import', 'native', 'already a native checkpoint'),
+        ('export', 'nothing', 'does not exist'),
+        ('export', 'published', 'run `calm import`'),
+    ),
+)
+def test_a_directory_of_another_kind_is_one_line_and_exit_code_2(published, saved, tmp_path, capsys, command, source, message):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'other').mkdir()
     (tmp_path / 'other' / 'config.json').write_text(json.dumps([1]))
@@ -64,8 +66,10 @@ def test_a_directory_of_another_kind_is_one_line_and_exit_code_2(
 
 
 def test_each_command_runs_from_a_shell(published, tmp_path):
-    for arguments in (['import', published / 'plain_relu', '--output', tmp_path / 'a'],
-                      ['export', tmp_path / 'a', '--output', tmp_path / 'b']):
+    for arguments in (
+        ['import', published / 'plain_relu', '--output', tmp_path / 'a'],
+        ['export', tmp_path / 'a', '--output', tmp_path / 'b'],
+    ):
         done = subprocess.run([sys.executable, '-m', 'calm_jax.cli', *map(str, arguments)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) == 2 and done.stderr == ''
@@ -73,14 +77,22 @@ def test_each_command_runs_from_a_shell(published, tmp_path):
 
 def peak_bytes(*command):
     """The most memory that a process of its own held."""
-    measure = 'import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); ' \
-              'print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)'
+    measure = (
+        'import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); '
+        'print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)'
+    )
     return 1024 * int(subprocess.run([sys.executable, '-c', measure, *command], check=True, capture_output=True).stdout)
 
 
 def test_import_holds_a_part_of_a_model_at_a_time(published, tmp_path):
-    config = dataclasses.replace(huggingface.read(published / 'plain_relu').config, vocab_size=4096, emb_dim=512, mlp_dim=4096,
-                                 num_encoder_layers=8, num_decoder_layers=8)
+    config = dataclasses.replace(
+        huggingface.read(published / 'plain_relu').config,
+        vocab_size=4096,
+        emb_dim=512,
+        mlp_dim=4096,
+        num_encoder_layers=8,
+        num_decoder_layers=8,
+    )
     rng = np.random.default_rng(0)
     params = {}
     for path, shape in native.parameter_shapes(config).items():

@@ -91,8 +91,11 @@ def test_missing_extra_and_misshaped_tensors_are_all_named_in_one_line(copy):
         tensors['encoder.final_layer_norm.weight'] = np.zeros(17, np.float32)
 
     rewrite(copy, change)
-    with pytest.raises(ValueError, match=r'decoder.final_layer_norm.weight is missing; adapter.weight is unexpected; '
-                                         r'encoder.final_layer_norm.weight has shape \(17,\), expected \(16,\)$') as error:
+    with pytest.raises(
+        ValueError,
+        match=r'decoder.final_layer_norm.weight is missing; adapter.weight is unexpected; '
+        r'encoder.final_layer_norm.weight has shape \(17,\), expected \(16,\)$',
+    ) as error:
         huggingface.read(copy)
     assert '\n' not in str(error.value)
 
@@ -203,7 +206,8 @@ def test_transformers_loads_an_exported_directory_and_generates_the_same_tokens(
     assert not any(info[name] for name in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
     source = torch.tensor(reference['source'], dtype=torch.long)
     generated = model.generate(
-        input_ids=source, attention_mask=(source != 0).long(), max_new_tokens=8, min_new_tokens=8, do_sample=False)
+        input_ids=source, attention_mask=(source != 0).long(), max_new_tokens=8, min_new_tokens=8, do_sample=False
+    )
     # The reference went on after an end-of-sequence; this one puts it off.
     same = np.cumprod(reference['greedy'][:, :8] != 1, axis=1).astype(bool)
     assert same.sum() >= 12

@@ -11,8 +11,12 @@ from calm_jax.checkpoints.manager import Manager
 def state(value, width=3):
     """A training state: parameters, an optimizer's named tuples, a key, a step."""
     params = {'dense': {'kernel': jnp.full((2, width), float(value))}}
-    return {'params': params, 'optimizer': optax.adamw(optax.constant_schedule(1e-3)).init(params),
-            'key': jax.random.key_data(jax.random.key(value)), 'step': jnp.asarray(value)}
+    return {
+        'params': params,
+        'optimizer': optax.adamw(optax.constant_schedule(1e-3)).init(params),
+        'key': jax.random.key_data(jax.random.key(value)),
+        'step': jnp.asarray(value),
+    }
 
 
 def test_a_restored_state_has_the_structure_types_and_bits_of_the_saved_one(tmp_path):

@@ -35,12 +35,16 @@ def write_legacy(directory, tree, apart=()):
         for name in parents:
             node = node[name]
         folder = f'target.{path.replace("/", ".")}'
-        spec = {'driver': 'zarr', 'kvstore': {'driver': 'file', 'path': str(directory / folder)},
-                'metadata': {'shape': node[leaf].shape, 'dtype': '<f4', 'chunks': node[leaf].shape}}
+        spec = {
+            'driver': 'zarr',
+            'kvstore': {'driver': 'file', 'path': str(directory / folder)},
+            'metadata': {'shape': node[leaf].shape, 'dtype': '<f4', 'chunks': node[leaf].shape},
+        }
         tensorstore.open(spec, create=True).result().write(node[leaf]).result()
         node[leaf] = {'driver': 'zarr', 'dtype': 'float32', 'kvstore': {'driver': 'gfile', 'path': folder}}
-    (directory / 'checkpoint').write_bytes(serialization.msgpack_serialize(
-        {'version': 3, 'optimizer': {'target': target, 'state': tree['state']}}))
+    (directory / 'checkpoint').write_bytes(
+        serialization.msgpack_serialize({'version': 3, 'optimizer': {'target': target, 'state': tree['state']}})
+    )
 
 
 def write_orbax(directory, tree):
@@ -76,11 +80,14 @@ def test_a_checkpoint_becomes_a_native_one_by_command(model, tmp_path, capsys):
     assert 'name its folder with --tokenizer' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('damage, message', [
-    (lambda tree: tree['target']['decoder'].pop('decoder_norm'), 'decoder/decoder_norm/scale is missing'),
-    (lambda tree: tree['target'].update(more={'w': np.ones(2)}), 'more/w is unexpected'),
-    (lambda tree: tree['target']['decoder'].pop('relpos_bias'), 'holds no decoder/relpos_bias'),
-])
+@pytest.mark.parametrize(
+    'damage, message',
+    [
+        (lambda tree: tree['target']['decoder'].pop('decoder_norm'), 'decoder/decoder_norm/scale is missing'),
+        (lambda tree: tree['target'].update(more={'w': np.ones(2)}), 'more/w is unexpected'),
+        (lambda tree: tree['target']['decoder'].pop('relpos_bias'), 'holds no decoder/relpos_bias'),
+    ],
+)
 def test_what_is_missing_or_left_over_is_named(damage, message, tmp_path):
     tree = tree_of(huggingface.read(FIXTURES / 'gated_gelu'))
     damage(tree)

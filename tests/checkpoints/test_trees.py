@@ -17,11 +17,18 @@ def test_the_fingerprint_ignores_the_order_of_entries_and_where_arrays_live():
     assert len(trees.fingerprint(TREE)) == 64
 
 
-@pytest.mark.parametrize('changed', (
-    {**TREE, 'b': np.array([1, 3], np.int32)}, {**TREE, 'b': np.array([1, 2], np.uint32)},
-    {**TREE, 'b': np.array([[1, 2]], np.int32)}, {'a': TREE['a'], 'c': TREE['b']},
-    {'b': TREE['b'], 'a/kernel': TREE['a']['kernel']}, {'a': TREE['a']}), ids=(
-    'a value', 'a dtype', 'a shape', 'a name', 'the nesting', 'a leaf less'))
+@pytest.mark.parametrize(
+    'changed',
+    (
+        {**TREE, 'b': np.array([1, 3], np.int32)},
+        {**TREE, 'b': np.array([1, 2], np.uint32)},
+        {**TREE, 'b': np.array([[1, 2]], np.int32)},
+        {'a': TREE['a'], 'c': TREE['b']},
+        {'b': TREE['b'], 'a/kernel': TREE['a']['kernel']},
+        {'a': TREE['a']},
+    ),
+    ids=('a value', 'a dtype', 'a shape', 'a name', 'the nesting', 'a leaf less'),
+)
 def test_the_fingerprint_changes_with(changed):
     assert trees.fingerprint(changed) != trees.fingerprint(TREE)
 
@@ -74,7 +81,7 @@ def test_a_tree_that_is_not_in_parts_is_refused_in_one_line(tmp_path):
     trees.write(tmp_path / 'tree', TREE)
     for file in (tmp_path / 'tree' / '0').iterdir():
         shutil.move(file, tmp_path / 'tree')
-    sums = (tmp_path / 'tree' / trees.CHECKSUMS)
+    sums = tmp_path / 'tree' / trees.CHECKSUMS
     sums.write_text(sums.read_text().replace('"0/', '"'))
     with pytest.raises(ValueError, match='another version') as error:
         trees.read(tmp_path / 'tree')
@@ -95,7 +102,7 @@ def test_damage_to_any_file_is_one_line_that_names_it(written, tmp_path, damage)
         shutil.copytree(written, copy)
         content = bytearray((copy / file).read_bytes())
         if damage == 'truncate':
-            (copy / file).write_bytes(content[:len(content) // 2])
+            (copy / file).write_bytes(content[: len(content) // 2])
         elif damage == 'flip':
             content[len(content) // 2] ^= 1
             (copy / file).write_bytes(content)

@@ -18,8 +18,26 @@ def analyze(checkpoint, data, tmp_path):
 
     def run(name, *flags):
         output = tmp_path / f'{name}.json'
-        code = main(['analyze', name, '--checkpoint', checkpoint, '--data', data, '--source_field', 'en', '--examples', '9',
-                     '--batch_size', '8', '--output', str(output), '--overwrite', *flags])
+        code = main(
+            [
+                'analyze',
+                name,
+                '--checkpoint',
+                checkpoint,
+                '--data',
+                data,
+                '--source_field',
+                'en',
+                '--examples',
+                '9',
+                '--batch_size',
+                '8',
+                '--output',
+                str(output),
+                '--overwrite',
+                *flags,
+            ]
+        )
         return code, json.loads(output.read_text()) if output.exists() else None
 
     return run
@@ -50,8 +68,24 @@ def layer_logits(model, source, tokens):
 
 def test_sensitivity_scores_what_a_wrong_token_costs(checkpoint, data, tmp_path, capsys, bars):
     output = tmp_path / 'new' / 'folder' / 'sensitivity.json'
-    flags = ['analyze', 'sensitivity', '--checkpoint', checkpoint, '--data', data, '--source_field', 'en', '--metric', 'chrf',
-             '--examples', '9', '--batch_size', '8', '--output', str(output)]
+    flags = [
+        'analyze',
+        'sensitivity',
+        '--checkpoint',
+        checkpoint,
+        '--data',
+        data,
+        '--source_field',
+        'en',
+        '--metric',
+        'chrf',
+        '--examples',
+        '9',
+        '--batch_size',
+        '8',
+        '--output',
+        str(output),
+    ]
     assert main([*flags, '--positions', '0,6', '--quiet']) == 0
     found = json.loads(output.read_text())
     assert found['positions'] == [0, 6] and found['metric'] == 'chrf' and found['examples'][0] == 9
@@ -72,11 +106,15 @@ def test_sensitivity_scores_what_a_wrong_token_costs(checkpoint, data, tmp_path,
 def test_ranks_are_places_in_the_sorted_logits(analyze, by_definition, capsys):
     code, found = analyze('ranks', '--label', 'tiny')
     assert code == 0 and 'layer 3: the final token is first for 100.0% of' in capsys.readouterr().out
-    ranks = np.array([[1 + np.flatnonzero(np.argsort(-layer, kind='stable') == np.argmax(logits[-1]))[0] for layer in logits]
-                      for logits in by_definition]).T
+    ranks = np.array(
+        [
+            [1 + np.flatnonzero(np.argsort(-layer, kind='stable') == np.argmax(logits[-1]))[0] for layer in logits]
+            for logits in by_definition
+        ]
+    ).T
     assert found['tokens'] == ranks.shape[1] and found['label'] == 'tiny' and found['vocabulary'] == 259
     np.testing.assert_allclose(found['first'], (ranks == 1).mean(axis=1))
-    np.testing.assert_allclose(found['quantiles'], np.quantile(ranks, [.05, .25, .5, .75, .95], axis=1).T)
+    np.testing.assert_allclose(found['quantiles'], np.quantile(ranks, [0.05, 0.25, 0.5, 0.75, 0.95], axis=1).T)
 
 
 def test_confidence_stands_beside_accuracy_and_what_pruning_changes(analyze, by_definition):
@@ -107,16 +145,19 @@ def test_a_contrast_says_how_often_its_scores_prefer_another_token(analyze, by_d
     assert 0 < np.mean(unlike) < 1 and WeightedContrast(alpha=0.9).amateurs(1) == [0]
 
 
-@pytest.mark.parametrize('name, flags, message', [
-    ('confidence', (), '--measure is missing'),
-    ('confidence', ('--measure', 'state', '--pruning', 'fixed'), 'looks at no vocabulary'),
-    ('confidence', ('--measure', 'softmax_gap', '--keep', '3'), '--keep changes nothing without --pruning'),
-    ('confidence', ('--measure', 'softmax_gap', '--pruning', 'fixed', '--keep', '999'), 'the vocabulary has 259'),
-    ('confidence', ('--measure', 'softmax_gap', '--pruning', 'fixed', '--min_exit_layer', '4'), 'min_exit_layer is 4'),
-    ('confidence', ('--measure', 'softmax_gap', '--alpha', '0.2'), '--alpha changes nothing without a contrast'),
-    ('confidence', ('--measure', 'weighted_contrast', '--alpha', '2'), 'alpha is 2'),
-    ('confidence', ('--measure', 'softmax_gap', '--pruning', 'decaying', '--keep', '3', '--keep_least', '4'), 'k* = 4 of'),
-])
+@pytest.mark.parametrize(
+    'name, flags, message',
+    [
+        ('confidence', (), '--measure is missing'),
+        ('confidence', ('--measure', 'state', '--pruning', 'fixed'), 'looks at no vocabulary'),
+        ('confidence', ('--measure', 'softmax_gap', '--keep', '3'), '--keep changes nothing without --pruning'),
+        ('confidence', ('--measure', 'softmax_gap', '--pruning', 'fixed', '--keep', '999'), 'the vocabulary has 259'),
+        ('confidence', ('--measure', 'softmax_gap', '--pruning', 'fixed', '--min_exit_layer', '4'), 'min_exit_layer is 4'),
+        ('confidence', ('--measure', 'softmax_gap', '--alpha', '0.2'), '--alpha changes nothing without a contrast'),
+        ('confidence', ('--measure', 'weighted_contrast', '--alpha', '2'), 'alpha is 2'),
+        ('confidence', ('--measure', 'softmax_gap', '--pruning', 'decaying', '--keep', '3', '--keep_least', '4'), 'k* = 4 of'),
+    ],
+)
 def test_a_mistake_is_one_line_and_exit_code_2(analyze, capsys, name, flags, message):
     assert analyze(name, *flags) == (2, None)
     error = capsys.readouterr().err

@@ -55,11 +55,13 @@ def test_without_texts_every_depth_is_timed_on_rows_that_never_end(benchmark, tm
 
 def test_inputs_are_decoded_as_generate_decodes_them_at_every_batch_size(benchmark, checkpoint, data, tmp_path):
     early = ('--measure', 'classifier', '--source_field', 'en', '--input', data, '--max_source_length', '8')
-    code, rows = benchmark(*early, '--threshold', '0.6', '--threshold', '1', '--examples', '9', '--batch_size', '1',
-                           '--batch_size', '4')
+    code, rows = benchmark(
+        *early, '--threshold', '0.6', '--threshold', '1', '--examples', '9', '--batch_size', '1', '--batch_size', '4'
+    )
     assert code == 0
     assert [(row['batch_size'], row['setting']) for row in rows] == [
-        (size, name) for size in (1, 4) for name in ('full depth', 'classifier λ=0.6', 'classifier λ=1')]
+        (size, name) for size in (1, 4) for name in ('full depth', 'classifier λ=0.6', 'classifier λ=1')
+    ]
     out = tmp_path / 'out.jsonl'
     assert main(['generate', '--checkpoint', checkpoint, '--quiet', *early, '--threshold', '0.6', '--output', str(out)]) == 0
     records = [json.loads(line) for line in out.read_text().splitlines()]
@@ -73,8 +75,18 @@ def test_inputs_are_decoded_as_generate_decodes_them_at_every_batch_size(benchma
 
 
 def test_beam_search_is_timed_against_greedy_decoding(benchmark, checkpoint, data, tmp_path):
-    flags = ('--source_field', 'en', '--input', data, '--num_beams', '3', '--length_penalty', '2', '--no_repeat_ngram_size',
-             '2')
+    flags = (
+        '--source_field',
+        'en',
+        '--input',
+        data,
+        '--num_beams',
+        '3',
+        '--length_penalty',
+        '2',
+        '--no_repeat_ngram_size',
+        '2',
+    )
     code, rows = benchmark(*flags, '--plan', 'uniform:2', '--examples', '4', '--batch_size', '4')
     assert code == 0
     assert [row['setting'] for row in rows] == ['full depth', '3 beams', '3 beams, plan uniform:2']
@@ -85,8 +97,12 @@ def test_beam_search_is_timed_against_greedy_decoding(benchmark, checkpoint, dat
     assert rows[1]['tokens'] == sum(len(record['tokens']) for record in records)
 
 
-def compared(*flags, config=TransformerConfig(vocab_size=9, emb_dim=2, num_heads=1, head_dim=2, mlp_dim=2,
-                                              num_encoder_layers=1, num_decoder_layers=3)):
+def compared(
+    *flags,
+    config=TransformerConfig(
+        vocab_size=9, emb_dim=2, num_heads=1, head_dim=2, mlp_dim=2, num_encoder_layers=1, num_decoder_layers=3
+    ),
+):
     """What would be timed with these flags: nothing is."""
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
@@ -95,8 +111,11 @@ def compared(*flags, config=TransformerConfig(vocab_size=9, emb_dim=2, num_heads
 
 
 def test_gin_names_the_measure_or_threshold_as_flags_do():
-    for flags, threshold in ((('--threshold', '0.9'), 0.9), (('--gin.Settings.threshold=0.8',), 0.8),
-                             (('--gin.Settings.threshold=0.8', '--threshold', '0.7'), 0.7)):
+    for flags, threshold in (
+        (('--threshold', '0.9'), 0.9),
+        (('--gin.Settings.threshold=0.8',), 0.8),
+        (('--gin.Settings.threshold=0.8', '--threshold', '0.7'), 0.7),
+    ):
         full, early = compared('--gin_file=depth/classifier.gin', *flags).values()
         assert (full.measure, full.threshold) == (None, 1)
         assert (early.measure, early.threshold_form, early.threshold) == ('classifier', 'decaying', threshold)
@@ -108,8 +127,11 @@ def test_gin_names_the_measure_or_threshold_as_flags_do():
 
 def test_an_output_that_exists_is_refused_before_anything_is_timed(benchmark, tmp_path, capsys):
     (tmp_path / 'results.json').write_text('[]')
-    for flags, said in (((), '--overwrite'), (('--overwrite', '--output', str(tmp_path)), 'is a folder'),
-                        (('--overwrite', '--checkpoint', 'nowhere'), 'nowhere: does not exist')):
+    for flags, said in (
+        ((), '--overwrite'),
+        (('--overwrite', '--output', str(tmp_path)), 'is a folder'),
+        (('--overwrite', '--checkpoint', 'nowhere'), 'nowhere: does not exist'),
+    ):
         assert benchmark('--checkpoint', 'nowhere', *flags) == (2, [])
         error = capsys.readouterr().err
         assert said in error and error.count('\n') == 1
@@ -125,18 +147,21 @@ def test_a_certificate_brings_its_settings(benchmark, data, tmp_path):
     assert all(row['tokens'] <= 2 * 5 for row in rows)
 
 
-@pytest.mark.parametrize('flags, said', [
-    (('--threshold', '0.5'), '--threshold needs --measure'),
-    (('--measure', 'classifier'), '--measure classifier needs --threshold'),
-    (('--measure', 'clasifier', '--threshold', '0.5'), 'did you mean classifier'),
-    (('--measure', 'state', '--threshold', '1.5'), 'threshold is 1.5'),
-    (('--certificate', 'c.json', '--measure', 'state'), '--measure: a certificate fixes'),
-    (('--certificate', 'c.json', '--threshold', '0.5'), '--threshold: a certificate fixes'),
-    (('--certificate', 'nowhere.json'), 'nowhere.json'),
-    (('--input', 'nowhere.jsonl'), 'nowhere.jsonl'),
-    (('--batch_size', '0'), 'number of 1 or more'),
-    (('--checkpoint', 'nowhere'), 'nowhere: does not exist'),
-])
+@pytest.mark.parametrize(
+    'flags, said',
+    [
+        (('--threshold', '0.5'), '--threshold needs --measure'),
+        (('--measure', 'classifier'), '--measure classifier needs --threshold'),
+        (('--measure', 'clasifier', '--threshold', '0.5'), 'did you mean classifier'),
+        (('--measure', 'state', '--threshold', '1.5'), 'threshold is 1.5'),
+        (('--certificate', 'c.json', '--measure', 'state'), '--measure: a certificate fixes'),
+        (('--certificate', 'c.json', '--threshold', '0.5'), '--threshold: a certificate fixes'),
+        (('--certificate', 'nowhere.json'), 'nowhere.json'),
+        (('--input', 'nowhere.jsonl'), 'nowhere.jsonl'),
+        (('--batch_size', '0'), 'number of 1 or more'),
+        (('--checkpoint', 'nowhere'), 'nowhere: does not exist'),
+    ],
+)
 def test_every_mistake_is_one_line(benchmark, capsys, flags, said):
     code, rows = benchmark(*flags)
     error = capsys.readouterr().err
@@ -148,4 +173,4 @@ def test_batches_are_whole():
     for count, size in ((10, 1), (10, 4), (3, 8), (8, 8)):
         taken = whole_batches(list(range(count)), size)
         assert len(taken) % size == 0 and len(taken) == max(size, count // size * size)
-        assert taken[:count] == list(range(count))[:len(taken)]
+        assert taken[:count] == list(range(count))[: len(taken)]

@@ -33,8 +33,22 @@ def calibrate(checkpoint, data, folder):
 
     def run(*flags, output='c.json', model=True):
         decoding = ['--checkpoint', checkpoint, '--source_field', 'en', '--batch_size', '8'] if model else []
-        return main(['calibrate', *decoding, '--data', data, '--metric', 'chrf', '--tolerance', '0.7', '--output',
-                     str(folder / output), '--quiet', *flags])
+        return main(
+            [
+                'calibrate',
+                *decoding,
+                '--data',
+                data,
+                '--metric',
+                'chrf',
+                '--tolerance',
+                '0.7',
+                '--output',
+                str(folder / output),
+                '--quiet',
+                *flags,
+            ]
+        )
 
     return run
 
@@ -102,8 +116,12 @@ def test_the_examples_are_the_records_token_by_token_and_the_report_colours_them
     def content(*flags):
         """What examples.json holds after this calibration from the records."""
         (records / 'examples.json').unlink()
-        assert calibrate('--records', str(records), *flags, '--overwrite', '--output', str(records / 'certificate.json'),
-                         model=False) == 0
+        assert (
+            calibrate(
+                '--records', str(records), *flags, '--overwrite', '--output', str(records / 'certificate.json'), model=False
+            )
+            == 0
+        )
         return json.loads((records / 'examples.json').read_text())
 
     found = json.loads((records / 'examples.json').read_text())  # as it was written with the model
@@ -112,8 +130,10 @@ def test_the_examples_are_the_records_token_by_token_and_the_report_colours_them
         assert example['reference'] is None
         assert example['full'] == {name: full[i][name] for name in ('pieces', 'exit_layers')}
         [only] = example['early']
-        assert only == {'label': 'classifier, δ = 0.7',
-                        **{name: early[i][name] for name in ('pieces', 'exit_layers', 'confidence')}}
+        assert only == {
+            'label': 'classifier, δ = 0.7',
+            **{name: early[i][name] for name in ('pieces', 'exit_layers', 'confidence')},
+        }
     assert content() == found
     referenced = content('--target_field', 'fr')['examples']
     assert [each['reference'] for each in referenced[:4]] == ['a', 'bb', 'cat', 'horse']
@@ -145,14 +165,17 @@ def test_thresholds_that_differ_at_all_have_records_of_their_own(tmp_path):
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize('flags, message', [
-    (('--batch_size', '8'), '--batch_size 8'),
-    (('--dtype', 'float32'), '--dtype float32'),
-    (('--source_field', 'fr'), '--source_field fr'),
-    (('--gin.Settings.threshold=0.9',), 'Settings.threshold'),
-    (('--trials', '5', '--groups', 'topic'), '--trials and --groups'),
-    (('--trials', '5', '--joint', '2'), '--trials and --joint'),
-])
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        (('--batch_size', '8'), '--batch_size 8'),
+        (('--dtype', 'float32'), '--dtype float32'),
+        (('--source_field', 'fr'), '--source_field fr'),
+        (('--gin.Settings.threshold=0.9',), 'Settings.threshold'),
+        (('--trials', '5', '--groups', 'topic'), '--trials and --groups'),
+        (('--trials', '5', '--joint', '2'), '--trials and --joint'),
+    ],
+)
 def test_what_would_be_ignored_without_a_model_is_refused(certified, calibrate, folder, capsys, flags, message):
     assert calibrate('--records', str(folder / 'records'), *flags, output='ignored.json', model=False) == 2
     error = capsys.readouterr().err
@@ -160,9 +183,20 @@ def test_what_would_be_ignored_without_a_model_is_refused(certified, calibrate, 
 
 
 def test_generate_decodes_with_the_certificates_threshold_and_refuses_what_it_does_not_cover(
-        certified, checkpoint, data, tmp_path, capsys, folder):
-    base = ['generate', '--checkpoint', checkpoint, '--input', data, '--source_field', 'en', '--certificate', str(certified),
-            '--quiet']
+    certified, checkpoint, data, tmp_path, capsys, folder
+):
+    base = [
+        'generate',
+        '--checkpoint',
+        checkpoint,
+        '--input',
+        data,
+        '--source_field',
+        'en',
+        '--certificate',
+        str(certified),
+        '--quiet',
+    ]
     out = tmp_path / 'out.jsonl'
     assert main([*base, '--output', str(out), '--batch_size', '8']) == 0
     assert capsys.readouterr().err == ''
@@ -178,13 +212,30 @@ def test_generate_decodes_with_the_certificates_threshold_and_refuses_what_it_do
 
 
 def test_a_certificate_does_not_cover_another_model(certified, other_model, data, tmp_path, capsys):
-    assert main(['generate', '--checkpoint', str(other_model), '--input', data, '--source_field', 'en',
-                 '--output', str(tmp_path / 'o.jsonl'), '--certificate', str(certified)]) == 2
+    assert (
+        main(
+            [
+                'generate',
+                '--checkpoint',
+                str(other_model),
+                '--input',
+                data,
+                '--source_field',
+                'en',
+                '--output',
+                str(tmp_path / 'o.jsonl'),
+                '--certificate',
+                str(certified),
+            ]
+        )
+        == 2
+    )
     assert 'parameters' in capsys.readouterr().err
 
 
 def test_a_refused_run_leaves_the_records_of_the_first_model_and_their_certificate(
-        certified, calibrate, folder, other_model, capsys):
+    certified, calibrate, folder, other_model, capsys
+):
     records = folder / 'records'
     before = (records / 'records.json').read_bytes()
     for name, flags in (('parameters', ('--checkpoint', str(other_model))), ('min_exit_layer', ('--min_exit_layer', '2'))):
@@ -201,14 +252,17 @@ def copied(certified, folder, tmp_path):
     return pathlib.Path(shutil.copytree(folder / 'records', tmp_path / 'records'))
 
 
-def test_records_of_which_one_was_decoded_otherwise_are_refused_without_a_model(
-        certified, calibrate, folder, tmp_path, capsys):
+def test_records_of_which_one_was_decoded_otherwise_are_refused_without_a_model(certified, calibrate, folder, tmp_path, capsys):
     records = copied(certified, folder, tmp_path)
     path = records / 'lambda_0.99.jsonl.config.json'
     good = json.loads(path.read_text())
-    for name, bad in (('parameters', {**good, 'parameters': 'x'}), ('config', {**good, 'config': 'x'}),
-                      ('source_field', {**good, 'source_field': 'fr'}),
-                      ('threshold', {**good, 'settings': {**good['settings'], 'threshold': 0.5}}), ('missing', [])):
+    for name, bad in (
+        ('parameters', {**good, 'parameters': 'x'}),
+        ('config', {**good, 'config': 'x'}),
+        ('source_field', {**good, 'source_field': 'fr'}),
+        ('threshold', {**good, 'settings': {**good['settings'], 'threshold': 0.5}}),
+        ('missing', []),
+    ):
         path.write_text(json.dumps(bad))
         assert calibrate('--records', str(records), output='mixed.json', model=False) == 2
         error = capsys.readouterr().err
@@ -253,8 +307,24 @@ def test_risk_groups_clusters_several_metrics_and_hoeffding_bentkus(calibrate, f
     reuse = ('--records', str(folder / 'records'), '--grid', '.99,.9', '--target_field', 'fr')
     assert calibrate(*reuse, '--objective', 'risk', '--p_value', 'hoeffding_bentkus', output='risk.json', model=False) == 0
     assert calibrate(*reuse, '--objective', 'risk', '--signed', output='signed.json', model=False) == 0
-    assert calibrate(*reuse, '--groups', 'topic', '--group_by', 'page', '--tolerance', '0.8', '--metric', 'token_f1',
-                     '--tolerance', '0.9', output='groups.json', model=False) == 2  # three tolerances for two metrics
+    assert (
+        calibrate(
+            *reuse,
+            '--groups',
+            'topic',
+            '--group_by',
+            'page',
+            '--tolerance',
+            '0.8',
+            '--metric',
+            'token_f1',
+            '--tolerance',
+            '0.9',
+            output='groups.json',
+            model=False,
+        )
+        == 2
+    )  # three tolerances for two metrics
     assert calibrate(*reuse, '--groups', 'topic', '--metric', 'rouge1', output='groups.json', model=False) == 0
     groups = calibration.Certificate.load(folder / 'groups.json')
     assert groups.groups == {'even': 35, 'odd': 35} and len(groups.grid[0].parts) == 4
@@ -263,8 +333,12 @@ def test_risk_groups_clusters_several_metrics_and_hoeffding_bentkus(calibrate, f
 
 
 def test_trials_are_reported_with_what_they_prove(certified, calibrate, folder):
-    assert calibrate('--records', str(folder / 'records'), *DECODING, '--trials', '5', '--trial_tolerances', '.6,.7',
-                     output='t.json') == 0
+    assert (
+        calibrate(
+            '--records', str(folder / 'records'), *DECODING, '--trials', '5', '--trial_tolerances', '.6,.7', output='t.json'
+        )
+        == 0
+    )
     trials = json.loads((folder / 'records' / 'trials.json').read_text())
     assert [row['tolerance'] for row in trials['tolerances']] == [0.6, 0.7] and trials['n_calibration'] == 56
     assert 'prove nothing' in trials['note'] and trials['provenance']['settings']['measure'] == 'classifier'
@@ -283,24 +357,63 @@ def test_trials_go_on_until_every_tolerance_has_stopped():
         def layers(self, threshold):
             return np.full(80, threshold)
 
-    given = {'trial_tolerances': '.15,.3', 'tolerance': [0.2], 'epsilon': 0.05, 'p_value': 'betting', 'trials': 4,
-             'permutation_seed': 0, 'group_by': None, 'signed': False, 'objective': 'textual', 'metric': ['chrf'],
-             'quiet': True}
+    given = {
+        'trial_tolerances': '.15,.3',
+        'tolerance': [0.2],
+        'epsilon': 0.05,
+        'p_value': 'betting',
+        'trials': 4,
+        'permutation_seed': 0,
+        'group_by': None,
+        'signed': False,
+        'objective': 'textual',
+        'metric': ['chrf'],
+        'quiet': True,
+    }
     result = command.run_trials(
-        argparse.Namespace(**given), argparse.Namespace(column=lambda field: None),
-        argparse.Namespace(losses=lambda early, full: np.array(losses[early])), Recorded(), list(losses),
-        {'num_layers': 3, 'settings': {'measure': 'state'}})
+        argparse.Namespace(**given),
+        argparse.Namespace(column=lambda field: None),
+        argparse.Namespace(losses=lambda early, full: np.array(losses[early])),
+        Recorded(),
+        list(losses),
+        {'num_layers': 3, 'settings': {'measure': 'state'}},
+    )
     assert decoded == [1.0, 0.9, 0.8, 0.7]
     columns = np.stack([losses[each] for each in decoded[1:]], axis=1)
     assert result == calibration.run_trials(
-        columns, np.stack([np.full(80, each) for each in decoded[1:]], axis=1), list(losses), [0.15, 0.3], 3, trials=4,
-        label='state', objective='textual', metric='chrf')
+        columns,
+        np.stack([np.full(80, each) for each in decoded[1:]], axis=1),
+        list(losses),
+        [0.15, 0.3],
+        3,
+        trials=4,
+        label='state',
+        objective='textual',
+        metric='chrf',
+    )
 
 
 @pytest.mark.parametrize('flags', [('--quiet',), ()])
 def test_trials_and_power_show_bars_unless_quiet(certified, folder, data, flags, bars):
-    assert main(['calibrate', '--records', str(folder / 'records'), '--data', data, '--metric', 'chrf', '--tolerance', '.7',
-                 '--trials', '2', *flags]) == 0
+    assert (
+        main(
+            [
+                'calibrate',
+                '--records',
+                str(folder / 'records'),
+                '--data',
+                data,
+                '--metric',
+                'chrf',
+                '--tolerance',
+                '.7',
+                '--trials',
+                '2',
+                *flags,
+            ]
+        )
+        == 0
+    )
     assert main(['calibrate', '--power', '--tolerance', '.3', '--expected_loss', '.03', '--p_value', 'binomial', *flags]) == 0
     assert {'trials at λ = 0.99', 'trials', 'simulating calibrations'} <= {description for description, _ in bars}
     assert all(quiet == bool(flags) for _, quiet in bars)
@@ -340,8 +453,7 @@ def test_confidences_are_those_of_the_plan_at_layers_where_a_token_may_leave(che
     outputs = list(model.stream(texts, exit=first, plan=plan, **options))
     starts = np.cumsum([0, *(len(each.tokens) for each in model.stream(texts, plan=plan, **options))])[:-1]
     layer = int(np.flatnonzero(runs)[0])
-    np.testing.assert_allclose(
-        planned.confidence[layer, starts], [each.confidence[0] for each in outputs], rtol=1e-5)
+    np.testing.assert_allclose(planned.confidence[layer, starts], [each.confidence[0] for each in outputs], rtol=1e-5)
     everywhere = Plan(*(np.ones((8, 3), bool),) * 3, *(np.ones((8, 1), bool),) * 2)
     same = confidences.layer_confidences(model, texts, exit_.measure, plan=lambda rows: everywhere, **options)
     np.testing.assert_allclose(same.confidence, full.confidence, rtol=1e-5)
@@ -351,8 +463,17 @@ def test_confidences_are_those_of_the_plan_at_layers_where_a_token_may_leave(che
 def test_a_certificate_covers_the_pruning_and_the_contrast_it_was_found_with(calibrate, folder, checkpoint, data, capsys):
     made = ('--measure', 'weighted_contrast', '--alpha', '0.2', '--pruning', 'fixed', '--keep', '9', '--grid', '.9,.5')
     assert calibrate(*made, output='pruned.json') == 0
-    flags = ['generate', '--checkpoint', checkpoint, '--certificate', str(folder / 'pruned.json'), '--prompt', 'horse',
-             '--batch_size', '8']
+    flags = [
+        'generate',
+        '--checkpoint',
+        checkpoint,
+        '--certificate',
+        str(folder / 'pruned.json'),
+        '--prompt',
+        'horse',
+        '--batch_size',
+        '8',
+    ]
     assert main(flags) == 0
     for *other, said in ('--keep', '8', 'covers 9'), ('--alpha', '0.1', 'covers 0.2'), ('--pruning', 'none', 'covers fixed'):
         assert main([*flags, *other]) == 2 and said in capsys.readouterr().err
@@ -366,29 +487,32 @@ def test_power_prints_how_many_examples_it_takes(capsys):
     assert '90% power' in printed and 'δ = 0.1' in printed
 
 
-@pytest.mark.parametrize('flags, message', [
-    ((), '--measure is missing'),
-    (('--measure', 'classifier', '--epsilon', '0'), 'epsilon'),
-    (('--measure', 'classifier', '--epsilon', '1'), 'epsilon'),
-    (('--measure', 'classifier', '--metric', 'rogueL'), 'rougeL'),
-    (('--measure', 'classifier', '--metric', 'bleu'), 'bleu'),
-    (('--measure', 'classifier', '--p_value', 'hofding'), 'p_value'),
-    (('--measure', 'classifier', '--objective', 'risk'), '--target_field'),
-    (('--measure', 'classifier', '--objective', 'risk', '--target_field', 'french'), 'french'),
-    (('--measure', 'classifier', '--signed'), 'sign'),
-    (('--measure', 'classifier', '--grid', '.9,1.2'), '1.2'),
-    (('--measure', 'classifier', '--grid', 'a'), '--grid'),
-    (('--measure', 'classifier', '--groups', 'nothing'), 'nothing'),
-    (('--measure', 'classifier', '--trials', '5'), '--records'),
-    (('--measure', 'classifier', '--trials', '0'), '--trials 0'),
-    (('--measure', 'classifier', '--trials', '5', '--metric', 'rouge1', '--records', 'never'), 'one --metric'),
-    (('--measure', 'classifier', '--trials', '5', '--trial_tolerances', '.1,2', '--records', 'never'), 'found 2'),
-    (('--measure', 'classifier', '--trials', '5', '--trial_tolerances', 'a', '--records', 'never'), '--trial_tolerances'),
-    (('--measure', 'classifier', '--trial_tolerances', '.1'), '--trials K'),
-    (('--measure', 'classifier', '--whole_grid'), '--whole_grid needs --records'),
-    (('--gin_file=depth/classifier.gin', '--gin.Settings.threshold=0.9'), 'Settings.threshold'),
-    (('--measure', 'classifier', '--output', '/', '--overwrite'), 'is a folder'),
-])
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        ((), '--measure is missing'),
+        (('--measure', 'classifier', '--epsilon', '0'), 'epsilon'),
+        (('--measure', 'classifier', '--epsilon', '1'), 'epsilon'),
+        (('--measure', 'classifier', '--metric', 'rogueL'), 'rougeL'),
+        (('--measure', 'classifier', '--metric', 'bleu'), 'bleu'),
+        (('--measure', 'classifier', '--p_value', 'hofding'), 'p_value'),
+        (('--measure', 'classifier', '--objective', 'risk'), '--target_field'),
+        (('--measure', 'classifier', '--objective', 'risk', '--target_field', 'french'), 'french'),
+        (('--measure', 'classifier', '--signed'), 'sign'),
+        (('--measure', 'classifier', '--grid', '.9,1.2'), '1.2'),
+        (('--measure', 'classifier', '--grid', 'a'), '--grid'),
+        (('--measure', 'classifier', '--groups', 'nothing'), 'nothing'),
+        (('--measure', 'classifier', '--trials', '5'), '--records'),
+        (('--measure', 'classifier', '--trials', '0'), '--trials 0'),
+        (('--measure', 'classifier', '--trials', '5', '--metric', 'rouge1', '--records', 'never'), 'one --metric'),
+        (('--measure', 'classifier', '--trials', '5', '--trial_tolerances', '.1,2', '--records', 'never'), 'found 2'),
+        (('--measure', 'classifier', '--trials', '5', '--trial_tolerances', 'a', '--records', 'never'), '--trial_tolerances'),
+        (('--measure', 'classifier', '--trial_tolerances', '.1'), '--trials K'),
+        (('--measure', 'classifier', '--whole_grid'), '--whole_grid needs --records'),
+        (('--gin_file=depth/classifier.gin', '--gin.Settings.threshold=0.9'), 'Settings.threshold'),
+        (('--measure', 'classifier', '--output', '/', '--overwrite'), 'is a folder'),
+    ],
+)
 def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(calibrate, folder, capsys, flags, message):
     assert calibrate(*flags, output='wrong.json') == 2
     error = capsys.readouterr().err
@@ -398,9 +522,33 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(calibrate, fol
 
 def test_too_few_examples_say_how_many_it_takes(checkpoint, data, tmp_path, capsys):
     for tolerance in ('0', '1', '0.02'):
-        assert main(['calibrate', '--checkpoint', checkpoint, '--data', data, '--source_field', 'en', '--metric', 'chrf',
-                     '--measure', 'state', '--tolerance', tolerance, '--output', str(tmp_path / 'c.json'), '--quiet',
-                     '--p_value', 'hoeffding_bentkus', '--records', str(tmp_path / 'records')]) == 2
+        assert (
+            main(
+                [
+                    'calibrate',
+                    '--checkpoint',
+                    checkpoint,
+                    '--data',
+                    data,
+                    '--source_field',
+                    'en',
+                    '--metric',
+                    'chrf',
+                    '--measure',
+                    'state',
+                    '--tolerance',
+                    tolerance,
+                    '--output',
+                    str(tmp_path / 'c.json'),
+                    '--quiet',
+                    '--p_value',
+                    'hoeffding_bentkus',
+                    '--records',
+                    str(tmp_path / 'records'),
+                ]
+            )
+            == 2
+        )
         assert ('149' if tolerance == '0.02' else 'tolerance') in capsys.readouterr().err
     assert not (tmp_path / 'records').exists() and not list(tmp_path.iterdir())  # nothing was decoded
 

@@ -20,15 +20,65 @@ def test_import_generate_calibrate_and_decode_within_the_certificate(name, tmp_p
     data, model, out = tmp_path / 'data.jsonl', str(tmp_path / 'model'), tmp_path / 'out.jsonl'
     data.write_text(''.join(json.dumps({'text': f'{text} {i}'}) + '\n' for i, text in enumerate(TEXTS * 4)))
     assert main(['import', str(FIXTURES / name), '--output', model, '--quiet']) == 0
-    common = ['--checkpoint', model, '--source_field', 'text', '--max_new_tokens', '6', '--max_source_length', '64',
-              '--batch_size', '10', '--quiet']
-    assert main(['calibrate', *common, '--data', str(data), '--measure', 'softmax_gap', '--grid', '0.9,0.5,0.1', '--metric',
-                 'token_f1', '--tolerance', '0.6', '--records', str(tmp_path / 'records'), '--output',
-                 str(tmp_path / 'c.json')]) == 0
+    common = [
+        '--checkpoint',
+        model,
+        '--source_field',
+        'text',
+        '--max_new_tokens',
+        '6',
+        '--max_source_length',
+        '64',
+        '--batch_size',
+        '10',
+        '--quiet',
+    ]
+    assert (
+        main(
+            [
+                'calibrate',
+                *common,
+                '--data',
+                str(data),
+                '--measure',
+                'softmax_gap',
+                '--grid',
+                '0.9,0.5,0.1',
+                '--metric',
+                'token_f1',
+                '--tolerance',
+                '0.6',
+                '--records',
+                str(tmp_path / 'records'),
+                '--output',
+                str(tmp_path / 'c.json'),
+            ]
+        )
+        == 0
+    )
     certificate = Certificate.load(tmp_path / 'c.json')
     assert 0 <= certificate.threshold <= 1 and certificate.grid
-    assert main(['generate', '--checkpoint', model, '--source_field', 'text', '--input', str(data), '--output', str(out),
-                 '--certificate', str(tmp_path / 'c.json'), '--batch_size', '10', '--quiet']) == 0
+    assert (
+        main(
+            [
+                'generate',
+                '--checkpoint',
+                model,
+                '--source_field',
+                'text',
+                '--input',
+                str(data),
+                '--output',
+                str(out),
+                '--certificate',
+                str(tmp_path / 'c.json'),
+                '--batch_size',
+                '10',
+                '--quiet',
+            ]
+        )
+        == 0
+    )
     records = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(records) == 20 and all(len(each['tokens']) == len(each['exit_layers']) >= 1 for each in records)
 
@@ -36,8 +86,9 @@ def test_import_generate_calibrate_and_decode_within_the_certificate(name, tmp_p
 @pytest.mark.parametrize('name', sorted(path.name for path in FIXTURES.iterdir()))
 def test_what_is_exported_holds_the_tensors_of_what_was_imported(name, tmp_path):
     model, out = str(tmp_path / 'model'), tmp_path / 'out'
-    stored = [file for path in sorted((FIXTURES / name).glob('*.safetensors'))
-              for file in safetensors.numpy.load_file(path).items()]
+    stored = [
+        file for path in sorted((FIXTURES / name).glob('*.safetensors')) for file in safetensors.numpy.load_file(path).items()
+    ]
     dtype = {'float16': 'float16', 'bfloat16': 'bfloat16'}.get(str(stored[0][1].dtype), 'float32')
     assert main(['import', str(FIXTURES / name), '--output', model, '--dtype', dtype, '--quiet']) == 0
     assert main(['export', model, '--output', str(out), '--quiet']) == 0
@@ -54,12 +105,15 @@ def test_transformers_loads_what_is_exported_and_computes_the_same(name, tmp_pat
     model, out = str(tmp_path / 'model'), str(tmp_path / 'out')
     assert main(['import', str(FIXTURES / name), '--output', model, '--quiet']) == 0
     assert main(['export', model, '--output', out, '--quiet']) == 0
-    kind = transformers.AutoModelForSeq2SeqLM if name in ('bart', 't5_1_0', 'longt5_global') else \
-        transformers.AutoModelForCausalLM
+    kind = (
+        transformers.AutoModelForSeq2SeqLM if name in ('bart', 't5_1_0', 'longt5_global') else transformers.AutoModelForCausalLM
+    )
     loaded = kind.from_pretrained(out, dtype=torch.float64).eval()
     reference = np.load(FIXTURES / name / 'reference.npz')
-    inputs = {'input_ids': torch.as_tensor(reference['source'].astype(np.int64)),
-              'attention_mask': torch.as_tensor(reference['mask'].astype(np.int64))}
+    inputs = {
+        'input_ids': torch.as_tensor(reference['source'].astype(np.int64)),
+        'attention_mask': torch.as_tensor(reference['mask'].astype(np.int64)),
+    }
     if 'target' in reference:
         inputs['decoder_input_ids'] = torch.as_tensor(reference['target'].astype(np.int64))
     else:

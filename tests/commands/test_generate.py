@@ -25,8 +25,23 @@ def generate(checkpoint, data, tmp_path):
 
     def run(*flags, output='out.jsonl', source_field='en', source=data):
         path = tmp_path / output
-        code = main(['generate', '--checkpoint', checkpoint, '--input', source, '--source_field', source_field,
-                     '--output', str(path), '--batch_size', '8', '--quiet', *flags])
+        code = main(
+            [
+                'generate',
+                '--checkpoint',
+                checkpoint,
+                '--input',
+                source,
+                '--source_field',
+                source_field,
+                '--output',
+                str(path),
+                '--batch_size',
+                '8',
+                '--quiet',
+                *flags,
+            ]
+        )
         return code, path
 
     return run
@@ -62,8 +77,10 @@ def test_one_record_a_line_in_input_order_with_depth_and_cost_of_every_token(gen
 
 
 def test_full_depth_costs_more_than_exits_and_threshold_one_is_full_depth(generate):
-    full, one, early = (records(generate(*flags, output=f'{i}.jsonl')[1]) for i, flags in enumerate(
-        [(), ('--measure', 'classifier', '--threshold', '1'), EXITS]))
+    full, one, early = (
+        records(generate(*flags, output=f'{i}.jsonl')[1])
+        for i, flags in enumerate([(), ('--measure', 'classifier', '--threshold', '1'), EXITS])
+    )
     assert [row['tokens'] for row in one] == [row['tokens'] for row in full]
     assert [row['flops'] for row in one] == [row['flops'] for row in full]
     shorter = [(a['flops'], b['flops']) for a, b in zip(early, full) if len(a['tokens']) == len(b['tokens'])]
@@ -107,8 +124,24 @@ def test_a_run_killed_anywhere_resumes_to_the_same_bytes(generate, monkeypatch):
 def test_a_killed_process_resumes_to_the_same_bytes(generate, checkpoint, data, tmp_path):
     whole = generate(*EXITS, '--batch_size', '1')[1].read_bytes()
     path = tmp_path / 'killed.jsonl'
-    command = [sys.executable, '-m', 'calm_jax.cli', 'generate', '--checkpoint', checkpoint, '--input', data,
-               '--source_field', 'en', '--output', str(path), '--quiet', *EXITS, '--batch_size', '1']
+    command = [
+        sys.executable,
+        '-m',
+        'calm_jax.cli',
+        'generate',
+        '--checkpoint',
+        checkpoint,
+        '--input',
+        data,
+        '--source_field',
+        'en',
+        '--output',
+        str(path),
+        '--quiet',
+        *EXITS,
+        '--batch_size',
+        '1',
+    ]
     process = subprocess.Popen(command)
     partial = pathlib.Path(f'{path}.partial')
     while process.poll() is None and not (partial.exists() and partial.stat().st_size):
@@ -134,23 +167,26 @@ def test_sampling_is_seeded_by_example_and_not_by_batch(generate):
     assert [row['tokens'] for row in first] != [row['tokens'] for row in other]
 
 
-@pytest.mark.parametrize('flags, message', [
-    (('--measure', 'softmax_gapp', '--threshold', '.5'), 'did you mean softmax_gap?'),
-    (('--measure', 'state', '--threshold', '1.5'), 'λ in [0, 1]'),
-    (('--threshold', '.5'), 'without a measure'),
-    (('--measure', 'state', '--threshold', '.5', '--min_exit_layer', '4'), 'the decoder has 3 layers'),
-    (('--plan', 'uniform:9'), 'C from 1 to 3'),
-    (('--propagation', 'lasy'), 'did you mean lazy?'),
-    (('--threshold_form', 'decay'), 'decaying'),
-    (('--temperature', '-1'), 'temperature'),
-    (('--temperature', '1', '--top_p', '0'), 'top_p'),
-    (('--batch_size', '0'), 'batch_size'),
-    (('--max_new_tokens', 'x'), 'max_new_tokens'),
-    (('--resume',), 'nothing to resume'),
-    (('--resume', '--overwrite'), 'contradict'),
-    (('--certificate', 'none.json'), 'none.json'),
-    (('--nonsense',), 'nonsense'),
-])
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        (('--measure', 'softmax_gapp', '--threshold', '.5'), 'did you mean softmax_gap?'),
+        (('--measure', 'state', '--threshold', '1.5'), 'λ in [0, 1]'),
+        (('--threshold', '.5'), 'without a measure'),
+        (('--measure', 'state', '--threshold', '.5', '--min_exit_layer', '4'), 'the decoder has 3 layers'),
+        (('--plan', 'uniform:9'), 'C from 1 to 3'),
+        (('--propagation', 'lasy'), 'did you mean lazy?'),
+        (('--threshold_form', 'decay'), 'decaying'),
+        (('--temperature', '-1'), 'temperature'),
+        (('--temperature', '1', '--top_p', '0'), 'top_p'),
+        (('--batch_size', '0'), 'batch_size'),
+        (('--max_new_tokens', 'x'), 'max_new_tokens'),
+        (('--resume',), 'nothing to resume'),
+        (('--resume', '--overwrite'), 'contradict'),
+        (('--certificate', 'none.json'), 'none.json'),
+        (('--nonsense',), 'nonsense'),
+    ],
+)
 def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(generate, capsys, flags, message):
     code, path = generate(*flags)
     error = capsys.readouterr().err
@@ -158,16 +194,19 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(generate, caps
     assert list(path.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize('content, field, message', [
-    ('{"en": "a"}\n{"en": \n', 'en', 'in.jsonl:2'),
-    ('', 'en', 'no record'),
-    ('{"en": "a"}\n[1]\n', 'en', 'in.jsonl:2'),
-    ('{"english": "a"}\n', 'englsh', "did you mean english"),
-    ('{"en": "a"}\n{"fr": "a"}\n', 'en', 'in.jsonl:2'),
-    ('{"en": 3}\n{"en": null}\n', 'en', 'null'),
-    ('{"en": "a"}\n{"en": "a \\ud83d"}\n', 'en', 'in.jsonl:2: holds half of a surrogate pair'),
-    ('{"en": "a"}\n{"en": "a", "id": "\\ud83d"}\n', 'en', 'in.jsonl:2: holds half of a surrogate pair'),
-])
+@pytest.mark.parametrize(
+    'content, field, message',
+    [
+        ('{"en": "a"}\n{"en": \n', 'en', 'in.jsonl:2'),
+        ('', 'en', 'no record'),
+        ('{"en": "a"}\n[1]\n', 'en', 'in.jsonl:2'),
+        ('{"english": "a"}\n', 'englsh', 'did you mean english'),
+        ('{"en": "a"}\n{"fr": "a"}\n', 'en', 'in.jsonl:2'),
+        ('{"en": 3}\n{"en": null}\n', 'en', 'null'),
+        ('{"en": "a"}\n{"en": "a \\ud83d"}\n', 'en', 'in.jsonl:2: holds half of a surrogate pair'),
+        ('{"en": "a"}\n{"en": "a", "id": "\\ud83d"}\n', 'en', 'in.jsonl:2: holds half of a surrogate pair'),
+    ],
+)
 def test_bad_input_names_the_line(generate, capsys, tmp_path, content, field, message):
     source = tmp_path / 'in.jsonl'
     source.write_text(content)
@@ -284,8 +323,24 @@ def test_checking_the_input_and_decoding_show_how_far_they_are(checkpoint, data,
         yield from iterable
 
     monkeypatch.setattr('calm_jax.commands.generate.progress', watched)
-    assert main(['generate', '--checkpoint', checkpoint, '--input', data, '--source_field', 'en', '--batch_size', '8',
-                 '--output', str(tmp_path / 'out.jsonl')]) == 0
+    assert (
+        main(
+            [
+                'generate',
+                '--checkpoint',
+                checkpoint,
+                '--input',
+                data,
+                '--source_field',
+                'en',
+                '--batch_size',
+                '8',
+                '--output',
+                str(tmp_path / 'out.jsonl'),
+            ]
+        )
+        == 0
+    )
     assert shown == [('checking', 70, False), ('decoding', 70, False)]
 
 

@@ -68,9 +68,7 @@ def test_a_batch_is_a_function_of_its_step_whatever_was_read_before():
         assert_same(made_batches()[step], expected[step])
 
 
-@pytest.mark.parametrize(
-    'count, batch_size, window', [(509, 16, 4), (512, 16, 4), (64, 16, 64), (20, 16, 1), (7, 1, 3)]
-)
+@pytest.mark.parametrize('count, batch_size, window', [(509, 16, 4), (512, 16, 4), (64, 16, 64), (20, 16, 1), (7, 1, 3)])
 def test_every_epoch_has_each_example_once_but_for_the_last_n_mod_b_of_its_order(count, batch_size, window):
     examples = EXAMPLES[:count] if count <= 509 else made_examples(count)
     batches = made_batches(examples, batch_size, window=window)
@@ -132,9 +130,7 @@ def test_rows_hold_source_end_and_padding_and_inputs_are_targets_shifted_right()
         batch = batches[step]
         for row, name in enumerate(names(batch)):
             source, target = (ids.tolist() for ids in EXAMPLES[name])
-            encoder, inputs, targets, weights = (
-                batch[key][row].tolist() for key in KEYS
-            )
+            encoder, inputs, targets, weights = (batch[key][row].tolist() for key in KEYS)
             assert encoder == source + [1] + [0] * (len(encoder) - len(source) - 1)
             padding = [0] * (len(targets) - len(target) - 1)
             assert targets == target + [1] + padding
@@ -161,9 +157,7 @@ def test_lengths_are_the_smallest_multiples_that_hold_the_longest_row():
             assert batch[key].shape == (16, (longest + 7) // 8 * 8)
 
 
-@pytest.mark.parametrize(
-    'limit, least, values', [(64, 8, 8), (512, 64, 8), (100, 16, 7), (8, 8, 1), (3, 8, 1), (1024, 128, 8)]
-)
+@pytest.mark.parametrize('limit, least, values', [(64, 8, 8), (512, 64, 8), (100, 16, 7), (8, 8, 1), (3, 8, 1), (1024, 128, 8)])
 def test_lengths_have_at_most_eight_values_by_default(limit, least, values):
     examples = [Example(np.full(length, 5), np.array([5])) for length in range(limit + 10)]
     batches = TrainingBatches(examples, 1, max_source_length=limit, max_target_length=4)
@@ -333,10 +327,14 @@ def test_tokenising_can_be_watched(tmp_path):
 
 
 def test_of_a_decoder_alone_the_prompt_stands_before_the_target_and_only_the_target_counts():
-    examples = [Example(np.array([5, 6]), np.array([7])), Example(np.array([], int), np.array([8, 9])), Example(
-        np.arange(2, 30), np.arange(30, 60))]
+    examples = [
+        Example(np.array([5, 6]), np.array([7])),
+        Example(np.array([], int), np.array([8, 9])),
+        Example(np.arange(2, 30), np.arange(30, 60)),
+    ]
     (batch,) = evaluation_batches(
-        examples, 4, max_source_length=8, max_target_length=8, pad_id=-1, eos_id=1, decoder_start_id=4, decoder_only=True)
+        examples, 4, max_source_length=8, max_target_length=8, pad_id=-1, eos_id=1, decoder_start_id=4, decoder_only=True
+    )
     assert sorted(batch) == ['decoder_input_tokens', 'decoder_loss_weights', 'decoder_target_tokens']
     inputs, targets, weights = (batch[f'decoder_{name}'].tolist() for name in ('input_tokens', 'target_tokens', 'loss_weights'))
     assert inputs[0][:4] == [5, 6, 7, -1] and targets[0][:4] == [6, 7, 1, -1] and weights[0][:4] == [0, 1, 1, 0]

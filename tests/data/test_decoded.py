@@ -21,7 +21,7 @@ def decode(path, records=RECORDS, header=HEADER, **how):
     """What `decode_file` does with a decoded file."""
     decoded = Decoded(path, header, 3, **how)
     if not decoded.complete:
-        list(decoded.write(records[decoded.finished:]))
+        list(decoded.write(records[decoded.finished :]))
     if not decoded.complete or not decoded.summarized:
         decoded.summarize({'examples': len(records)})
 
@@ -37,11 +37,13 @@ def killed_at(step, monkeypatch, path, **how):
                 raise Killed
             count += 1
             return real(*args, **kwargs)
+
         return change
 
     def opened(real):
         def change(*args, **kwargs):
             return (counting(real) if 'r' not in (args[1] if len(args) > 1 else 'r') else real)(*args, **kwargs)
+
         return change
 
     with monkeypatch.context() as patch:

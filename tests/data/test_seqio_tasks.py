@@ -95,8 +95,9 @@ PRINTED = {
         'carbon monoxide',
     ),
     'cnn_dailymail': (
-        {'article': 'marouane fellaini and adnan januzaj\ncontinue', 'highlights': 'the belgian duo .\nnew', 'id':
-        'c1'}, 'summarize: marouane fellaini and adnan januzaj\ncontinue', 'the belgian duo .\nnew',
+        {'article': 'marouane fellaini and adnan januzaj\ncontinue', 'highlights': 'the belgian duo .\nnew', 'id': 'c1'},
+        'summarize: marouane fellaini and adnan januzaj\ncontinue',
+        'the belgian duo .\nnew',
     ),
     'wmt15_enfr': (
         {'en': 'This image section from an infrared recording', 'fr': 'Ce détail d’une photographie infrarouge'},
@@ -111,17 +112,9 @@ PRINTED = {
     ),
     'glue_ax': ({'hypothesis': 'h', 'premise': 'p', 'label': -1}, 'mnli hypothesis: h premise: p', '<unk>'),
     'glue_mnli_matched': ({'hypothesis': 'h', 'premise': 'p', 'label': 1}, 'mnli hypothesis: h premise: p', 'neutral'),
-    'glue_mnli_mismatched': (
-        {'hypothesis': 'h', 'premise': 'p', 'label': 0},
-        'mnli hypothesis: h premise: p',
-        'entailment',
-    ),
+    'glue_mnli_mismatched': ({'hypothesis': 'h', 'premise': 'p', 'label': 0}, 'mnli hypothesis: h premise: p', 'entailment'),
     'xsum': ({'document': 'It rained.\n\nA lot.', 'summary': 'Rain'}, 'summarize: It rained.\n\nA lot.', 'Rain'),
-    'samsum': (
-        {'dialogue': 'A: hi\r\nB: ho', 'summary': 'Greetings', 'id': 's1'},
-        'summarize: A: hi\r\nB: ho',
-        'Greetings',
-    ),
+    'samsum': ({'dialogue': 'A: hi\r\nB: ho', 'summary': 'Greetings', 'id': 's1'}, 'summarize: A: hi\r\nB: ho', 'Greetings'),
     'multi_news': ({'document': 'one ||||| two', 'summary': 'both'}, 'summarize: one ||||| two', 'both'),
     'big_patent': ({'description': 'A wheel', 'abstract': 'Round'}, 'summarize: A wheel', 'Round'),
     'iwslt2017_deen': ({'de': 'Danke', 'en': 'Thanks'}, 'translate German to English: Danke', 'Thanks'),
@@ -216,9 +209,7 @@ def test_label_names_are_those_of_the_published_datasets(tmp_path):
         assert labels == (tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None) or name == 'stsb'
 
 
-@pytest.mark.parametrize(
-    'label, text', [(0.0, '0.0'), (4.75, '4.8'), (5.0, '5.0'), (1.8, '1.8'), (2.09, '2.0'), (2.11, '2.2')]
-)
+@pytest.mark.parametrize('label, text', [(0.0, '0.0'), (4.75, '4.8'), (5.0, '5.0'), (1.8, '1.8'), (2.09, '2.0'), (2.11, '2.2')])
 def test_similarities_are_rounded_to_fifths(label, text):
     features = {'sentence1': '', 'sentence2': '', 'label': label, 'idx': 0}
     (example,) = seqio_tasks.score(tf.data.Dataset.from_tensors(features), 'stsb').as_numpy_iterator()
@@ -333,30 +324,48 @@ def test_the_package_and_the_other_files_of_data_import_neither_seqio_nor_tensor
 def test_a_command_reads_a_task_by_name_and_keeps_its_texts(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     output = tmp_path / 'out.jsonl'
-    command = ['generate', '--checkpoint', checkpoint, '--input', 'seqio:xsum:validation', '--source_field', 'source',
-               '--output', str(output), '--batch_size', '2', '--quiet']
+    command = [
+        'generate',
+        '--checkpoint',
+        checkpoint,
+        '--input',
+        'seqio:xsum:validation',
+        '--source_field',
+        'source',
+        '--output',
+        str(output),
+        '--batch_size',
+        '2',
+        '--quiet',
+    ]
     assert main(command) == 0
     assert len(output.read_text().splitlines()) == 2
     kept = open_records(tmp_path / 'cache' / 'calm_jax' / 'tasks' / 'xsum-validation.jsonl')
     assert [kept[0]['source'], kept[0]['target']] == list(PRINTED['xsum'][1:])
     assert open_records('seqio:xsum:validation')[1] == kept[1]
-    for name, message in (('seqio:xsun:validation', "did you mean xsum"), ('seqio:xsum', 'seqio:TASK:SPLIT'),
-                          ('seqio:xsum:tset', 'tset')):
+    for name, message in (
+        ('seqio:xsun:validation', 'did you mean xsum'),
+        ('seqio:xsum', 'seqio:TASK:SPLIT'),
+        ('seqio:xsum:tset', 'tset'),
+    ):
         assert main([*command[:4], name, *command[5:-1], '--overwrite', '--quiet']) == 2
         assert message in capsys.readouterr().err
 
 
-def test_a_task_that_cannot_be_read_is_one_line_and_leaves_nothing_behind(checkpoint, data_dir, trained, tmp_path, monkeypatch,
-                                                                          capsys):
+def test_a_task_that_cannot_be_read_is_one_line_and_leaves_nothing_behind(
+    checkpoint, data_dir, trained, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     damaged = shutil.copytree(data_dir, tmp_path / 'damaged')
     for record in (damaged / 'xsum').rglob('*.tfrecord*'):
         record.write_bytes(record.read_bytes()[:-5])
     seqio_tasks.register(seqio_tasks.vocabulary(trained[0]), damaged)
     try:
-        for name, message in (('seqio:xsm:validation', "did you mean xsum"), ('seqio:xsum:validation', 'damaged')):
-            assert main(['generate', '--checkpoint', checkpoint, '--input', name, '--output', str(tmp_path / 'out'),
-                         '--quiet']) == 2
+        for name, message in (('seqio:xsm:validation', 'did you mean xsum'), ('seqio:xsum:validation', 'damaged')):
+            assert (
+                main(['generate', '--checkpoint', checkpoint, '--input', name, '--output', str(tmp_path / 'out'), '--quiet'])
+                == 2
+            )
             error = capsys.readouterr().err.strip()
             assert message in error and len(error.splitlines()) == 1
             assert not list((tmp_path / 'cache').rglob('*.*'))
@@ -368,6 +377,21 @@ def test_predictions_are_scored_against_a_task(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     predictions = tmp_path / 'out.jsonl'
     predictions.write_text(''.join(json.dumps({'text': text}) + '\n' for text in ('Rain', 'x')))
-    assert main(['evaluate', '--predictions', str(predictions), '--references', 'seqio:xsum:validation',
-                 '--reference_field', 'target', '--metric', 'exact_match', '--quiet']) == 0
+    assert (
+        main(
+            [
+                'evaluate',
+                '--predictions',
+                str(predictions),
+                '--references',
+                'seqio:xsum:validation',
+                '--reference_field',
+                'target',
+                '--metric',
+                'exact_match',
+                '--quiet',
+            ]
+        )
+        == 0
+    )
     assert '0.5000' in capsys.readouterr().out

@@ -174,11 +174,14 @@ def test_a_file_that_is_no_model_is_named(tmp_path):
         load_tokenizer(tmp_path)
 
 
-@pytest.mark.parametrize('content, message', [
-    ('[]', r'expected a JSON object, found \[\]'),
-    ('{"extra_ids": "7"}', '"extra_ids" is "7"; expected a whole number'),
-    ('{"extra_ids": -1}', '"extra_ids" is -1; expected a whole number'),
-])
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        ('[]', r'expected a JSON object, found \[\]'),
+        ('{"extra_ids": "7"}', '"extra_ids" is "7"; expected a whole number'),
+        ('{"extra_ids": -1}', '"extra_ids" is -1; expected a whole number'),
+    ],
+)
 def test_a_tokenizer_configuration_that_cannot_be_meant_is_refused_in_one_line(trained, tmp_path, content, message):
     (tmp_path / 'spiece.model').write_bytes(trained[1].model)
     (tmp_path / 'tokenizer_config.json').write_text(content)
@@ -219,10 +222,10 @@ def test_byte_level_pairs_spell_every_text_after_what_the_family_starts_with(pai
     tokenizer, _, start = pairs
     ids = tokenizer.encode(text)
     pieces = tokenizer.pieces(ids)
-    assert pieces[: len(start)] == start and tokenizer.eos_id not in ids[len(start):]
-    assert tokenizer.decode(ids[len(start):]) == text
+    assert pieces[: len(start)] == start and tokenizer.eos_id not in ids[len(start) :]
+    assert tokenizer.decode(ids[len(start) :]) == text
     if text.isascii():
-        assert ''.join(pieces[len(start):]) == text
+        assert ''.join(pieces[len(start) :]) == text
 
 
 def test_ids_of_byte_level_pairs_are_those_of_the_reference(pairs):
@@ -233,7 +236,7 @@ def test_ids_of_byte_level_pairs_are_those_of_the_reference(pairs):
     for text in TEXTS:
         if '<' not in text:
             expected = reference.encode(text, add_special_tokens=False)
-            assert tokenizer.encode(text)[len(start):] == expected, text
+            assert tokenizer.encode(text)[len(start) :] == expected, text
 
 
 def test_pairs_are_stored_as_tokenizer_json_and_load_as_themselves(pairs, tmp_path):
@@ -261,8 +264,13 @@ def test_a_tokenizer_json_that_names_no_end_is_refused_in_one_line(pairs, tmp_pa
 
 def test_a_prompt_of_sentencepieces_starts_with_the_beginning_of_sequence(tmp_path):
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES), model_prefix=str(tmp_path / 'tokenizer'), vocab_size=SIZE, model_type='bpe',
-        byte_fallback=True, minloglevel=2)
+        sentence_iterator=iter(SENTENCES),
+        model_prefix=str(tmp_path / 'tokenizer'),
+        vocab_size=SIZE,
+        model_type='bpe',
+        byte_fallback=True,
+        minloglevel=2,
+    )
     (tmp_path / 'tokenizer.vocab').unlink()
     tokenizer = load_tokenizer(tmp_path)
     ids = tokenizer.encode('A man is sleeping outside.')

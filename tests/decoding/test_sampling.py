@@ -25,7 +25,7 @@ def test_plain_sampling_draws_from_the_distribution():
 
 
 def test_temperature_sharpens_by_powers():
-    expected = PROBABILITIES ** 2 / np.sum(PROBABILITIES ** 2)
+    expected = PROBABILITIES**2 / np.sum(PROBABILITIES**2)
     np.testing.assert_allclose(draws(Sampled(temperature=0.5)), expected, atol=0.015)
 
 
@@ -54,8 +54,10 @@ def test_keys_belong_to_the_example_and_the_position():
     assert len({tuple(row) for row in data.tolist()}) == 6
 
 
-@pytest.mark.parametrize('settings, message', [
-    ({'temperature': 0.0}, 'positive'), ({'top_k': -1}, 'top_k'), ({'top_p': 0.0}, 'top_p'), ({'top_p': 1.5}, 'top_p')])
+@pytest.mark.parametrize(
+    'settings, message',
+    [({'temperature': 0.0}, 'positive'), ({'top_k': -1}, 'top_k'), ({'top_p': 0.0}, 'top_p'), ({'top_p': 1.5}, 'top_p')],
+)
 def test_senseless_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Sampled(**settings)

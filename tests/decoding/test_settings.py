@@ -23,8 +23,11 @@ def test_no_measure_decides_nothing():
 
 @pytest.mark.parametrize('form, kind', [('constant', Constant), ('decaying', Decaying), ('scaled_decaying', ScaledDecaying)])
 def test_an_exit_is_built_with_its_numbers(form, kind):
-    exit = Settings(measure='softmax_gap', threshold=0.4, threshold_form=form, decay_temperature=3.0,
-                    min_exit_layer=2).build(CONFIG).exit
+    exit = (
+        Settings(measure='softmax_gap', threshold=0.4, threshold_form=form, decay_temperature=3.0, min_exit_layer=2)
+        .build(CONFIG)
+        .exit
+    )
     assert exit.measure == SoftmaxGap() and exit.threshold == 0.4 and exit.min_exit_layer == 2
     assert isinstance(exit.form, kind) and getattr(exit.form, 'temperature', 3.0) == 3.0
 
@@ -40,19 +43,26 @@ def test_pruning_and_contrast_become_parts_of_the_measure_and_of_the_record():
     fixed = dataclasses.replace(plain, pruning='fixed', keep=3, min_exit_layer=2)
     assert fixed.build(CONFIG).exit.measure == SoftmaxGap(Pruned(keep=3, start=2))
     assert fixed.deciding()['keep'] == 3 and 'keep_least' not in fixed.deciding()
-    contrast = Settings(measure='weighted_contrast', threshold=0.5, pruning='decaying', keep_least=2, partition='full',
-                        alpha=0.2, emits='dola')
+    contrast = Settings(
+        measure='weighted_contrast', threshold=0.5, pruning='decaying', keep_least=2, partition='full', alpha=0.2, emits='dola'
+    )
     assert contrast.build(CONFIG).exit.measure == WeightedContrast(0.2, 'dola', Pruned(0, 2, 1, 'full'))
     assert {'alpha', 'emits', 'keep_least'} <= set(contrast.deciding())
     assert not {'pruning', 'alpha'} & set(dataclasses.replace(contrast, threshold=1.0).deciding())
 
 
-@pytest.mark.parametrize('wrong, message', [
-    ({'pruning': 'fixed', 'keep': 15}, 'the vocabulary has 14'), ({'pruning': 'fixed', 'min_exit_layer': 4}, 'exit_layer is 4'),
-    ({'pruning': 'decaying', 'keep': 2, 'keep_least': 3}, 'expected k. ≤ k'), ({'pruning': 'fxied'}, 'did you mean fixed'),
-    ({'measure': 'state', 'pruning': 'fixed', 'keep': 3}, 'looks at no vocabulary'),
-    ({'measure': 'weighted_contrast', 'alpha': 1.0}, 'alpha is 1.0'), ({'partition': 'half', 'pruning': 'fixed'}, 'partition'),
-])
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        ({'pruning': 'fixed', 'keep': 15}, 'the vocabulary has 14'),
+        ({'pruning': 'fixed', 'min_exit_layer': 4}, 'exit_layer is 4'),
+        ({'pruning': 'decaying', 'keep': 2, 'keep_least': 3}, 'expected k. ≤ k'),
+        ({'pruning': 'fxied'}, 'did you mean fixed'),
+        ({'measure': 'state', 'pruning': 'fixed', 'keep': 3}, 'looks at no vocabulary'),
+        ({'measure': 'weighted_contrast', 'alpha': 1.0}, 'alpha is 1.0'),
+        ({'partition': 'half', 'pruning': 'fixed'}, 'partition'),
+    ],
+)
 def test_what_pruning_and_contrast_cannot_be_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         Settings(**{'measure': 'softmax_gap', 'threshold': 0.5, **wrong}).build(CONFIG)
@@ -88,8 +98,13 @@ def test_a_measure_or_plan_maker_of_ones_own_is_named_by_its_module(tmp_path, mo
             Settings(measure=wrong, threshold=0.5)
     with pytest.raises(ValueError, match="unexpected keyword argument 'alpha'"):
         dataclasses.replace(settings, measure_options='alpha=1').build(CONFIG)
-    for wrong, message in ('os:getcwd', 'takes no TransformerConfig'), ('os:nothing', 'cannot be imported'), (
-            'builtins:id', 'expected a function of example ids'), ('uniform:4.5', 'C from 1 to'), ('uniform:-1', 'C from 1 to'):
+    for wrong, message in (
+        ('os:getcwd', 'takes no TransformerConfig'),
+        ('os:nothing', 'cannot be imported'),
+        ('builtins:id', 'expected a function of example ids'),
+        ('uniform:4.5', 'C from 1 to'),
+        ('uniform:-1', 'C from 1 to'),
+    ):
         with pytest.raises(ValueError, match=message):
             Settings(plan=wrong).build(CONFIG)
 
@@ -117,12 +132,22 @@ def test_what_decides_leaves_out_what_is_unused():
     assert full.deciding() == dataclasses.replace(full, threshold_form='decaying', min_exit_layer=2).deciding()
 
 
-@pytest.mark.parametrize('wrong, message', [
-    ({'measure': 'clasifier'}, 'did you mean classifier'), ({'threshold': 0.5}, 'without a measure'),
-    ({'measure': 'state', 'threshold': float('nan')}, 'threshold'), ({'max_new_tokens': 0}, 'max_new_tokens'),
-    ({'decay_temperature': -1.0}, 'decay_temperature'), ({'temperature': -0.1}, 'temperature'), ({'top_p': 7.0}, 'top_p'),
-    ({'top_k': -1}, 'top_k'), ({'seed': -1}, 'seed'), ({'seed': 2**32}, 'seed'), ({'measure_options': 'k'}, 'NAME=NUMBER'),
-])
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        ({'measure': 'clasifier'}, 'did you mean classifier'),
+        ({'threshold': 0.5}, 'without a measure'),
+        ({'measure': 'state', 'threshold': float('nan')}, 'threshold'),
+        ({'max_new_tokens': 0}, 'max_new_tokens'),
+        ({'decay_temperature': -1.0}, 'decay_temperature'),
+        ({'temperature': -0.1}, 'temperature'),
+        ({'top_p': 7.0}, 'top_p'),
+        ({'top_k': -1}, 'top_k'),
+        ({'seed': -1}, 'seed'),
+        ({'seed': 2**32}, 'seed'),
+        ({'measure_options': 'k'}, 'NAME=NUMBER'),
+    ],
+)
 def test_wrong_settings_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         Settings(**wrong)

@@ -11,13 +11,27 @@ from calm_jax.demo import localisation
 
 SPLITS = ('tune', 'calibration', 'test')
 MONTHS = (
-    ('January', 'janvier'), ('February', 'février'), ('March', 'mars'), ('April', 'avril'), ('May', 'mai'),
-    ('June', 'juin'), ('July', 'juillet'), ('August', 'août'), ('September', 'septembre'), ('October', 'octobre'),
-    ('November', 'novembre'), ('December', 'décembre'),
+    ('January', 'janvier'),
+    ('February', 'février'),
+    ('March', 'mars'),
+    ('April', 'avril'),
+    ('May', 'mai'),
+    ('June', 'juin'),
+    ('July', 'juillet'),
+    ('August', 'août'),
+    ('September', 'septembre'),
+    ('October', 'octobre'),
+    ('November', 'novembre'),
+    ('December', 'décembre'),
 )
 WEEKDAYS = {
-    'Monday': 'lundi', 'Tuesday': 'mardi', 'Wednesday': 'mercredi', 'Thursday': 'jeudi', 'Friday': 'vendredi',
-    'Saturday': 'samedi', 'Sunday': 'dimanche',
+    'Monday': 'lundi',
+    'Tuesday': 'mardi',
+    'Wednesday': 'mercredi',
+    'Thursday': 'jeudi',
+    'Friday': 'vendredi',
+    'Saturday': 'samedi',
+    'Sunday': 'dimanche',
 }
 
 

@@ -22,9 +22,19 @@ def evidence_of(layer, probabilities, every_layer=True, ran=None, decides=True):
         return best if ids is None else jnp.take_along_axis(ids, best[:, None], axis=1)[:, 0]
 
     return Evidence(
-        layer, SIZES.layers, jnp.zeros(rows, jnp.int32), states, states, jnp.ones(rows, bool) if ran is None else ran, None,
-        logits=logits, head_rows=lambda ids: HeadRows(jnp.eye(5)[ids], None), choose=choose, decides=decides,
-        every_layer=every_layer)
+        layer,
+        SIZES.layers,
+        jnp.zeros(rows, jnp.int32),
+        states,
+        states,
+        jnp.ones(rows, bool) if ran is None else ran,
+        None,
+        logits=logits,
+        head_rows=lambda ids: HeadRows(jnp.eye(5)[ids], None),
+        choose=choose,
+        decides=decides,
+        every_layer=every_layer,
+    )
 
 
 def observe_layers(measure, *layers):

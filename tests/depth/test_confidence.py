@@ -13,9 +13,17 @@ def evidence(layer=1, logits=None, hidden=None, previous=None, oracle=None):
     rows = 2
     blank = jnp.zeros((rows, 2))
     return Evidence(
-        layer, 4, jnp.zeros(rows, jnp.int32), blank if hidden is None else hidden, blank if previous is None else previous,
-        jnp.ones(rows, bool), oracle, logits=lambda: logits, head_rows=None,
-        choose=lambda logits, ids: jnp.argmax(logits, axis=-1))
+        layer,
+        4,
+        jnp.zeros(rows, jnp.int32),
+        blank if hidden is None else hidden,
+        blank if previous is None else previous,
+        jnp.ones(rows, bool),
+        oracle,
+        logits=lambda: logits,
+        head_rows=None,
+        choose=lambda logits, ids: jnp.argmax(logits, axis=-1),
+    )
 
 
 # softmax(log 6, log 3, log 1) = .6, .3, .1
@@ -73,14 +81,17 @@ def test_static_depth_is_the_share_of_layers_visited():
     assert confidence.tolist() == [0.75, 0.75]
 
 
-@pytest.mark.parametrize('form, expected', [
-    (Constant(), [0.8, 0.8, 0.8]),
-    # 0.72 + 0.1 e^0, 0.72 + 0.1 e^-2, 0.72 + 0.1 e^-4
-    (Decaying(4.0), [0.82, 0.7335335283, 0.7218315639]),
-    (ScaledDecaying(4.0), [0.8, 0.7308268227, 0.7214652511]),
-    (Decaying(0.0), [0.82, 0.82, 0.82]),
-    (ScaledDecaying(0.0), [0.8, 0.8, 0.8]),
-])
+@pytest.mark.parametrize(
+    'form, expected',
+    [
+        (Constant(), [0.8, 0.8, 0.8]),
+        # 0.72 + 0.1 e^0, 0.72 + 0.1 e^-2, 0.72 + 0.1 e^-4
+        (Decaying(4.0), [0.82, 0.7335335283, 0.7218315639]),
+        (ScaledDecaying(4.0), [0.8, 0.7308268227, 0.7214652511]),
+        (Decaying(0.0), [0.82, 0.82, 0.82]),
+        (ScaledDecaying(0.0), [0.8, 0.8, 0.8]),
+    ],
+)
 def test_thresholds_decay_as_published(form, expected):
     np.testing.assert_allclose(form(0.8, jnp.array([0, 5, 10]), 10), expected, rtol=1e-6)
 
@@ -98,9 +109,15 @@ def test_a_confidence_equal_to_the_threshold_leaves_and_none_does_below_the_mini
     assert exit.observes(1) and not exit.observes(0)
 
 
-@pytest.mark.parametrize('measure, layer, expected', [
-    (SoftmaxGap(), 0, 2 * 512 * 32128), (StateSimilarity(), 1, 6 * 512), (StateSimilarity(), 0, 0),
-    (Classifier(jnp.zeros((512, 1)), jnp.zeros(1)), 3, 1024), (StaticDepth(), 3, 0),
-])
+@pytest.mark.parametrize(
+    'measure, layer, expected',
+    [
+        (SoftmaxGap(), 0, 2 * 512 * 32128),
+        (StateSimilarity(), 1, 6 * 512),
+        (StateSimilarity(), 0, 0),
+        (Classifier(jnp.zeros((512, 1)), jnp.zeros(1)), 3, 1024),
+        (StaticDepth(), 3, 0),
+    ],
+)
 def test_observations_cost_what_their_products_cost(measure, layer, expected):
     assert measure.flops(layer, Sizes(8, 512, 32128, 512)) == expected

@@ -8,13 +8,16 @@ from calm_jax.depth import plans
 from calm_jax.depth.gates import ScriptedGate
 
 
-@pytest.mark.parametrize('cost, layers', [
-    (4, [1, 7, 13, 19]),
-    (8, list(range(1, 23, 3))),
-    (12, list(range(1, 24, 2))),
-    (16, [1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19, 21, 22, 24]),
-    (24, list(range(1, 25))),
-])
+@pytest.mark.parametrize(
+    'cost, layers',
+    [
+        (4, [1, 7, 13, 19]),
+        (8, list(range(1, 23, 3))),
+        (12, list(range(1, 24, 2))),
+        (16, [1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19, 21, 22, 24]),
+        (24, list(range(1, 25))),
+    ],
+)
 def test_uniform_patterns_of_24_layers_are_the_papers(cost, layers):
     assert (np.flatnonzero(plans.uniform_layers(cost, 24)) + 1).tolist() == layers
 

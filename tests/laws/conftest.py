@@ -14,8 +14,16 @@ from calm_jax.models.transformer import init_params
 def config():
     # Few tokens, so that the end-of-sequence turns up and rows end at different steps.
     return TransformerConfig(
-        vocab_size=14, emb_dim=16, num_heads=2, head_dim=6, mlp_dim=24, num_encoder_layers=2, num_decoder_layers=3,
-        relative_attention_num_buckets=8, relative_attention_max_distance=6)
+        vocab_size=14,
+        emb_dim=16,
+        num_heads=2,
+        head_dim=6,
+        mlp_dim=24,
+        num_encoder_layers=2,
+        num_decoder_layers=3,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=6,
+    )
 
 
 @pytest.fixture(scope='session')
@@ -63,7 +71,7 @@ class Definition:
 
     def feed(self, p, x):
         gate = x @ p['wi_0']['kernel']
-        gate = 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate ** 3)))
+        gate = 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
         return (gate * (x @ p['wi_1']['kernel'])) @ p['wo']['kernel']
 
     def bias(self, p, distances, bidirectional):
@@ -90,8 +98,13 @@ class Definition:
             attends, feeds = (True, True) if sub_layers is None else sub_layers(i)
             if attends:
                 y = self.norm(x, layer['pre_attention_layer_norm'])
-                x = x + self.attend(layer['attention'], y, self.heads(y, layer['attention']['key']),
-                                    self.heads(y, layer['attention']['value']), bias)
+                x = x + self.attend(
+                    layer['attention'],
+                    y,
+                    self.heads(y, layer['attention']['key']),
+                    self.heads(y, layer['attention']['value']),
+                    bias,
+                )
             if feeds:
                 x = x + self.feed(layer['mlp'], self.norm(x, layer['pre_mlp_layer_norm']))
         return self.norm(x, p['encoder_norm'])

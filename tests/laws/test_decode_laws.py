@@ -41,9 +41,16 @@ def decode(config, params, sources):
         dtype = 'float64' if jax.config.jax_enable_x64 else 'float32'
         cast = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
         decisions = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jnp.asarray(x), decisions)
-        return jax.device_get(generate(
-            dataclasses.replace(config, dtype=dtype), cast, sources[rows], max_new_tokens=LENGTH,
-            example_ids=np.arange(len(sources), dtype=np.int32)[rows], **decisions))
+        return jax.device_get(
+            generate(
+                dataclasses.replace(config, dtype=dtype),
+                cast,
+                sources[rows],
+                max_new_tokens=LENGTH,
+                example_ids=np.arange(len(sources), dtype=np.int32)[rows],
+                **decisions,
+            )
+        )
 
     return run
 
@@ -108,8 +115,8 @@ class Pruning:
         words, rest = self.words, self.dropped if self.pruned.partition == 'full' else -np.inf
         said = self.normal(logits, rest)
         ranked = words[np.argsort(-logits[words], kind='stable')]
-        self.words = ranked[:self.fewer(len(words), layer + 1)]
-        gone = ranked[len(self.words):]
+        self.words = ranked[: self.fewer(len(words), layer + 1)]
+        gone = ranked[len(self.words) :]
         self.dropped = np.logaddexp(self.dropped, np.logaddexp.reduce(logits[gone], initial=-np.inf))
         return words, said
 
@@ -133,8 +140,11 @@ def pruned_gap(threshold, pruned):
         probabilities = np.sort(np.exp(said[words]))
         confidence = probabilities[-1] - (probabilities[-2] if len(words) > 1 else 0)
         # Who never leaves says what the whole head does.
-        return confidence, confidence >= threshold, (words[np.argmax(logits[words])] if confidence >= threshold
-                                                     else np.argmax(logits))
+        return (
+            confidence,
+            confidence >= threshold,
+            (words[np.argmax(logits[words])] if confidence >= threshold else np.argmax(logits)),
+        )
 
     return leaves
 
@@ -211,20 +221,26 @@ def test_cached_decoding_gives_the_teacher_forced_logits(config, params, sources
         np.testing.assert_allclose(measured.confidence[row, :length], largest[row, :length], rtol=1e-6)
 
 
-@pytest.mark.parametrize('decisions', [
-    {'exit': Exit(SoftmaxGap(), 1.0), 'gate': ScriptedGate(GATE), 'plan': mixed_plan(slice(None))},
-    {'plan': plans.full(5, 3, 2)},
-    {'gate': ScriptedGate(np.ones((1, 3), bool))},
-    {'exit': Exit(Classifier(KERNEL, np.array([-50.0])), 0.9)},
-], ids=['threshold of 1', 'full plan', 'open gate', 'never sure'])
+@pytest.mark.parametrize(
+    'decisions',
+    [
+        {'exit': Exit(SoftmaxGap(), 1.0), 'gate': ScriptedGate(GATE), 'plan': mixed_plan(slice(None))},
+        {'plan': plans.full(5, 3, 2)},
+        {'gate': ScriptedGate(np.ones((1, 3), bool))},
+        {'exit': Exit(Classifier(KERNEL, np.array([-50.0])), 0.9)},
+    ],
+    ids=['threshold of 1', 'full plan', 'open gate', 'never sure'],
+)
 def test_everything_off_is_the_full_model_token_for_token(decode, decisions, wide):
     equal(decode(**decisions), decode())
 
 
 def test_a_softmax_gap_of_exactly_one_does_not_leave_at_threshold_one(config, params, sources):
     # In float32 the gap of a peaked distribution rounds to 1; λ = 1 must be the full model all the same.
-    peaked = {**params, 'decoder': {**params['decoder'], 'logits_dense': {
-        'kernel': params['decoder']['logits_dense']['kernel'] * 1000}}}
+    peaked = {
+        **params,
+        'decoder': {**params['decoder'], 'logits_dense': {'kernel': params['decoder']['logits_dense']['kernel'] * 1000}},
+    }
     run = partial(generate, config, peaked, sources, max_new_tokens=LENGTH)
     almost, full = run(exit=Exit(SoftmaxGap(), 0.9999999)), run(exit=Exit(SoftmaxGap(), 1.0))
     assert (almost.confidence[almost.exit_layers > 0] == 1).any() and almost.exit_layers.max() < 3
@@ -232,11 +248,15 @@ def test_a_softmax_gap_of_exactly_one_does_not_leave_at_threshold_one(config, pa
     equal(full, run())
 
 
-@pytest.mark.parametrize('exit, leaves', [
-    (Exit(SoftmaxGap(), 0.35), gap(0.35)),
-    (Exit(Classifier(KERNEL, np.zeros(1)), 0.5, Decaying(4.0)), decaying_classifier(0.5, 4.0)),
-    (Exit(StateSimilarity(), 0.8), similarity(0.8)),
-], ids=['gap', 'classifier', 'state'])
+@pytest.mark.parametrize(
+    'exit, leaves',
+    [
+        (Exit(SoftmaxGap(), 0.35), gap(0.35)),
+        (Exit(Classifier(KERNEL, np.zeros(1)), 0.5, Decaying(4.0)), decaying_classifier(0.5, 4.0)),
+        (Exit(StateSimilarity(), 0.8), similarity(0.8)),
+    ],
+    ids=['gap', 'classifier', 'state'],
+)
 def test_exits_equal_the_definition_that_computes_everything(decode, decode_by_definition, sources, exit, leaves, wide):
     trace = decode(exit=exit)
     for row, source in enumerate(sources):
@@ -245,10 +265,19 @@ def test_exits_equal_the_definition_that_computes_everything(decode, decode_by_d
     equal(trace, decode(exit=exit, propagation=Eager()))
 
 
-@pytest.mark.parametrize('pruned', [
-    Pruned(keep=4), Pruned(keep=4, partition='full'), Pruned(keep=0, least=2), Pruned(keep=0, least=2, partition='full'),
-    Pruned(keep=5, least=2, partition='full'), Pruned(keep=2, start=2), Pruned(keep=2, start=3),
-], ids=lambda pruned: f'{pruned.keep}-{pruned.least}-{pruned.start}-{pruned.partition}')
+@pytest.mark.parametrize(
+    'pruned',
+    [
+        Pruned(keep=4),
+        Pruned(keep=4, partition='full'),
+        Pruned(keep=0, least=2),
+        Pruned(keep=0, least=2, partition='full'),
+        Pruned(keep=5, least=2, partition='full'),
+        Pruned(keep=2, start=2),
+        Pruned(keep=2, start=3),
+    ],
+    ids=lambda pruned: f'{pruned.keep}-{pruned.least}-{pruned.start}-{pruned.partition}',
+)
 def test_pruning_equals_its_definition(decode, decode_by_definition, sources, pruned, wide):
     levels = {'kept': 0.55, 'full': 0.35}
     threshold = levels[pruned.partition]
@@ -285,6 +314,7 @@ def test_pruning_under_gates_and_plans_equals_its_definition(decode, decode_by_d
     pruned, plan = Pruned(keep=4), mixed_plan(slice(None), seed)
     trace = decode(exit=Exit(SoftmaxGap(pruned), 0.55), plan=plan, gate=ScriptedGate(GATE))
     for row, source in enumerate(sources):
+
         def sub_layers(position, layer, row=row, plan=plan):
             opened = GATE[min(position, len(GATE) - 1), layer]
             return tuple(bool(opened and each[row, layer]) for each in plan[:3])
@@ -292,13 +322,15 @@ def test_pruning_under_gates_and_plans_equals_its_definition(decode, decode_by_d
         def encoder_sub_layers(layer, row=row, plan=plan):
             return plan.encoder_attention[row, layer], plan.encoder_feed_forward[row, layer]
 
-        matches(trace, row, decode_by_definition(
-            source, LENGTH, pruned_gap(0.55, pruned), sub_layers, encoder_sub_layers=encoder_sub_layers))
+        matches(
+            trace,
+            row,
+            decode_by_definition(source, LENGTH, pruned_gap(0.55, pruned), sub_layers, encoder_sub_layers=encoder_sub_layers),
+        )
 
 
 @pytest.mark.parametrize('propagation, stand_in', [(FirstState(), 'first'), (CopyKV(), 'kv')])
-def test_ablations_of_propagation_equal_their_definitions(
-        decode, decode_by_definition, sources, propagation, stand_in, wide):
+def test_ablations_of_propagation_equal_their_definitions(decode, decode_by_definition, sources, propagation, stand_in, wide):
     trace = decode(exit=Exit(SoftmaxGap(), 0.35), propagation=propagation)
     for row, source in enumerate(sources):
         matches(trace, row, decode_by_definition(source, LENGTH, gap(0.35), stand_in=stand_in))
@@ -318,12 +350,14 @@ def test_filling_windows_do_not_matter(decode, window, wide):
 
 @pytest.mark.parametrize('propagation, stand_in', [(Lazy(), 'exit'), (Eager(), 'exit'), (CopyKV(), 'kv')])
 def test_any_mixture_of_gates_plans_and_exits_equals_masking(
-        decode, decode_by_definition, sources, propagation, stand_in, wide):
+    decode, decode_by_definition, sources, propagation, stand_in, wide
+):
     for seed in range(8):
         plan = mixed_plan(slice(None), seed)
         gate = GATE if seed % 2 else np.ones_like(GATE)
         trace = decode(exit=Exit(SoftmaxGap(), 0.35), plan=plan, gate=ScriptedGate(gate), propagation=propagation)
         for row, source in enumerate(sources):
+
             def sub_layers(position, layer, row=row, plan=plan, gate=gate):
                 opened = gate[min(position, len(gate) - 1), layer]
                 return tuple(bool(opened and each[row, layer]) for each in plan[:3])
@@ -331,17 +365,41 @@ def test_any_mixture_of_gates_plans_and_exits_equals_masking(
             def encoder_sub_layers(layer, row=row, plan=plan):
                 return plan.encoder_attention[row, layer], plan.encoder_feed_forward[row, layer]
 
-            matches(trace, row, decode_by_definition(
-                source, LENGTH, gap(0.35), sub_layers, stand_in, encoder_sub_layers))
+            matches(trace, row, decode_by_definition(source, LENGTH, gap(0.35), sub_layers, stand_in, encoder_sub_layers))
 
 
 def test_no_two_decisions_share_a_tree_structure():
     # A structure shared by two classes would let a compiled program of one run for the other.
-    values = [SoftmaxGap(), SoftmaxMax(), StateSimilarity(), Oracle(), StaticDepth(), Classifier(0, 0), Constant(),
-              WeightedContrast(), DivergentContrast(), WeightedContrast(alpha=0.2), SoftmaxGap(Pruned(keep=3)), Whole(),
-              Pruned(),
-              Decaying(4.0), ScaledDecaying(4.0), Lazy(), Lazy(4), Eager(), FirstState(), CopyKV(), Greedy(), Sampled(),
-              Sampled(0.5), ScriptedGate(0), Scripted(0), Exit(SoftmaxGap()), Exit(Oracle()), Exit(Oracle(), min_exit_layer=2)]
+    values = [
+        SoftmaxGap(),
+        SoftmaxMax(),
+        StateSimilarity(),
+        Oracle(),
+        StaticDepth(),
+        Classifier(0, 0),
+        Constant(),
+        WeightedContrast(),
+        DivergentContrast(),
+        WeightedContrast(alpha=0.2),
+        SoftmaxGap(Pruned(keep=3)),
+        Whole(),
+        Pruned(),
+        Decaying(4.0),
+        ScaledDecaying(4.0),
+        Lazy(),
+        Lazy(4),
+        Eager(),
+        FirstState(),
+        CopyKV(),
+        Greedy(),
+        Sampled(),
+        Sampled(0.5),
+        ScriptedGate(0),
+        Scripted(0),
+        Exit(SoftmaxGap()),
+        Exit(Oracle()),
+        Exit(Oracle(), min_exit_layer=2),
+    ]
     structures = [jax.tree.structure(value) for value in values]
     for i, one in enumerate(structures):
         assert [j for j, other in enumerate(structures) if one == other] == [i]
@@ -432,11 +490,12 @@ def test_the_oracle_leaves_at_the_first_layer_that_agrees(decode, decode_by_defi
             return 1.0, position != at and layer + 1 == chosen[position]
 
         reference = decode_by_definition(source, LENGTH, recorded)
-        assert reference.tokens == trace.tokens[row, :trace.lengths[row]].tolist()
+        assert reference.tokens == trace.tokens[row, : trace.lengths[row]].tolist()
         for position in range(trace.lengths[row]):
             full = decode_by_definition(source, LENGTH, partial(deeper, at=position)).tokens[position]
             assert full == reference.tokens[position]  # the token that left is the full model's
             for below in range(1, chosen[position]):
+
                 def earlier(layer, step, hidden, previous, logits, at=position, below=below, chosen=chosen):
                     return 1.0, layer + 1 == (below if step == at else chosen[step])
 

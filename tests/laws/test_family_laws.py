@@ -89,16 +89,20 @@ def test_decoding_token_by_token_is_the_parallel_model(name):
 
 
 # Successive states say nothing of the first layer: two layers leave nothing to decide.
-@pytest.mark.parametrize('name, measure', [(name, SoftmaxGap()) for name in NAMES] + [
-    (name, StateSimilarity()) for name in ('bart', 'gpt2', 'opt_post_norm', 'llama_3')] + [
-    (name, WeightedContrast(vocabulary=Pruned(keep=8))) for name in NAMES])
+@pytest.mark.parametrize(
+    'name, measure',
+    [(name, SoftmaxGap()) for name in NAMES]
+    + [(name, StateSimilarity()) for name in ('bart', 'gpt2', 'opt_post_norm', 'llama_3')]
+    + [(name, WeightedContrast(vocabulary=Pruned(keep=8))) for name in NAMES],
+)
 def test_with_exits_a_row_decodes_alike_alone_and_lazy_is_eager(name, measure):
     source, exit = load(name)[2], mixed_exit(name, measure)
     lazy = decode(name, exit=exit, propagation=Lazy(window=3))
     assert_same(lazy, decode(name, exit=exit, propagation=Eager()))
     alone = [decode(name, source[row : row + 1], exit=exit, propagation=Lazy(window=3)) for row in range(len(source))]
-    assert_same(lazy, jax.tree.map(lambda *rows: np.concatenate(rows), *(each._replace(executed=each.executed[None])
-                                                                         for each in alone)))
+    assert_same(
+        lazy, jax.tree.map(lambda *rows: np.concatenate(rows), *(each._replace(executed=each.executed[None]) for each in alone))
+    )
 
 
 @pytest.mark.parametrize('name', NAMES)

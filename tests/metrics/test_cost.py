@@ -14,10 +14,18 @@ from calm_jax.models.transformer import Transformer, init_params
 from calm_jax.types import Plan
 
 TINY = TransformerConfig(
-    vocab_size=11, emb_dim=4, num_heads=2, head_dim=3, mlp_dim=5, num_encoder_layers=2, num_decoder_layers=3)
+    vocab_size=11, emb_dim=4, num_heads=2, head_dim=3, mlp_dim=5, num_encoder_layers=2, num_decoder_layers=3
+)
 PLAIN = TransformerConfig(
-    vocab_size=11, emb_dim=6, num_heads=2, head_dim=3, mlp_dim=5, num_encoder_layers=1, num_decoder_layers=4,
-    mlp_activations=('relu',))
+    vocab_size=11,
+    emb_dim=6,
+    num_heads=2,
+    head_dim=3,
+    mlp_dim=5,
+    num_encoder_layers=1,
+    num_decoder_layers=4,
+    mlp_activations=('relu',),
+)
 SOFTMAX = 2 * 4 * 11
 
 
@@ -138,8 +146,7 @@ def test_a_measure_that_predicts_replaces_the_head_and_one_that_does_not_adds_to
 
 
 def test_a_measure_costs_nothing_at_layers_that_it_does_not_look_at():
-    counted = cost.exact(TINY, [3], [[2, 3, 2]], confidence_flops_per_layer=[0, SOFTMAX, SOFTMAX],
-                         predicts=[False, True, True])
+    counted = cost.exact(TINY, [3], [[2, 3, 2]], confidence_flops_per_layer=[0, SOFTMAX, SOFTMAX], predicts=[False, True, True])
     assert counted.confidence == (1 + 2 + 1) * SOFTMAX and counted.head == 0
 
 
@@ -156,11 +163,13 @@ def test_a_measure_may_cost_less_at_later_layers():
 def test_counts_are_those_of_a_decoder_that_counts_its_own_products(config, propagation, predicts):
     exits, sources = random_exits(0, config), [5, 1, 2, 9, 3, 4]
     later = np.arange(config.num_decoder_layers) > 0
-    counted = cost.exact(config, sources, exits, confidence_flops_per_layer=7 * later, predicts=predicts & later,
-                         propagation=propagation)
-    assert_counts_agree(counted, [
-        CountingDecoder(config, source, propagation).decode(row, 7, predicts, first=2)
-        for source, row in zip(sources, exits)])
+    counted = cost.exact(
+        config, sources, exits, confidence_flops_per_layer=7 * later, predicts=predicts & later, propagation=propagation
+    )
+    assert_counts_agree(
+        counted,
+        [CountingDecoder(config, source, propagation).decode(row, 7, predicts, first=2) for source, row in zip(sources, exits)],
+    )
 
 
 @pytest.mark.parametrize('propagation', ['lazy', 'eager'])
@@ -168,11 +177,14 @@ def test_counts_under_a_plan_are_those_of_a_decoder_that_leaves_the_sub_layers_o
     rng = np.random.default_rng(1)
     exits, sources = random_exits(2, TINY), [5, 1, 2, 9, 3, 4]
     plan = Plan(*(rng.random((6, layers)) < 0.6 for layers in (3, 3, 3, 2, 2)))
-    counted = cost.exact(TINY, sources, exits, confidence_flops_per_layer=7, predicts=True, plan=plan,
-                         propagation=propagation)
-    assert_counts_agree(counted, [
-        CountingDecoder(TINY, sources[b], propagation, plan=[kind[b] for kind in plan]).decode(exits[b], 7, True)
-        for b in range(6)])
+    counted = cost.exact(TINY, sources, exits, confidence_flops_per_layer=7, predicts=True, plan=plan, propagation=propagation)
+    assert_counts_agree(
+        counted,
+        [
+            CountingDecoder(TINY, sources[b], propagation, plan=[kind[b] for kind in plan]).decode(exits[b], 7, True)
+            for b in range(6)
+        ],
+    )
 
 
 @pytest.mark.parametrize('propagation', ['lazy', 'eager'])
@@ -181,11 +193,16 @@ def test_counts_under_gates_are_those_of_a_decoder_that_passes_layers_by(propaga
     exits, sources = random_exits(4, TINY), [5, 1, 2, 9, 3, 4]
     gates = [rng.random((len(row), 3)) < 0.5 for row in exits]
     run = [[int(gate[t, :layer].sum()) for t, layer in enumerate(row)] for gate, row in zip(gates, exits)]
-    counted = cost.exact(TINY, sources, exits, confidence_flops_per_layer=7, predicts=True, layers_run=run,
-                         propagation=propagation)
-    assert_counts_agree(counted, [
-        CountingDecoder(TINY, source, propagation, gate=gate).decode(row, 7, True)
-        for source, row, gate in zip(sources, exits, gates)])
+    counted = cost.exact(
+        TINY, sources, exits, confidence_flops_per_layer=7, predicts=True, layers_run=run, propagation=propagation
+    )
+    assert_counts_agree(
+        counted,
+        [
+            CountingDecoder(TINY, source, propagation, gate=gate).decode(row, 7, True)
+            for source, row, gate in zip(sources, exits, gates)
+        ],
+    )
 
 
 def test_a_plan_without_gates_may_come_with_the_layers_it_ran():
@@ -218,13 +235,14 @@ def test_without_exits_the_count_is_that_of_the_products_in_the_traced_model(con
     source, length = 5, 7
     params = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
     tokens = [jax.ShapeDtypeStruct((1, size), jnp.int32) for size in (source, length)]
-    traced = products(jax.make_jaxpr(
-        lambda params, *tokens: Transformer(config).apply({'params': params}, *tokens))(params, *tokens).jaxpr)
+    traced = products(
+        jax.make_jaxpr(lambda params, *tokens: Transformer(config).apply({'params': params}, *tokens))(params, *tokens).jaxpr
+    )
     if config.embedding_dim:  # the way from the embedding's width to the model's is a part of the look-up
         traced -= 2 * (source + length) * config.embedding_dim * config.emb_dim
     # the whole sequence at once attends to all T positions, a decode to those so far
     joined, layers = config.num_heads * config.head_dim, config.num_decoder_layers
-    unseen = layers * 4 * joined * (length ** 2 - length * (length + 1) // 2)
+    unseen = layers * 4 * joined * (length**2 - length * (length + 1) // 2)
     assert cost.exact(config, [source], [[layers] * length]).total == traced - unseen
 
 
@@ -234,11 +252,14 @@ def test_a_decoder_alone_reads_its_prompt_once_and_counts_positions_from_its_sta
     prompt, length = 5, 3
     params = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
     tokens = jax.ShapeDtypeStruct((1, prompt + length - 1), jnp.int32)
-    states = products(jax.make_jaxpr(lambda params, tokens: Transformer(config).apply(
-        {'params': params}, None, None, tokens, method='decode'))(params, tokens).jaxpr)
+    states = products(
+        jax.make_jaxpr(
+            lambda params, tokens: Transformer(config).apply({'params': params}, None, None, tokens, method='decode')
+        )(params, tokens).jaxpr
+    )
     # all at once, each position attends to all of them
     total, joined = prompt + length - 1, config.num_heads * config.head_dim
-    unseen = config.num_decoder_layers * 4 * joined * (total ** 2 - total * (total + 1) // 2)
+    unseen = config.num_decoder_layers * 4 * joined * (total**2 - total * (total + 1) // 2)
     counted = cost.exact(config, [prompt], [[config.num_decoder_layers] * length])
     assert counted.total - counted.head == states - unseen
     assert counted.head == length * 2 * config.emb_dim * config.vocab_size and counted.encoder_kv == 0
@@ -250,21 +271,21 @@ def test_an_encoder_that_looks_nearby_counts_the_pairs_within_reach_and_the_sums
     for length in (1, 2, 3, 4, 8):
         pairs = sum(abs(i - j) <= 2 for i in range(length) for j in range(length))
         full, near, both = (cost.exact(config, [length], [[1]]).source[0] for config in (TINY, local, sums))
-        assert full - near == 2 * 4 * (length ** 2 - pairs) * 6
+        assert full - near == 2 * 4 * (length**2 - pairs) * 6
         assert both - near == 2 * (4 * length * (length // 3) * 6 + (length // 3) * 4 * 4 * 6)
 
 
 def test_elbayad_is_the_published_formula():
     # d = 512, d_ff = 1024, V = 32128, N = 8, |x| = 100; tokens t = 1, 2 that leave after 2 and 5 layers
     config = TransformerConfig(
-        vocab_size=32128, emb_dim=512, num_heads=6, head_dim=64, mlp_dim=1024, num_encoder_layers=8,
-        num_decoder_layers=8)
+        vocab_size=32128, emb_dim=512, num_heads=6, head_dim=64, mlp_dim=1024, num_encoder_layers=8, num_decoder_layers=8
+    )
     d, source = 512, 100
 
     def called(t):
-        return 12 * d ** 2 + 4 * d * 1024 + 4 * t * d + 4 * source * d
+        return 12 * d**2 + 4 * d * 1024 + 4 * t * d + 4 * source * d
 
-    first_calls, skips, head = 5 * 4 * source * d * d, (6 + 3) * 4 * d ** 2, 2 * 32128 * d
+    first_calls, skips, head = 5 * 4 * source * d * d, (6 + 3) * 4 * d**2, 2 * 32128 * d
     layers = 2 * called(1) + 5 * called(2)
     exits = [[2, 5]]
     assert cost.elbayad(config, [source], exits).total == layers + first_calls + skips + 2 * head
@@ -298,7 +319,7 @@ def test_a_padded_array_counts_as_the_lists_without_padding():
     rows = random_exits(7, TINY)
     padded = np.zeros((6, 9), np.int32)
     for target, row in zip(padded, rows):
-        target[:len(row)] = row
+        target[: len(row)] = row
     for count in (cost.exact, cost.elbayad):
         for lists, array in zip(count(TINY, [3] * 6, rows), count(TINY, [3] * 6, jnp.asarray(padded))):
             np.testing.assert_array_equal(lists, array)
@@ -311,16 +332,19 @@ def test_a_row_without_tokens_costs_its_encoder_alone():
     assert cost.elbayad(TINY, [3], [[]]).total == 0
 
 
-@pytest.mark.parametrize('change, complaint', [
-    ({'source_lengths': [3]}, '1 source lengths for 2 rows'),
-    ({'exit_layers': [[1, 4], [2]]}, 'exit layer 4: expected layers visited, 1 to 3'),
-    ({'exit_layers': [[1, -1], [2]]}, 'exit layer -1'),
-    ({'exit_layers': [[1, 0, 2], [2]]}, 'exit layer of 0 before the end'),
-    ({'exit_layers': np.array([1, 2])}, 'exit_layers has 1 dimensions'),
-    ({'layers_run': [[2, 1], [2]]}, 'layers_run does not fit'),
-    ({'layers_run': [[1], [2]]}, 'layers_run does not fit'),
-    ({'propagation': 'Lazy'}, "unknown propagation 'Lazy'; known: lazy, eager, copy"),
-])
+@pytest.mark.parametrize(
+    'change, complaint',
+    [
+        ({'source_lengths': [3]}, '1 source lengths for 2 rows'),
+        ({'exit_layers': [[1, 4], [2]]}, 'exit layer 4: expected layers visited, 1 to 3'),
+        ({'exit_layers': [[1, -1], [2]]}, 'exit layer -1'),
+        ({'exit_layers': [[1, 0, 2], [2]]}, 'exit layer of 0 before the end'),
+        ({'exit_layers': np.array([1, 2])}, 'exit_layers has 1 dimensions'),
+        ({'layers_run': [[2, 1], [2]]}, 'layers_run does not fit'),
+        ({'layers_run': [[1], [2]]}, 'layers_run does not fit'),
+        ({'propagation': 'Lazy'}, "unknown propagation 'Lazy'; known: lazy, eager, copy"),
+    ],
+)
 def test_arguments_that_do_not_fit_are_refused(change, complaint):
     arguments = {'source_lengths': [3, 3], 'exit_layers': [[1, 3], [2]], **change}
     with pytest.raises(ValueError, match=complaint):

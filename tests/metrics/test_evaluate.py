@@ -38,8 +38,20 @@ def references(tmp_path):
 def evaluate(predictions, references, tmp_path, *flags, field='fr'):
     """The one row of values that the command writes."""
     output = tmp_path / 'results.json'
-    command = ['evaluate', '--predictions', predictions, '--references', references, '--reference_field', field,
-               '--output', str(output), '--overwrite', '--quiet', *flags]
+    command = [
+        'evaluate',
+        '--predictions',
+        predictions,
+        '--references',
+        references,
+        '--reference_field',
+        field,
+        '--output',
+        str(output),
+        '--overwrite',
+        '--quiet',
+        *flags,
+    ]
     assert cli.main(command) == 0
     return json.loads(output.read_text(encoding='utf-8'))['rows'][0]
 
@@ -76,8 +88,18 @@ def test_the_written_file_is_a_table_that_a_report_reads(predictions, references
 def test_a_file_that_is_there_is_replaced_only_when_asked(predictions, references, tmp_path, capsys):
     output = tmp_path / 'results.json'
     output.write_text('kept')
-    command = ['--predictions', predictions, '--references', references, '--reference_field', 'fr', '--metric', 'bleu',
-               '--output', str(output)]
+    command = [
+        '--predictions',
+        predictions,
+        '--references',
+        references,
+        '--reference_field',
+        'fr',
+        '--metric',
+        'bleu',
+        '--output',
+        str(output),
+    ]
     assert 'pass --overwrite' in complaint(capsys, *command) and output.read_text() == 'kept'
     assert cli.main(['evaluate', *command, '--overwrite', '--quiet']) == 0
     assert json.loads(output.read_text())['rows'] and not list(tmp_path.glob('*.partial'))
@@ -87,7 +109,8 @@ def test_a_file_that_is_there_is_replaced_only_when_asked(predictions, reference
 def test_compressed_files_give_the_same_values(predictions, references, tmp_path, suffix):
     packed = write(tmp_path / f'ref.jsonl{suffix}', [{'fr': text} for text in REFERENCES])
     assert evaluate(predictions, packed, tmp_path, '--metric', 'bleu') == evaluate(
-        predictions, references, tmp_path, '--metric', 'bleu')
+        predictions, references, tmp_path, '--metric', 'bleu'
+    )
 
 
 def test_a_list_of_references_and_several_fields_and_templates_all_count(predictions, tmp_path):
@@ -97,8 +120,12 @@ def test_a_list_of_references_and_several_fields_and_templates_all_count(predict
     assert evaluate(predictions, path, tmp_path, '--metric', 'exact_match', field='{all}')['exact_match'] == 1
     assert evaluate(predictions, path, tmp_path, '--metric', 'exact_match', field='{head} {tail}')['exact_match'] == 1
     assert evaluate(predictions, path, tmp_path, '--metric', 'exact_match', field='tail')['exact_match'] < 1
-    assert evaluate(predictions, path, tmp_path, '--metric', 'exact_match', '--reference_field', '{head} {tail}',
-                    field='tail')['exact_match'] == 1
+    assert (
+        evaluate(predictions, path, tmp_path, '--metric', 'exact_match', '--reference_field', '{head} {tail}', field='tail')[
+            'exact_match'
+        ]
+        == 1
+    )
 
 
 def test_labels_that_are_numbers_are_compared_as_text(tmp_path):
@@ -108,8 +135,11 @@ def test_labels_that_are_numbers_are_compared_as_text(tmp_path):
 
 
 def test_costs_that_the_predictions_tell_are_averaged_layers_by_token(references, tmp_path, capsys):
-    costs = [{'layers': 2.0, 'tokens': [1, 2, 3], 'flops': 1e9}, {'layers': 8.0, 'tokens': [1], 'flops': 2e9},
-             {'layers': 5.0, 'tokens': [], 'flops': 6e9}]
+    costs = [
+        {'layers': 2.0, 'tokens': [1, 2, 3], 'flops': 1e9},
+        {'layers': 8.0, 'tokens': [1], 'flops': 2e9},
+        {'layers': 5.0, 'tokens': [], 'flops': 6e9},
+    ]
     out = write(tmp_path / 'out.jsonl', [{'text': text, **cost} for text, cost in zip(TEXTS, costs)])
     row = evaluate(out, references, tmp_path, '--metric', 'bleu')
     assert row['layers'] == (3 * 2 + 8) / 4 and row['flops'] == 3e9
@@ -124,55 +154,82 @@ def test_a_cost_that_only_some_predictions_tell_is_left_out(references, tmp_path
 
 def test_unequal_numbers_of_records_are_refused(predictions, tmp_path, capsys):
     short = write(tmp_path / 'short.jsonl', [{'fr': text} for text in REFERENCES[:2]])
-    message = complaint(capsys, '--predictions', predictions, '--references', short, '--reference_field', 'fr',
-                        '--metric', 'bleu')
+    message = complaint(
+        capsys, '--predictions', predictions, '--references', short, '--reference_field', 'fr', '--metric', 'bleu'
+    )
     assert 'out.jsonl holds 3 records' in message and 'short.jsonl 2: expected one reference' in message
 
 
 def test_the_same_ids_in_another_order_are_refused_and_other_ids_are_not(predictions, tmp_path, capsys):
     turned = write(tmp_path / 'turned.jsonl', [{'id': i, 'fr': REFERENCES[i]} for i in (1, 0, 2)])
-    message = complaint(capsys, '--predictions', predictions, '--references', turned, '--reference_field', 'fr',
-                        '--metric', 'bleu')
+    message = complaint(
+        capsys, '--predictions', predictions, '--references', turned, '--reference_field', 'fr', '--metric', 'bleu'
+    )
     assert 'out.jsonl:1 has id 0' in message and 'turned.jsonl:1 has id 1: the same ids in another order' in message
     named = write(tmp_path / 'named.jsonl', [{'id': f'q{i}', 'fr': text} for i, text in enumerate(REFERENCES)])
     assert evaluate(predictions, named, tmp_path, '--metric', 'bleu')['bleu'] > 0
 
 
-@pytest.mark.parametrize('change, expected', [
-    (['--metric', 'bleuu'], 'did you mean bleu?'),
-    (['--reference_field', 'en', '--reference_field', 'es'], "ref.jsonl:1: no field 'es'"),
-    (['--reference_field', '{fr'], "template '{fr'"),
-    (['--references', 'missing.jsonl'], 'missing.jsonl does not exist'),
-    (['--predictions', 'missing.jsonl'], 'missing.jsonl does not exist'),
-])
+@pytest.mark.parametrize(
+    'change, expected',
+    [
+        (['--metric', 'bleuu'], 'did you mean bleu?'),
+        (['--reference_field', 'en', '--reference_field', 'es'], "ref.jsonl:1: no field 'es'"),
+        (['--reference_field', '{fr'], "template '{fr'"),
+        (['--references', 'missing.jsonl'], 'missing.jsonl does not exist'),
+        (['--predictions', 'missing.jsonl'], 'missing.jsonl does not exist'),
+    ],
+)
 def test_what_a_user_gets_wrong_is_one_line(predictions, references, capsys, change, expected):
     assert expected in complaint(
-        capsys, '--predictions', predictions, '--references', references, '--reference_field', 'fr', '--metric', 'bleu',
-        *change)
+        capsys, '--predictions', predictions, '--references', references, '--reference_field', 'fr', '--metric', 'bleu', *change
+    )
 
 
-@pytest.mark.parametrize('record, expected', [
-    ({'output': 'a'}, "out.jsonl:2: no field 'text'"),
-    ({'text': None}, 'out.jsonl:2: field "text" holds null; expected a string'),
-])
+@pytest.mark.parametrize(
+    'record, expected',
+    [
+        ({'output': 'a'}, "out.jsonl:2: no field 'text'"),
+        ({'text': None}, 'out.jsonl:2: field "text" holds null; expected a string'),
+    ],
+)
 def test_a_prediction_without_a_text_is_refused(references, tmp_path, capsys, record, expected):
     out = write(tmp_path / 'out.jsonl', [{'text': 'a'}, record, {'text': 'b'}])
     assert expected in complaint(
-        capsys, '--predictions', out, '--references', references, '--reference_field', 'fr', '--metric', 'bleu')
+        capsys, '--predictions', out, '--references', references, '--reference_field', 'fr', '--metric', 'bleu'
+    )
 
 
 def test_a_record_without_any_reference_is_refused(predictions, tmp_path, capsys):
     path = write(tmp_path / 'empty.jsonl', [{'all': ['a']}, {'all': []}, {'all': ['b']}])
     assert 'empty.jsonl:2: the list of references is empty' in complaint(
-        capsys, '--predictions', predictions, '--references', path, '--reference_field', 'all', '--metric', 'bleu')
+        capsys, '--predictions', predictions, '--references', path, '--reference_field', 'all', '--metric', 'bleu'
+    )
 
 
 def test_the_command_runs_as_a_process_and_imports_no_model(predictions, references):
-    script = ('import sys; from calm_jax import cli; code = cli.main(sys.argv[1:]); '
-              'assert "jax" not in sys.modules and "rouge_score" not in sys.modules; sys.exit(code)')
+    script = (
+        'import sys; from calm_jax import cli; code = cli.main(sys.argv[1:]); '
+        'assert "jax" not in sys.modules and "rouge_score" not in sys.modules; sys.exit(code)'
+    )
     done = subprocess.run(
-        [sys.executable, '-c', script, 'evaluate', '--predictions', predictions, '--references', references,
-         '--reference_field', 'fr', '--metric', 'bleu'], capture_output=True, text=True)
+        [
+            sys.executable,
+            '-c',
+            script,
+            'evaluate',
+            '--predictions',
+            predictions,
+            '--references',
+            references,
+            '--reference_field',
+            'fr',
+            '--metric',
+            'bleu',
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert 'bleu' in done.stdout and 'corpus, 0–100' in done.stdout
 
@@ -181,8 +238,19 @@ def test_an_output_that_is_a_folder_is_refused_before_anything_is_read(tmp_path,
     (tmp_path / 'folder').mkdir()
     for overwrite in ([], ['--overwrite']):
         assert 'folder is a folder; expected' in complaint(
-            capsys, '--predictions', 'none', '--references', 'none', '--reference_field', 'fr', '--metric', 'bleu',
-            '--output', str(tmp_path / 'folder'), *overwrite)
+            capsys,
+            '--predictions',
+            'none',
+            '--references',
+            'none',
+            '--reference_field',
+            'fr',
+            '--metric',
+            'bleu',
+            '--output',
+            str(tmp_path / 'folder'),
+            *overwrite,
+        )
 
 
 def test_token_lists_are_not_kept(references, tmp_path, monkeypatch):

@@ -81,7 +81,7 @@ def test_token_f1_of_texts_without_words_is_agreement():
 
 
 def test_squad_normalisation_drops_case_punctuation_articles_and_extra_space():
-    assert quality.normalized('  The   U.S.A. and An apple\tthat\'s a-z ') == 'usa and apple thats az'
+    assert quality.normalized("  The   U.S.A. and An apple\tthat's a-z ") == 'usa and apple thats az'
     # articles go as words only, and punctuation goes first
     assert quality.normalized('Theatre another') == 'theatre another'
 
@@ -112,7 +112,7 @@ def chrf_by_definition(prediction, reference):
     prediction, reference = prediction.replace(' ', ''), reference.replace(' ', '')
     precisions, recalls = [], []
     for n in range(1, 7):
-        p, r = (Counter(text[k:k + n] for k in range(len(text) - n + 1)) for text in (prediction, reference))
+        p, r = (Counter(text[k : k + n] for k in range(len(text) - n + 1)) for text in (prediction, reference))
         if p and r:
             precisions.append((p & r).total() / p.total())
             recalls.append((p & r).total() / r.total())
@@ -179,7 +179,7 @@ def test_a_corpus_metric_is_refused_where_a_value_per_example_is_needed(name):
 def test_an_unknown_metric_is_answered_with_the_nearest_name(typed, near):
     with pytest.raises(ValueError, match=f"unknown metric '{typed}'.*did you mean {near}"):
         quality.metric(typed)
-    with pytest.raises(ValueError, match=f"did you mean {near}"):
+    with pytest.raises(ValueError, match=f'did you mean {near}'):
         quality.metric_version(typed)
 
 
@@ -188,11 +188,14 @@ def test_an_unknown_metric_near_to_none_is_answered_with_all_names():
         quality.metric('perplexity')
 
 
-@pytest.mark.parametrize('predictions, references, complaint', [
-    (['a', 'b'], [['a']], '2 predictions and 1 lists of references'),
-    (['a'], ['a'], r'references\[0\] is a string: expected a list'),
-    (['a', 'b'], [['a'], []], 'example 1 has no reference'),
-])
+@pytest.mark.parametrize(
+    'predictions, references, complaint',
+    [
+        (['a', 'b'], [['a']], '2 predictions and 1 lists of references'),
+        (['a'], ['a'], r'references\[0\] is a string: expected a list'),
+        (['a', 'b'], [['a'], []], 'example 1 has no reference'),
+    ],
+)
 @pytest.mark.parametrize('name', ['rougeL', 'accuracy'])
 def test_arguments_that_do_not_fit_are_refused(name, predictions, references, complaint):
     with pytest.raises(ValueError, match=complaint):

@@ -11,7 +11,8 @@ from calm_jax.models.joined import join, split
 from calm_jax.models.transformer import Transformer, init_params
 
 CONFIG = TransformerConfig(
-    vocab_size=50, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24, num_encoder_layers=1, num_decoder_layers=2)
+    vocab_size=50, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24, num_encoder_layers=1, num_decoder_layers=2
+)
 
 
 @pytest.mark.parametrize('tied', [{}, {'tied_head': True}, {'tied_head': True, 'head_bias': True}])

@@ -51,8 +51,11 @@ def model(request):
             return module.apply({'params': params}, *args, **settings)
 
         encoded = None if config.decoder_only else call(source, method='encode')
-        states = call(None, None, source, mask, method='decode') if config.decoder_only else \
-            call(encoded, mask, target, method='decode')
+        states = (
+            call(None, None, source, mask, method='decode')
+            if config.decoder_only
+            else call(encoded, mask, target, method='decode')
+        )
         return encoded, states, call(states[-1], method='unembed')
 
     return Model(config, params, reference, *forward(reference['source'], reference['mask'], reference.get('target')))
@@ -70,8 +73,11 @@ def test_every_layer_state_and_the_logits_are_the_references(model):
 
 
 def test_64_greedy_tokens_by_repeated_full_forward_passes_are_the_references(model):
-    config, module, source, expected = model.config, Transformer(model.config), *(
-        model.reference[name] for name in ('source', 'greedy'))
+    config, module, source, expected = (
+        model.config,
+        Transformer(model.config),
+        *(model.reference[name] for name in ('source', 'greedy')),
+    )
     rows, length = expected.shape
     assert length == 64
     read = source.shape[1] if config.decoder_only else 1
@@ -82,8 +88,14 @@ def test_64_greedy_tokens_by_repeated_full_forward_passes_are_the_references(mod
     @jax.jit
     def greedy(begun):
         def body(step, tokens):  # Causal: what stands after position `step` does not matter.
-            states = module.apply({'params': model.params}, model.encoded, None if config.decoder_only else
-                                  model.reference['mask'], tokens, there, method='decode')
+            states = module.apply(
+                {'params': model.params},
+                model.encoded,
+                None if config.decoder_only else model.reference['mask'],
+                tokens,
+                there,
+                method='decode',
+            )
             logits = module.apply({'params': model.params}, states[-1][:, step], method='unembed')
             return tokens.at[:, step + 1].set(jnp.argmax(logits, axis=-1).astype(jnp.int32))
 

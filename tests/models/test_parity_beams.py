@@ -19,17 +19,25 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize('name, settings', [
-    ('bart', 'bart'), ('bart', 'never'), ('gated_gelu', 'short'), ('gated_gelu', 'never'), ('t5_1_0', 'short'),
-    ('llama_1', 'short'), ('llama_1', 'never')])
+@pytest.mark.parametrize(
+    'name, settings',
+    [
+        ('bart', 'bart'),
+        ('bart', 'never'),
+        ('gated_gelu', 'short'),
+        ('gated_gelu', 'never'),
+        ('t5_1_0', 'short'),
+        ('llama_1', 'short'),
+        ('llama_1', 'never'),
+    ],
+)
 def test_beam_search_finds_the_references_sequences(name, settings):
     checkpoint = huggingface.read(FIXTURES / name)
     config, reference = checkpoint.config, np.load(FIXTURES / name / 'reference.npz')
     expected = reference[f'beam_{settings}']
     beam, constraints = SETTINGS[settings]
     source = np.where(reference['mask'], reference['source'], config.pad_id).astype(np.int32)
-    trace = beam_search(
-        config, checkpoint.params, source, max_new_tokens=expected.shape[1], beam=beam, constraints=constraints)
+    trace = beam_search(config, checkpoint.params, source, max_new_tokens=expected.shape[1], beam=beam, constraints=constraints)
     np.testing.assert_array_equal(np.where(np.arange(expected.shape[1]) < trace.lengths[:, None], trace.tokens, 0), expected)
     ends = [row.tolist().index(config.eos_id) + 1 if config.eos_id in row else len(row) for row in expected]
     np.testing.assert_array_equal(trace.lengths, ends)

@@ -45,13 +45,29 @@ def load():
         attention = {'query': halves(query[i], heads), 'key': halves(key[i], kv_heads), 'value': value[i].T, 'out': out[i].T}
         mlp = {'wi_0': gate[i].T, 'wi_1': up[i].T, 'wo': down[i].T}
         decoder[f'layers_{i}'] = {
-            'pre_self_attention_layer_norm': {'scale': attention_norms[i]}, 'pre_mlp_layer_norm': {'scale': mlp_norms[i]},
+            'pre_self_attention_layer_norm': {'scale': attention_norms[i]},
+            'pre_mlp_layer_norm': {'scale': mlp_norms[i]},
             'self_attention': {name: {'kernel': each} for name, each in attention.items()},
-            'mlp': {name: {'kernel': each} for name, each in mlp.items()}}
+            'mlp': {name: {'kernel': each} for name, each in mlp.items()},
+        }
     config = TransformerConfig(
-        vocab_size=vocab, emb_dim=width, num_heads=heads, num_kv_heads=kv_heads, head_dim=head, mlp_dim=inner,
-        num_encoder_layers=0, num_decoder_layers=layers, mlp_activations=('silu', 'linear'), norm_epsilon=1e-5,
-        positions='rotary', max_positions=positions, attention_scale=True, tied_head=True, pad_id=-1, eos_id=-1)
+        vocab_size=vocab,
+        emb_dim=width,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head,
+        mlp_dim=inner,
+        num_encoder_layers=0,
+        num_decoder_layers=layers,
+        mlp_activations=('silu', 'linear'),
+        norm_epsilon=1e-5,
+        positions='rotary',
+        max_positions=positions,
+        attention_scale=True,
+        tied_head=True,
+        pad_id=-1,
+        eos_id=-1,
+    )
     return config, {'token_embedder': {'embedding': embedding}, 'decoder': decoder}
 
 

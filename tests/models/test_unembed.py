@@ -10,11 +10,15 @@ from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import Transformer, init_params
 
 
-@pytest.mark.parametrize('differently', [
-    {}, {'tied_head': True, 'head_scale': 0.3}, {'tied_head': True, 'head_bias': True, 'embedding_dim': 5}], ids=str)
+@pytest.mark.parametrize(
+    'differently',
+    [{}, {'tied_head': True, 'head_scale': 0.3}, {'tied_head': True, 'head_bias': True, 'embedding_dim': 5}],
+    ids=str,
+)
 def test_logits_of_ids_are_those_columns_of_all_logits(differently):
     config = TransformerConfig(
-        vocab_size=37, emb_dim=8, num_heads=2, head_dim=4, mlp_dim=8, num_encoder_layers=1, num_decoder_layers=1, **differently)
+        vocab_size=37, emb_dim=8, num_heads=2, head_dim=4, mlp_dim=8, num_encoder_layers=1, num_decoder_layers=1, **differently
+    )
     params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(3, 8)).astype(np.float32)
@@ -22,5 +26,4 @@ def test_logits_of_ids_are_those_columns_of_all_logits(differently):
     call = functools.partial(Transformer(config).apply, {'params': params})
     rows = call(ids, call(method='head_table'), method='head_rows')
     whole = call(hidden, method='unembed')
-    np.testing.assert_allclose(
-        call(hidden, rows, method='unembed'), np.take_along_axis(whole, ids, axis=1), atol=1e-5)
+    np.testing.assert_allclose(call(hidden, rows, method='unembed'), np.take_along_axis(whole, ids, axis=1), atol=1e-5)

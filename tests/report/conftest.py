@@ -99,6 +99,7 @@ def undrawn(monkeypatch):
 @pytest.fixture
 def some(tmp_path):
     """A function that copies some of the example's files into a RUN of its own, each changed by a function if given."""
+
     def copy(*names, change=None):
         folder = tmp_path / 'run'
         for name in names:
@@ -110,4 +111,5 @@ def some(tmp_path):
                 content = change(content) or content
                 target.write_text(json.dumps(content), encoding='utf-8')
         return folder
+
     return copy

@@ -63,7 +63,7 @@ def test_labels_are_shown_as_they_are_written(some):
     for folder, name in zip(('classifier', 'softmax_gap'), names):
         some(f'{folder}/curve.json', change=lambda content, name=name: content | {'label': name})
     run = reader.read(some())
-    panel, = tradeoffs.panels(run.curves, hues(run.curves, []))
+    (panel,) = tradeoffs.panels(run.curves, hues(run.curves, []))
     figure = panel.drawings[0].draw()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [*names, 'full model']
     figures.render(panel.drawings[0])  # a dollar sign starts no formula: this one would not parse
@@ -82,8 +82,10 @@ def test_a_measure_has_one_colour_all_over_the_page(example):
 
 def test_labels_that_repeat_are_told_apart(some):
     for folder, tolerance in (('classifier', 0.1), ('softmax_gap', 0.25)):
-        some(f'{folder}/curve.json', change=lambda content, tolerance=tolerance: content | {
-            'label': 'gap', 'tolerance': tolerance})
+        some(
+            f'{folder}/curve.json',
+            change=lambda content, tolerance=tolerance: content | {'label': 'gap', 'tolerance': tolerance},
+        )
     curves = reader.read(some()).curves
     assert figures.distinct_labels(curves) == ['gap textual δ=0.1', 'gap textual δ=0.25']
     assert figures.distinct_labels([curves[0], curves[0]]) == ['gap textual δ=0.1 (classifier)'] * 2

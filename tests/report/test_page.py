@@ -10,9 +10,14 @@ from calm_jax.report import page, reader
 from calm_jax.report.palette import layer_swatches
 
 SECTIONS = {
-    'softmax_gap/certificate.json': 'guarantee', 'results.json': 'results', 'classifier/curve.json': 'tradeoffs',
-    'classifier/trials.json': 'validity', 'sensitivity.json': 'sensitivity', 'ranks.json': 'depths',
-    'examples.json': 'outputs'}
+    'softmax_gap/certificate.json': 'guarantee',
+    'results.json': 'results',
+    'classifier/curve.json': 'tradeoffs',
+    'classifier/trials.json': 'validity',
+    'sensitivity.json': 'sensitivity',
+    'ranks.json': 'depths',
+    'examples.json': 'outputs',
+}
 
 
 def sections(document):
@@ -35,8 +40,11 @@ def test_nothing_on_the_page_is_fetched_from_anywhere(composed):
         for name in ('src', 'srcset', 'href', 'data', 'action', 'poster'):
             value = node.attributes.get(name)
             assert value is None or value.startswith(('data:', '#')), (node.tag, value)
-    policy = [node.attributes['content'] for node in composed.page.all('meta')
-              if node.attributes.get('http-equiv') == 'Content-Security-Policy']
+    policy = [
+        node.attributes['content']
+        for node in composed.page.all('meta')
+        if node.attributes.get('http-equiv') == 'Content-Security-Policy'
+    ]
     assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
     assert not composed.page.all('script')
 
@@ -70,8 +78,17 @@ def test_a_certificate_stands_as_its_sentence_and_as_a_row_of_numbers(composed, 
     assert not promise.all('p', 'verdict')
     table = dict(zip(*rows(guarantee.all('table')[0])[:2]))
     assert table == {
-        'setting': 'softmax_gap', 'objective': 'textual', 'metric': 'rougeL', 'δ': '0.1', 'ε': '0.05', 'n': '1,014',
-        'p-value': 'betting', 'λ': '0.65', 'share of δ used': '47%', 'mean layers': '4.03 of 8'}
+        'setting': 'softmax_gap',
+        'objective': 'textual',
+        'metric': 'rougeL',
+        'δ': '0.1',
+        'ε': '0.05',
+        'n': '1,014',
+        'p-value': 'betting',
+        'λ': '0.65',
+        'share of δ used': '47%',
+        'mean layers': '4.03 of 8',
+    }
 
 
 def test_a_certificate_without_a_valid_setting_says_so_clearly(composed):
@@ -126,8 +143,11 @@ def test_the_first_token_that_departs_from_the_full_model_is_marked(composed):
     marked = [[token.text() for token in paragraph.all('span', 'departs')] for paragraph in composed.page.all('p', 'tokens')]
     assert marked == [[], ['tient'], [], ['tandis']]
     assert [node.text() for node in composed.page.all('p', 'compared')] == [
-        'the same tokens as the full model', 'differs from the full model from token 6 on',
-        'the same tokens as the full model', 'differs from the full model from token 9 on']
+        'the same tokens as the full model',
+        'differs from the full model from token 6 on',
+        'the same tokens as the full model',
+        'differs from the full model from token 9 on',
+    ]
 
 
 def test_each_layer_has_its_colour_in_the_style_sheet_and_in_the_legend(composed):
@@ -155,6 +175,7 @@ def test_an_example_without_a_reference_has_no_line_for_one(some, parse):
     def drop(content):
         for each in content['examples']:
             each['reference'] = None
+
     document, _ = compose(some('examples.json', change=drop), parse)
     assert 'Reference' not in [node.text() for node in document.all('dt')]
 
@@ -172,9 +193,17 @@ def spoil(value):
 
 
 def test_markup_in_any_text_stays_text(composed, some, parse, undrawn):
-    document, _ = compose(some(
-        'softmax_gap/certificate.json', 'results.json', 'examples.json', 'oracle/curve.json', 'softmax_gap/trials.json',
-        change=spoil), parse)
+    document, _ = compose(
+        some(
+            'softmax_gap/certificate.json',
+            'results.json',
+            'examples.json',
+            'oracle/curve.json',
+            'softmax_gap/trials.json',
+            change=spoil,
+        ),
+        parse,
+    )
     assert {node.tag for node in document.all()} <= {node.tag for node in composed.page.all()}
     assert not [node for node in document.all() if any(name.startswith('on') for name in node.attributes)]
     assert all(node.attributes['src'].startswith('data:') for node in document.all('img'))

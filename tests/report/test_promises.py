@@ -43,8 +43,12 @@ def test_a_certificate_without_its_curve_is_shown_without_layers(run):
 def test_where_several_curves_agree_the_name_and_then_the_folder_settles_it(run):
     certificate = run.certificates[0]
     curve = next(curve for curve in run.curves if curve.label == 'softmax_gap')
-    twin = dataclasses.replace(curve, label='other', path=run.directory / 'elsewhere' / 'curve.json', points=tuple(
-        dataclasses.replace(point, layers=1.0) for point in curve.points))
+    twin = dataclasses.replace(
+        curve,
+        label='other',
+        path=run.directory / 'elsewhere' / 'curve.json',
+        points=tuple(dataclasses.replace(point, layers=1.0) for point in curve.points),
+    )
     assert promise(certificate, [twin, curve]).label == 'softmax_gap'
     unnamed = dataclasses.replace(certificate, measure=None)
     assert promise(unnamed, [twin, curve]).label == 'softmax_gap'
@@ -54,14 +58,30 @@ def test_where_several_curves_agree_the_name_and_then_the_folder_settles_it(run)
 
 def test_a_certificate_as_calibration_writes_it_is_read(tmp_path):
     losses = np.random.default_rng(0).uniform(0, [0.02, 0.04, 0.5], size=(400, 3))
-    certificate = calibrate(losses, [0.9, 0.8, 0.7], 0.1, 0.05, objective='textual', metric='rougeL',
-                            provenance={'settings': {'measure': 'softmax_gap'}, 'data': {'name': 'cal.jsonl'}})
+    certificate = calibrate(
+        losses,
+        [0.9, 0.8, 0.7],
+        0.1,
+        0.05,
+        objective='textual',
+        metric='rougeL',
+        provenance={'settings': {'measure': 'softmax_gap'}, 'data': {'name': 'cal.jsonl'}},
+    )
     assert certificate.threshold == 0.8
     certificate.save(tmp_path / 'certificate_gap.json')
-    points = [{'threshold': point.threshold, 'layers': 2 + point.threshold, 'loss': point.mean_loss, 'p_value': point.p_value,
-               'rejected': point.rejected} for point in certificate.grid]
-    (tmp_path / 'curve.json').write_text(json.dumps({
-        'label': 'softmax_gap', 'kind': 'measure', 'num_layers': 4, 'metric': 'rougeL', 'points': points}))
+    points = [
+        {
+            'threshold': point.threshold,
+            'layers': 2 + point.threshold,
+            'loss': point.mean_loss,
+            'p_value': point.p_value,
+            'rejected': point.rejected,
+        }
+        for point in certificate.grid
+    ]
+    (tmp_path / 'curve.json').write_text(
+        json.dumps({'label': 'softmax_gap', 'kind': 'measure', 'num_layers': 4, 'metric': 'rougeL', 'points': points})
+    )
     run = reader.read(tmp_path)
     grid = summary([promise(run.certificates[0], run.curves)])
     cells = dict(zip([heading.name for heading in grid.headings], grid.rows[0]))
@@ -73,7 +93,7 @@ def test_a_certificate_as_calibration_writes_it_is_read(tmp_path):
 def test_a_certificate_of_several_risks_lists_their_tolerances(tmp_path):
     losses = np.random.default_rng(0).uniform(0, 0.05, size=(200, 1))
     calibrate({'a': losses, 'b': losses}, [0.5], {'a': 0.1, 'b': 0.2}, 0.05).save(tmp_path / 'certificate.json')
-    certificate, = reader.read(tmp_path).certificates
+    (certificate,) = reader.read(tmp_path).certificates
     assert certificate.tolerances == (('a', 0.1), ('b', 0.2))
     grid = summary([promise(certificate, [])])
     assert dict(zip([heading.name for heading in grid.headings], grid.rows[0]))['δ'] == 'a 0.1, b 0.2'
@@ -81,6 +101,6 @@ def test_a_certificate_of_several_risks_lists_their_tolerances(tmp_path):
 
 def test_a_certificate_of_nothing_means_full_depth(tmp_path):
     calibrate(np.full((200, 1), 0.5), [0.5], 0.1, 0.05).save(tmp_path / 'certificate.json')
-    certificate, = reader.read(tmp_path).certificates
+    (certificate,) = reader.read(tmp_path).certificates
     assert certificate.full_depth
     assert 'none valid' in summary([promise(certificate, [])]).rows[0]

@@ -20,34 +20,52 @@ def broken(content, place, value):
     return content
 
 
-@pytest.mark.parametrize(('name', 'place', 'value', 'message'), [
-    ('softmax_gap/curve.json', ['points'], ..., 'the file has no "points"; it has label, kind'),
-    ('softmax_gap/curve.json', ['points'], [], r'points has 0 elements: expected at least 1'),
-    ('softmax_gap/curve.json', ['points', 3, 'layers'], 'deep', r'points\[3\]\.layers is "deep": expected a number'),
-    ('softmax_gap/curve.json', ['points', 3, 'layers'], 9, r'points\[3\]\.layers is 9: .* from 0 to 8'),
-    ('softmax_gap/curve.json', ['points', 0, 'quality'], float('nan'), r'points\[0\]\.quality is nan: expected a finite'),
-    ('softmax_gap/curve.json', ['points', 0, 'rejected'], 1.5, r'points\[0\]\.rejected .*expected true, false or null'),
-    ('softmax_gap/curve.json', ['kind'], 'guess', r'kind is "guess": expected one of measure, static, oracle'),
-    ('softmax_gap/curve.json', ['num_layers'], 8.5, r'num_layers is 8\.5: expected a whole number'),
-    ('softmax_gap/curve.json', ['label'], 3, r'label is 3: expected a string'),
-    ('softmax_gap/trials.json', ['tolerances', 1, 'risk_mean'], None, r'tolerances\[1\]\.risk_mean is null: expected a number'),
-    ('softmax_gap/trials.json', ['objective'], 'both', r'objective is "both": expected one of textual, risk'),
-    ('examples.json', ['examples', 0, 'early', 1, 'exit_layers', 2], 0, r'early\[1\]\.exit_layers\[2\] is 0: .* from 1 to 8'),
-    ('examples.json', ['examples', 0, 'early', 1, 'exit_layers'], [1], r'exit_layers has 1 values: expected 14, one for each'),
-    ('examples.json', ['examples', 0, 'early', 0, 'confidence'], [1], r'confidence has 1 values: expected 14'),
-    ('examples.json', ['examples', 1, 'full'], None, r'examples\[1\]\.full is null: expected an object'),
-    ('sensitivity.json', ['layer'], [1.0], r'layer has 1 values: expected 10, one for each position'),
-    ('ranks.json', ['first'], [1.0], r'first has 1 values: expected 8, one for each layer'),
-    ('ranks.json', ['quantiles', 2], [1, 2], r'quantiles\[2\] has 2 values: expected 5 in rising order'),
-    ('ranks.json', ['quantiles', 2, 0], 0, r'quantiles\[2\]\[0\] is 0: .* of at least 1'),
-    ('confidence.json', ['accuracy'], [0.5], r'accuracy has 1 values: expected 8, one for each layer'),
-    ('confidence.json', ['confidence', 1], 1.2, r'confidence\[1\] is 1\.2: .* from 0 to 1'),
-    ('results.json', ['rows', 0, 'layers'], [8], r'rows\[0\]\.layers is a list or an object'),
-    ('results.json', ['columns'], {}, r'columns is \{\}: expected a list'),
-    ('softmax_gap/certificate.json', ['guarantee'], ..., 'the file has no "guarantee"'),
-    ('softmax_gap/certificate.json', ['tolerance'], 'small', r'tolerance is "small": expected a number'),
-    ('softmax_gap/certificate.json', ['provenance', 'settings'], 5, r'provenance\.settings is 5: expected an object'),
-])
+@pytest.mark.parametrize(
+    ('name', 'place', 'value', 'message'),
+    [
+        ('softmax_gap/curve.json', ['points'], ..., 'the file has no "points"; it has label, kind'),
+        ('softmax_gap/curve.json', ['points'], [], r'points has 0 elements: expected at least 1'),
+        ('softmax_gap/curve.json', ['points', 3, 'layers'], 'deep', r'points\[3\]\.layers is "deep": expected a number'),
+        ('softmax_gap/curve.json', ['points', 3, 'layers'], 9, r'points\[3\]\.layers is 9: .* from 0 to 8'),
+        ('softmax_gap/curve.json', ['points', 0, 'quality'], float('nan'), r'points\[0\]\.quality is nan: expected a finite'),
+        ('softmax_gap/curve.json', ['points', 0, 'rejected'], 1.5, r'points\[0\]\.rejected .*expected true, false or null'),
+        ('softmax_gap/curve.json', ['kind'], 'guess', r'kind is "guess": expected one of measure, static, oracle'),
+        ('softmax_gap/curve.json', ['num_layers'], 8.5, r'num_layers is 8\.5: expected a whole number'),
+        ('softmax_gap/curve.json', ['label'], 3, r'label is 3: expected a string'),
+        (
+            'softmax_gap/trials.json',
+            ['tolerances', 1, 'risk_mean'],
+            None,
+            r'tolerances\[1\]\.risk_mean is null: expected a number',
+        ),
+        ('softmax_gap/trials.json', ['objective'], 'both', r'objective is "both": expected one of textual, risk'),
+        (
+            'examples.json',
+            ['examples', 0, 'early', 1, 'exit_layers', 2],
+            0,
+            r'early\[1\]\.exit_layers\[2\] is 0: .* from 1 to 8',
+        ),
+        (
+            'examples.json',
+            ['examples', 0, 'early', 1, 'exit_layers'],
+            [1],
+            r'exit_layers has 1 values: expected 14, one for each',
+        ),
+        ('examples.json', ['examples', 0, 'early', 0, 'confidence'], [1], r'confidence has 1 values: expected 14'),
+        ('examples.json', ['examples', 1, 'full'], None, r'examples\[1\]\.full is null: expected an object'),
+        ('sensitivity.json', ['layer'], [1.0], r'layer has 1 values: expected 10, one for each position'),
+        ('ranks.json', ['first'], [1.0], r'first has 1 values: expected 8, one for each layer'),
+        ('ranks.json', ['quantiles', 2], [1, 2], r'quantiles\[2\] has 2 values: expected 5 in rising order'),
+        ('ranks.json', ['quantiles', 2, 0], 0, r'quantiles\[2\]\[0\] is 0: .* of at least 1'),
+        ('confidence.json', ['accuracy'], [0.5], r'accuracy has 1 values: expected 8, one for each layer'),
+        ('confidence.json', ['confidence', 1], 1.2, r'confidence\[1\] is 1\.2: .* from 0 to 1'),
+        ('results.json', ['rows', 0, 'layers'], [8], r'rows\[0\]\.layers is a list or an object'),
+        ('results.json', ['columns'], {}, r'columns is \{\}: expected a list'),
+        ('softmax_gap/certificate.json', ['guarantee'], ..., 'the file has no "guarantee"'),
+        ('softmax_gap/certificate.json', ['tolerance'], 'small', r'tolerance is "small": expected a number'),
+        ('softmax_gap/certificate.json', ['provenance', 'settings'], 5, r'provenance\.settings is 5: expected an object'),
+    ],
+)
 def test_an_error_names_file_place_and_what_was_expected(name, place, value, message, some):
     folder = some(name, change=lambda content: broken(content, place, value))
     with pytest.raises(ValueError, match=message) as error:
@@ -100,7 +118,10 @@ def test_files_are_found_at_any_depth_in_order_but_not_in_hidden_folders(some):
         (folder / place).mkdir(parents=True)
         (folder / place / 'curve.json').write_text(text)
     assert [path.as_posix() for path in reader.read(folder).files] == [
-        'a/curve.json', 'b/c/d/curve.json', 'softmax_gap/curve.json']
+        'a/curve.json',
+        'b/c/d/curve.json',
+        'softmax_gap/curve.json',
+    ]
 
 
 def test_optional_numbers_may_be_absent_or_null(some):
@@ -110,13 +131,14 @@ def test_optional_numbers_may_be_absent_or_null(some):
                 del point[key]
             point['consistency'] = None
         del content['full'], content['tolerance'], content['epsilon'], content['n'], content['objective']
-    curve, = reader.read(some('softmax_gap/curve.json', change=drop)).curves
+
+    (curve,) = reader.read(some('softmax_gap/curve.json', change=drop)).curves
     assert curve.full is None and curve.n is None and curve.tolerances == () and curve.points[0].flops is None
 
 
 def test_tolerances_come_in_rising_order(some):
     folder = some('softmax_gap/trials.json', change=lambda content: content['tolerances'].reverse())
-    trials, = reader.read(folder).trials
+    (trials,) = reader.read(folder).trials
     assert [each.tolerance for each in trials.tolerances] == [0.05, 0.1, 0.15, 0.2, 0.25]
 
 
@@ -124,8 +146,11 @@ def test_certificates_tables_and_sensitivities_are_known_by_what_they_hold(some)
     folder = some('results.json', 'softmax_gap/certificate.json', 'sensitivity.json', 'examples.json')
     before = reader.read(folder)
     (folder / 'a').mkdir()
-    for name, other in (('results.json', 'time.json'), ('softmax_gap/certificate.json', 'a/c2.json'),
-                        ('sensitivity.json', 's.json')):
+    for name, other in (
+        ('results.json', 'time.json'),
+        ('softmax_gap/certificate.json', 'a/c2.json'),
+        ('sensitivity.json', 's.json'),
+    ):
         (folder / name).rename(folder / other)
     after = reader.read(folder)
     assert [path.as_posix() for path in after.files] == ['a/c2.json', 'time.json', 's.json', 'examples.json']
@@ -134,10 +159,21 @@ def test_certificates_tables_and_sensitivities_are_known_by_what_they_hold(some)
     assert after.sensitivities[0].layer == before.sensitivities[0].layer
 
 
-@pytest.mark.parametrize('content', [
-    '[]', '3', '{', '{"columns": ["a"], "rows": [[1]], "title": "a frame"}', '{"columns": [], "rows": [], "title": 3}',
-    '{"title": "t", "columns": [{"key": "k", "name": "n"}], "rows": [{"k": [1]}]}', '{"format": 3}', '[' * 100_000,
-    '{"metric": 1, "positions": {}, "sampling": [], "layer": []}', '\ufeff{}'])
+@pytest.mark.parametrize(
+    'content',
+    [
+        '[]',
+        '3',
+        '{',
+        '{"columns": ["a"], "rows": [[1]], "title": "a frame"}',
+        '{"columns": [], "rows": [], "title": 3}',
+        '{"title": "t", "columns": [{"key": "k", "name": "n"}], "rows": [{"k": [1]}]}',
+        '{"format": 3}',
+        '[' * 100_000,
+        '{"metric": 1, "positions": {}, "sampling": [], "layer": []}',
+        '\ufeff{}',
+    ],
+)
 def test_json_of_other_programs_is_passed_over(content, some):
     folder = some('results.json')
     (folder / 'foreign.json').write_text(content)

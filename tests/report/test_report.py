@@ -10,10 +10,16 @@ from calm_jax.cli import main
 
 def test_the_command_writes_page_and_figures_without_pyplot(some, tmp_path):
     folder = some('sensitivity.json', 'results.json')
-    script = ('import sys; from calm_jax.cli import main; code = main(sys.argv[1:]); '
-              'sys.exit(code or ("imported pyplot" if "matplotlib.pyplot" in sys.modules else 0))')
-    done = subprocess.run([sys.executable, '-c', script, 'report', str(folder), '--output', 'page.html'],
-                          cwd=tmp_path, capture_output=True, text=True)
+    script = (
+        'import sys; from calm_jax.cli import main; code = main(sys.argv[1:]); '
+        'sys.exit(code or ("imported pyplot" if "matplotlib.pyplot" in sys.modules else 0))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', script, 'report', str(folder), '--output', 'page.html'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stderr) == (0, '')
     assert done.stdout == 'page.html: from 2 files, 1 figure in page_figures\n'
     assert (tmp_path / 'page.html').is_file()
@@ -25,12 +31,18 @@ def test_quiet_says_nothing(some, tmp_path, capsys):
     assert capsys.readouterr() == ('', '')
 
 
-@pytest.mark.parametrize(('spoil', 'message'), [
-    (lambda folder, page: page.write_text('old'), 'exists already; name another --output or pass --overwrite'),
-    (lambda folder, page: (folder / 'results.json').unlink(), 'nothing to report; looked at any depth for certificate*.json'),
-    (lambda folder, page: (folder / 'results.json').write_text('{'), 'not valid JSON at line 1'),
-    (lambda folder, page: page.mkdir(), '--output names the page to write'),
-])
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (lambda folder, page: page.write_text('old'), 'exists already; name another --output or pass --overwrite'),
+        (
+            lambda folder, page: (folder / 'results.json').unlink(),
+            'nothing to report; looked at any depth for certificate*.json',
+        ),
+        (lambda folder, page: (folder / 'results.json').write_text('{'), 'not valid JSON at line 1'),
+        (lambda folder, page: page.mkdir(), '--output names the page to write'),
+    ],
+)
 def test_an_error_is_one_line_and_exit_code_2(spoil, message, some, tmp_path, capsys):
     folder, page = some('results.json'), tmp_path / 'page.html'
     spoil(folder, page)

@@ -10,13 +10,18 @@ def output(pieces, layers=None, confidence=None):
     return Output('early', tuple(pieces), tuple(layers or [1] * len(pieces)), confidence)
 
 
-@pytest.mark.parametrize(('pieces', 'spaces', 'texts'), [
-    (['▁The', '▁cat', 's', '.'], ['', ' ', '', ''], ['The', 'cat', 's', '.']),
-    (['▁', 'x', '▁', 'y'], ['', '', '', ''], ['', 'x', ' ', 'y']),
-    (['a', '▁▁b'], ['', '  '], ['a', 'b']),
-    (['▁New▁York', '▁is'], ['', ' '], ['New York', 'is']),
-    (['line', '\n', '▁two'], ['', '', ' '], ['line', '\n', 'two']),
-    (['</s>'], [''], ['</s>']), ([], [], [])])
+@pytest.mark.parametrize(
+    ('pieces', 'spaces', 'texts'),
+    [
+        (['▁The', '▁cat', 's', '.'], ['', ' ', '', ''], ['The', 'cat', 's', '.']),
+        (['▁', 'x', '▁', 'y'], ['', '', '', ''], ['', 'x', ' ', 'y']),
+        (['a', '▁▁b'], ['', '  '], ['a', 'b']),
+        (['▁New▁York', '▁is'], ['', ' '], ['New York', 'is']),
+        (['line', '\n', '▁two'], ['', '', ' '], ['line', '\n', 'two']),
+        (['</s>'], [''], ['</s>']),
+        ([], [], []),
+    ],
+)
 def test_spaces_stand_before_words_and_everything_together_is_the_text(pieces, spaces, texts):
     coloured = colour(output(pieces), output(pieces), 2)
     assert [token.space for token in coloured.tokens] == spaces
@@ -33,11 +38,15 @@ def test_mean_and_shares_count_tokens():
     assert colour(output(''), output('a'), 8).layers is None
 
 
-@pytest.mark.parametrize(('early', 'full', 'marked', 'words'), [
-    ('abc', 'abc', None, 'the same tokens as the full model'),
-    ('abx', 'abc', 2, 'differs from the full model from token 3 on'),
-    ('abcd', 'abc', 3, 'differs from the full model from token 4 on'),
-    ('ab', 'abc', None, 'as the full model, but ends after token 2')])
+@pytest.mark.parametrize(
+    ('early', 'full', 'marked', 'words'),
+    [
+        ('abc', 'abc', None, 'the same tokens as the full model'),
+        ('abx', 'abc', 2, 'differs from the full model from token 3 on'),
+        ('abcd', 'abc', 3, 'differs from the full model from token 4 on'),
+        ('ab', 'abc', None, 'as the full model, but ends after token 2'),
+    ],
+)
 def test_an_early_output_is_compared_token_by_token(early, full, marked, words):
     coloured = colour(output(early), output(full), 2)
     assert [place for place, token in enumerate(coloured.tokens) if token.departs] == ([] if marked is None else [marked])

@@ -10,7 +10,7 @@ from calm_jax.report.figures import hues
 
 def panel_of(folder):
     run = reader.read(folder)
-    panel, = validity.panels(run.trials, hues([], run.trials))
+    (panel,) = validity.panels(run.trials, hues([], run.trials))
     return panel
 
 
@@ -46,9 +46,12 @@ def test_every_split_is_a_dot(some):
 def test_the_sentence_counts_splits_above_the_tolerance(some):
     def exceed(content):
         content['tolerances'][2]['share_pool_above'] = 0.08
+
     note = panel_of(some('softmax_gap/trials.json', change=exceed)).notes[0]
-    assert note == ('softmax_gap: 12 random splits (811 examples to calibrate, 203 to test). The risk of the setting chosen, '
-                    'over all the data, lay above δ in up to 8% of them, the most at δ = 0.15; ε is 5%.')
+    assert note == (
+        'softmax_gap: 12 random splits (811 examples to calibrate, 203 to test). The risk of the setting chosen, '
+        'over all the data, lay above δ in up to 8% of them, the most at δ = 0.15; ε is 5%.'
+    )
 
 
 def test_measures_of_which_the_same_holds_share_a_sentence_and_a_note_is_printed_once(example):
@@ -64,8 +67,7 @@ def test_objectives_have_figures_of_their_own(some):
     folder = some('classifier/trials.json', change=lambda content: content | {'objective': 'risk'})
     run = reader.read(folder)
     panels = validity.panels(run.trials, hues([], run.trials))
-    assert [panel.title for panel in panels] == [
-        'Risk consistency, rougeL, ε = 0.05', 'Textual consistency, rougeL, ε = 0.05']
+    assert [panel.title for panel in panels] == ['Risk consistency, rougeL, ε = 0.05', 'Textual consistency, rougeL, ε = 0.05']
     assert [panel.drawings[0].name for panel in panels] == ['validity_1', 'validity_2']
 
 
@@ -75,6 +77,7 @@ def test_signed_risks_and_negative_tolerances_fit_into_the_figure(some):
             each['tolerance'] = round(each['tolerance'] - 0.15, 3)
             each['risk_mean'] -= 0.15
             each['per_trial'] = []
+
     risk = panel_of(some('softmax_gap/trials.json', change=shift)).drawings[0].draw().axes[0]
     (left, right), (low, high) = risk.get_xlim(), risk.get_ylim()
     assert left < -0.1 and right > 0.1 and low < -0.1 and high > 0.1

@@ -1,4 +1,5 @@
 """A tiny transformer, and records that it can learn, for the tests of training."""
+
 import functools
 import json
 
@@ -32,8 +33,15 @@ LENGTHS = {'max_source_length': 8, 'max_target_length': 8}
 @pytest.fixture(scope='session')
 def config():
     return TransformerConfig(
-        vocab_size=ByteTokenizer().vocab_size, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24, num_encoder_layers=1,
-        num_decoder_layers=2, dropout_rate=0.1)
+        vocab_size=ByteTokenizer().vocab_size,
+        emb_dim=16,
+        num_heads=2,
+        head_dim=8,
+        mlp_dim=24,
+        num_encoder_layers=1,
+        num_decoder_layers=2,
+        dropout_rate=0.1,
+    )
 
 
 @pytest.fixture(scope='session')
@@ -42,8 +50,9 @@ def params(config):
     random = np.random.RandomState(0)
     shapes = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
     return jax.tree.map(
-        lambda leaf: np.ones(leaf.shape, np.float32) if leaf.ndim == 1 else
-        (random.randn(*leaf.shape) / 4).astype(np.float32), shapes)
+        lambda leaf: np.ones(leaf.shape, np.float32) if leaf.ndim == 1 else (random.randn(*leaf.shape) / 4).astype(np.float32),
+        shapes,
+    )
 
 
 @pytest.fixture(scope='session')
@@ -61,6 +70,7 @@ def examples():
 
 def toy_stage(noise=0.1):
     """A vector w [259] that learns each target token's number of hundreds, with dropout-like noise; compiles at once."""
+
     def error(params, batch, noise):
         wanted = batch['decoder_target_tokens'] / 100
         return jnp.square(params['w'][batch['decoder_target_tokens']] + noise - wanted) * batch['decoder_loss_weights']
@@ -102,7 +112,8 @@ def lines(examples, tokenizer):
     """The examples as JSONL with fields en and fr."""
     return ''.join(
         json.dumps({'en': tokenizer.decode(example.source), 'fr': tokenizer.decode(example.target)}) + '\n'
-        for example in examples)
+        for example in examples
+    )
 
 
 @pytest.fixture

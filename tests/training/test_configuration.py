@@ -15,7 +15,8 @@ from calm_jax.training.train_loop import LoopOptions
 REQUIRED = ["MODEL_DIR='a'", "TRAIN_DATA='b'", "SOURCE='{en}'", "TARGET='{fr}'", "TOKENIZER='c'"]
 
 model = functools.partial(
-    TransformerConfig, vocab_size=8, emb_dim=4, num_heads=1, head_dim=4, mlp_dim=4, num_encoder_layers=1, num_decoder_layers=1)
+    TransformerConfig, vocab_size=8, emb_dim=4, num_heads=1, head_dim=4, mlp_dim=4, num_encoder_layers=1, num_decoder_layers=1
+)
 
 
 def error(kind, files, bindings):
@@ -35,14 +36,17 @@ def test_one_required_macro_is_named_alone():
     assert error(ValueError, ['runs/train.gin'], REQUIRED[1:]).startswith('MODEL_DIR is required')
 
 
-@pytest.mark.parametrize('binding, hint', [
-    ('BATCHSIZE=3', 'did you mean BATCH_SIZE?'),
-    ("Optimiser.name='adamw'", 'did you mean Optimizer?'),
-    ("Optimizer.warmup_step=1", 'Optimizer has no warmup_step; did you mean warmup_steps?'),
-    ('EXIT_WEIGHTS=@unifrom', 'nothing is called unifrom; did you mean uniform?'),
-    ('EXIT_WEIGHTS=%SEEDS', '%SEEDS has no value; did you mean SEED?'),
-    ('SOURCE={en}', 'a string needs quotes that survive the shell: --gin.SOURCE="\'{en}\'"'),
-])
+@pytest.mark.parametrize(
+    'binding, hint',
+    [
+        ('BATCHSIZE=3', 'did you mean BATCH_SIZE?'),
+        ("Optimiser.name='adamw'", 'did you mean Optimizer?'),
+        ('Optimizer.warmup_step=1', 'Optimizer has no warmup_step; did you mean warmup_steps?'),
+        ('EXIT_WEIGHTS=@unifrom', 'nothing is called unifrom; did you mean uniform?'),
+        ('EXIT_WEIGHTS=%SEEDS', '%SEEDS has no value; did you mean SEED?'),
+        ('SOURCE={en}', 'a string needs quotes that survive the shell: --gin.SOURCE="\'{en}\'"'),
+    ],
+)
 def test_a_wrong_binding_gets_the_near_match(binding, hint):
     assert hint in error(ValueError, ['runs/train.gin'], [*REQUIRED, binding])
 
@@ -80,8 +84,10 @@ def test_a_model_alone_says_nothing_to_run():
 
 def test_a_missing_model_is_one_line_when_the_job_starts(tmp_path, tokenizer, jsonl):
     tokenizer.save(tmp_path / 'tokenizer')
-    job, _ = configuration.read(['runs/train.gin'], [
-        f"MODEL_DIR='{tmp_path}/m'", f"TRAIN_DATA='{jsonl}'", *REQUIRED[2:4], f"TOKENIZER='{tmp_path}/tokenizer'"])
+    job, _ = configuration.read(
+        ['runs/train.gin'],
+        [f"MODEL_DIR='{tmp_path}/m'", f"TRAIN_DATA='{jsonl}'", *REQUIRED[2:4], f"TOKENIZER='{tmp_path}/tokenizer'"],
+    )
     with pytest.raises(ValueError, match='TransformerConfig lacks emb_dim, .*--gin_file=models/small8.gin'):
         job()
 
@@ -93,39 +99,55 @@ def test_messages_of_the_library_stay_as_they_are(tmp_path):
     assert 'configurable' not in str(raised.value) and '\n' not in str(raised.value)
 
 
-@pytest.mark.parametrize('size, expected', [
-    ('tiny', (2, 2, 64, 2, 32, 128)), ('small8', (8, 8, 512, 6, 64, 1024)), ('base', (12, 12, 768, 12, 64, 2048))])
+@pytest.mark.parametrize(
+    'size, expected',
+    [('tiny', (2, 2, 64, 2, 32, 128)), ('small8', (8, 8, 512, 6, 64, 1024)), ('base', (12, 12, 768, 12, 64, 2048))],
+)
 def test_sizes_are_those_of_the_paper(size, expected):
     import gin
+
     configuration.read([f'models/{size}.gin', 'runs/train.gin'], REQUIRED)
     config = gin.get_configurable('TransformerConfig')(vocab_size=32128)
     assert type(config) is TransformerConfig
-    assert (config.num_encoder_layers, config.num_decoder_layers, config.emb_dim, config.num_heads, config.head_dim,
-            config.mlp_dim) == expected
+    assert (
+        config.num_encoder_layers,
+        config.num_decoder_layers,
+        config.emb_dim,
+        config.num_heads,
+        config.head_dim,
+        config.mlp_dim,
+    ) == expected
     assert config.mlp_activations == ('gelu', 'linear')
 
 
 @pytest.mark.parametrize(
-    'file', ['runs/classifier.gin', 'runs/finetune.gin', 'runs/multi30k.gin', 'runs/multi30k_finetune.gin'])
+    'file', ['runs/classifier.gin', 'runs/finetune.gin', 'runs/multi30k.gin', 'runs/multi30k_finetune.gin']
+)
 def test_every_run_file_reads_with_its_required_macros(file):
     begun = 'classifier' in file or 'finetune' in file
-    bindings = [binding for binding in [*REQUIRED, "CHECKPOINT='d'"]
-                if ('TOKENIZER' not in binding if begun else 'CHECKPOINT' not in binding)]
+    bindings = [
+        binding
+        for binding in [*REQUIRED, "CHECKPOINT='d'"]
+        if ('TOKENIZER' not in binding if begun else 'CHECKPOINT' not in binding)
+    ]
     _, resolved = configuration.read([file], bindings)
     assert "MODEL_DIR = 'a'" in resolved and 'REQUIRED' not in resolved
 
 
 def test_the_resolved_configuration_reads_back_to_itself(tmp_path):
     _, resolved = configuration.read(
-        ['models/tiny.gin', 'runs/train.gin'], [*REQUIRED, 'EXIT_WEIGHTS=@uniform', 'Optimizer.b1=0.5'])
+        ['models/tiny.gin', 'runs/train.gin'], [*REQUIRED, 'EXIT_WEIGHTS=@uniform', 'Optimizer.b1=0.5']
+    )
     (tmp_path / 'config.gin').write_text(resolved)
     assert configuration.read([str(tmp_path / 'config.gin')], [])[1] == resolved
     import gin
+
     assert gin.get_bindings('train_model')['exit_weights'](2).tolist() == losses.uniform(2).tolist()
 
 
 def test_later_files_and_bindings_win(tmp_path):
     import gin
+
     (tmp_path / 'mine.gin').write_text('SEED = 5\nBATCH_SIZE = 7\n')
     configuration.read(['runs/train.gin', str(tmp_path / 'mine.gin')], [*REQUIRED, 'BATCH_SIZE=9'])
     assert (gin.query_parameter('SEED/macro.value'), configuration.macro('BATCH_SIZE')) == (5, 9)
@@ -157,30 +179,33 @@ def test_bindings_are_found_however_gin_wraps_them(tmp_path):
     assert found['LoopOptions.seed'] == '%SEED' and found['job.run'] == '@train_model'
 
 
-@pytest.mark.parametrize('binding, message', [
-    ("TRAIN_STEPS='a'", "TRAIN_STEPS is 'a'; expected a whole number"),
-    ('BATCH_SIZE=1.5', 'BATCH_SIZE is 1.5; expected a whole number'),
-    ("LEARNING_RATE='a'", "LEARNING_RATE is 'a'; expected a number"),
-    ("BEST_IS_HIGHER='no'", "BEST_IS_HIGHER is 'no'; expected True or False"),
-    ("Settings.max_new_tokens='a'", "Settings.max_new_tokens is 'a'; expected a whole number"),
-    ('TransformerConfig.dtype=3', 'TransformerConfig.dtype is 3; expected a text'),
-    ('TransformerConfig.mlp_activations=3', 'TransformerConfig.mlp_activations is 3; expected a list of texts'),
-    ("OPTIMIZER='sgd'", "OPTIMIZER is 'sgd'; expected 'adafactor' or 'adamw'"),
-    ('TRAIN_DATA=None', 'TRAIN_DATA is None; expected a text or a list of texts'),
-    ("TRAIN_DATA=[%SOURCE, 5]", "TRAIN_DATA is ['{en}', 5]; expected a text or a list of texts"),
-    ('EVAL_DATA=5', 'EVAL_DATA is 5; expected a text or a list of texts or None'),
-    ('TOKENIZER=5', 'TOKENIZER is 5; expected a path or None'),
-    ('MODEL_DIR=5', 'MODEL_DIR is 5; expected a path'),
-    ('SEED=@uniform', 'SEED is @uniform; expected a whole number'),
-    ('SEED=%SEED', 'SEED stands for itself; add --gin.SEED=...'),
-    ('LoopOptions.keep=%gin.REQUIRED', 'LoopOptions.keep is required: add --gin.LoopOptions.keep=...'),
-    ("EXIT_WEIGHTS='uniform'", "EXIT_WEIGHTS is 'uniform'; expected @proportional_to_layer or @uniform or @last_only"),
-    ('EXIT_WEIGHTS=@geometric', 'EXIT_WEIGHTS is @geometric; expected @proportional_to_layer or @uniform or @last_only'),
-    ('EXIT_WEIGHTS=@uniform()', 'EXIT_WEIGHTS is @uniform(); expected @proportional_to_layer or @uniform or @last_only'),
-    ('train_model.config=@Settings', 'train_model.config is @Settings; expected @TransformerConfig or None'),
-    ('train_model.data=@Optimizer()', 'train_model.data is @Optimizer(); expected @PairedText()'),
-    ('job.run=5', 'job.run is 5; expected @train_model or @train_exit_classifier'),
-])
+@pytest.mark.parametrize(
+    'binding, message',
+    [
+        ("TRAIN_STEPS='a'", "TRAIN_STEPS is 'a'; expected a whole number"),
+        ('BATCH_SIZE=1.5', 'BATCH_SIZE is 1.5; expected a whole number'),
+        ("LEARNING_RATE='a'", "LEARNING_RATE is 'a'; expected a number"),
+        ("BEST_IS_HIGHER='no'", "BEST_IS_HIGHER is 'no'; expected True or False"),
+        ("Settings.max_new_tokens='a'", "Settings.max_new_tokens is 'a'; expected a whole number"),
+        ('TransformerConfig.dtype=3', 'TransformerConfig.dtype is 3; expected a text'),
+        ('TransformerConfig.mlp_activations=3', 'TransformerConfig.mlp_activations is 3; expected a list of texts'),
+        ("OPTIMIZER='sgd'", "OPTIMIZER is 'sgd'; expected 'adafactor' or 'adamw'"),
+        ('TRAIN_DATA=None', 'TRAIN_DATA is None; expected a text or a list of texts'),
+        ('TRAIN_DATA=[%SOURCE, 5]', "TRAIN_DATA is ['{en}', 5]; expected a text or a list of texts"),
+        ('EVAL_DATA=5', 'EVAL_DATA is 5; expected a text or a list of texts or None'),
+        ('TOKENIZER=5', 'TOKENIZER is 5; expected a path or None'),
+        ('MODEL_DIR=5', 'MODEL_DIR is 5; expected a path'),
+        ('SEED=@uniform', 'SEED is @uniform; expected a whole number'),
+        ('SEED=%SEED', 'SEED stands for itself; add --gin.SEED=...'),
+        ('LoopOptions.keep=%gin.REQUIRED', 'LoopOptions.keep is required: add --gin.LoopOptions.keep=...'),
+        ("EXIT_WEIGHTS='uniform'", "EXIT_WEIGHTS is 'uniform'; expected @proportional_to_layer or @uniform or @last_only"),
+        ('EXIT_WEIGHTS=@geometric', 'EXIT_WEIGHTS is @geometric; expected @proportional_to_layer or @uniform or @last_only'),
+        ('EXIT_WEIGHTS=@uniform()', 'EXIT_WEIGHTS is @uniform(); expected @proportional_to_layer or @uniform or @last_only'),
+        ('train_model.config=@Settings', 'train_model.config is @Settings; expected @TransformerConfig or None'),
+        ('train_model.data=@Optimizer()', 'train_model.data is @Optimizer(); expected @PairedText()'),
+        ('job.run=5', 'job.run is 5; expected @train_model or @train_exit_classifier'),
+    ],
+)
 def test_a_value_of_the_wrong_type_is_named_as_the_user_wrote_it(binding, message):
     assert error(ValueError, ['models/tiny.gin', 'runs/train.gin'], [*REQUIRED, binding]) == message
 
@@ -194,38 +219,55 @@ def test_an_objective_is_a_function_of_logits_and_agreement(value):
 def test_functions_of_the_user_s_own_stand_where_the_library_s_do(tmp_path, monkeypatch):
     (tmp_path / 'own_weights.py').write_text(
         'import gin, numpy\n@gin.configurable\ndef last_two(layers, share): return numpy.eye(layers)[-1] * share\n'
-        '@gin.configurable\ndef seed_of_the_day(): return 3\n')
+        '@gin.configurable\ndef seed_of_the_day(): return 3\n'
+    )
     monkeypatch.syspath_prepend(tmp_path)
-    _, resolved = configuration.read(['models/tiny.gin', 'runs/train.gin'], [
-        *REQUIRED, 'import own_weights', 'EXIT_WEIGHTS=@last_two', 'last_two.share=0.5', 'SEED=@seed_of_the_day()'])
+    _, resolved = configuration.read(
+        ['models/tiny.gin', 'runs/train.gin'],
+        [*REQUIRED, 'import own_weights', 'EXIT_WEIGHTS=@last_two', 'last_two.share=0.5', 'SEED=@seed_of_the_day()'],
+    )
     assert 'EXIT_WEIGHTS = @last_two' in resolved
 
 
-@pytest.mark.parametrize('make, wrong, message', [
-    (Settings, {'max_new_tokens': 'a'}, "max_new_tokens is 'a'; expected a whole number"),
-    (Settings, {'threshold': 'a'}, "threshold is 'a'; expected a number"),
-    (Settings, {'measure': 3}, 'measure is 3; expected a text or None'),
-    (model, {'encoder_attention': 'local', 'attention_scale': True}, "encoder_attention is 'local'; expected full"),
-    (Settings, {'dtype': 'flaot32'}, "unknown dtype 'flaot32'.*did you mean float32"),
-    (LoopOptions, {'steps': 'a'}, "steps is 'a'; expected a whole number"),
-    (model, {'emb_dim': 2.5}, 'TransformerConfig.emb_dim is 2.5; expected a whole number'),
-    (model, {'dtype': 'flaot32'}, "dtype is 'flaot32'; expected one of float32, bfloat16, float16, float64"),
-    (model, {'dropout_rate': 1.0}, 'dropout_rate is 1.0; expected at least 0 and less than 1'),
-    (model, {'mlp_activations': ('gelu', 'swish')}, "unknown activation 'swish'; known: gelu, gelu_exact, relu, silu, linear"),
-    (model, {'mlp_activations': 'gelu'}, "mlp_activations is 'gelu'; expected a list of texts"),
-    (model, {'mlp_activations': ()}, 'mlp_activations is empty; expected a list of texts'),
-    (model, {'norm_epsilon': float('nan')}, 'norm_epsilon is nan; expected 0 or more'),
-    (model, {'head_dim': 0}, 'head_dim is 0; expected a positive number'),
-    (model, {'relative_attention_num_buckets': 3}, 'relative_attention_num_buckets is 3; expected 4 or more'),
-    (model, {'relative_attention_max_distance': 16},
-     'relative_attention_max_distance is 16; expected more than 16, half of the 32 buckets'),
-    (LoopOptions, {'steps': 1, 'seed': -1}, 'seed is -1; expected a whole number from 0 to 4294967295'),
-    (LoopOptions, {'steps': 1, 'seed': 10**20}, 'seed is 100000000000000000000; expected a whole number from 0'),
-    (LoopOptions, {'steps': 1, 'max_minutes': float('nan')}, 'max_minutes is nan; it must be 0 or more'),
-    (PairedText, {'train': 'a', 'source': 'en', 'target': 'fr', 'seed': 2**32}, 'seed is 4294967296; expected a whole number'),
-    (losses.check_extras, {'label_smoothing': 1.0, 'z_loss': 0.0}, 'label_smoothing is 1.0'),
-    (losses.check_extras, {'label_smoothing': 0.0, 'z_loss': -1.0}, 'z_loss is -1.0; expected 0 or more'),
-])
+@pytest.mark.parametrize(
+    'make, wrong, message',
+    [
+        (Settings, {'max_new_tokens': 'a'}, "max_new_tokens is 'a'; expected a whole number"),
+        (Settings, {'threshold': 'a'}, "threshold is 'a'; expected a number"),
+        (Settings, {'measure': 3}, 'measure is 3; expected a text or None'),
+        (model, {'encoder_attention': 'local', 'attention_scale': True}, "encoder_attention is 'local'; expected full"),
+        (Settings, {'dtype': 'flaot32'}, "unknown dtype 'flaot32'.*did you mean float32"),
+        (LoopOptions, {'steps': 'a'}, "steps is 'a'; expected a whole number"),
+        (model, {'emb_dim': 2.5}, 'TransformerConfig.emb_dim is 2.5; expected a whole number'),
+        (model, {'dtype': 'flaot32'}, "dtype is 'flaot32'; expected one of float32, bfloat16, float16, float64"),
+        (model, {'dropout_rate': 1.0}, 'dropout_rate is 1.0; expected at least 0 and less than 1'),
+        (
+            model,
+            {'mlp_activations': ('gelu', 'swish')},
+            "unknown activation 'swish'; known: gelu, gelu_exact, relu, silu, linear",
+        ),
+        (model, {'mlp_activations': 'gelu'}, "mlp_activations is 'gelu'; expected a list of texts"),
+        (model, {'mlp_activations': ()}, 'mlp_activations is empty; expected a list of texts'),
+        (model, {'norm_epsilon': float('nan')}, 'norm_epsilon is nan; expected 0 or more'),
+        (model, {'head_dim': 0}, 'head_dim is 0; expected a positive number'),
+        (model, {'relative_attention_num_buckets': 3}, 'relative_attention_num_buckets is 3; expected 4 or more'),
+        (
+            model,
+            {'relative_attention_max_distance': 16},
+            'relative_attention_max_distance is 16; expected more than 16, half of the 32 buckets',
+        ),
+        (LoopOptions, {'steps': 1, 'seed': -1}, 'seed is -1; expected a whole number from 0 to 4294967295'),
+        (LoopOptions, {'steps': 1, 'seed': 10**20}, 'seed is 100000000000000000000; expected a whole number from 0'),
+        (LoopOptions, {'steps': 1, 'max_minutes': float('nan')}, 'max_minutes is nan; it must be 0 or more'),
+        (
+            PairedText,
+            {'train': 'a', 'source': 'en', 'target': 'fr', 'seed': 2**32},
+            'seed is 4294967296; expected a whole number',
+        ),
+        (losses.check_extras, {'label_smoothing': 1.0, 'z_loss': 0.0}, 'label_smoothing is 1.0'),
+        (losses.check_extras, {'label_smoothing': 0.0, 'z_loss': -1.0}, 'z_loss is -1.0; expected 0 or more'),
+    ],
+)
 def test_what_cannot_be_meant_is_refused_in_one_line(make, wrong, message):
     with pytest.raises(ValueError, match=message) as raised:
         make(**wrong)

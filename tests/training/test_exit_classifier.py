@@ -24,13 +24,16 @@ def test_independent_objective_by_hand():
     np.testing.assert_allclose(classifier.independent(jnp.asarray(logit(PROBABILITIES)), agrees), [[expected]], rtol=1e-5)
 
 
-@pytest.mark.parametrize('agrees, expected', [
-    ([True, False, True], -np.log(0.2)),
-    ([False, True, False], -(np.log(0.8) + np.log(0.6))),
-    ([False, False, True], -(np.log(0.8) + np.log(0.4) + np.log(0.9))),
-    # No layer below the last agrees: the last exits with certainty.
-    ([False, False, False], -(np.log(0.8) + np.log(0.4) + np.log(0.1))),
-])
+@pytest.mark.parametrize(
+    'agrees, expected',
+    [
+        ([True, False, True], -np.log(0.2)),
+        ([False, True, False], -(np.log(0.8) + np.log(0.6))),
+        ([False, False, True], -(np.log(0.8) + np.log(0.4) + np.log(0.9))),
+        # No layer below the last agrees: the last exits with certainty.
+        ([False, False, False], -(np.log(0.8) + np.log(0.4) + np.log(0.1))),
+    ],
+)
 def test_geometric_objective_by_hand(agrees, expected):
     found = classifier.geometric(jnp.asarray(logit(PROBABILITIES)), jnp.array(agrees)[:, None, None])
     np.testing.assert_allclose(found, [[expected]], rtol=1e-5)
@@ -61,8 +64,7 @@ def test_the_head_reads_the_raw_state_of_all_layers_but_the_last():
     np.testing.assert_allclose(classifier.exit_logits(head, states), [[[-2.5]], [[3.5]]])
 
 
-def test_the_backbone_is_bit_identical_and_the_objective_falls(
-        tmp_path, config, params, tokenizer, batches, eval_batches):
+def test_the_backbone_is_bit_identical_and_the_objective_falls(tmp_path, config, params, tokenizer, batches, eval_batches):
     native.save(tmp_path / 'start', config, params, tokenizer)
     start = native.load(tmp_path / 'start')
     stage = classifier.classifier_stage(config, start.params, tokenizer)

@@ -27,7 +27,8 @@ def test_eq_6_by_hand_for_three_exits_over_two_tokens():
         return jnp.concatenate([state, jnp.zeros_like(state)], axis=-1)
 
     sums = losses.multi_exit_loss(
-        unembed, states, jnp.zeros((1, 2), int), jnp.array([[1.0, 1.0]]), losses.proportional_to_layer(3))
+        unembed, states, jnp.zeros((1, 2), int), jnp.array([[1.0, 1.0]]), losses.proportional_to_layer(3)
+    )
     expected = -2 * (np.log(0.5) * 1 + np.log(0.8) * 2 + np.log(0.9) * 3) / 6
     np.testing.assert_allclose(sums.objective, expected, rtol=1e-6)
     np.testing.assert_allclose(sums.nll, -2 * np.log(probabilities), rtol=1e-6)
@@ -113,8 +114,7 @@ def test_loss_and_gradient_equal_those_of_all_logits_at_once(exits):
 def test_padding_changes_nothing(exits):
     head, states, targets, token_weights = exits
     noisy = [np.where(token_weights[..., None] > 0, state, 7.0) for state in states]
-    loss = jax.jit(lambda states: losses.multi_exit_loss(
-        lambda h: h @ head, states, targets, token_weights, losses.uniform(3)))
+    loss = jax.jit(lambda states: losses.multi_exit_loss(lambda h: h @ head, states, targets, token_weights, losses.uniform(3)))
     jax.tree.map(np.testing.assert_array_equal, loss(states), loss(noisy))
 
 
@@ -123,8 +123,14 @@ def test_the_sums_of_parts_of_a_batch_add_up_to_the_batch_s(exits):
 
     def sums(rows):
         return losses.multi_exit_loss(
-            lambda h: h @ head, [state[rows] for state in states], targets[rows], token_weights[rows],
-            losses.proportional_to_layer(3), 0.1, 1e-4)
+            lambda h: h @ head,
+            [state[rows] for state in states],
+            targets[rows],
+            token_weights[rows],
+            losses.proportional_to_layer(3),
+            0.1,
+            1e-4,
+        )
 
     halves = jax.tree.map(jnp.add, sums(slice(0, 2)), sums(slice(2, 4)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), halves, sums(slice(None)))

@@ -7,13 +7,16 @@ import pytest
 from calm_jax.training.optimizer import Optimizer
 
 
-@pytest.mark.parametrize('decay, expected', [
-    # Peak 1, 4 steps of warm-up, 12 in all: rates of steps 0, 1, 3, 7, 11, 15.
-    ('constant', [0.25, 0.5, 1.0, 1.0, 1.0, 1.0]),
-    ('linear', [0.25, 0.5, 1.0, 0.5, 0.0, 0.0]),
-    ('cosine', [0.25, 0.5, 1.0, 0.5, 0.0, 0.0]),
-    ('inverse_square_root', [0.25, 0.5, 1.0, np.sqrt(4 / 8), np.sqrt(4 / 12), 0.5]),
-])
+@pytest.mark.parametrize(
+    'decay, expected',
+    [
+        # Peak 1, 4 steps of warm-up, 12 in all: rates of steps 0, 1, 3, 7, 11, 15.
+        ('constant', [0.25, 0.5, 1.0, 1.0, 1.0, 1.0]),
+        ('linear', [0.25, 0.5, 1.0, 0.5, 0.0, 0.0]),
+        ('cosine', [0.25, 0.5, 1.0, 0.5, 0.0, 0.0]),
+        ('inverse_square_root', [0.25, 0.5, 1.0, np.sqrt(4 / 8), np.sqrt(4 / 12), 0.5]),
+    ],
+)
 def test_rates_by_hand(decay, expected):
     optimizer = Optimizer('adamw', 1.0, 4, decay, 12)
     found = [float(optimizer.rate(step)) for step in (0, 1, 3, 7, 11, 15)]
@@ -38,6 +41,7 @@ def test_both_optimizers_descend_a_bowl(name):
             params, state = carry
             updates, state = optimizer.update(params, state, params)
             return optax.apply_updates(params, updates), state
+
         return jax.lax.fori_loop(0, 60, step, (params, optimizer.init(params)))[0]
 
     params = descend({'kernel': jnp.full((3, 3), 2.0)})
@@ -62,21 +66,24 @@ def test_weight_decay_spares_vectors():
     np.testing.assert_array_equal(updates['scale'], 0.0)
 
 
-@pytest.mark.parametrize('settings, message', [
-    ({'name': 'sgd'}, "Optimizer.name is 'sgd'; expected 'adafactor' or 'adamw'"),
-    ({'decay': 'step'}, "Optimizer.decay is 'step'; expected 'constant' or 'linear' or 'cosine' or 'inverse_square_root'"),
-    ({'learning_rate': 0.0}, 'learning_rate is 0.0'),
-    ({'learning_rate': float('nan')}, 'learning_rate is nan; it must be positive'),
-    ({'learning_rate': float('inf')}, 'learning_rate is inf; it must be positive'),
-    ({'weight_decay': -0.1}, 'weight_decay is -0.1; it must be 0 .off. or more'),
-    ({'clip_norm': -1.0}, 'clip_norm is -1.0; it must be 0 .off. or more'),
-    ({'clip_norm': float('nan')}, 'clip_norm is nan'),
-    ({'b1': 1.0}, 'b1 is 1.0; it must be at least 0 and less than 1'),
-    ({'b2': -0.5}, 'b2 is -0.5; it must be at least 0 and less than 1'),
-    ({'b1': '0.9'}, "Optimizer.b1 is '0.9'; expected a number"),
-    ({'warmup_steps': -1}, 'warmup_steps is -1'),
-    ({'decay': 'linear', 'warmup_steps': 10, 'total_steps': 10}, 'not above warmup_steps'),
-])
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        ({'name': 'sgd'}, "Optimizer.name is 'sgd'; expected 'adafactor' or 'adamw'"),
+        ({'decay': 'step'}, "Optimizer.decay is 'step'; expected 'constant' or 'linear' or 'cosine' or 'inverse_square_root'"),
+        ({'learning_rate': 0.0}, 'learning_rate is 0.0'),
+        ({'learning_rate': float('nan')}, 'learning_rate is nan; it must be positive'),
+        ({'learning_rate': float('inf')}, 'learning_rate is inf; it must be positive'),
+        ({'weight_decay': -0.1}, 'weight_decay is -0.1; it must be 0 .off. or more'),
+        ({'clip_norm': -1.0}, 'clip_norm is -1.0; it must be 0 .off. or more'),
+        ({'clip_norm': float('nan')}, 'clip_norm is nan'),
+        ({'b1': 1.0}, 'b1 is 1.0; it must be at least 0 and less than 1'),
+        ({'b2': -0.5}, 'b2 is -0.5; it must be at least 0 and less than 1'),
+        ({'b1': '0.9'}, "Optimizer.b1 is '0.9'; expected a number"),
+        ({'warmup_steps': -1}, 'warmup_steps is -1'),
+        ({'decay': 'linear', 'warmup_steps': 10, 'total_steps': 10}, 'not above warmup_steps'),
+    ],
+)
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         Optimizer(**settings)

@@ -18,13 +18,29 @@ from calm_jax.training import jobs
 def flags(folder):
     """Flags of a run in a folder that holds its data and tokenizer, of the smallest transformer with an exit."""
     return [
-        'train', '--gin_file=models/tiny.gin', '--gin_file=runs/train.gin', f"--gin.MODEL_DIR='{folder}/model'",
-        f"--gin.TRAIN_DATA='{folder}/train.jsonl'", f"--gin.EVAL_DATA='{folder}/train.jsonl'", "--gin.SOURCE='{en}'",
-        '--gin.TARGET="fr"', f"--gin.TOKENIZER='{folder}/tokenizer'", '--gin.MAX_SOURCE_LENGTH=8',
-        '--gin.MAX_TARGET_LENGTH=8', '--gin.TransformerConfig.num_encoder_layers=1', "--gin.OPTIMIZER='adamw'",
-        '--gin.TransformerConfig.emb_dim=16', '--gin.TransformerConfig.head_dim=8', '--gin.TransformerConfig.mlp_dim=24',
-        "--gin.TransformerConfig.mlp_activations=('relu',)", '--gin.DROPOUT_RATE=0.2', '--gin.SAMPLED_EXITS=True',
-        '--steps=2', '--batch_size=8', '--learning_rate=0.01', '--quiet',
+        'train',
+        '--gin_file=models/tiny.gin',
+        '--gin_file=runs/train.gin',
+        f"--gin.MODEL_DIR='{folder}/model'",
+        f"--gin.TRAIN_DATA='{folder}/train.jsonl'",
+        f"--gin.EVAL_DATA='{folder}/train.jsonl'",
+        "--gin.SOURCE='{en}'",
+        '--gin.TARGET="fr"',
+        f"--gin.TOKENIZER='{folder}/tokenizer'",
+        '--gin.MAX_SOURCE_LENGTH=8',
+        '--gin.MAX_TARGET_LENGTH=8',
+        '--gin.TransformerConfig.num_encoder_layers=1',
+        "--gin.OPTIMIZER='adamw'",
+        '--gin.TransformerConfig.emb_dim=16',
+        '--gin.TransformerConfig.head_dim=8',
+        '--gin.TransformerConfig.mlp_dim=24',
+        "--gin.TransformerConfig.mlp_activations=('relu',)",
+        '--gin.DROPOUT_RATE=0.2',
+        '--gin.SAMPLED_EXITS=True',
+        '--steps=2',
+        '--batch_size=8',
+        '--learning_rate=0.01',
+        '--quiet',
     ]
 
 
@@ -46,18 +62,40 @@ def test_both_stages_run_as_a_user_would_and_leave_loadable_checkpoints(tmp_path
     assert main(arguments) == 0
     model_dir = tmp_path / 'model'
     assert {path.name for path in model_dir.iterdir()} == {
-        'best', 'last', 'state', 'metrics.jsonl', 'config.gin', 'inputs.json'}
+        'best',
+        'last',
+        'state',
+        'metrics.jsonl',
+        'config.gin',
+        'inputs.json',
+    }
     written = (model_dir / 'config.gin').read_text()
     assert 'TRAIN_STEPS = 2' in written and 'BATCH_SIZE = 8' in written and 'LEARNING_RATE = 0.01' in written
     first = native.load(model_dir / 'best')
     assert first.config.num_encoder_layers == 1 and first.config.num_decoder_layers == 2
     assert first.generation['max_new_tokens'] == 8
 
-    assert main([
-        'train', '--gin_file=runs/classifier.gin', f'--model_dir={tmp_path}/classifier',
-        f"--gin.CHECKPOINT='{model_dir}/best'", f"--gin.TRAIN_DATA='{jsonl}'", f"--gin.EVAL_DATA='{jsonl}'",
-        "--gin.SOURCE='{en}'", "--gin.TARGET='fr'", '--gin.MAX_SOURCE_LENGTH=8', '--gin.MAX_TARGET_LENGTH=8',
-        '--steps=200', '--max_minutes=0.000001', '--batch_size=8', '--quiet']) == 0
+    assert (
+        main(
+            [
+                'train',
+                '--gin_file=runs/classifier.gin',
+                f'--model_dir={tmp_path}/classifier',
+                f"--gin.CHECKPOINT='{model_dir}/best'",
+                f"--gin.TRAIN_DATA='{jsonl}'",
+                f"--gin.EVAL_DATA='{jsonl}'",
+                "--gin.SOURCE='{en}'",
+                "--gin.TARGET='fr'",
+                '--gin.MAX_SOURCE_LENGTH=8',
+                '--gin.MAX_TARGET_LENGTH=8',
+                '--steps=200',
+                '--max_minutes=0.000001',
+                '--batch_size=8',
+                '--quiet',
+            ]
+        )
+        == 0
+    )
     second = native.load(tmp_path / 'classifier' / 'best')
     assert native.fingerprint(second.params) == native.fingerprint(first.params)
     assert second.heads['exit_classifier']['bias'].shape == (1,)
@@ -69,13 +107,35 @@ def test_both_stages_run_as_a_user_would_and_leave_loadable_checkpoints(tmp_path
 def test_a_checkpoint_is_trained_on_with_its_own_tokenizer_and_configuration(tmp_path, arguments, jsonl):
     assert main([*arguments, '--gin.EXIT_WEIGHTS=@last_only', '--gin.SAMPLED_EXITS=False']) == 0
     begun = native.load(tmp_path / 'model' / 'last')
-    native.save(tmp_path / 'begun', begun.config, begun.params, begun.tokenizer, begun.heads,
-                {**begun.generation, 'num_beams': 4, 'max_new_tokens': 5})
+    native.save(
+        tmp_path / 'begun',
+        begun.config,
+        begun.params,
+        begun.tokenizer,
+        begun.heads,
+        {**begun.generation, 'num_beams': 4, 'max_new_tokens': 5},
+    )
     # At a rate of nearly 0 what is written is what was begun with.
-    assert main(['train', '--gin_file=runs/finetune.gin', f'--model_dir={tmp_path}/tuned', '--learning_rate=1e-9',
-                 f"--gin.CHECKPOINT='{tmp_path}/begun'", f"--gin.TRAIN_DATA='{jsonl}'", "--gin.SOURCE='{en}'",
-                 "--gin.TARGET='fr'", '--gin.MAX_SOURCE_LENGTH=8', '--gin.MAX_TARGET_LENGTH=8', '--steps=2', '--batch_size=8',
-                 '--quiet']) == 0
+    assert (
+        main(
+            [
+                'train',
+                '--gin_file=runs/finetune.gin',
+                f'--model_dir={tmp_path}/tuned',
+                '--learning_rate=1e-9',
+                f"--gin.CHECKPOINT='{tmp_path}/begun'",
+                f"--gin.TRAIN_DATA='{jsonl}'",
+                "--gin.SOURCE='{en}'",
+                "--gin.TARGET='fr'",
+                '--gin.MAX_SOURCE_LENGTH=8',
+                '--gin.MAX_TARGET_LENGTH=8',
+                '--steps=2',
+                '--batch_size=8',
+                '--quiet',
+            ]
+        )
+        == 0
+    )
     after = native.load(tmp_path / 'tuned' / 'last')
     assert (after.generation['num_beams'], after.generation['max_new_tokens']) == (4, 8)  # its own, and those of the data
     assert after.config == begun.config and after.tokenizer.fingerprint() == begun.tokenizer.fingerprint()
@@ -105,25 +165,36 @@ def test_a_folder_that_no_run_made_is_left_alone(tmp_path, arguments, capsys, fl
     assert (tmp_path / 'model' / 'thesis.tex').read_text() == 'years of work'
 
 
-@pytest.mark.parametrize('extra, message', [
-    ([], 'calm train needs a gin file, such as --gin_file=runs/train.gin'),
-    (['--gin_file=runs/train.gin'], 'MODEL_DIR, SOURCE, TARGET, TOKENIZER, TRAIN_DATA are required'),
-    (['--gin_file=runs/train.gin', '--resume', '--overwrite'], 'not allowed with argument'),
-    (['--gin_file=runs/train.gin', '--step', 'many'], "invalid int value: 'many'"),
-])
+@pytest.mark.parametrize(
+    'extra, message',
+    [
+        ([], 'calm train needs a gin file, such as --gin_file=runs/train.gin'),
+        (['--gin_file=runs/train.gin'], 'MODEL_DIR, SOURCE, TARGET, TOKENIZER, TRAIN_DATA are required'),
+        (['--gin_file=runs/train.gin', '--resume', '--overwrite'], 'not allowed with argument'),
+        (['--gin_file=runs/train.gin', '--step', 'many'], "invalid int value: 'many'"),
+    ],
+)
 def test_what_a_user_can_get_wrong_is_one_line_and_exit_code_2(capsys, extra, message):
     assert main(['train', *extra]) == 2
     line = capsys.readouterr().err
     assert message in line and line.count('\n') == 1
 
 
-@pytest.mark.parametrize('wrong, named', [
-    ('--gin.TOKENIZERS=3', 'TOKENIZERS'), ("--gin.EXIT_WEIGHTS='uniform'", 'EXIT_WEIGHTS'),
-    ('--gin.TRAIN_DATA=None', 'TRAIN_DATA'), ('--gin.TRAIN_DATA=[]', 'no input files'), ('--gin.TOKENIZER=5', 'TOKENIZER'),
-    ('--gin.CLIP_NORM=-1', 'clip_norm'), ('--learning_rate=nan', '--learning_rate is nan; expected a number'),
-    ('--seed=-1', 'seed'), (f'--seed={10**20}', 'seed'),
-    ('--gin.TransformerConfig.relative_attention_num_buckets=2', 'relative_attention_num_buckets'),
-])
+@pytest.mark.parametrize(
+    'wrong, named',
+    [
+        ('--gin.TOKENIZERS=3', 'TOKENIZERS'),
+        ("--gin.EXIT_WEIGHTS='uniform'", 'EXIT_WEIGHTS'),
+        ('--gin.TRAIN_DATA=None', 'TRAIN_DATA'),
+        ('--gin.TRAIN_DATA=[]', 'no input files'),
+        ('--gin.TOKENIZER=5', 'TOKENIZER'),
+        ('--gin.CLIP_NORM=-1', 'clip_norm'),
+        ('--learning_rate=nan', '--learning_rate is nan; expected a number'),
+        ('--seed=-1', 'seed'),
+        (f'--seed={10**20}', 'seed'),
+        ('--gin.TransformerConfig.relative_attention_num_buckets=2', 'relative_attention_num_buckets'),
+    ],
+)
 def test_a_configuration_error_is_one_line_and_leaves_no_folder_behind(tmp_path, arguments, capsys, wrong, named):
     assert main([*arguments, wrong]) == 2
     line = capsys.readouterr().err
@@ -134,8 +205,15 @@ def test_a_configuration_error_is_one_line_and_leaves_no_folder_behind(tmp_path,
 def test_overwriting_with_a_mistake_keeps_the_old_model(tmp_path, light, capsys):
     assert main(light) == 0
     before = {path: path.read_bytes() for path in (tmp_path / 'model').rglob('*') if path.is_file()}
-    for wrong in (f"--gin.TRAIN_DATA='{tmp_path}/trian.jsonl'", "--gin.SOURCE='{english}'", '--batch_size=1000',
-                  f"--gin.TOKENIZER='{tmp_path}'", "--gin.BEST_METRIC='beauty'", '--gin.LABEL_SMOOTHING=1.0', '--seed=-1'):
+    for wrong in (
+        f"--gin.TRAIN_DATA='{tmp_path}/trian.jsonl'",
+        "--gin.SOURCE='{english}'",
+        '--batch_size=1000',
+        f"--gin.TOKENIZER='{tmp_path}'",
+        "--gin.BEST_METRIC='beauty'",
+        '--gin.LABEL_SMOOTHING=1.0',
+        '--seed=-1',
+    ):
         assert main([*light, '--overwrite', wrong]) == 2
         assert capsys.readouterr().err.count('\n') == 1
         assert {path: path.read_bytes() for path in (tmp_path / 'model').rglob('*') if path.is_file()} == before
@@ -163,9 +241,10 @@ def test_a_run_is_resumed_only_as_it_was(tmp_path, light, jsonl, capsys):
     config = tmp_path / 'model' / 'config.gin'
     before = config.read_text()
     for change, name in (
-            ('--learning_rate=0.02', 'LEARNING_RATE is 0.02, and was 0.01'),
-            ('--gin.EXIT_WEIGHTS=@uniform', 'EXIT_WEIGHTS is @uniform, and was @proportional_to_layer'),
-            ('--gin.Optimizer.b1=0.5', 'Optimizer.b1 is 0.5, and was not set')):
+        ('--learning_rate=0.02', 'LEARNING_RATE is 0.02, and was 0.01'),
+        ('--gin.EXIT_WEIGHTS=@uniform', 'EXIT_WEIGHTS is @uniform, and was @proportional_to_layer'),
+        ('--gin.Optimizer.b1=0.5', 'Optimizer.b1 is 0.5, and was not set'),
+    ):
         assert main([*light, '--resume', '--steps=3', change]) == 2
         line = capsys.readouterr().err
         assert name in line and line.count('\n') == 1 and config.read_text() == before
@@ -189,8 +268,10 @@ def test_what_the_limits_cut_is_said_and_noted(tmp_path, light, examples, capsys
 
 def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, arguments):
     arguments = [*arguments, '--gin.SAVE_EVERY=2', '--gin.EVAL_DATA=None']
-    cache = {'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
-             'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2'}
+    cache = {
+        'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2',
+    }
     command = [sys.executable, '-m', 'calm_jax.cli', *arguments, '--steps=1000000']
     victim = subprocess.Popen(command, env={**os.environ, **cache}, stderr=subprocess.PIPE, text=True)
     while not saved(tmp_path / 'model') and victim.poll() is None:

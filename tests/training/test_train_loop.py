@@ -66,16 +66,20 @@ def test_a_killed_and_resumed_run_ends_bit_identical(tmp_path, toy, batches, eva
     for name in ('best', 'last'):
         np.testing.assert_array_equal(*[np.load(tmp_path / run / name / 'w.npy') for run in ('whole', 'parts')])
     # Nothing is logged twice, and nothing is missing.
-    steps = [[(record['step'], 'eval' in record, record.get('loss')) for record in records(tmp_path / run)]
-             for run in ('whole', 'parts')]
+    steps = [
+        [(record['step'], 'eval' in record, record.get('loss')) for record in records(tmp_path / run)]
+        for run in ('whole', 'parts')
+    ]
     assert steps[0] == steps[1]
     assert [step for step, evaluated, _ in steps[0] if not evaluated] == [1, 2, 3, 4, 5, 6]
     assert [step for step, evaluated, _ in steps[0] if evaluated] == [3, 6]
 
 
 def test_the_end_depends_on_the_seed_and_on_every_step_s_draw(tmp_path, toy, batches):
-    ends = [fit(toy, OPTIMIZER, batches, [], tmp_path / str(seed), dataclasses.replace(OPTIONS, seed=seed), quiet=True)
-            for seed in (0, 1)]
+    ends = [
+        fit(toy, OPTIMIZER, batches, [], tmp_path / str(seed), dataclasses.replace(OPTIONS, seed=seed), quiet=True)
+        for seed in (0, 1)
+    ]
     assert np.any(ends[0].params['w'] != ends[1].params['w'])
     state = train_state.initial_state(toy.params, OPTIMIZER)
     step_fn = jax.jit(functools.partial(train_state.update, toy, OPTIMIZER, 1, 0))
@@ -90,8 +94,10 @@ def test_micro_batches_give_the_large_batch_s_update(toy, batches):
     batch = batches[0]
     lengths = batch['decoder_loss_weights'].sum(1)
     assert lengths[0::2].sum() != lengths[1::2].sum() and lengths[:2].sum() != lengths[2:].sum()
-    found = {parts: jax.jit(functools.partial(train_state.update, stage, OPTIMIZER, parts, 0))(state, {}, batch)
-             for parts in (1, 2, 4)}
+    found = {
+        parts: jax.jit(functools.partial(train_state.update, stage, OPTIMIZER, parts, 0))(state, {}, batch)
+        for parts in (1, 2, 4)
+    }
     for parts in (2, 4):
         np.testing.assert_allclose(found[parts][1]['loss'], found[1][1]['loss'], rtol=1e-6)
         np.testing.assert_allclose(found[parts][1]['grad_norm'], found[1][1]['grad_norm'], rtol=1e-6)
@@ -107,8 +113,7 @@ def test_every_row_is_in_one_micro_batch():
     assert sorted(np.ravel(parts)) == list(range(12))
 
 
-def test_a_transformer_learns_and_its_best_checkpoint_is_the_best(
-        tmp_path, config, params, tokenizer, batches, eval_batches):
+def test_a_transformer_learns_and_its_best_checkpoint_is_the_best(tmp_path, config, params, tokenizer, batches, eval_batches):
     stage = multi_exit_stage(config, params, tokenizer, losses.uniform, 0.1)
     options = LoopOptions(steps=40, eval_every=20, save_every=0, log_every=20, best_metric='nll')
     state = fit(stage, Optimizer('adamw', 0.01, 5), batches, eval_batches, tmp_path, options, quiet=True)
@@ -193,8 +198,7 @@ def test_a_log_file_gets_lines_and_quiet_says_nothing(tmp_path, toy, batches, ev
     assert 'step 6/6: loss ' in said and 'min left' in said and 'step 3: evaluation loss ' in said
 
 
-def test_a_terminal_gets_bars_of_training_and_of_evaluations_one_at_a_time(
-        tmp_path, toy, batches, eval_batches, monkeypatch):
+def test_a_terminal_gets_bars_of_training_and_of_evaluations_one_at_a_time(tmp_path, toy, batches, eval_batches, monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, 'stderr', terminal)
@@ -207,11 +211,14 @@ def test_a_terminal_gets_bars_of_training_and_of_evaluations_one_at_a_time(
     assert last_of_each_bar == [('training', '3/6'), ('evaluating', '2/2'), ('training', '6/6'), ('evaluating', '2/2')]
 
 
-@pytest.mark.parametrize('settings, message', [
-    ({'steps': 0}, 'steps is 0'),
-    ({'steps': 1, 'log_every': 0}, 'log_every is 0'),
-    ({'steps': 1, 'eval_every': -1}, 'eval_every is -1'),
-])
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        ({'steps': 0}, 'steps is 0'),
+        ({'steps': 1, 'log_every': 0}, 'log_every is 0'),
+        ({'steps': 1, 'eval_every': -1}, 'eval_every is -1'),
+    ],
+)
 def test_wrong_options_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         LoopOptions(**settings)
@@ -228,7 +235,7 @@ def test_an_unknown_best_metric_is_refused_before_training(tmp_path, toy, batche
     assert not (tmp_path / 'metrics.jsonl').exists()
 
 
-TWO_DEVICES = '''
+TWO_DEVICES = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
 import jax, numpy as np
@@ -241,16 +248,21 @@ examples = [Example(*pair) for pair in np.random.RandomState(0).randint(3, 99, s
 batches = TrainingBatches(examples, 4, max_source_length=8, max_target_length=8)
 options = LoopOptions(steps=4, micro_batches=2, log_every=1)
 fit(toy_stage(noise=0.0), Optimizer('adamw', 0.01, 2), batches, [], pathlib.Path(sys.argv[3]), options, quiet=True)
-'''
+"""
 
 
 def test_two_devices_train_as_one_does(tmp_path):
     runs = []
     for devices in (1, 2):
         environment = {**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu'}
-        runs.append(subprocess.Popen(
-            [sys.executable, '-c', TWO_DEVICES, pathlib.Path(__file__).parent, str(devices), tmp_path / str(devices)],
-            env=environment, stderr=subprocess.PIPE, text=True))
+        runs.append(
+            subprocess.Popen(
+                [sys.executable, '-c', TWO_DEVICES, pathlib.Path(__file__).parent, str(devices), tmp_path / str(devices)],
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
     for run in runs:
         said = run.communicate()[1]
         assert run.returncode == 0, said

@@ -17,14 +17,45 @@ FAMILIES = (t5, bart, gpt2, opt, llama)
 
 # What published configurations of every family carry and no forward pass reads: where a file comes from, how it is stored,
 # what the reference implementation returns, and preferences for decoding, which here belong to the command.
-_BOOKKEEPING = frozenset((
-    'architectures', 'transformers_version', '_name_or_path', '_commit_hash', 'tokenizer_class', 'torch_dtype', 'dtype',
-    'task_specific_params', 'finetuning_task', 'problem_type', 'id2label', 'label2id',
-    'use_cache', 'return_dict', 'output_hidden_states', 'output_attentions', 'torchscript', 'gradient_checkpointing',
-    'chunk_size_feed_forward', '_attn_implementation', '_attn_implementation_autoset',
-    'max_length', 'min_length', 'max_new_tokens', 'min_new_tokens', 'do_sample', 'num_beams', 'num_return_sequences',
-    'early_stopping', 'temperature', 'top_k', 'top_p', 'length_penalty', 'repetition_penalty', 'no_repeat_ngram_size',
-))
+_BOOKKEEPING = frozenset(
+    (
+        'architectures',
+        'transformers_version',
+        '_name_or_path',
+        '_commit_hash',
+        'tokenizer_class',
+        'torch_dtype',
+        'dtype',
+        'task_specific_params',
+        'finetuning_task',
+        'problem_type',
+        'id2label',
+        'label2id',
+        'use_cache',
+        'return_dict',
+        'output_hidden_states',
+        'output_attentions',
+        'torchscript',
+        'gradient_checkpointing',
+        'chunk_size_feed_forward',
+        '_attn_implementation',
+        '_attn_implementation_autoset',
+        'max_length',
+        'min_length',
+        'max_new_tokens',
+        'min_new_tokens',
+        'do_sample',
+        'num_beams',
+        'num_return_sequences',
+        'early_stopping',
+        'temperature',
+        'top_k',
+        'top_p',
+        'length_penalty',
+        'repetition_penalty',
+        'no_repeat_ngram_size',
+    )
+)
 
 
 def family_of(published):
@@ -50,9 +81,14 @@ def config_from_published(published, tensors=()):
       ValueError: the family is unknown, or one of its attributes is.
     """
     family = family_of(published)
-    return family.config_from_published({
-        name: value for name, value in published.items()
-        if name not in _BOOKKEEPING and value is not None and value != {} and value != []}, tensors)
+    return family.config_from_published(
+        {
+            name: value
+            for name, value in published.items()
+            if name not in _BOOKKEEPING and value is not None and value != {} and value != []
+        },
+        tensors,
+    )
 
 
 def family_for(config):

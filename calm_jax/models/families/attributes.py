@@ -25,8 +25,10 @@ def fields_of(published, attributes, *, fixed=(), without_effect=(), by_hand=())
     for name, value in fixed.items():
         if published.get(name, value) != value:
             raise ValueError(f'{name} is {published[name]!r}; expected {value!r}')
-    return {field: number(name, default if published.get(name) is None else published[name], _TYPES[field])
-            for name, (field, default) in attributes.items()}
+    return {
+        field: number(name, default if published.get(name) is None else published[name], _TYPES[field])
+        for name, (field, default) in attributes.items()
+    }
 
 
 def number(name, value, kind=int):

@@ -26,13 +26,32 @@ _FIELDS = {
 _SAME = {'decoder_attention_heads': ('encoder_attention_heads', 16), 'decoder_ffn_dim': ('encoder_ffn_dim', 4096)}
 _ACTIVATIONS = {'gelu': ('gelu_exact',), 'relu': ('relu',), 'gelu_new': ('gelu',), 'silu': ('silu',)}
 _FIXED = {
-    'is_encoder_decoder': True, 'is_decoder': False, 'normalize_before': False, 'normalize_embedding': True,
-    'add_final_layer_norm': False, 'add_bias_logits': False, 'extra_pos_embeddings': 2, 'static_position_embeddings': False,
-    'tie_word_embeddings': True}
+    'is_encoder_decoder': True,
+    'is_decoder': False,
+    'normalize_before': False,
+    'normalize_embedding': True,
+    'add_final_layer_norm': False,
+    'add_bias_logits': False,
+    'extra_pos_embeddings': 2,
+    'static_position_embeddings': False,
+    'tie_word_embeddings': True,
+}
 _WITHOUT_EFFECT = {
-    'attention_dropout', 'activation_dropout', 'encoder_layerdrop', 'decoder_layerdrop', 'init_std', 'classifier_dropout',
-    'classif_dropout', 'num_hidden_layers', 'bos_token_id', 'forced_bos_token_id', 'forced_eos_token_id', 'output_past',
-    'prefix', 'force_bos_token_to_be_generated'}
+    'attention_dropout',
+    'activation_dropout',
+    'encoder_layerdrop',
+    'decoder_layerdrop',
+    'init_std',
+    'classifier_dropout',
+    'classif_dropout',
+    'num_hidden_layers',
+    'bos_token_id',
+    'forced_bos_token_id',
+    'forced_eos_token_id',
+    'output_past',
+    'prefix',
+    'force_bos_token_to_be_generated',
+}
 _READ_BY_HAND = {'activation_function', 'scale_embedding', 'eos_token_id', *_SAME}
 # Rows of the position table before the first: the reference reads position p from row p + 2.
 _OFFSET = 2
@@ -46,43 +65,83 @@ def config_from_published(published, tensors):
             raise ValueError(f'{name} is {published.get(name)!r}; expected {published.get(other, default)!r} as {other}')
     width = fields['emb_dim']
     return TransformerConfig(
-        **fields, **eos_ids(published, 2), head_dim=width // fields['num_heads'],
+        **fields,
+        **eos_ids(published, 2),
+        head_dim=width // fields['num_heads'],
         mlp_activations=one_of('activation_function', published.get('activation_function', 'gelu'), _ACTIVATIONS),
-        norm='layer', norm_position='post', norm_epsilon=1e-5, final_norm=False, positions='learned',
-        position_offset=_OFFSET, attention_scale=True, attention_bias=True, mlp_bias=True,
-        embedding_scale=width ** 0.5 if published.get('scale_embedding', False) else 1.0, embedding_norm=True,
-        tied_head=True, head_bias=True)
+        norm='layer',
+        norm_position='post',
+        norm_epsilon=1e-5,
+        final_norm=False,
+        positions='learned',
+        position_offset=_OFFSET,
+        attention_scale=True,
+        attention_bias=True,
+        mlp_bias=True,
+        embedding_scale=width**0.5 if published.get('scale_embedding', False) else 1.0,
+        embedding_norm=True,
+        tied_head=True,
+        head_bias=True,
+    )
 
 
 def published_from_config(config):
     """The published configuration (a dict) of a model with `config`. Raises ValueError where the family has none."""
-    scaled = config.embedding_scale == config.emb_dim ** 0.5
-    require(config, norm='layer', norm_position='post', norm_epsilon=1e-5, final_norm=False, positions='learned',
-            position_offset=_OFFSET, attention_scale=True, attention_bias=True, mlp_bias=True,
-            embedding_scale=config.emb_dim ** 0.5 if scaled else 1.0, embedding_norm=True, embedding_dim=0, tied_head=True,
-            head_scale=1.0, head_bias=True, num_kv_heads=(0, config.num_heads), encoder_attention='full',
-            head_dim=config.emb_dim // config.num_heads)
+    scaled = config.embedding_scale == config.emb_dim**0.5
+    require(
+        config,
+        norm='layer',
+        norm_position='post',
+        norm_epsilon=1e-5,
+        final_norm=False,
+        positions='learned',
+        position_offset=_OFFSET,
+        attention_scale=True,
+        attention_bias=True,
+        mlp_bias=True,
+        embedding_scale=config.emb_dim**0.5 if scaled else 1.0,
+        embedding_norm=True,
+        embedding_dim=0,
+        tied_head=True,
+        head_scale=1.0,
+        head_bias=True,
+        num_kv_heads=(0, config.num_heads),
+        encoder_attention='full',
+        head_dim=config.emb_dim // config.num_heads,
+    )
     if config.decoder_only:
         raise ValueError('num_encoder_layers 0 cannot be published; expected an encoder')
     return {
-        'model_type': 'bart', 'architectures': ['BartForConditionalGeneration'],
+        'model_type': 'bart',
+        'architectures': ['BartForConditionalGeneration'],
         **{name: getattr(config, field) for name, (field, _) in _FIELDS.items()},
-        'decoder_attention_heads': config.num_heads, 'decoder_ffn_dim': config.mlp_dim,
+        'decoder_attention_heads': config.num_heads,
+        'decoder_ffn_dim': config.mlp_dim,
         'activation_function': published_as('mlp_activations', config.mlp_activations, _ACTIVATIONS),
-        'scale_embedding': scaled, 'eos_token_id': published_eos(config), 'is_encoder_decoder': True,
+        'scale_embedding': scaled,
+        'eos_token_id': published_eos(config),
+        'is_encoder_decoder': True,
         # As the published ones have them: other programs ask.
-        'normalize_before': False, 'normalize_embedding': True, 'add_final_layer_norm': False,
+        'normalize_before': False,
+        'normalize_embedding': True,
+        'add_final_layer_norm': False,
     }
 
 
 def weight_map(config):
     """Yields a `Weight` for every parameter of a model with `config`."""
-    yield Weight('model.shared.weight', 'token_embedder/embedding', False,
-                 ('model.encoder.embed_tokens.weight', 'model.decoder.embed_tokens.weight', 'lm_head.weight'))
+    yield Weight(
+        'model.shared.weight',
+        'token_embedder/embedding',
+        False,
+        ('model.encoder.embed_tokens.weight', 'model.decoder.embed_tokens.weight', 'lm_head.weight'),
+    )
     yield from _stack('encoder', config.num_encoder_layers, (('self_attn', 'attention', 'attention'),))
-    yield from _stack('decoder', config.num_decoder_layers, (
-        ('self_attn', 'self_attention', 'self_attention'),
-        ('encoder_attn', 'encoder_decoder_attention', 'cross_attention')))
+    yield from _stack(
+        'decoder',
+        config.num_decoder_layers,
+        (('self_attn', 'self_attention', 'self_attention'), ('encoder_attn', 'encoder_decoder_attention', 'cross_attention')),
+    )
     yield Weight('final_logits_bias', 'decoder/logits_dense/bias', row=True)
 
 

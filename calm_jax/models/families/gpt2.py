@@ -3,16 +3,7 @@
 import re
 
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.families.attributes import (
-    eos_ids,
-    fields_of,
-    number,
-    one_of,
-    pad_id,
-    published_as,
-    published_eos,
-    require,
-)
+from calm_jax.models.families.attributes import eos_ids, fields_of, number, one_of, pad_id, published_as, published_eos, require
 from calm_jax.models.families.weights import Weight, linear, norm
 
 MODEL_TYPES = ('gpt2',)
@@ -29,11 +20,26 @@ _FIELDS = {
     'resid_pdrop': ('dropout_rate', 0.1),
     'layer_norm_epsilon': ('norm_epsilon', 1e-5),
 }
-_ACTIVATIONS = {'gelu_new': ('gelu',), 'gelu_pytorch_tanh': ('gelu',), 'gelu': ('gelu_exact',), 'relu': ('relu',),
-                'silu': ('silu',)}
+_ACTIVATIONS = {
+    'gelu_new': ('gelu',),
+    'gelu_pytorch_tanh': ('gelu',),
+    'gelu': ('gelu_exact',),
+    'relu': ('relu',),
+    'silu': ('silu',),
+}
 _FIXED = {'scale_attn_weights': True, 'scale_attn_by_inverse_layer_idx': False, 'add_cross_attention': False}
-_WITHOUT_EFFECT = {'n_ctx', 'embd_pdrop', 'attn_pdrop', 'initializer_range', 'reorder_and_upcast_attn', 'summary_type',
-                   'summary_use_proj', 'summary_activation', 'summary_proj_to_labels', 'summary_first_dropout'}
+_WITHOUT_EFFECT = {
+    'n_ctx',
+    'embd_pdrop',
+    'attn_pdrop',
+    'initializer_range',
+    'reorder_and_upcast_attn',
+    'summary_type',
+    'summary_use_proj',
+    'summary_activation',
+    'summary_proj_to_labels',
+    'summary_first_dropout',
+}
 _READ_BY_HAND = {'n_inner', 'activation_function', 'eos_token_id', 'bos_token_id', 'pad_token_id', 'tie_word_embeddings'}
 
 
@@ -43,35 +49,64 @@ def config_from_published(published, tensors):
     ends = eos_ids(published, 50256)
     width, inner = fields['emb_dim'], published.get('n_inner')
     return TransformerConfig(
-        **fields, **ends, num_encoder_layers=0, head_dim=width // fields['num_heads'],
+        **fields,
+        **ends,
+        num_encoder_layers=0,
+        head_dim=width // fields['num_heads'],
         mlp_dim=4 * width if inner is None else number('n_inner', inner),
         mlp_activations=one_of('activation_function', published.get('activation_function', 'gelu_new'), _ACTIVATIONS),
-        norm='layer', positions='learned', attention_scale=True, attention_bias=True, mlp_bias=True,
-        tied_head=published.get('tie_word_embeddings', True), pad_id=pad_id(published, ends['eos_id']),
-        decoder_start_id=number('bos_token_id', published.get('bos_token_id', ends['eos_id'])))
+        norm='layer',
+        positions='learned',
+        attention_scale=True,
+        attention_bias=True,
+        mlp_bias=True,
+        tied_head=published.get('tie_word_embeddings', True),
+        pad_id=pad_id(published, ends['eos_id']),
+        decoder_start_id=number('bos_token_id', published.get('bos_token_id', ends['eos_id'])),
+    )
 
 
 def published_from_config(config):
     """The published configuration (a dict) of a model with `config`. Raises ValueError where the family has none."""
-    require(config, num_encoder_layers=0, norm='layer', norm_position='pre', final_norm=True, positions='learned',
-            position_offset=0, attention_scale=True, attention_bias=True, mlp_bias=True, embedding_scale=1.0,
-            embedding_norm=False, embedding_dim=0, head_scale=1.0, head_bias=False, num_kv_heads=(0, config.num_heads),
-            head_dim=config.emb_dim // config.num_heads)
+    require(
+        config,
+        num_encoder_layers=0,
+        norm='layer',
+        norm_position='pre',
+        final_norm=True,
+        positions='learned',
+        position_offset=0,
+        attention_scale=True,
+        attention_bias=True,
+        mlp_bias=True,
+        embedding_scale=1.0,
+        embedding_norm=False,
+        embedding_dim=0,
+        head_scale=1.0,
+        head_bias=False,
+        num_kv_heads=(0, config.num_heads),
+        head_dim=config.emb_dim // config.num_heads,
+    )
     return {
-        'model_type': 'gpt2', 'architectures': ['GPT2LMHeadModel'],
+        'model_type': 'gpt2',
+        'architectures': ['GPT2LMHeadModel'],
         **{name: getattr(config, field) for name, (field, _) in _FIELDS.items()},
         'n_inner': config.mlp_dim,
-        'activation_function': published_as('mlp_activations', config.mlp_activations, {
-            name: value for name, value in _ACTIVATIONS.items() if name != 'gelu_pytorch_tanh'}),
-        'tie_word_embeddings': config.tied_head, 'bos_token_id': config.decoder_start_id,
-        'eos_token_id': published_eos(config), 'pad_token_id': None if config.pad_id < 0 else config.pad_id,
+        'activation_function': published_as(
+            'mlp_activations',
+            config.mlp_activations,
+            {name: value for name, value in _ACTIVATIONS.items() if name != 'gelu_pytorch_tanh'},
+        ),
+        'tie_word_embeddings': config.tied_head,
+        'bos_token_id': config.decoder_start_id,
+        'eos_token_id': published_eos(config),
+        'pad_token_id': None if config.pad_id < 0 else config.pad_id,
     }
 
 
 def weight_map(config):
     """Yields a `Weight` for every parameter of a model with `config`."""
-    yield Weight('transformer.wte.weight', 'token_embedder/embedding', False,
-                 ('lm_head.weight',) if config.tied_head else ())
+    yield Weight('transformer.wte.weight', 'token_embedder/embedding', False, ('lm_head.weight',) if config.tied_head else ())
     yield Weight('transformer.wpe.weight', 'decoder/position_embedder/embedding')
     for i in range(config.num_decoder_layers):
         block, layer = f'transformer.h.{i}', f'decoder/layers_{i}'

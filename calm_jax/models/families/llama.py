@@ -3,16 +3,7 @@
 import re
 
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.families.attributes import (
-    eos_ids,
-    fields_of,
-    number,
-    one_of,
-    pad_id,
-    published_as,
-    published_eos,
-    require,
-)
+from calm_jax.models.families.attributes import eos_ids, fields_of, number, one_of, pad_id, published_as, published_eos, require
 from calm_jax.models.families.weights import Weight, linear, norm
 
 MODEL_TYPES = ('llama',)
@@ -29,11 +20,27 @@ _FIELDS = {
     'max_position_embeddings': ('max_positions', 2048),
     'rms_norm_eps': ('norm_epsilon', 1e-6),
 }
-_ACTIVATIONS = {'silu': ('silu', 'linear'), 'gelu': ('gelu_exact', 'linear'), 'gelu_pytorch_tanh': ('gelu', 'linear'),
-                'relu': ('relu', 'linear')}
+_ACTIVATIONS = {
+    'silu': ('silu', 'linear'),
+    'gelu': ('gelu_exact', 'linear'),
+    'gelu_pytorch_tanh': ('gelu', 'linear'),
+    'relu': ('relu', 'linear'),
+}
 _WITHOUT_EFFECT = {'initializer_range', 'pretraining_tp', 'attention_dropout', 'use_cache'}
-_READ_BY_HAND = {'hidden_act', 'num_key_value_heads', 'head_dim', 'rope_theta', 'rope_scaling', 'rope_parameters',
-                 'attention_bias', 'mlp_bias', 'eos_token_id', 'bos_token_id', 'pad_token_id', 'tie_word_embeddings'}
+_READ_BY_HAND = {
+    'hidden_act',
+    'num_key_value_heads',
+    'head_dim',
+    'rope_theta',
+    'rope_scaling',
+    'rope_parameters',
+    'attention_bias',
+    'mlp_bias',
+    'eos_token_id',
+    'bos_token_id',
+    'pad_token_id',
+    'tie_word_embeddings',
+}
 _SCALING = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
 
 
@@ -43,20 +50,30 @@ def config_from_published(published, tensors):
     ends = eos_ids(published, 2)
     heads, head_dim = published.get('num_key_value_heads'), published.get('head_dim')
     return TransformerConfig(
-        **fields, **ends, **_rotation(published), num_encoder_layers=0,
+        **fields,
+        **ends,
+        **_rotation(published),
+        num_encoder_layers=0,
         head_dim=fields['emb_dim'] // fields['num_heads'] if head_dim is None else number('head_dim', head_dim),
         num_kv_heads=0 if heads is None else number('num_key_value_heads', heads),
         mlp_activations=one_of('hidden_act', published.get('hidden_act', 'silu'), _ACTIVATIONS),
-        positions='rotary', attention_scale=True, attention_bias=published.get('attention_bias', False),
-        mlp_bias=published.get('mlp_bias', False), tied_head=published.get('tie_word_embeddings', False),
+        positions='rotary',
+        attention_scale=True,
+        attention_bias=published.get('attention_bias', False),
+        mlp_bias=published.get('mlp_bias', False),
+        tied_head=published.get('tie_word_embeddings', False),
         pad_id=pad_id(published, ends['eos_id']),
-        decoder_start_id=number('bos_token_id', published.get('bos_token_id', 1)))
+        decoder_start_id=number('bos_token_id', published.get('bos_token_id', 1)),
+    )
 
 
 def _rotation(published):
     """Our fields of the rotation; recent files keep all of it in `rope_parameters`."""
-    rotation = {'rope_theta': published.get('rope_theta', 10_000.0), **(published.get('rope_scaling') or {}),
-                **(published.get('rope_parameters') or {})}
+    rotation = {
+        'rope_theta': published.get('rope_theta', 10_000.0),
+        **(published.get('rope_scaling') or {}),
+        **(published.get('rope_parameters') or {}),
+    }
     kind = rotation.pop('rope_type', rotation.pop('type', 'default'))
     rotation.pop('type', None)
     theta = number('rope_theta', rotation.pop('rope_theta'), float)
@@ -73,26 +90,46 @@ def _rotation(published):
 
 def published_from_config(config):
     """The published configuration (a dict) of a model with `config`. Raises ValueError where the family has none."""
-    require(config, num_encoder_layers=0, norm='rms', norm_position='pre', final_norm=True, positions='rotary',
-            attention_scale=True, embedding_scale=1.0, embedding_norm=False, embedding_dim=0, head_scale=1.0, head_bias=False)
+    require(
+        config,
+        num_encoder_layers=0,
+        norm='rms',
+        norm_position='pre',
+        final_norm=True,
+        positions='rotary',
+        attention_scale=True,
+        embedding_scale=1.0,
+        embedding_norm=False,
+        embedding_dim=0,
+        head_scale=1.0,
+        head_bias=False,
+    )
     scaling = {'rope_type': 'llama3', **dict(zip(_SCALING, config.rotary_scaling))} if config.rotary_scaling else None
     if scaling:
         scaling['original_max_position_embeddings'] = int(scaling['original_max_position_embeddings'])
     return {
-        'model_type': 'llama', 'architectures': ['LlamaForCausalLM'],
+        'model_type': 'llama',
+        'architectures': ['LlamaForCausalLM'],
         **{name: getattr(config, field) for name, (field, _) in _FIELDS.items()},
-        'num_key_value_heads': config.kv_heads, 'head_dim': config.head_dim,
+        'num_key_value_heads': config.kv_heads,
+        'head_dim': config.head_dim,
         'hidden_act': published_as('mlp_activations', config.mlp_activations, _ACTIVATIONS),
-        'rope_theta': config.rotary_theta, 'rope_scaling': scaling, 'attention_bias': config.attention_bias,
-        'mlp_bias': config.mlp_bias, 'tie_word_embeddings': config.tied_head, 'bos_token_id': config.decoder_start_id,
-        'eos_token_id': published_eos(config), 'pad_token_id': None if config.pad_id < 0 else config.pad_id,
+        'rope_theta': config.rotary_theta,
+        'rope_scaling': scaling,
+        'attention_bias': config.attention_bias,
+        'mlp_bias': config.mlp_bias,
+        'tie_word_embeddings': config.tied_head,
+        'bos_token_id': config.decoder_start_id,
+        'eos_token_id': published_eos(config),
+        'pad_token_id': None if config.pad_id < 0 else config.pad_id,
     }
 
 
 def weight_map(config):
     """Yields a `Weight` for every parameter of a model with `config`."""
-    yield Weight('model.embed_tokens.weight', 'token_embedder/embedding', False,
-                 ('lm_head.weight',) if config.tied_head else ())
+    yield Weight(
+        'model.embed_tokens.weight', 'token_embedder/embedding', False, ('lm_head.weight',) if config.tied_head else ()
+    )
     for i in range(config.num_decoder_layers):
         block, layer = f'model.layers.{i}', f'decoder/layers_{i}'
         yield from norm(f'{block}.input_layernorm', f'{layer}/pre_self_attention_layer_norm', 'rms')

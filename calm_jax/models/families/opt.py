@@ -1,16 +1,7 @@
 """OPT: Zhang et al. 2022, 125m to 66b; 350m norms sums instead of inputs and embeds narrower than it computes."""
 
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.families.attributes import (
-    eos_ids,
-    fields_of,
-    number,
-    one_of,
-    pad_id,
-    published_as,
-    published_eos,
-    require,
-)
+from calm_jax.models.families.attributes import eos_ids, fields_of, number, one_of, pad_id, published_as, published_eos, require
 from calm_jax.models.families.weights import Weight, linear, norm
 
 MODEL_TYPES = ('opt',)
@@ -30,8 +21,16 @@ _FIELDS = {
 _ACTIVATIONS = {'relu': ('relu',), 'gelu': ('gelu_exact',), 'gelu_new': ('gelu',)}
 _FIXED = {'enable_bias': True, 'layer_norm_elementwise_affine': True}
 _WITHOUT_EFFECT = {'attention_dropout', 'activation_dropout', 'layerdrop', 'init_std', 'prefix'}
-_READ_BY_HAND = {'activation_function', 'do_layer_norm_before', '_remove_final_layer_norm', 'word_embed_proj_dim',
-                 'eos_token_id', 'bos_token_id', 'pad_token_id', 'tie_word_embeddings'}
+_READ_BY_HAND = {
+    'activation_function',
+    'do_layer_norm_before',
+    '_remove_final_layer_norm',
+    'word_embed_proj_dim',
+    'eos_token_id',
+    'bos_token_id',
+    'pad_token_id',
+    'tie_word_embeddings',
+}
 # Rows of the position table before the first: the reference reads position p from row p + 2.
 _OFFSET = 2
 
@@ -44,30 +43,59 @@ def config_from_published(published, tensors):
     narrow = published.get('word_embed_proj_dim')
     narrow = width if narrow is None else number('word_embed_proj_dim', narrow)
     return TransformerConfig(
-        **fields, **ends, num_encoder_layers=0, head_dim=width // fields['num_heads'],
+        **fields,
+        **ends,
+        num_encoder_layers=0,
+        head_dim=width // fields['num_heads'],
         mlp_activations=one_of('activation_function', published.get('activation_function', 'relu'), _ACTIVATIONS),
-        norm='layer', norm_position='pre' if before else 'post', norm_epsilon=1e-5,
+        norm='layer',
+        norm_position='pre' if before else 'post',
+        norm_epsilon=1e-5,
         final_norm=bool(before and not published.get('_remove_final_layer_norm', False)),
-        positions='learned', position_offset=_OFFSET, attention_scale=True, attention_bias=True, mlp_bias=True,
-        embedding_dim=0 if narrow == width else narrow, tied_head=published.get('tie_word_embeddings', True),
+        positions='learned',
+        position_offset=_OFFSET,
+        attention_scale=True,
+        attention_bias=True,
+        mlp_bias=True,
+        embedding_dim=0 if narrow == width else narrow,
+        tied_head=published.get('tie_word_embeddings', True),
         pad_id=pad_id({'pad_token_id': 1, **published}, ends['eos_id']),
-        decoder_start_id=number('bos_token_id', published.get('bos_token_id', 2)))
+        decoder_start_id=number('bos_token_id', published.get('bos_token_id', 2)),
+    )
 
 
 def published_from_config(config):
     """The published configuration (a dict) of a model with `config`. Raises ValueError where the family has none."""
-    require(config, num_encoder_layers=0, norm='layer', norm_epsilon=1e-5, positions='learned', position_offset=_OFFSET,
-            attention_scale=True, attention_bias=True, mlp_bias=True, embedding_scale=1.0, embedding_norm=False,
-            head_scale=1.0, head_bias=False, num_kv_heads=(0, config.num_heads), head_dim=config.emb_dim // config.num_heads,
-            final_norm=(True, False) if config.norm_position == 'pre' else False)
+    require(
+        config,
+        num_encoder_layers=0,
+        norm='layer',
+        norm_epsilon=1e-5,
+        positions='learned',
+        position_offset=_OFFSET,
+        attention_scale=True,
+        attention_bias=True,
+        mlp_bias=True,
+        embedding_scale=1.0,
+        embedding_norm=False,
+        head_scale=1.0,
+        head_bias=False,
+        num_kv_heads=(0, config.num_heads),
+        head_dim=config.emb_dim // config.num_heads,
+        final_norm=(True, False) if config.norm_position == 'pre' else False,
+    )
     before = config.norm_position == 'pre'
     return {
-        'model_type': 'opt', 'architectures': ['OPTForCausalLM'],
+        'model_type': 'opt',
+        'architectures': ['OPTForCausalLM'],
         **{name: getattr(config, field) for name, (field, _) in _FIELDS.items()},
         'activation_function': published_as('mlp_activations', config.mlp_activations, _ACTIVATIONS),
-        'do_layer_norm_before': before, '_remove_final_layer_norm': before and not config.final_norm,
-        'word_embed_proj_dim': config.embedding_dim or config.emb_dim, 'tie_word_embeddings': config.tied_head,
-        'bos_token_id': config.decoder_start_id, 'eos_token_id': published_eos(config),
+        'do_layer_norm_before': before,
+        '_remove_final_layer_norm': before and not config.final_norm,
+        'word_embed_proj_dim': config.embedding_dim or config.emb_dim,
+        'tie_word_embeddings': config.tied_head,
+        'bos_token_id': config.decoder_start_id,
+        'eos_token_id': published_eos(config),
         'pad_token_id': None if config.pad_id < 0 else config.pad_id,
     }
 
@@ -75,8 +103,9 @@ def published_from_config(config):
 def weight_map(config):
     """Yields a `Weight` for every parameter of a model with `config`."""
     stack, place = 'model.decoder', config.norm_position
-    yield Weight(f'{stack}.embed_tokens.weight', 'token_embedder/embedding', False,
-                 ('lm_head.weight',) if config.tied_head else ())
+    yield Weight(
+        f'{stack}.embed_tokens.weight', 'token_embedder/embedding', False, ('lm_head.weight',) if config.tied_head else ()
+    )
     yield Weight(f'{stack}.embed_positions.weight', 'decoder/position_embedder/embedding')
     if config.embedding_dim:
         yield from linear(f'{stack}.project_in', 'decoder/project_in', False)

@@ -34,21 +34,37 @@ _FIELDS = {
 _LONG_FIELDS = {'local_radius': ('local_radius', 127), 'global_block_size': ('global_block_size', 16)}
 
 # "gelu" is the tanh approximation in this family whenever it is gated.
-_ACTIVATIONS = {'gated-gelu': ('gelu', 'linear'), 'gated-silu': ('silu', 'linear'), 'gated-relu': ('relu', 'linear'),
-                'relu': ('relu',)}
+_ACTIVATIONS = {
+    'gated-gelu': ('gelu', 'linear'),
+    'gated-silu': ('silu', 'linear'),
+    'gated-relu': ('relu', 'linear'),
+    'relu': ('relu',),
+}
 _LONG_ATTENTIONS = {'local': 'local', 'transient-global': 'transient_global'}
-_ATTENTION_NAMES = {'full': 'SelfAttention', 'local': 'LocalSelfAttention',
-                    'transient_global': 'TransientGlobalSelfAttention'}
+_ATTENTION_NAMES = {'full': 'SelfAttention', 'local': 'LocalSelfAttention', 'transient_global': 'TransientGlobalSelfAttention'}
 
 # Attributes that change the computation and are supported at one value only.
 _FIXED = {'is_encoder_decoder': True, 'is_decoder': False}
 
 # Attributes that follow from `feed_forward_proj`, or that no computation of generation reads.
-_WITHOUT_EFFECT = {'dense_act_fn', 'is_gated_act', 'initializer_factor', 'classifier_dropout', 'n_positions', 'output_past',
-                   'bos_token_id'}
+_WITHOUT_EFFECT = {
+    'dense_act_fn',
+    'is_gated_act',
+    'initializer_factor',
+    'classifier_dropout',
+    'n_positions',
+    'output_past',
+    'bos_token_id',
+}
 
-_READ_BY_HAND = {'num_decoder_layers', 'feed_forward_proj', 'tie_word_embeddings', 'scale_decoder_outputs',
-                 'decoder_start_token_id', 'eos_token_id'}
+_READ_BY_HAND = {
+    'num_decoder_layers',
+    'feed_forward_proj',
+    'tie_word_embeddings',
+    'scale_decoder_outputs',
+    'decoder_start_token_id',
+    'eos_token_id',
+}
 
 
 def config_from_published(published, tensors):
@@ -59,8 +75,12 @@ def config_from_published(published, tensors):
     """
     is_long = published.get('model_type') == 'longt5'
     fields = fields_of(
-        published, _FIELDS | (_LONG_FIELDS if is_long else {}), fixed=_FIXED, without_effect=_WITHOUT_EFFECT,
-        by_hand=_READ_BY_HAND | ({'encoder_attention_type'} if is_long else set()))
+        published,
+        _FIELDS | (_LONG_FIELDS if is_long else {}),
+        fixed=_FIXED,
+        without_effect=_WITHOUT_EFFECT,
+        by_hand=_READ_BY_HAND | ({'encoder_attention_type'} if is_long else set()),
+    )
     # Where both are given, as recent files do, the first says what is computed and the second how it is stored.
     scaled = published.get('scale_decoder_outputs')
     scaled = published.get('tie_word_embeddings', True) if scaled is None else scaled
@@ -69,13 +89,15 @@ def config_from_published(published, tensors):
     return TransformerConfig(
         **fields,
         **eos_ids(published, 1),
-        num_decoder_layers=fields['num_encoder_layers'] if decoder_layers is None else number(
-            'num_decoder_layers', decoder_layers),
+        num_decoder_layers=fields['num_encoder_layers']
+        if decoder_layers is None
+        else number('num_decoder_layers', decoder_layers),
         mlp_activations=one_of('feed_forward_proj', published.get('feed_forward_proj', 'relu'), _ACTIVATIONS),
         tied_head=bool(scaled) or (published.get('tie_word_embeddings', True) and 'lm_head.weight' not in tensors),
         head_scale=fields['emb_dim'] ** -0.5 if scaled else 1.0,
         encoder_attention=one_of('encoder_attention_type', attention, _LONG_ATTENTIONS) if is_long else 'full',
-        decoder_start_id=fields['pad_id'] if start is None else number('decoder_start_token_id', start))
+        decoder_start_id=fields['pad_id'] if start is None else number('decoder_start_token_id', start),
+    )
 
 
 def published_from_config(config):
@@ -84,10 +106,23 @@ def published_from_config(config):
     Raises:
       ValueError: the family has no such model.
     """
-    scaled = config.tied_head and config.head_scale == config.emb_dim ** -0.5
-    require(config, norm='rms', norm_position='pre', final_norm=True, positions='relative', attention_scale=False,
-            attention_bias=False, mlp_bias=False, embedding_scale=1.0, embedding_norm=False, embedding_dim=0, head_bias=False,
-            num_kv_heads=(0, config.num_heads), head_scale=config.emb_dim ** -0.5 if scaled else 1.0)
+    scaled = config.tied_head and config.head_scale == config.emb_dim**-0.5
+    require(
+        config,
+        norm='rms',
+        norm_position='pre',
+        final_norm=True,
+        positions='relative',
+        attention_scale=False,
+        attention_bias=False,
+        mlp_bias=False,
+        embedding_scale=1.0,
+        embedding_norm=False,
+        embedding_dim=0,
+        head_bias=False,
+        num_kv_heads=(0, config.num_heads),
+        head_scale=config.emb_dim**-0.5 if scaled else 1.0,
+    )
     if config.decoder_only:
         raise ValueError('num_encoder_layers 0 cannot be published; expected an encoder')
     is_long = config.encoder_attention != 'full'
@@ -95,8 +130,11 @@ def published_from_config(config):
         'model_type': 'longt5' if is_long else MODEL_TYPES[0],
         'architectures': ['LongT5ForConditionalGeneration' if is_long else 'T5ForConditionalGeneration'],
         **{name: getattr(config, field) for name, (field, _) in (_FIELDS | (_LONG_FIELDS if is_long else {})).items()},
-        **({'encoder_attention_type': published_as('encoder_attention', config.encoder_attention, _LONG_ATTENTIONS)}
-           if is_long else {}),
+        **(
+            {'encoder_attention_type': published_as('encoder_attention', config.encoder_attention, _LONG_ATTENTIONS)}
+            if is_long
+            else {}
+        ),
         'num_decoder_layers': config.num_decoder_layers,
         'feed_forward_proj': published_as('mlp_activations', config.mlp_activations, _ACTIVATIONS),
         'tie_word_embeddings': config.tied_head,
@@ -110,13 +148,24 @@ def published_from_config(config):
 def weight_map(config):
     """Yields a `Weight` for every parameter of a model with `config`."""
     copies = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
-    yield Weight('shared.weight', 'token_embedder/embedding', False,
-                 (*copies, 'lm_head.weight') if config.tied_head else copies)
-    yield from _stack('encoder', config.num_encoder_layers, config, (
-        (_ATTENTION_NAMES[config.encoder_attention], 'attention', 'pre_attention_layer_norm'),))
-    yield from _stack('decoder', config.num_decoder_layers, config, (
-        ('SelfAttention', 'self_attention', 'pre_self_attention_layer_norm'),
-        ('EncDecAttention', 'encoder_decoder_attention', 'pre_cross_attention_layer_norm')))
+    yield Weight(
+        'shared.weight', 'token_embedder/embedding', False, (*copies, 'lm_head.weight') if config.tied_head else copies
+    )
+    yield from _stack(
+        'encoder',
+        config.num_encoder_layers,
+        config,
+        ((_ATTENTION_NAMES[config.encoder_attention], 'attention', 'pre_attention_layer_norm'),),
+    )
+    yield from _stack(
+        'decoder',
+        config.num_decoder_layers,
+        config,
+        (
+            ('SelfAttention', 'self_attention', 'pre_self_attention_layer_norm'),
+            ('EncDecAttention', 'encoder_decoder_attention', 'pre_cross_attention_layer_norm'),
+        ),
+    )
     if not config.tied_head:
         yield Weight('lm_head.weight', 'decoder/logits_dense/kernel', True)
 
@@ -133,8 +182,9 @@ def _stack(stack, num_layers, config, attentions):
             for short, name in (('q', 'query'), ('k', 'key'), ('v', 'value'), ('o', 'out')):
                 yield Weight(f'{block}.{j}.{theirs}.{short}.weight', f'{layer}/{ours}/{name}/kernel', True)
             if sums:
-                yield Weight(f'{block}.{j}.{theirs}.global_input_layer_norm.weight',
-                             f'{layer}/{ours}/global_input_layer_norm/scale')
+                yield Weight(
+                    f'{block}.{j}.{theirs}.global_input_layer_norm.weight', f'{layer}/{ours}/global_input_layer_norm/scale'
+                )
             yield Weight(f'{block}.{j}.layer_norm.weight', f'{layer}/{norm}/scale')
         last = len(attentions)
         projections = ['wi'] if len(config.mlp_activations) == 1 else [f'wi_{n}' for n in range(len(config.mlp_activations))]
