@@ -6,6 +6,7 @@ import importlib
 import json
 from typing import Any, Literal, NamedTuple
 
+from calm_jax.checks import check_seed, check_types
 from calm_jax.decoding import propagation
 from calm_jax.decoding.beam import Beam
 from calm_jax.decoding.constraints import Constraints
@@ -14,7 +15,7 @@ from calm_jax.depth import confidence, contrast, thresholds
 from calm_jax.depth.plans import Uniform
 from calm_jax.depth.thresholds import Exit
 from calm_jax.depth.vocabulary import Pruned
-from calm_jax.models.config import DTYPES, check_seed, check_types
+from calm_jax.models.config import DTYPES
 from calm_jax.nearest import did_you_mean
 
 # Those that come along. One of your own needs no line here: it is named by where it is, 'package.module:Class'.
