@@ -77,8 +77,8 @@ class Decoding:
             raise ValueError(f'min_new_tokens is {shortest}, max_new_tokens {longest}; expected no more')
 
     def full(self) -> 'Decoding':
-        """Full depth: the same limits, choice and rules, without exit, gate, plan and pruning. What adaptive decodes are compared
-        with, and fall back on."""
+        """Full depth: the same limits, choice and rules, without exit, gate, plan and pruning. What adaptive decodes are
+        compared with, and fall back on."""
         return Decoding(limits=self.limits, choice=self.choice, rules=self.rules, seed=self.seed)
 
     def resolved(self) -> 'Decoding':

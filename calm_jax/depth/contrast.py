@@ -40,7 +40,8 @@ class Contrast(VocabularyMeasure):
             raise ValueError(f'alpha is {self.alpha}; expected a share of the largest probability, in (0, 1)')
         if self.emits not in EMITS:
             raise ValueError(
-                f'unknown output distribution {self.emits!r}; expected one of {", ".join(EMITS)}{did_you_mean(self.emits, EMITS)}'
+                f'unknown output distribution {self.emits!r}; expected one of {", ".join(EMITS)}'
+                f'{did_you_mean(self.emits, EMITS)}'
             )
 
     def init(self, rows, sizes):

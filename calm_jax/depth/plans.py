@@ -61,7 +61,8 @@ class Uniform(PlanMaker):
             share = 0.0
         if number.isdecimal() or not 0 < share < 1:
             raise ValueError(
-                f"plan is 'uniform:{text}'; expected uniform:C with C from 1 to {sizes.layers} decoder layers, or a share below 1"
+                f"plan is 'uniform:{text}'; expected uniform:C with C from 1 to {sizes.layers} decoder layers, or a share "
+                'below 1'
             )
         return cls(share)
 
