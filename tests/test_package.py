@@ -14,21 +14,22 @@ HEAVY = ('tensorflow', 'torch', 'transformers', 'seqio', 'tensorflow_datasets')
 # What a folder may import from the package; its own modules always.
 MAY_IMPORT = {
     'types': set(),
+    'checks': set(),
     'pytrees': set(),
     'argmax': set(),
     'nearest': set(),
-    'models': {'types'},
+    'models': {'types', 'checks'},
     'depth': {'types', 'pytrees', 'argmax', 'nearest'},
     'metrics': {'types', 'nearest', 'models'},
     'calibration': set(),
     'report': {'calibration'},
     'data': {'nearest'},
-    'decoding': {'types', 'pytrees', 'argmax', 'nearest', 'models', 'depth'},
+    'decoding': {'types', 'checks', 'pytrees', 'argmax', 'nearest', 'models', 'depth'},
     'checkpoints': {'models', 'data'},
     'model': {'types', 'models', 'depth', 'decoding', 'data', 'checkpoints', 'metrics'},
     'sweep': {'data', 'metrics'},
     'analysis': {'types', 'models', 'depth', 'decoding', 'data', 'model', 'progress'},
-    'training': {'types', 'models', 'depth', 'data', 'checkpoints', 'progress'},
+    'training': {'types', 'checks', 'models', 'depth', 'data', 'checkpoints', 'progress'},
 }
 
 
