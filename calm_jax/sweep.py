@@ -1,6 +1,7 @@
 """One data set decoded at full depth and at one λ after another, every run kept as a file of records, and the trade-off
 curve they draw. With the files at hand everything recomputes without a model."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from calm_jax.data import jsonl
 from calm_jax.data.record_schema import checked
 from calm_jax.metrics.objective import Objective
+from calm_jax.schemas import Point
 
 
 class Sweep:
@@ -84,15 +86,15 @@ def curve(sweep: Sweep, objective: Objective, num_layers: int, label: str, kind:
         losses = objective.losses(early, full)
         point = tested.get(threshold)
         points.append(
-            {
-                'threshold': threshold,
+            Point(
+                threshold=threshold,
                 **_cost(sweep.at(threshold)),
-                'quality': _mean(objective.quality(early)),
-                'consistency': _mean(objective.consistency(early, full)),
-                'loss': _mean(max(losses.values(), key=np.mean) if isinstance(losses, dict) else losses),
-                'p_value': point.p_value if point else None,
-                'rejected': bool(point and point.rejected),
-            }
+                quality=_mean(objective.quality(early)),
+                consistency=_mean(objective.consistency(early, full)),
+                loss=_mean(max(losses.values(), key=np.mean) if isinstance(losses, dict) else losses),
+                p_value=point.p_value if point else None,
+                rejected=bool(point and point.rejected),
+            )
         )
     return {
         'label': label,
@@ -103,8 +105,8 @@ def curve(sweep: Sweep, objective: Objective, num_layers: int, label: str, kind:
         'tolerance': certificate.tolerance if certificate else None,
         'epsilon': certificate.epsilon if certificate else None,
         'n': len(full),
-        'points': points,
-        'full': {**_cost(sweep.at(1.0)), 'quality': _mean(objective.quality(full))},
+        'points': [dataclasses.asdict(point) for point in points],
+        'full': dataclasses.asdict(Point(**_cost(sweep.at(1.0)), quality=_mean(objective.quality(full)))),
     }
 
 

@@ -110,7 +110,7 @@ def decode_file(
     summary = Summary()
     if not decoded.complete or not decoded.summarized:
         summary.include(decoded.finished_records())
-    machine = {'backend': jax.default_backend(), 'jax': jax.__version__, 'batch_size': batch_size}
+    machine = environment(batch_size)
     if decoded.complete:
         if not decoded.summarized:
             decoded.summarize({**summary.as_dict(), **machine})
