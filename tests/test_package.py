@@ -30,7 +30,8 @@ MAY_IMPORT = {
     'decoding': {'types', 'checks', 'pytrees', 'argmax', 'nearest', 'models', 'depth'},
     'checkpoints': {'models', 'data', 'files'},
     'model': {'types', 'models', 'depth', 'decoding', 'data', 'checkpoints', 'metrics'},
-    'sweep': {'data', 'metrics', 'schemas'},
+    'sweep': {'data'},
+    'curve': {'sweep', 'metrics', 'schemas'},
     'analysis': {'types', 'models', 'depth', 'decoding', 'data', 'model', 'progress'},
     'training': {'types', 'checks', 'models', 'depth', 'data', 'checkpoints', 'progress'},
 }
