@@ -24,7 +24,7 @@ MAY_IMPORT = {
     'depth': {'types', 'pytrees', 'argmax', 'nearest'},
     'metrics': {'types', 'nearest', 'models'},
     'calibration': {'files'},
-    'report': {'calibration', 'schemas'},
+    'report': {'calibration', 'files', 'schemas'},
     'examples': {'schemas'},
     'data': {'nearest', 'files'},
     'decoding': {'types', 'checks', 'pytrees', 'argmax', 'nearest', 'models', 'depth'},
