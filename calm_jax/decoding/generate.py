@@ -289,7 +289,7 @@ def _recorded(loop, carry, state, cache, chosen):
         own_filled=own_filled,
         table=write(carry.table, column, slot, axis=2),
         confidence=write(carry.confidence, confidence, slot, axis=1),
-        executed=write(carry.executed, state.executed[None], slot, axis=0),
+        executed=write(carry.executed, loop.executed(state)[None], slot, axis=0),
         log_probabilities=log_probabilities,
     )
 
