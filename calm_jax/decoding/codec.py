@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from calm_jax import options
 from calm_jax.checks import check_type, parts
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.depth.vocabulary import FixedPruning
 from calm_jax.nearest import did_you_mean
-from calm_jax.options import KEY, Option, annotations
+from calm_jax.options import Option, annotations
 
 RESERVED = ('class', 'source')
 
@@ -108,7 +109,7 @@ def _fields(value: Any, path: str) -> dict:
     document = {}
     hints = annotations(type(value))
     for field in dataclasses.fields(value):
-        where, each = _dotted(path, field.name), field.metadata.get(KEY, Option())
+        where, each = _dotted(path, field.name), options.of(field)
         if field.name in RESERVED:
             raise ValueError(f'{where}: an option cannot be called {field.name}, which documents keep for themselves')
         content = _content(getattr(value, field.name), type(value), each, hints[field.name], where)
@@ -168,7 +169,7 @@ def _made(kind: type, document: Any, path: str, heads: Mapping, classes: Mapping
             raise ValueError(f'{_dotted(path, name)}: {kind.__name__} has no option {name!r}{did_you_mean(name, fields)}')
     values = {}
     for name, field in fields.items():
-        each, where = field.metadata.get(KEY, Option()), _dotted(path, name)
+        each, where = options.of(field), _dotted(path, name)
         if each.array:
             values[name] = _array(kind, name, document.get(name), where, heads)
         elif name in document:
