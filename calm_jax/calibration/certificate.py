@@ -10,6 +10,7 @@ from pathlib import Path
 
 from calm_jax import formats
 from calm_jax.calibration.procedures import bonferroni, fixed_sequence
+from calm_jax.files import write_text
 
 PROCEDURES = ('fixed_sequence', 'bonferroni')
 UNCOMPARED = ('data', 'source')  # provenance that describes the calibration and binds no later run
@@ -70,11 +71,8 @@ class Certificate:
         return json.dumps({**content, 'digest': _digest(content)}, indent=2, ensure_ascii=False) + '\n'
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the certificate as a JSON file, whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(path.name + '.partial')
-        partial.write_text(self.to_json(), encoding='utf-8')
-        partial.replace(path)
+        """Write the certificate as a JSON file, whole or not at all, and make the folders it lacks."""
+        write_text(path, self.to_json(), make_folders=True)
 
     @classmethod
     def from_json(cls, text: str, name: str = 'certificate') -> 'Certificate':

@@ -17,14 +17,14 @@ import jax
 
 from calm_jax.checks import check_type
 from calm_jax.commands import gin_flags, option_flags
+from calm_jax.commands.flag_types import positive
 from calm_jax.commands.option_flags import Flag
 from calm_jax.decoding import partial
 from calm_jax.decoding.codec import class_name, from_json
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layout import Layout, at
+from calm_jax.models.config import DEVICE_DTYPES
 from calm_jax.types import Sizes
-
-DTYPES = ('float32', 'bfloat16', 'float16')
 
 MEASURE, THRESHOLD, CHOICE = ('exit', 'measure'), ('exit', 'threshold'), ('choice',)
 
@@ -47,7 +47,7 @@ def add_model(parser, required=True):
     """--checkpoint, --batch_size, --dtype, --quiet: which model, and how it is run."""
     parser.add_argument('--checkpoint', required=required, metavar='DIR', help='native checkpoint (see `calm import`)')
     parser.add_argument('--batch_size', type=positive, default=32, metavar='N', help='rows decoded together (default 32)')
-    parser.add_argument('--dtype', choices=DTYPES, help='of parameters and activations (default: as stored; float32 on a CPU)')
+    parser.add_argument('--dtype', choices=DEVICE_DTYPES, help='of parameters and activations (default: as stored; float32 on a CPU)')
     parser.add_argument('--quiet', action='store_true', help='no progress bars, no summary')
 
 
@@ -110,13 +110,7 @@ def decoding_of(args: argparse.Namespace, model: Any) -> Decoding:
         del said['exit'], document['exit']  # off, and said of nothing
     partial.check_owned(said, document, layout)
     _check_changes(said, document)
-    from_json({'limits': document.get('limits', {})})  # what they cannot be is said before the model is asked
-    limits = at(document, ('limits',))
-    length, source_length = model.limits(limits.get('max_new_tokens'), limits.get('max_source_length'))
-    document['limits'] = {'max_source_length': source_length, 'max_new_tokens': length}
-    decoding = from_json(document, heads=model.heads, classes=layout.own)
-    decoding.check(sizes)
-    return decoding
+    return model.resolve(from_json(document, heads=model.heads, classes=layout.own))
 
 
 def otherwise(args: argparse.Namespace, document: dict, sizes: Sizes) -> Iterator[tuple[str, Any, Any]]:
@@ -135,29 +129,17 @@ def use_compilation_cache():
         jax.config.update('jax_compilation_cache_dir', str(base / 'calm_jax'))
 
 
-def positive(text):
-    """An argparse type: a whole number of 1 or more."""
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r}; expected a whole number of 1 or more')
-    return int(text)
-
-
-def numbers(text, flag):
-    """Comma-separated numbers."""
-    try:
-        return [float(each) for each in text.split(',')]
-    except ValueError:
-        raise ValueError(f'{flag} {text!r}: expected numbers with commas between them') from None
-
-
 def _named(args: Sequence[str] | None, known: dict[str, Flag], without) -> DecodeFlags:
     """The flags there are with the classes of the user's that flags and gin name, which are imported."""
-    first = _SilentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     naming = {name: flag for name, flag in known.items() if flag.option.named}
     for name in naming:
         first.add_argument(f'--{name}', nargs='?')
     gin_flags.add_arguments(first)
-    named, _ = first.parse_known_args(args)
+    try:
+        named, _ = first.parse_known_args(args)
+    except argparse.ArgumentError:  # the command's own parser says what is wrong
+        return DecodeFlags(Layout(), known)
     texts = [(flag, getattr(named, name) or '') for name, flag in naming.items()]
     own = [option_flags.imported(text, flag) for flag, text in texts if option_flags.is_own(flag, text)]
     if not (named.gin_file or named.gin_binding):
@@ -170,13 +152,6 @@ def _named(args: Sequence[str] | None, known: dict[str, Flag], without) -> Decod
     said = configuration.decoding(named.gin_file, named.gin_binding, folders, Layout(own).own)
     layout = Layout([*own, *said.own])
     return DecodeFlags(layout, option_flags.flags(layout, without), said.document, said.unused)
-
-
-class _SilentParser(argparse.ArgumentParser):
-    """A parser of a part of the flags, which leaves it to the command's own to say what is wrong."""
-
-    def error(self, message):
-        pass
 
 
 def _with_unused(said: dict, kind: type, made: DecodeFlags) -> dict:
