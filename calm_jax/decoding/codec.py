@@ -4,9 +4,10 @@ A *decoding document* is a dict of what differs from the defaults, nested as the
 
     {"exit": {"measure": {"class": "softmax_gap", "vocabulary": {"class": "fixed", "keep": 64}}, "threshold": 0.8}}
 
-Defaults are left out, so that an option added later, whose default means "as before", changes no older document. One of several
-classes is named by "class": the short name of one that comes along, else "module:Class" with "source", the SHA-256 of the
-module's file. Trained arrays are {"head": name}, the head of the checkpoint that holds them. Reading a document imports nothing.
+Defaults are left out, so that an option added later, whose default means "as before", changes no older document. One of
+several classes is named by "class": the short name of one that comes along, else "module:Class" with "source", the SHA-256 of
+the module's file. Trained arrays are {"head": name}, the head of the checkpoint that holds them. Reading a document imports no
+code.
 """
 
 import dataclasses
@@ -34,8 +35,8 @@ RESERVED = ('class', 'source')
 def to_json(decoding: Decoding) -> dict:
     """The document of a decoding; {} of the default one. Numbers may be scalars of NumPy or JAX.
 
-    Raises ValueError, with the dotted path, for what JSON does not hold: arrays that no head of a checkpoint holds, numbers that
-    are not finite, values of another type than their field's, a class that is defined in no file.
+    Raises ValueError, with the dotted path, for what JSON does not hold: arrays that no head of a checkpoint holds, numbers
+    that are not finite, values of another type than their field's, a class that is defined in no file.
     """
     return _fields(decoding, '')
 
