@@ -84,13 +84,10 @@ def decoding(
 ) -> BoundDecoding:
     """What files and bindings set of `Decoding` and of the classes that it is made of.
 
-    own: classes of the user's that may be bound as well, without a registration of theirs; they stay registered.
+    own: classes of the user's that may be bound as well, without a registration of theirs.
     Raises as `read`, and for a class that is bound where another kind is expected.
     """
-    for kind in own:
-        if kind not in gin_config._INVERSE_REGISTRY:
-            gin.external_configurable(kind, name=kind.__name__, module=kind.__module__)
-    with _parsed(files, bindings, search_paths):
+    with _registered(own), _parsed(files, bindings, search_paths):
         visited: dict[type, None] = {}
         document = _document(Decoding, 'calm_jax.Decoding', visited)
         unused, within = {}, dict(visited)
@@ -98,6 +95,20 @@ def decoding(
             if kind not in within and (bound := _document(kind, _selector(kind), within)):
                 unused[kind] = bound
     return BoundDecoding(document, unused, tuple(kind for kind in visited if kind not in options.classes(Decoding)))
+
+
+@contextlib.contextmanager
+def _registered(kinds: Sequence[type]) -> Iterator[None]:
+    """gin with these classes too, for the length of a `with` block, but for those that it knows already."""
+    unknown = [kind for kind in kinds if kind not in gin_config._INVERSE_REGISTRY]
+    try:
+        for kind in unknown:
+            gin.external_configurable(kind, name=kind.__name__, module=kind.__module__)
+        yield
+    finally:
+        for kind in unknown:
+            if kind in gin_config._INVERSE_REGISTRY:
+                gin_config._REGISTRY.pop(gin_config._INVERSE_REGISTRY.pop(kind).selector)
 
 
 def _document(kind: type, selector: str, visited: dict[type, None]) -> dict[str, Any]:

@@ -108,8 +108,8 @@ def decoding_of(args: argparse.Namespace, model: Any) -> Decoding:
     document = partial.merged(_defaults(said, model.generation), said)
     document = partial.completed(partial.unselected(document, layout), layout, sizes)
     _check_threshold(said, document, args.decode_flags)
-    if at(said, ('exit',)).keys() == {'threshold'}:
-        del said['exit'], document['exit']  # off, and said of nothing
+    if 'class' not in at(document, MEASURE):  # λ is 1, and said of nothing
+        said, document = _without_threshold(said), _without_threshold(document)
     partial.check_owned(said, document, layout)
     _check_changes(said, document)
     return model.resolve(from_json(document, heads=model.heads, classes=layout.own))
@@ -187,6 +187,12 @@ def _check_threshold(said: dict, document: dict, made: DecodeFlags) -> None:
             raise ValueError(f'threshold is {exit["threshold"]} without a measure; name one of {", ".join(kinds)}')
     if measure is not None and 'threshold' not in exit and 'threshold' in made.flags:
         raise ValueError(f'--measure {measure} without --threshold would decode at full depth; say λ')
+
+
+def _without_threshold(document: dict) -> dict:
+    exit = {name: value for name, value in at(document, ('exit',)).items() if name != 'threshold'}
+    others = {name: value for name, value in document.items() if name != 'exit'}
+    return {**others, 'exit': exit} if exit or document.get('exit') == {} else others
 
 
 def _check_changes(said: dict, document: dict) -> None:

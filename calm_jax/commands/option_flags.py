@@ -117,7 +117,8 @@ def _help(flag: Flag, layout: Layout) -> str:
     if parent and (kinds := layout.place(parent).option.kinds):
         above = layout.place(parent).option
         if above.flag:
-            notes.append(f'of --{above.flag} {", ".join(class_name(place.kind, kinds) for place in flag.places)}')
+            owners = dict.fromkeys(class_name(place.kind, kinds) for place in flag.places)
+            notes.append(f'of --{above.flag} {", ".join(owners)}')
         elif option.selects is None:
             selecting = [place.option.flag for place in layout.selecting() if place.kind is flag.places[0].kind]
             notes.append(f'with --{selecting[0]}')
@@ -133,7 +134,7 @@ def _default(flag: Flag) -> Any:
         return None
     if flag.option.kinds is not None:
         return class_name(type(default), flag.option.kinds)
-    return str(default).lower() if isinstance(default, bool) else default
+    return str(default).lower() if isinstance(default, bool) else f'{default:g}' if isinstance(default, float) else default
 
 
 def _reader(place: Place) -> Callable[[str], Any] | None:
