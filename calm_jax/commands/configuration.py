@@ -87,7 +87,7 @@ def decoding(
     own: classes of the user's that may be bound as well, without a registration of theirs.
     Raises as `read`, and for a class that is bound where another kind is expected.
     """
-    with _registered(own), _parsed(files, bindings, search_paths):
+    with _parsed(files, bindings, search_paths, own):
         visited: dict[type, None] = {}
         document = _document(Decoding, 'calm_jax.Decoding', visited)
         unused, within = {}, dict(visited)
@@ -155,9 +155,11 @@ def search_folders(args: argparse.Namespace) -> list[str]:
 
 
 @contextlib.contextmanager
-def _parsed(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> Iterator[None]:
-    """Files and bindings in gin, checked, for the length of a `with` block."""
-    with gin_state.apart(folders=[*map(str, search_paths), str(gin_folder())]):
+def _parsed(
+    files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str], own: Sequence[type] = ()
+) -> Iterator[None]:
+    """Files and bindings in gin, checked, for the length of a `with` block; `own`: classes that may be bound as well."""
+    with gin_state.apart(folders=[*map(str, search_paths), str(gin_folder())]), _registered(own):
         for file in files:
             _parse(functools.partial(gin.parse_config_file, file), file)
         known = set(_macros())
@@ -200,9 +202,16 @@ def _check_types() -> None:
     """Raises ValueError for a value, function or object that is bound where another kind is expected, naming its macro."""
     for configurable in (*gin_registry.CONFIGURABLES, gin_registry.job):
         values = gin.get_bindings(configurable.__name__, resolve_references=False)
-        for name, parameter in inspect.signature(configurable).parameters.items():
+        for name, annotation in _annotations(configurable).items():
             if name in values:
-                _check_kind(*_followed(f'{configurable.__name__}.{name}', values[name]), parameter.annotation)
+                _check_kind(*_followed(f'{configurable.__name__}.{name}', values[name]), annotation)
+
+
+def _annotations(configurable: Callable) -> dict[str, Any]:
+    """The type of each parameter."""
+    if dataclasses.is_dataclass(configurable):
+        return options.annotations(configurable)
+    return {name: parameter.annotation for name, parameter in inspect.signature(configurable).parameters.items()}
 
 
 def _followed(where: str, value: Any) -> tuple[str, Any]:

@@ -327,7 +327,7 @@ def test_gin_binds_the_same_classes_and_flags_win(flags, expected):
         ),
         ('--gin.Beam.length_penalty=2', '--length_penalty changes nothing without --num_beams'),
         ('--gin.Exit.threshold=0.5', 'threshold is 0.5 without a measure'),
-        ("--gin.Exit.threshold='a' --measure state", "exit.threshold is 'a'; expected a number"),
+        ("--gin.Exit.threshold='a' --measure state", "Exit.threshold is 'a'; expected a number"),
         ('--gin.Exit.measure=@FixedPruning()', 'Exit.measure is @FixedPruning(); expected @SoftmaxGap() or '),
         ('--gin.Exit.measure=@SoftmaxGap', 'Exit.measure is @SoftmaxGap; expected @SoftmaxGap() or '),
         ('--gin.Exit.treshold=0.5', 'Exit has no treshold; did you mean threshold?'),

@@ -1,7 +1,6 @@
 """A host program's gin and the library's: neither sees what the other binds."""
 
 import copy
-import dataclasses
 import subprocess
 import sys
 
@@ -11,6 +10,11 @@ from gin import config as gin_config
 
 from calm_jax import gin_registry
 from calm_jax.commands import configuration, gin_state
+from calm_jax.decoding.codec import source_hash
+from calm_jax.depth.confidence import StaticDepth
+from calm_jax.depth.vocabulary import FixedPruning
+from calm_jax.options import option
+from calm_jax.pytrees import pytree
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions
 from calm_jax.training.train_state import TrainState
@@ -63,10 +67,10 @@ def test_reading_a_configuration_leaves_the_host_s_gin_as_it_was(host):
     with gin.config_scope('inner'):
         before = snapshot()
         read = configuration.read(FILES, REQUIRED)
-        settings = configuration.decode_settings([], ['Settings.max_new_tokens=3'])
+        bound = configuration.decoding([], ['Limits.max_new_tokens=3'])
         assert snapshot() == before
         assert host().rate == 2.0
-    assert (read.macros['MODEL_DIR'], settings) == ('a', {'max_new_tokens': 3})
+    assert (read.macros['MODEL_DIR'], bound.document) == ('a', {'limits': {'max_new_tokens': 3}})
     assert 'RATE = 0.5' not in read.text and 'Optimizer.warmup_steps = %WARMUP_STEPS' in read.text
 
 
@@ -144,51 +148,31 @@ def test_importing_the_library_leaves_the_host_s_gin_as_it_was():
     assert run.returncode == 0, run.stderr
 
 
-@dataclasses.dataclass(frozen=True)
-class Softmax:
-    power: float = 1.0
+@pytree
+class Mine(StaticDepth):
+    gain: float = option(0.5)
 
 
-@dataclasses.dataclass(frozen=True)
-class Exit:
-    measure: object
-    threshold: float
-
-    def __post_init__(self):
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f'threshold is {self.threshold}; expected 0 to 1')
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    exit: Exit | None = None
-    seed: int = 0
-
-
-BOUND = ['Decoding.exit=@Exit()', 'Exit.measure=@Softmax()', 'Softmax.power=2.0']
-
-
-def test_a_decoding_in_gin_is_made_of_what_is_registered(monkeypatch, tmp_path):
-    assert configuration.decoding_bindings(FILES, REQUIRED) == {}
-    monkeypatch.setattr(gin_registry, 'CONFIGURABLES', (*gin_registry.CONFIGURABLES, Decoding, Exit, Softmax))
-    assert configuration.decoding_bindings(FILES, REQUIRED) == {}
-    (tmp_path / 'mine.gin').write_text('Exit.threshold = 0.25\nDecoding.seed = 3\n')
-    bound = configuration.decoding_bindings(['mine.gin'], BOUND, [str(tmp_path)])
-    assert bound == {'exit': Exit(Softmax(2.0), 0.25), 'seed': 3} and type(bound['exit']) is Exit
+def test_classes_that_are_bound_leave_gin_as_it_was(host, tmp_path):
+    (tmp_path / 'mine.gin').write_text('Exit.measure = @Mine()\nExit.threshold = 0.25\nDecoding.seed = 3\n')
+    before = snapshot()
+    bound = configuration.decoding(['mine.gin'], ['Mine.gain=2.0', 'FixedPruning.keep=9'], [str(tmp_path)], [Mine])
+    assert snapshot() == before
+    measure = {'class': f'{__name__}:Mine', 'source': source_hash(Mine), 'gain': 2.0}
+    assert bound.document == {'exit': {'measure': measure, 'threshold': 0.25}, 'seed': 3}
+    assert bound.unused == {FixedPruning: {'keep': 9}} and bound.own == (Mine,)
 
 
 @pytest.mark.parametrize(
-    'bindings, message',
+    'binding, message',
     [
-        (['Exit.threshold=2.0'], 'threshold is 2.0; expected 0 to 1'),
-        ([], 'Exit lacks threshold: add a gin file that sets them, or --gin.Exit.threshold=...'),
-        (['Decoding.exit=@Softmax()'], 'Decoding.exit is @Softmax(); expected @Exit() or None'),
-        (["Exit.threshold='a'"], "Exit.threshold is 'a'; expected a number"),
-        (['Exit.treshold=0.5'], '--gin.Exit.treshold=0.5: Exit has no treshold; did you mean threshold?'),
+        ('Decoding.exit=@SoftmaxGap()', 'Decoding.exit is @SoftmaxGap(); expected @Exit() or None'),
+        ('Exit.measure=@Exit()', 'Exit.measure is @Exit(); expected @SoftmaxGap() or '),
+        ("Exit.threshold='a'", "Exit.threshold is 'a'; expected a number"),
+        ('Exit.treshold=0.5', '--gin.Exit.treshold=0.5: Exit has no treshold; did you mean threshold?'),
     ],
 )
-def test_a_decoding_that_cannot_be_meant_is_refused_in_one_line(monkeypatch, bindings, message):
-    monkeypatch.setattr(gin_registry, 'CONFIGURABLES', (*gin_registry.CONFIGURABLES, Decoding, Exit, Softmax))
+def test_a_decoding_that_cannot_be_meant_is_refused_in_one_line(binding, message):
     with pytest.raises(ValueError) as error:
-        configuration.decoding_bindings([], [*BOUND, *bindings])
-    assert str(error.value) == message
+        configuration.decoding([], [binding])
+    assert str(error.value).startswith(message) and '\n' not in str(error.value)
