@@ -107,7 +107,7 @@ def annotations(kind: type) -> dict[str, Any]:
     compiled function. A field of any type is of that of its default."""
     try:
         hints = typing.get_type_hints(kind)
-    except NameError:  # a name that is there for type checkers alone
+    except (NameError, AttributeError, TypeError, SyntaxError):  # names that are there for type checkers alone
         hints = {}
     return {field.name: _narrowed(hints.get(field.name, field.type), field.default) for field in dataclasses.fields(kind)}
 

@@ -209,7 +209,7 @@ def _check_types() -> None:
 
 def _annotations(configurable: Callable) -> dict[str, Any]:
     """The type of each parameter."""
-    if dataclasses.is_dataclass(configurable):
+    if isinstance(configurable, type) and dataclasses.is_dataclass(configurable):
         return options.annotations(configurable)
     return {name: parameter.annotation for name, parameter in inspect.signature(configurable).parameters.items()}
 

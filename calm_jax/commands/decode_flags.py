@@ -43,7 +43,7 @@ class DecodeFlags:
     unused: dict[type, dict] = dataclasses.field(default_factory=dict)
 
 
-def add_model(parser, required=True):
+def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--checkpoint, --batch_size, --dtype, --quiet: which model, and how it is run."""
     parser.add_argument('--checkpoint', required=required, metavar='DIR', help='native checkpoint (see `calm import`)')
     parser.add_argument('--batch_size', type=positive, default=32, metavar='N', help='rows decoded together (default 32)')
@@ -124,7 +124,7 @@ def otherwise(args: argparse.Namespace, document: dict, sizes: Sizes) -> Iterato
     yield from partial.otherwise(partial.completed(given(args), layout, sizes), document, layout)
 
 
-def use_compilation_cache():
+def use_compilation_cache() -> None:
     """Keeps compiled programs between runs, in $JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
     if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
         base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
@@ -162,7 +162,7 @@ def _with_unused(said: dict, kind: type, made: DecodeFlags) -> dict:
     option = made.layout.place(path).option
     chosen = made.layout.chosen(said, path)
     if chosen != class_name(kind, option.kinds):
-        instead = f'{option.flag or path[-1]} is {chosen}' if chosen else f'nothing chooses a {option.flag}'
+        instead = f'{option.flag or path[-1]} is {chosen}' if chosen else f'no {option.flag} is chosen'
         raise ValueError(f'{kind.__name__}.{next(iter(values))}, which gin binds, changes nothing: {instead}')
     below: dict = {}
     partial.put(below, path, values)
@@ -198,7 +198,7 @@ def _without_threshold(document: dict) -> dict:
 def _check_changes(said: dict, document: dict) -> None:
     """Raises ValueError for what every decoding has and this one has no use for: what skipped layers hold where none leaves
     early, and the seed where nothing is drawn."""
-    if 'propagation' in said and 'exit' not in document:
+    if 'propagation' in said and not at(document, ('exit',)):
         raise ValueError('--propagation changes nothing without --measure')
     own = any(':' in at(document, (name,)).get('class', '') for name in ('gate', 'plan'))
     if 'seed' in said and at(document, CHOICE).get('class') != 'sampled' and not own:

@@ -47,8 +47,12 @@ def machine() -> str:
 def typed(command: str, args) -> str:
     """The command as a line of shell, from its parsed flags; what has no value is left out."""
     words = ['calm', *command.split()]
+    decoding = args.decode_flags.flags if hasattr(args, 'decode_flags') else {}
     for name, value in vars(args).items():
         if name in UNSAID:
+            continue
+        if name in decoding:
+            words += [f'--{name}', str(value).lower() if isinstance(value, bool) else str(value)]
             continue
         for each in value if isinstance(value, list) else [value]:
             if each is True:

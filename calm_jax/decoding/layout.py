@@ -78,7 +78,7 @@ class Layout:
         node = at(document, parent)
         if name in node:
             return node[name]
-        kind = Decoding
+        kind: Any = Decoding
         if parent:
             kind = self.kinds(parent).get(self.chosen(document, parent) or '', self._first[parent].option.kind)
         field = {each.name: each for each in dataclasses.fields(kind)}.get(name) if kind else None

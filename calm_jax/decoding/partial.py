@@ -23,12 +23,16 @@ def merged(below: dict, above: dict) -> dict:
     document = dict(below)
     for name, value in above.items():
         under = document.get(name)
-        both = isinstance(value, dict) and isinstance(under, dict)
-        if not both or ('class' in value and value['class'] != under.get('class', value['class'])):
-            document[name] = copy.deepcopy(value)
-        else:
+        if isinstance(value, dict) and isinstance(under, dict) and not _differ(under, value):
             document[name] = merged(under, value)
+        else:
+            document[name] = copy.deepcopy(value)
     return document
+
+
+def _differ(below: dict, above: dict) -> bool:
+    """Whether both name a class, and not the same."""
+    return 'class' in below and 'class' in above and below['class'] != above['class']
 
 
 def put(document: dict, path: Path, content: Any) -> None:

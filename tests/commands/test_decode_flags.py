@@ -13,9 +13,10 @@ import pytest
 from gin import config as gin_config
 
 from calm_jax import options
-from calm_jax.commands import decode_flags, option_flags
+from calm_jax.calibration import Certificate, Point, calibrate
+from calm_jax.commands import decode_flags, option_flags, provenance
 from calm_jax.decoding.choice import Beam, Greedy, Sampled
-from calm_jax.decoding.codec import source_hash, to_json
+from calm_jax.decoding.codec import from_json, source_hash, to_json
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layout import Layout
 from calm_jax.depth.confidence import Classifier
@@ -320,13 +321,14 @@ def test_gin_binds_the_same_classes_and_flags_win(flags, expected):
 @pytest.mark.parametrize(
     'flags, message',
     [
-        ('--gin.WeightedContrast.alpha=0.2', 'alpha, which gin binds, changes nothing: nothing chooses a measure'),
+        ('--gin.WeightedContrast.alpha=0.2', 'alpha, which gin binds, changes nothing: no measure is chosen'),
         (
             '--gin.WeightedContrast.alpha=0.2 --measure divergent_contrast --threshold .5',
             'WeightedContrast.alpha, which gin binds, changes nothing: measure is divergent_contrast',
         ),
         ('--gin.Beam.length_penalty=2', '--length_penalty changes nothing without --num_beams'),
         ('--gin.Exit.threshold=0.5', 'threshold is 0.5 without a measure'),
+        ('--gin_file depth/softmax.gin --gin.Decoding.exit=None', 'Exit.measure, which gin binds, changes nothing'),
         ("--gin.Exit.threshold='a' --measure state", "Exit.threshold is 'a'; expected a number"),
         ('--gin.Exit.measure=@FixedPruning()', 'Exit.measure is @FixedPruning(); expected @SoftmaxGap() or '),
         ('--gin.Exit.measure=@SoftmaxGap', 'Exit.measure is @SoftmaxGap; expected @SoftmaxGap() or '),
@@ -391,6 +393,9 @@ def test_an_option_that_is_said_once_is_in_help_flags_gin_and_the_document(mine)
             'source': source_hash(mine.Mine),
             'gain': 0.75,
         }
+    certificate = calibrate([[0.0]] * 50, [Point(to_json(decoding), 0.5)], 0.5, 0.05)
+    certified = Certificate.from_json(certificate.to_json()).decoding
+    assert certified == to_json(decoding) and from_json(certified, classes=[mine.Mine]) == decoding
     assert 'gain' not in to_json(made(*chosen))['exit']['measure']
     assert '--gain' not in helped() and '--gain' in refusal('--gain', '0.75')
 
@@ -436,6 +441,16 @@ def test_a_class_that_cannot_be_taken_is_refused_in_one_line(mine, flags, messag
     assert message in refusal(*flags.split())
 
 
+def test_a_sub_command_takes_flags_of_classes_of_ones_own(mine):
+    parser = Parser(prog='calm')
+    sub = parser.add_subparsers(dest='command').add_parser('generate')
+    decode_flags.add_decoding(sub)
+    args, unknown = parser.parse_known_args(
+        ['generate', '--measure', 'my_decisions:Mine', '--threshold', '.5', '--gain', '.75']
+    )
+    assert unknown == [] and decode_flags.decoding_of(args, Model()).exit.measure.gain == 0.75
+
+
 def test_a_class_that_comes_along_may_be_named_by_where_it_is():
     assert document(
         '--measure', 'calm_jax.depth.confidence:SoftmaxGap', '--threshold', '.5', '--vocabulary', 'fixed'
@@ -475,3 +490,9 @@ def test_what_was_said_is_json(mine):
     )
     assert json.loads(json.dumps(said)) == said
     assert said['exit']['measure']['gain'] == 0.5 and said['plan'] == {'class': 'uniform', 'of': '2'}
+
+
+def test_flags_of_decoding_are_typed_again_as_they_are_read(mine):
+    flags = ['--num_beams', '3', '--early_stopping', 'false', '--plan', 'my_decisions:Half', '--first', 'true']
+    again = provenance.typed('generate', parsed(*flags)).split()[2:]
+    assert made(*again) == made(*flags) and set(again) == set(flags)

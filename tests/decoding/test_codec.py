@@ -231,6 +231,7 @@ def test_trained_arrays_are_the_checkpoints():
 
 MINE = """
 from calm_jax.depth.confidence import StaticDepth
+from calm_jax.depth.exits import Exit
 from calm_jax.depth.vocabulary import Whole
 from calm_jax.options import option
 from calm_jax.pytrees import pytree
@@ -243,6 +244,10 @@ class Mine(StaticDepth):
 @pytree
 class All(Whole):
     pass
+
+@pytree(static=('min_exit_layer',))
+class Late(Exit):
+    after: int = option(2)
 """
 
 
@@ -270,6 +275,24 @@ def test_a_class_of_ones_own_is_named_with_its_source_and_read_where_it_is_hande
     assert same(from_json(to_json(inner), classes=[module.All]), inner)
     with pytest.raises(ValueError, match='exit.measure: my_measures:All is no Measure'):
         from_json({'exit': {'measure': to_json(inner)['exit']['measure']['vocabulary']}}, classes=[module.All])
+
+
+def test_a_class_of_a_script_has_the_name_that_it_is_imported_by(mine, monkeypatch):
+    module, _ = mine
+    imported = to_json(Decoding(exit=Exit(module.Mine(), 0.5)))
+    monkeypatch.setitem(sys.modules, '__main__', module)
+    monkeypatch.setattr(module.Mine, '__module__', '__main__')
+    assert to_json(Decoding(exit=Exit(module.Mine(), 0.5))) == imported
+
+
+def test_a_subclass_of_what_is_always_of_one_class_is_not_written_as_that_class(mine):
+    module, _ = mine
+    decoding = Decoding(exit=module.Late(SoftmaxGap(), 0.5, after=3))
+    document = to_json(decoding)
+    assert document['exit']['class'] == 'my_measures:Late' and document['exit']['after'] == 3
+    assert same(from_json(document, classes=[module.Late]), decoding)
+    with pytest.raises(ValueError, match="exit: 'my_measures:Late' does not come along"):
+        from_json(document)
 
 
 def test_a_class_whose_file_has_changed_is_refused(mine):
