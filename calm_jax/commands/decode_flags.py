@@ -190,6 +190,7 @@ def _check_threshold(said: dict, document: dict, made: DecodeFlags) -> None:
 
 
 def _without_threshold(document: dict) -> dict:
+    """The document without λ, and without an exit of which it was all."""
     exit = {name: value for name, value in at(document, ('exit',)).items() if name != 'threshold'}
     others = {name: value for name, value in document.items() if name != 'exit'}
     return {**others, 'exit': exit} if exit or document.get('exit') == {} else others

@@ -353,6 +353,10 @@ class Mine(StaticDepth):
     steps: int = 2
 
 @pytree
+class Yours(StaticDepth):
+    gain: float = option(0.5, 'of another')
+
+@pytree
 class Sometimes(Gate):
     often: float = option(0.5, 'how often a layer runs')
 
@@ -424,7 +428,7 @@ def test_a_class_that_gin_registers_brings_its_flags_too(mine, tmp_path):
 @pytest.mark.parametrize(
     'flags, message',
     [
-        ('--measure my_decisions:Yours', 'cannot be imported'),
+        ('--measure my_decisions:Theirs', 'cannot be imported'),
         ('--measure my_decisions.nowhere:Mine', 'cannot be imported'),
         ('--measure nowhere:Mine', 'cannot be imported (No module named'),
         ('--measure :Mine', 'cannot be imported'),
@@ -449,6 +453,8 @@ def test_a_sub_command_takes_flags_of_classes_of_ones_own(mine):
         ['generate', '--measure', 'my_decisions:Mine', '--threshold', '.5', '--gain', '.75']
     )
     assert unknown == [] and decode_flags.decoding_of(args, Model()).exit.measure.gain == 0.75
+    again = parser.parse_args(['generate', '--measure', 'my_decisions:Mine', '--threshold', '.5', '--gain', '.25'])
+    assert decode_flags.decoding_of(again, Model()).exit.measure.gain == 0.25
 
 
 def test_a_class_that_comes_along_may_be_named_by_where_it_is():
@@ -462,6 +468,11 @@ def test_two_owners_of_one_flag_are_refused(monkeypatch):
     monkeypatch.setattr(taken, 'metadata', {options.KEY: dataclasses.replace(options.of(taken), flag='keep')})
     with pytest.raises(ValueError, match='--keep is an option of FixedPruning .* and of Uniform'):
         option_flags.flags(Layout())
+
+
+def test_two_measures_that_each_define_an_option_do_not_share_its_flag(mine):
+    with pytest.raises(ValueError, match='--gain is an option of Mine .* and of Yours'):
+        option_flags.flags(Layout([mine.Mine, mine.Yours]))
 
 
 def test_what_is_said_otherwise_than_a_document_is_named_by_its_flag():
