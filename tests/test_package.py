@@ -16,7 +16,7 @@ MAY_IMPORT = {
     'types': set(),
     'checks': set(),
     'formats': set(),
-    'options': set(),
+    'options': {'types', 'checks'},
     'files': set(),
     'schemas': set(),
     'pytrees': set(),
