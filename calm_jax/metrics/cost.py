@@ -62,13 +62,17 @@ def exact(config: TransformerConfig, source_tokens: Sequence[int], work: Work, p
     feed_forward = 2 * width * config.mlp_dim * (len(config.mlp_activations) + 1)
     prompt = _prompt_tokens(config, sources)
     pairs, blocks = _encoder_pairs(config, sources)
-    return Cost(
-        source=prefill.encoder_attention
-        * (sources * (queries_outputs + keys_values) + 4 * pairs * heads + blocks * keys_values)
+    encoder = (
+        prefill.encoder_attention * (sources * (queries_outputs + keys_values) + 4 * pairs * heads + blocks * keys_values)
         + prefill.encoder_feed_forward * sources * feed_forward
-        + prefill.prompt_attention * (prompt * queries_outputs + 2 * prompt * (prompt + 1) * heads)
+    )
+    prompt_reading = (
+        prefill.prompt_attention * (prompt * queries_outputs + 2 * prompt * (prompt + 1) * heads)
         + prefill.prompt_keys_values * prompt * keys_values
-        + prefill.prompt_feed_forward * prompt * feed_forward,
+        + prefill.prompt_feed_forward * prompt * feed_forward
+    )
+    return Cost(
+        source=encoder + prompt_reading,
         encoder_kv=prefill.cross_keys_values * sources * keys_values,
         decoder=np.sum(
             work.self_attention * (queries_outputs + 4 * _keys_read(prompt, work) * heads)
@@ -93,10 +97,10 @@ def elbayad(config: TransformerConfig, source_tokens: Sequence[int], work: Work,
     goes. The encoder is not counted, all heads together are taken to be d wide, the feed-forward to have two matrices. A
     decoder-only model has neither the 4d² of its cross-attention nor |x|, and t counts the prompt too.
 
-    All of it of what ran: q are layers as `layers` counts them. Logits are 2·d per id that was scored, by the measure or, where
-    it had not, at the exit (here `head`); the rest of FP, and of plan makers and gates, are their own counts (here `decisions`).
-    Layers called in a sequence are the most cross-attentions of one of its tokens, which with gates may be too few. With beams q
-    is of all sequences together, and N − q not below 0.
+    All of it is of what ran: q are layers as `layers` counts them. Logits are 2·d per id that was scored, by the measure or,
+    where it had scored none, at the exit (here `head`); the rest of FP, and what plan makers and gates cost, are their own
+    counts (here `decisions`). Layers called in a sequence are the most cross-attentions of any of its tokens: with gates, which
+    call unlike layers, at least. With beams q is of all sequences together, and N − q not below 0.
     The sum over an example's tokens, not their mean. Arguments and errors as `exact`.
     """
     sources, work, prefill = _checked(config, source_tokens, work, prefill)
