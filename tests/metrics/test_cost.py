@@ -178,6 +178,8 @@ def test_elbayad_of_a_decoder_only_model_leaves_out_the_source_and_counts_its_pr
     assert counted.decoder == 2 * (8 * 16 + 4 * 4 * 5 + 4 * 5 * 4) + 3 * (8 * 16 + 4 * 4 * 5 + 4 * 6 * 4)
     assert counted.keys_values == 1 * 4 * 16 and counted.head == 2 * 2 * 11 * 4
     assert counted.source == counted.encoder_kv == counted.decisions == 0
+    # the head is as published, of the model's width, whatever that of the embedding
+    assert cost.elbayad(OPT, [5], work, full_prefill(OPT)).head == 2 * 2 * 11 * 4
 
 
 def test_elbayad_of_half_a_plan_is_half_the_layers_and_not_full_depth():
