@@ -11,7 +11,8 @@ multiplied by, and the term that it goes to:
                sums G = ⌊S / block⌋ more keys: 4·S·G·A, and 4·G·D·K to project them. encoder_feed_forward: 2·S·D·F·(m + 1).
                Of a decoder-only model, for the S − 1 prompt tokens before the last: prompt_attention (S − 1)·4·D·A and
                2·(S − 1)·S·A, each token with itself and those before it; prompt_keys_values 4·(S − 1)·D·K;
-               prompt_feed_forward 2·(S − 1)·D·F·(m + 1)
+               prompt_feed_forward 2·(S − 1)·D·F·(m + 1); prompt_last, the last token through a whole layer,
+               4·D·A + 4·D·K + 4·S·A + 2·D·F·(m + 1)
   encoder_kv   cross_keys_values: 4·S·D·K, keys and values of the encoder's output
   decoder      in column t = 0, 1, …: self_attention 4·D·A + 4·(t + 1)·A, of a decoder-only model 4·(S + t)·A for the latter;
                cross_attention 4·D·A + 4·S·A; feed_forward 2·D·F·(m + 1)
@@ -70,6 +71,7 @@ def exact(config: TransformerConfig, source_tokens: Sequence[int], work: Work, p
         prefill.prompt_attention * (prompt * queries_outputs + 2 * prompt * (prompt + 1) * heads)
         + prefill.prompt_keys_values * prompt * keys_values
         + prefill.prompt_feed_forward * prompt * feed_forward
+        + prefill.prompt_last * (queries_outputs + keys_values + 4 * sources * heads + feed_forward)
     )
     return Cost(
         source=encoder + prompt_reading,
@@ -188,7 +190,7 @@ def _checked(config: TransformerConfig, source_tokens: Sequence[int], work: Work
             raise ValueError(f'{name} has a count of {count.min():g}; expected 0 or more')
     encoder, decoder = config.num_encoder_layers, config.num_decoder_layers
     cross, prompt = (0, decoder) if config.decoder_only else (decoder, 0)
-    for name, most in zip(PrefillWork._fields, (encoder, encoder, cross, prompt, prompt, prompt)):
+    for name, most in zip(PrefillWork._fields, (encoder, encoder, cross, prompt, prompt, prompt, prompt)):
         count = getattr(prefill, name)
         if (count > most).any():
             raise ValueError(f'prefill.{name} has a count of {count.max():g}; the model has {most} such layers')

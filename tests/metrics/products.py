@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Literal, jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 
 def products(function, *args):
@@ -39,8 +39,8 @@ def _run(jaxpr, inputs):
 
 def _other(equation, values):
     """An equation without a rule of its own: run as it stands, or what it calls where that is one jaxpr with products."""
-    bodies = [_closed(each) for each in jaxprs_in_params(equation.params)]
-    if not any(_multiplies(body.jaxpr) for body in bodies):
+    bodies = _bodies(equation)
+    if not any(_multiplies(body) for body in bodies):
         return 0, _as_it_stands(equation, values)
     if equation.primitive.name not in _CALLS:
         raise NotImplementedError(f'no rule for products inside {equation.primitive.name}')
@@ -73,7 +73,7 @@ def _while(equation, values):
     params = equation.params
     split = params['cond_nconsts'], params['cond_nconsts'] + params['body_nconsts']
     asked, constants, carry = values[: split[0]], values[split[0] : split[1]], values[split[1] :]
-    if _multiplies(params['cond_jaxpr'].jaxpr):
+    if _multiplies(params['cond_jaxpr']):
         raise NotImplementedError('no rule for products in the condition of a loop')
 
     def unfinished(state):
@@ -112,13 +112,15 @@ def _counted(jaxpr, inputs):
 
 
 def _multiplies(jaxpr):
-    """Whether a jaxpr holds a product anywhere, in whatever branch."""
+    """Whether a closed jaxpr holds a product anywhere, in whatever branch."""
     return any(
-        equation.primitive.name in ('dot_general', 'conv_general_dilated')
-        or any(_multiplies(_closed(each).jaxpr) for each in jaxprs_in_params(equation.params))
-        for equation in jaxpr.eqns
+        equation.primitive.name in ('dot_general', 'conv_general_dilated') or any(map(_multiplies, _bodies(equation)))
+        for equation in jaxpr.jaxpr.eqns
     )
 
 
-def _closed(jaxpr):
-    return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, ())
+def _bodies(equation):
+    """The closed jaxprs among the parameters of an equation."""
+    values = [each for value in equation.params.values() for each in (value if isinstance(value, tuple | list) else [value])]
+    bodies = [each for each in values if isinstance(each, Jaxpr | ClosedJaxpr)]
+    return [each if isinstance(each, ClosedJaxpr) else ClosedJaxpr(each, ()) for each in bodies]

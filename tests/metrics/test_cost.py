@@ -44,7 +44,7 @@ def full_prefill(config, rows=1):
     """PrefillWork of rows whose source or prompt ran every layer."""
     encoder, decoder = config.num_encoder_layers, config.num_decoder_layers
     cross, prompt = (0, decoder) if config.decoder_only else (decoder, 0)
-    return PrefillWork(*(np.full(rows, count) for count in (encoder, encoder, cross, prompt, prompt, prompt, 0)))
+    return PrefillWork(*(np.full(rows, count) for count in (encoder, encoder, cross, prompt, prompt, prompt, 0, 0)))
 
 
 # Of 5 source tokens and the third token of a row: A = 6, but 12 in GROUPED and 8 in LLAMA; K = 6, but 4 in LLAMA.
@@ -74,6 +74,7 @@ PRICES = [
     (LLAMA, 'prefill.prompt_attention', 'source', 4 * 2 * (2 * 4 * 8) + 10 * 2 * (2 * 8)),
     (LLAMA, 'prefill.prompt_keys_values', 'source', 4 * 2 * (2 * 4 * 4)),
     (LLAMA, 'prefill.prompt_feed_forward', 'source', 4 * 3 * (2 * 4 * 5)),
+    (LLAMA, 'prefill.prompt_last', 'source', 2 * (2 * 4 * 8) + 2 * (2 * 4 * 4) + 2 * (2 * 5 * 8) + 3 * (2 * 4 * 5)),
     (OPT, 'work.head_ids', 'head', 2 * 3),
     (OPT, 'work.head_states', 'head', 2 * 4 * 3),
     # 3 + 4 + 5 + 4 + 3 keys within reach; with sums of 2 blocks, which are projected too, 2 more for each
@@ -272,6 +273,7 @@ def test_counts_are_exact_where_they_pass_the_range_of_int32():
         (LLAMA, {'encoder_feed_forward': np.array([1, 0])}, 'encoder_feed_forward has a count of 1; the model has 0'),
         (LLAMA, {'cross_keys_values': np.array([1, 0])}, 'cross_keys_values has a count of 1; the model has 0'),
         (LLAMA, {'prompt_keys_values': np.array([4, 0])}, 'prompt_keys_values has a count of 4; the model has 3'),
+        (LLAMA, {'prompt_last': np.array([0, 4])}, 'prompt_last has a count of 4; the model has 3'),
         (LLAMA, {'cross_attention': np.ones((2, 3))}, 'work.cross_attention is not 0; a decoder-only model has none'),
     ],
 )
