@@ -19,7 +19,8 @@ multiplied by, and the term that it goes to:
   keys_values  keys_values: 4·D·K, of self-attention, the token's own and those it made up for earlier ones
   decisions    decisions, of the plan maker and of measures and gates: D
   head         head_ids: 2·E; head_states: 2·D·E where states are projected to the embedding's width, else 0
-Not counted: embeddings (a look-up), norms, activations, softmaxes, residuals, biases, relative positions, the argmax.
+Not counted: embeddings (a look-up), norms, activations, softmaxes, residuals, biases, relative positions, the argmax, an
+oracle's look-ahead, keys and values that are computed and then read by nobody.
 
 The sequences of a beam search count together in their row's columns, those past the chosen one's end too.
 """

@@ -1,7 +1,7 @@
 """Work is counted where it is done: the operations of a decode are the matrix products that its program multiplies.
 
-Of one row without padding, so that what the batch runs is what the row needs. Two things are as shaped and not as needed: a step
-reads the whole ring of its caches, and a prompt all pairs of its positions; those are added to the count here.
+Of one row without padding, so that what the batch runs is what the row needs. Two things are as shaped and not as needed: a
+step reads the whole ring of its caches, and a prompt all pairs of its positions; those are added to the count here.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ import pytest
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import program
-from calm_jax.decoding.propagation import Eager, FirstState, Lazy
-from calm_jax.depth.confidence import Classifier, Measure, SoftmaxMax
+from calm_jax.decoding.propagation import Eager, Lazy
+from calm_jax.depth.confidence import Measure, SoftmaxMax
 from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import ScriptedGate
@@ -65,8 +65,6 @@ def exits(measure=ScriptedExit(np.array([1, 3, 1, 2, 3, 1])), **options):
 
 
 GATE = ScriptedGate(np.random.default_rng(1).random((TOKENS, 3, 3)) < 0.6)
-WHOLE_GATE = ScriptedGate(np.random.default_rng(2).random((TOKENS, 3)) < 0.6)
-KERNEL = Classifier(np.linspace(-2, 2, 8, dtype=np.float32)[:, None], np.zeros(1, np.float32))
 FIXED = FixedPruning(keep=5, pruning_layer=1)
 DECAYING = DecayingPruning(keep_least=3, pruning_layer=1, partition='full')
 
@@ -74,22 +72,14 @@ CASES = {
     'full depth': (T5, {}),
     'exits': (T5, {'exit': exits()}),
     'exits, eager': (T5, {'exit': exits(), 'propagation': Eager()}),
-    'exits, first state': (T5, {'exit': exits(), 'propagation': FirstState(window=1)}),
-    'exits by classifier': (T5, {'exit': exits(KERNEL)}),
-    'exits by softmax': (T5, {'exit': Exit(SoftmaxMax(), threshold=0.3, min_exit_layer=2)}),
     'exits by softmax, pruned': (T5, {'exit': Exit(SoftmaxMax(FIXED), threshold=0.4)}),
     'exits by contrast, pruned': (T5, {'exit': Exit(WeightedContrast(DECAYING), threshold=0.2)}),
-    'gates': (T5, {'gate': WHOLE_GATE}),
     'gates of sub-layers': (T5, {'gate': GATE}),
-    'a plan': (T5, {'plan': DrawnPlan()}),
     'a plan after a layer': (T5, {'plan': DrawnPlan(after=1)}),
     'all together': (T5, {'exit': Exit(SoftmaxMax(FIXED), threshold=0.4), 'gate': GATE, 'plan': DrawnPlan(after=1)}),
-    'beams': (T5, {'choice': Beam(size=3)}),
     'beams within a plan': (T5, {'choice': Beam(size=3), 'plan': DrawnPlan()}),
-    'decoder-only': (LLAMA, {}),
     'decoder-only, a plan after a layer': (LLAMA, {'plan': DrawnPlan(after=1)}),
     'decoder-only, all together': (LLAMA, {'exit': exits(), 'gate': GATE, 'plan': DrawnPlan(after=2)}),
-    'decoder-only, beams within a plan': (LLAMA, {'choice': Beam(size=3), 'plan': DrawnPlan()}),
     'decoder-only, a narrower head': (OPT, {'exit': Exit(SoftmaxMax(FIXED), threshold=0.4)}),
 }
 

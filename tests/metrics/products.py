@@ -1,10 +1,9 @@
-"""What a traced computation multiplies when it runs: the matrix products of its branches taken and its loops' rounds."""
+"""What a program multiplies when it runs: the matrix products of the branches it takes and the rounds of its loops."""
 
 import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 
@@ -13,43 +12,60 @@ def products(function, *args):
 
     2·M·N·K for each product and batch of it, as shaped, padding and all, in dot_general (matmul, einsum) and convolutions. Of
     a `cond` those of the branch that is taken, of a `while_loop` or `scan` those of each round. args: pytrees of arrays.
+
+    The function is traced, and its equations run one after the other: what is compiled is each kind of equation, once.
     """
     jaxpr, result = jax.make_jaxpr(function, return_shape=True)(*args)
-
-    @jax.jit
-    def run(leaves):
-        count, values = _run(jaxpr, leaves)
-        return jnp.asarray(count, jnp.int32), values
-
-    count, values = run(jax.tree.leaves(args))
-    return int(count), jax.tree.unflatten(jax.tree.structure(result), values)
+    total, values = _run(jaxpr, jax.tree.leaves(args))
+    return total, jax.tree.unflatten(jax.tree.structure(result), values)
 
 
 def _run(jaxpr, inputs):
-    """(products, outputs) of a closed jaxpr. The count is a number where no branch decides it, else a traced int32."""
+    """(operations, outputs) of a closed jaxpr."""
     known = dict(zip((*jaxpr.jaxpr.constvars, *jaxpr.jaxpr.invars), (*jaxpr.consts, *inputs), strict=True))
     total = 0
-    for equation in jaxpr.eqns:
+    for equation in jaxpr.jaxpr.eqns:
         values = [each.val if isinstance(each, Literal) else known[each] for each in equation.invars]
-        count, outputs = _RULES.get(equation.primitive.name, _other)(equation, values)
-        total += count
+        operations, outputs = _RULES.get(equation.primitive.name, _other)(equation, values)
+        total += operations
         known.update(zip(equation.outvars, outputs, strict=True))
     return total, [each.val if isinstance(each, Literal) else known[each] for each in jaxpr.jaxpr.outvars]
 
 
-def _other(equation, values):
-    """An equation without a rule of its own: run as it stands, or what it calls where that is one jaxpr with products."""
-    bodies = _bodies(equation)
-    if not any(_multiplies(body) for body in bodies):
-        return 0, _as_it_stands(equation, values)
-    if equation.primitive.name not in _CALLS:
-        raise NotImplementedError(f'no rule for products inside {equation.primitive.name}')
-    return _run(bodies[0], values)
+def _call(equation, values):
+    (body,) = _bodies(equation)
+    return _run(body, values)
 
 
-def _as_it_stands(equation, values):
-    outputs = equation.primitive.bind(*values, **equation.primitive.get_bind_params(equation.params))
-    return outputs if equation.primitive.multiple_results else [outputs]
+def _cond(equation, values):
+    return _run(equation.params['branches'][int(values[0])], values[1:])
+
+
+def _while(equation, values):
+    params = equation.params
+    asked, values = values[: params['cond_nconsts']], values[params['cond_nconsts'] :]
+    constants, carry = values[: params['body_nconsts']], values[params['body_nconsts'] :]
+    total, (goes_on,) = _run(params['cond_jaxpr'], [*asked, *carry])
+    while goes_on:
+        round_, carry = _run(params['body_jaxpr'], [*constants, *carry])
+        condition, (goes_on,) = _run(params['cond_jaxpr'], [*asked, *carry])
+        total += round_ + condition
+    return total, carry
+
+
+def _scan(equation, values):
+    params = equation.params
+    last = params['num_consts'] + params['num_carry']
+    constants, carry, scanned = values[: params['num_consts']], values[params['num_consts'] : last], values[last:]
+    total, rounds = 0, range(params['length'])
+    stacked = [[None] * params['length'] for _ in equation.outvars[params['num_carry'] :]]
+    for i in reversed(rounds) if params['reverse'] else rounds:
+        operations, outputs = _run(params['jaxpr'], [*constants, *carry, *(each[i] for each in scanned)])
+        total, carry = total + operations, outputs[: params['num_carry']]
+        for column, value in zip(stacked, outputs[params['num_carry'] :]):
+            column[i] = value
+    shapes = [each.aval for each in equation.outvars[params['num_carry'] :]]
+    return total, [*carry, *(jnp.stack(c) if c else jnp.zeros(s.shape, s.dtype) for c, s in zip(stacked, shapes))]
 
 
 def _product(equation, values):
@@ -64,51 +80,26 @@ def _convolution(equation, values):
     return 2 * out.aval.size * math.prod(kernel) // features, _as_it_stands(equation, values)
 
 
-def _cond(equation, values):
-    branches = [lambda *args, branch=branch: _counted(branch, args) for branch in equation.params['branches']]
-    return lax.switch(values[0], branches, *values[1:])
+def _other(equation, values):
+    if any(_multiplies(body) for body in _bodies(equation)):
+        raise NotImplementedError(f'no rule for products inside {equation.primitive.name}')
+    return 0, _as_it_stands(equation, values)
 
 
-def _while(equation, values):
-    params = equation.params
-    split = params['cond_nconsts'], params['cond_nconsts'] + params['body_nconsts']
-    asked, constants, carry = values[: split[0]], values[split[0] : split[1]], values[split[1] :]
-    if _multiplies(params['cond_jaxpr']):
-        raise NotImplementedError('no rule for products in the condition of a loop')
-
-    def unfinished(state):
-        return _run(params['cond_jaxpr'], [*asked, *state[1]])[1][0]
-
-    def body(state):
-        count, outputs = _counted(params['body_jaxpr'], [*constants, *state[1]])
-        return state[0] + count, outputs
-
-    return lax.while_loop(unfinished, body, (jnp.int32(0), carry))
-
-
-def _scan(equation, values):
-    params = equation.params
-    split = params['num_consts'], params['num_consts'] + params['num_carry']
-    constants, carry, scanned = values[: split[0]], values[split[0] : split[1]], values[split[1] :]
-
-    def body(state, each):
-        count, outputs = _counted(params['jaxpr'], [*constants, *state[1], *each])
-        return (state[0] + count, outputs[: params['num_carry']]), outputs[params['num_carry'] :]
-
-    (count, carry), stacked = lax.scan(
-        body, (jnp.int32(0), carry), scanned, length=params['length'], reverse=params['reverse'], unroll=params['unroll']
-    )
-    return count, [*carry, *stacked]
-
-
-_RULES = {'dot_general': _product, 'conv_general_dilated': _convolution, 'cond': _cond, 'while': _while, 'scan': _scan}
 _CALLS = ('jit', 'pjit', 'closed_call', 'remat2', 'checkpoint', 'custom_jvp_call', 'custom_vjp_call')
+_RULES = {
+    **dict.fromkeys(_CALLS, _call),
+    'cond': _cond,
+    'while': _while,
+    'scan': _scan,
+    'dot_general': _product,
+    'conv_general_dilated': _convolution,
+}
 
 
-def _counted(jaxpr, inputs):
-    """`_run` with the count as an array, as all branches and rounds must give it."""
-    count, outputs = _run(jaxpr, inputs)
-    return jnp.asarray(count, jnp.int32), outputs
+def _as_it_stands(equation, values):
+    outputs = equation.primitive.bind(*values, **equation.primitive.get_bind_params(equation.params))
+    return outputs if equation.primitive.multiple_results else [outputs]
 
 
 def _multiplies(jaxpr):
