@@ -4,6 +4,8 @@ import argparse
 import importlib
 import sys
 
+from calm_jax import __version__
+
 # Said here and not in the commands' files, so that the list of commands imports none of them.
 COMMANDS = {
     'demo': 'calibrate and decode with a small trained model that comes along',
@@ -25,7 +27,7 @@ def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     name = argv[0] if argv else None
     parser = _OneLineParser(prog='calm', description='Adaptive-depth text generation with guarantees.')
-    parser.add_argument('--version', action='version', version=_version())
+    parser.add_argument('--version', action='version', version=f'calm_jax {__version__}')
     subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     command = chosen = None
     for each, summary in COMMANDS.items():
@@ -84,15 +86,6 @@ def _out_of_memory(error) -> bool:
         and isinstance(error, jax.errors.JaxRuntimeError)
         and ('resource_exhausted' in text or 'out of memory' in text)
     )
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    try:
-        return f'calm_jax {metadata.version("calm_jax")}'
-    except metadata.PackageNotFoundError:  # a checkout that was never installed runs too
-        return 'calm_jax (not installed)'
 
 
 if __name__ == '__main__':
