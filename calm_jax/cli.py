@@ -40,13 +40,14 @@ def main(argv=None) -> int:
     args = None
     try:
         args, unknown = parser.parse_known_args(argv)
+        assert command is not None and chosen is not None  # parsing refused any other name
         if unknown:
             chosen.error(f'unrecognized arguments: {" ".join(unknown)}')
         command.run(args)
     except SystemExit as stop:  # argparse: --help is 0, a wrong flag is 2
-        return stop.code or 0
+        return int(stop.code or 0)
     except (ValueError, OSError) as error:
-        said = f'{error.filename}: {error.strerror}' if getattr(error, 'filename', None) else str(error)
+        said = f'{error.filename}: {error.strerror}' if isinstance(error, OSError) and error.filename else str(error)
         print(f'calm {name}: {" ".join(said.split())}', file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:

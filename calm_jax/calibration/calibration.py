@@ -144,7 +144,7 @@ class Calibration:
         the decode `settings`, the calibration `data` (its `name` goes into the guarantee), the `environment`.
         `Certificate.covers` compares it with a later run.
         """
-        if not self._tested:
+        if self._rows is None:
             raise ValueError('nothing was tested yet: observe the losses of the first threshold')
         tolerances = {risk: self._tolerance_of(risk) for risk in self._rows[0]}
         rejected, chosen = choose(self._grid, self._procedure, self._epsilon / self._joint)
@@ -258,13 +258,15 @@ def calibrate(
 def _untested(thresholds: Sequence[float], settings: Sequence[Mapping] | None) -> list[Point]:
     """The grid before any test; ValueError for a threshold that is no finite number, or a point given twice."""
     thresholds = [float(threshold) for threshold in thresholds]
-    settings = plain([{} for _ in thresholds] if settings is None else [dict(each) for each in settings], 'settings')
+    plain_settings: list[dict] = plain(
+        [{} for _ in thresholds] if settings is None else [dict(each) for each in settings], 'settings'
+    )
     if not thresholds or not all(map(math.isfinite, thresholds)):
         raise ValueError(f'thresholds: expected finite numbers, one or more, found {thresholds}')
-    if len(settings) != len(thresholds):
-        raise ValueError(f'settings: expected one for each of {len(thresholds)} thresholds, found {len(settings)}')
+    if len(plain_settings) != len(thresholds):
+        raise ValueError(f'settings: expected one for each of {len(thresholds)} thresholds, found {len(plain_settings)}')
     grid = []
-    for threshold, setting in zip(thresholds, settings):
+    for threshold, setting in zip(thresholds, plain_settings):
         point = Point(threshold, setting, mean_loss=None, p_value=None, rejected=False, parts={})
         if point in grid:
             raise ValueError(f'thresholds: {threshold:g} is given twice; expected each setting once, in test order')

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from calm_jax.calibration.procedures import bonferroni, fixed_sequence
 
@@ -86,7 +87,8 @@ class Certificate:
             raise ValueError(f'{name}: expected a list of points as "grid"')
         for index, point in enumerate(content['grid']):
             _check_fields(point, Point, f'{name}: grid point {index}')
-        certificate = cls(**content | {'grid': tuple(Point(**point) for point in content['grid'])})
+        fields: dict[str, Any] = content | {'grid': tuple(Point(**point) for point in content['grid'])}
+        certificate = cls(**fields)
         certificate._check_consistent(name)
         # Last, so that a fault with a name is said by it. This is no seal: it finds edits and damage, not forgery.
         if digest != expected:
@@ -171,11 +173,11 @@ def described(description: Mapping, name: str) -> dict:
     """A description of a run, plain, with `settings` and `environment` as objects ({} if absent); ValueError if not."""
     if not isinstance(description, Mapping):
         raise ValueError(f'{name}: expected a mapping, found {description!r}')
-    description = plain(dict(description), name)
+    content: dict = plain(dict(description), name)
     for part in ('settings', 'environment'):
-        if not isinstance(description.setdefault(part, {}), dict):
-            raise ValueError(f'{name}: expected a mapping as "{part}", found {description[part]!r}')
-    return description
+        if not isinstance(content.setdefault(part, {}), dict):
+            raise ValueError(f'{name}: expected a mapping as "{part}", found {content[part]!r}')
+    return content
 
 
 def _check_fields(content, kind: type, name: str) -> None:

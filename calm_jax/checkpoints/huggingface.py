@@ -280,7 +280,8 @@ def _write_weights(path, weights, params, dtype, watch=iter):
     write tensors that are all in memory at once.
     """
     leaves = {'/'.join(names): leaf for names, leaf in trees.flatten(params)}
-    header, offset, sizes = {'__metadata__': {'format': 'pt'}}, 0, {}
+    header: dict[str, dict] = {'__metadata__': {'format': 'pt'}}
+    offset, sizes = 0, {}
     for weight in weights:
         parts = [leaves[path] for path in weight.paths]
         stored = jnp.dtype(dtype or parts[0].dtype)
@@ -298,7 +299,7 @@ def _write_weights(path, weights, params, dtype, watch=iter):
         for weight in watch(weights):
             array = np.concatenate([trees.cast(leaves[path], dtype, path) for path in weight.paths], axis=-1)
             file.write(np.ascontiguousarray(as_published(weight, array)).view(np.uint8).data)
-    return max(sizes, key=sizes.get)
+    return max(sizes, key=sizes.__getitem__)
 
 
 def _write_json(path, value):

@@ -120,9 +120,9 @@ def read_config(directory):
     unknown = sorted(set(fields) - known)
     if unknown:
         raise ValueError(f'{path}: unknown fields {", ".join(unknown)}; written by a newer version of calm_jax?')
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     try:
-        return TransformerConfig(**fields)
+        return TransformerConfig(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f'{path}: {str(error).splitlines()[0]}') from None
 
@@ -177,7 +177,7 @@ def parameter_shapes(config):
     return types.MappingProxyType({'/'.join(path): tuple(leaf.shape) for path, leaf in trees.flatten(abstract)})
 
 
-def read_json(path):
+def read_json(path) -> dict[str, Any]:
     """A JSON object; a damaged file is one line."""
     try:
         value = json.loads(path.read_text())

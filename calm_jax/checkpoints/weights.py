@@ -54,13 +54,14 @@ def assemble(directory, config, weights, where, dtype):
     weights = list(weights)
     stored = {name: tensor.shape for name, tensor in where.items()}
     sources = {
-        weight.name: next((name for name in (weight.name, *weight.duplicates) if name in where), None) for weight in weights
+        weight.name: next((name for name in (weight.name, *weight.duplicates) if name in where), weight.name)
+        for weight in weights
     }
     shapes = native.parameter_shapes(config)
     expected = {}
     for weight in weights:
         shape = published_shape(weight, [shapes[path] for path in weight.paths])
-        expected[sources[weight.name] or weight.name] = shape
+        expected[sources[weight.name]] = shape
         expected |= {name: shape for name in weight.duplicates if name in where}
     if problems := trees.differences(expected, stored):
         raise ValueError(f'{directory}: the weights do not match config.json: {problems}')

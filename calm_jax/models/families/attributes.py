@@ -1,13 +1,14 @@
 """Reading a published configuration: every attribute is understood or refused by name."""
 
 import dataclasses
+from typing import Any
 
 from calm_jax.models.config import TransformerConfig
 
 _TYPES = {field.name: field.type for field in dataclasses.fields(TransformerConfig)}
 
 
-def fields_of(published, attributes, *, fixed=(), without_effect=(), by_hand=()):
+def fields_of(published, attributes, *, fixed=(), without_effect=(), by_hand=()) -> dict[str, Any]:
     """Fields of TransformerConfig from a published configuration (a dict).
 
     attributes: {published name: (our field, what leaving it out means, or None where it may not be left out)}.
@@ -31,14 +32,14 @@ def fields_of(published, attributes, *, fixed=(), without_effect=(), by_hand=())
     }
 
 
-def number(name, value, kind=int):
+def number(name, value, kind: Any = int) -> Any:
     """A published value as a number of `kind`. Raises ValueError for one that is none."""
     if isinstance(value, bool) or not isinstance(value, (int, kind)):
         raise ValueError(f'{name} is {value!r}; expected a number')
     return kind(value)
 
 
-def one_of(name, value, table):
+def one_of(name, value, table) -> Any:
     """What a published value means. Raises ValueError for one that is not in the table."""
     if not isinstance(value, str) or value not in table:
         raise ValueError(f'{name} is {value!r}; expected one of {", ".join(table)}')
@@ -53,7 +54,7 @@ def published_as(what, value, table):
     return names[value]
 
 
-def eos_ids(published, default):
+def eos_ids(published, default) -> dict[str, Any]:
     """Our fields of the ids that end a sequence: published are one or several."""
     value = published.get('eos_token_id')
     ids = [default] if value is None else value if isinstance(value, list) else [value]

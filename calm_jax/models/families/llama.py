@@ -1,6 +1,7 @@
 """LLaMA 1, 2 and 3: Touvron et al. 2023, Grattafiori et al. 2024."""
 
 import re
+from typing import Any
 
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.families.attributes import eos_ids, fields_of, number, one_of, pad_id, published_as, published_eos, require
@@ -67,7 +68,7 @@ def config_from_published(published, tensors):
     )
 
 
-def _rotation(published):
+def _rotation(published) -> dict[str, Any]:
     """Our fields of the rotation; recent files keep all of it in `rope_parameters`."""
     rotation = {
         'rope_theta': published.get('rope_theta', 10_000.0),
