@@ -17,8 +17,7 @@ def new_directory(path, overwrite=False, marker='config.json'):
     finger in `--output` must not delete somebody's home. A process killed outright leaves its temporary sibling, whose
     hidden name ends in .tmp; killed at the very moment of a replacement, it leaves the old directory as a sibling in .old.
 
-    Raises:
-      FileExistsError: `path` exists and `overwrite` is false, or it exists and is not a checkpoint.
+    Raises FileExistsError where `path` exists and `overwrite` is false, or it exists and is not a checkpoint.
     """
     path = pathlib.Path(os.path.abspath(path))
     if path.exists() or path.is_symlink():

@@ -56,9 +56,8 @@ def read(directory, dtype='float32', tokenizer=None, pending=False):
     tokenizer: a folder that holds it, where it is not the model's own. pending: leave the parameters in their files, each
     to be read when it is used (`weights.Pending`).
 
-    Raises:
-      FileNotFoundError: config.json, the weights or the tokenizer are not there.
-      ValueError: the model is not understood, or its files are damaged or do not belong together.
+    Raises FileNotFoundError where config.json, the weights or the tokenizer are not there; ValueError where the model is not
+    understood, or its files are damaged or do not belong together.
     """
     directory = pathlib.Path(directory).absolute()
     path = directory / 'config.json'
@@ -87,9 +86,8 @@ def write(directory, checkpoint, *, dtype=None, overwrite=False, watch=iter):
     `dtype` converts the weights; None keeps theirs. Heads have no place in the published format and stay behind.
     `watch` passes the weights on, as a progress bar does.
 
-    Raises:
-      FileExistsError: `directory` is taken.
-      ValueError: no published family has such a configuration; a number does not fit `dtype`.
+    Raises FileExistsError where `directory` is taken; ValueError where no published family has such a configuration, or a
+    number does not fit `dtype`.
     """
     config = checkpoint.config
     native.check(str(directory), config, checkpoint.params, checkpoint.tokenizer)
@@ -264,7 +262,7 @@ def _unpickle(path):
 
 def _torch():
     try:
-        import torch  # of the extra [hf]; nothing else needs it
+        import torch  # pyright: ignore[reportMissingImports]  # optional; nothing else needs it
     except ImportError:
         raise ValueError(
             'weights that torch saved (.bin) need torch: pip install torch, or save the model again as safetensors'

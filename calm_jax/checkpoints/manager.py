@@ -21,13 +21,9 @@ from calm_jax.checkpoints import trees
 class Manager:
     """Saves and restores the steps of one training run through orbax.
 
-    Args:
-      directory: created when missing.
-      keep: how many of the latest steps stay on disk.
+    directory: created when missing. keep: how many of the latest steps stay on disk.
 
-    Raises:
-      ValueError: `keep` is less than 1.
-      FileExistsError: `directory` is a file.
+    Raises ValueError where `keep` is less than 1; FileExistsError where `directory` is a file.
     """
 
     def __init__(self, directory, keep=2):
@@ -63,9 +59,8 @@ class Manager:
     def restore(self, like, step=None):
         """The tree saved as `step` (default: the latest), with the structure, dtypes and shardings of `like`.
 
-        Raises:
-          FileNotFoundError: there is no such step.
-          ValueError: the step is damaged, or does not have the structure of `like`.
+        Raises FileNotFoundError where there is no such step; ValueError where it is damaged, or does not have the structure
+        of `like`.
         """
         self.wait()
         steps = sorted(self._manager.all_steps())

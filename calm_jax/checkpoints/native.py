@@ -41,19 +41,16 @@ class Checkpoint(NamedTuple):
 def save(directory, config, params, tokenizer, heads=None, generation=None, *, dtype=None, overwrite=False, watch=iter):
     """Writes a native checkpoint: complete in a temporary sibling first, then renamed to `directory`.
 
-    Args:
-      directory: must not exist or be empty, unless `overwrite` (and then it must hold a checkpoint).
-      config: TransformerConfig; `params` and `tokenizer` are checked against it.
-      params: nested dict of arrays, or of what an array is made of one at a time.
-      tokenizer: `calm_jax.data.tokenizers.Tokenizer`.
-      heads: nested dict of arrays, or None.
-      generation: dict of decoding defaults, or None.
-      dtype: stores the floating-point parameters as this type, e.g. 'float16'; heads keep their own.
-      watch: passes the parameters on, as a progress bar does.
+    directory: must not exist or be empty, unless `overwrite` (and then it must hold a checkpoint).
+    config: TransformerConfig; `params` and `tokenizer` are checked against it.
+    params: nested dict of arrays, or of what an array is made of one at a time.
+    tokenizer: `calm_jax.data.tokenizers.Tokenizer`.
+    heads: nested dict of arrays, or None. generation: dict of decoding defaults, or None.
+    dtype: stores the floating-point parameters as this type, e.g. 'float16'; heads keep their own.
+    watch: passes the parameters on, as a progress bar does.
 
-    Raises:
-      FileExistsError: `directory` is taken.
-      ValueError: params, heads or tokenizer do not match config; a number does not fit `dtype`.
+    Raises FileExistsError where `directory` is taken; ValueError where params, heads or tokenizer do not match config, or a
+    number does not fit `dtype`.
     """
     check(str(directory), config, params, tokenizer, heads)
     with atomic.new_directory(directory, overwrite) as temporary:
@@ -71,9 +68,8 @@ def load(directory, dtype='float32'):
 
     Heads stay as stored: they are tiny, and confidence is float32.
 
-    Raises:
-      FileNotFoundError: `directory` is no native checkpoint, or lacks a part.
-      ValueError: a part is damaged, or the parts do not belong together.
+    Raises FileNotFoundError where `directory` is no native checkpoint or lacks a part; ValueError where a part is damaged, or
+    the parts do not belong together.
     """
     directory = pathlib.Path(directory).absolute()
     config = read_config(directory)

@@ -33,9 +33,8 @@ def read(directory, tokenizer, dtype='float32', pending=False):
     tokenizer: a folder that holds one, since t5x keeps it elsewhere. pending: leave the parameters in their files, each to be
     read when it is used. The optimizer's state is left alone.
 
-    Raises:
-      FileNotFoundError: a part of the checkpoint or the tokenizer is not there.
-      ValueError: the checkpoint is damaged, or holds parameters that are not understood.
+    Raises FileNotFoundError where a part of the checkpoint or the tokenizer is not there; ValueError where the checkpoint is
+    damaged, or holds parameters that are not understood.
     """
     directory = pathlib.Path(directory).absolute()
     if tokenizer is None:

@@ -42,8 +42,7 @@ def fingerprint(tree):
 def cast(array, dtype, name):
     """`array` as numpy of `dtype` when it holds floating-point numbers; integers and booleans keep theirs.
 
-    Raises:
-      ValueError: a finite number that `dtype` cannot hold would become infinite (float16 ends at 65504).
+    Raises ValueError where a finite number that `dtype` cannot hold would become infinite (float16 ends at 65504).
     """
     array = np.asarray(array)
     if dtype is None or not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype == jnp.dtype(dtype):
@@ -82,9 +81,7 @@ def read(directory, dtype=None):
 
     The cast happens array by array while reading; the tree is never held twice.
 
-    Raises:
-      FileNotFoundError: no tree was written there.
-      ValueError: its files are damaged.
+    Raises FileNotFoundError where no tree was written there; ValueError where its files are damaged.
     """
     import orbax.checkpoint as ocp
 
