@@ -5,10 +5,11 @@ import os
 import pathlib
 import secrets
 import shutil
+from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def new_directory(path, overwrite=False, marker='config.json'):
+def new_directory(path: str | os.PathLike, overwrite: bool = False, marker: str = 'config.json') -> Iterator[pathlib.Path]:
     """Yields a temporary sibling of `path`, and renames it to `path` when the block ends without an exception.
 
     Whatever happens inside the block, `path` holds either what it held before or everything that was written: a

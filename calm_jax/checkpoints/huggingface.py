@@ -6,14 +6,17 @@ reader for weights alone; writing makes one file.
 """
 
 import json
+import os
 import pathlib
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 import safetensors
 
 from calm_jax.checkpoints import atomic, native, trees
@@ -39,7 +42,7 @@ _OFF = {'num_beams': 1, 'length_penalty': 1.0, 'early_stopping': False, 'no_repe
 _CODES = {name: code for code, name in _DTYPES.items()}
 
 
-def is_published(directory):
+def is_published(directory: str | os.PathLike) -> bool:
     """Whether `directory` holds a published model's config.json (nothing else of it is checked)."""
     try:
         return 'model_type' in json.loads((pathlib.Path(directory) / 'config.json').read_text())
@@ -47,7 +50,12 @@ def is_published(directory):
         return False
 
 
-def read(directory, dtype='float32', tokenizer=None, pending=False):
+def read(
+    directory: str | os.PathLike,
+    dtype: npt.DTypeLike | None = 'float32',
+    tokenizer: str | os.PathLike | None = None,
+    pending: bool = False,
+) -> native.Checkpoint:
     """Reads a published model as a `native.Checkpoint`; floating-point weights become `dtype` (None keeps what is stored).
 
     Every tensor in the files must be known, and every known tensor must be there with its shape; what a family stores twice
@@ -74,13 +82,20 @@ def read(directory, dtype='float32', tokenizer=None, pending=False):
         config = families.config_from_published(published, where)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    tokenizer = _read_tokenizer(directory, family) if tokenizer is None else tokenizers.load_tokenizer(tokenizer)
+    text_tokenizer = _read_tokenizer(directory, family) if tokenizer is None else tokenizers.load_tokenizer(tokenizer)
     params = assemble(directory, config, family.weight_map(config), where, dtype)
-    native.check(str(directory), config, params, tokenizer)
-    return native.Checkpoint(config, params if pending else loaded(params), tokenizer, None, generation)
+    native.check(str(directory), config, params, text_tokenizer)
+    return native.Checkpoint(config, params if pending else loaded(params), text_tokenizer, None, generation)
 
 
-def write(directory, checkpoint, *, dtype=None, overwrite=False, watch=iter):
+def write(
+    directory: str | os.PathLike,
+    checkpoint: native.Checkpoint,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    overwrite: bool = False,
+    watch: Callable[[list], Iterable] = iter,
+) -> None:
     """Writes a published model directory, whole or not at all; reading it back gives the same bits.
 
     `dtype` converts the weights; None keeps theirs. Heads have no place in the published format and stay behind.
@@ -103,9 +118,8 @@ def write(directory, checkpoint, *, dtype=None, overwrite=False, watch=iter):
             'eos_token_id': list(config.eos_ids) if config.other_eos_ids else config.eos_id,
             **({} if config.pad_id < 0 else {'pad_token_id': config.pad_id}),
         }
-        defaults = {
-            theirs: checkpoint.generation[ours] for ours, theirs in _DEFAULTS.items() if ours in (checkpoint.generation or {})
-        }
+        generation = checkpoint.generation or {}
+        defaults = {theirs: generation[ours] for ours, theirs in _DEFAULTS.items() if ours in generation}
         _write_json(temporary / 'config.json', {**family.published_from_config(config), 'torch_dtype': stored})
         _write_json(temporary / 'generation_config.json', {**ids, **defaults})
         _write_tokenizer(temporary, checkpoint.tokenizer)
@@ -164,7 +178,7 @@ class _Tensor(NamedTuple):
     shape: tuple[int, ...]
     code: str
 
-    def read(self):
+    def read(self) -> np.ndarray:
         """The array, as stored. Raises ValueError for a type that no parameter has."""
         if self.code not in _DTYPES:
             raise ValueError(f'{self.name} is stored as {self.code}; expected one of {", ".join(_DTYPES)}')
@@ -180,10 +194,10 @@ class _Pickled(NamedTuple):
     name: str
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return tuple(self.tensor.shape)
 
-    def read(self):
+    def read(self) -> np.ndarray:
         """The array, as stored. Raises ValueError for a type that no parameter has."""
         if not self.tensor.is_floating_point():
             raise ValueError(f'{self.name} is stored as {self.tensor.dtype}; expected floating-point numbers')

@@ -11,15 +11,19 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import types
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy.typing as npt
 
 from calm_jax.checkpoints import atomic, trees
 from calm_jax.checkpoints.trees import fingerprint
 from calm_jax.data import tokenizers
+from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.models import transformer
 from calm_jax.models.config import TransformerConfig
 
@@ -33,12 +37,23 @@ class Checkpoint(NamedTuple):
 
     config: TransformerConfig
     params: dict
-    tokenizer: Any
+    tokenizer: Tokenizer
     heads: dict | None = None
     generation: dict | None = None
 
 
-def save(directory, config, params, tokenizer, heads=None, generation=None, *, dtype=None, overwrite=False, watch=iter):
+def save(
+    directory: str | os.PathLike,
+    config: TransformerConfig,
+    params: Mapping,
+    tokenizer: Tokenizer,
+    heads: Mapping | None = None,
+    generation: Mapping | None = None,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    overwrite: bool = False,
+    watch: Callable[[list], Iterable] = iter,
+) -> None:
     """Writes a native checkpoint: complete in a temporary sibling first, then renamed to `directory`.
 
     directory: must not exist or be empty, unless `overwrite` (and then it must hold a checkpoint).
@@ -63,7 +78,7 @@ def save(directory, config, params, tokenizer, heads=None, generation=None, *, d
             trees.write(temporary / 'heads', heads)
 
 
-def load(directory, dtype='float32'):
+def load(directory: str | os.PathLike, dtype: npt.DTypeLike | None = 'float32') -> Checkpoint:
     """Reads a native checkpoint; floating-point parameters become `dtype` (None keeps what is stored).
 
     Heads stay as stored: they are tiny, and confidence is float32.
@@ -84,7 +99,7 @@ def load(directory, dtype='float32'):
     return Checkpoint(config, params, tokenizer, heads, generation)
 
 
-def is_native(directory):
+def is_native(directory: str | os.PathLike) -> bool:
     """Whether `directory` says that it is a native checkpoint (nothing else of it is checked)."""
     try:
         return json.loads((pathlib.Path(directory) / 'config.json').read_text()).get('format') == FORMAT
@@ -92,7 +107,7 @@ def is_native(directory):
         return False
 
 
-def read_config(directory):
+def read_config(directory: str | os.PathLike) -> TransformerConfig:
     """The TransformerConfig of a native checkpoint."""
     directory = pathlib.Path(directory).absolute()
     path = directory / 'config.json'
@@ -123,14 +138,14 @@ def read_config(directory):
         raise ValueError(f'{path}: {str(error).splitlines()[0]}') from None
 
 
-def config_fingerprint(config):
+def config_fingerprint(config: TransformerConfig) -> str:
     """sha256 (hex) over every field of a TransformerConfig but dtype, which is how the model is run and not what it is."""
     fields = dataclasses.asdict(config)
     del fields['dtype']
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def check(name, config, params, tokenizer, heads=None):
+def check(name: str, config: TransformerConfig, params: Mapping, tokenizer: Tokenizer, heads: Mapping | None = None) -> None:
     """Raises ValueError unless params, tokenizer and heads belong to `config`; `name` starts the message."""
     check_shapes(name, config, params)
     check_heads(name, config, heads)
@@ -149,14 +164,14 @@ def check(name, config, params, tokenizer, heads=None):
         )
 
 
-def check_shapes(name, config, params):
+def check_shapes(name: str, config: TransformerConfig, params: Mapping) -> None:
     """Raises ValueError naming the parameters that are missing, unexpected or mis-shaped for `config`."""
     found = {'/'.join(path): tuple(leaf.shape) for path, leaf in trees.flatten(params)}
     if problems := trees.differences(parameter_shapes(config), found):
         raise ValueError(f'{name}: the parameters do not match the configuration: {problems}')
 
 
-def check_heads(name, config, heads):
+def check_heads(name: str, config: TransformerConfig, heads: Mapping | None) -> None:
     """Raises ValueError unless the exit classifier, where there is one, reads states of `config`'s width."""
     if heads and 'exit_classifier' in heads:
         classifier = heads['exit_classifier']
@@ -167,13 +182,13 @@ def check_heads(name, config, heads):
 
 
 @functools.lru_cache(maxsize=8)
-def parameter_shapes(config):
+def parameter_shapes(config: TransformerConfig) -> Mapping[str, tuple[int, ...]]:
     """{'encoder/layers_0/mlp/wo/kernel': shape, ...}: the parameters of a model with `config`, none of them allocated."""
     abstract = jax.eval_shape(lambda key: transformer.init_params(config, key), jax.random.key(0))
     return types.MappingProxyType({'/'.join(path): tuple(leaf.shape) for path, leaf in trees.flatten(abstract)})
 
 
-def read_json(path) -> dict[str, Any]:
+def read_json(path: pathlib.Path) -> dict[str, Any]:
     """A JSON object; a damaged file is one line."""
     try:
         value = json.loads(path.read_text())

@@ -9,17 +9,21 @@ line.
 
 import hashlib
 import json
+import os
 import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 CHECKSUMS = 'checksums.json'
 PART_BYTES = 64 << 20  # of a part, but where one array is larger
 
 
-def flatten(tree, prefix=()):
+def flatten(tree: Mapping, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yields (path, leaf) of a nested dict in the order of its sorted paths; a path is a tuple of strings."""
     for name in sorted(tree):
         path = (*prefix, str(name))
@@ -29,7 +33,7 @@ def flatten(tree, prefix=()):
             yield path, tree[name]
 
 
-def fingerprint(tree):
+def fingerprint(tree: Mapping) -> str:
     """sha256 (hex) over the path, dtype, shape and bytes of every leaf; the order of dict entries does not matter."""
     digest = hashlib.sha256()
     for path, leaf in flatten(tree):
@@ -39,7 +43,7 @@ def fingerprint(tree):
     return digest.hexdigest()
 
 
-def cast(array, dtype, name):
+def cast(array: npt.ArrayLike, dtype: npt.DTypeLike | None, name: str) -> np.ndarray:
     """`array` as numpy of `dtype` when it holds floating-point numbers; integers and booleans keep theirs.
 
     Raises ValueError where a finite number that `dtype` cannot hold would become infinite (float16 ends at 65504).
@@ -57,7 +61,9 @@ def cast(array, dtype, name):
     return narrow
 
 
-def write(directory, tree, dtype=None, watch=iter):
+def write(
+    directory: str | os.PathLike, tree: Mapping, dtype: npt.DTypeLike | None = None, watch: Callable[[list], Iterable] = iter
+) -> None:
     """Writes `tree` to the new `directory`, its floating-point leaves as `dtype` when one is given.
 
     Not atomic by itself: write inside `atomic.new_directory`. Arrays are stored without their sharding, so that a
@@ -76,7 +82,7 @@ def write(directory, tree, dtype=None, watch=iter):
     (directory / CHECKSUMS).write_text(json.dumps(sums, indent=1) + '\n')
 
 
-def read(directory, dtype=None):
+def read(directory: str | os.PathLike, dtype: npt.DTypeLike | None = None) -> dict:
     """The tree in `directory` as jax arrays on the first device, floating-point leaves cast to `dtype` if given.
 
     The cast happens array by array while reading; the tree is never held twice.
@@ -108,7 +114,7 @@ def read(directory, dtype=None):
     return tree
 
 
-def differences(expected, found, most=4):
+def differences(expected: Mapping[str, tuple], found: Mapping[str, tuple], most: int = 4) -> str:
     """What is wrong with the shapes `found` where `expected` are wanted, '' if nothing; both are {name: shape}."""
     problems = [f'{name} is missing' for name in expected if name not in found]
     problems += [f'{name} is unexpected' for name in found if name not in expected]
@@ -121,7 +127,7 @@ def differences(expected, found, most=4):
     return '; '.join(problems[:most] + more)
 
 
-def unreadable(directory, error):
+def unreadable(directory: str | os.PathLike, error: Exception) -> ValueError:
     """The one-line error for a tree that orbax cannot read."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ValueError(
@@ -130,7 +136,7 @@ def unreadable(directory, error):
     )
 
 
-def put(tree, path, leaf):
+def put(tree: dict, path: Sequence[str], leaf: Any) -> None:
     """Puts a leaf into a nested dict, under a path of names."""
     for name in path[:-1]:
         tree = tree.setdefault(name, {})

@@ -1,6 +1,7 @@
 """LLaMA 1, 2 and 3: Touvron et al. 2023, Grattafiori et al. 2024."""
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from calm_jax.models.config import TransformerConfig
@@ -45,7 +46,7 @@ _READ_BY_HAND = {
 _SCALING = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
 
 
-def config_from_published(published, tensors):
+def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> TransformerConfig:
     """TransformerConfig of a published configuration (a dict). Raises ValueError for what is not computed."""
     fields = fields_of(published, _FIELDS, without_effect=_WITHOUT_EFFECT, by_hand=_READ_BY_HAND)
     ends = eos_ids(published, 2)
@@ -89,7 +90,7 @@ def _rotation(published) -> dict[str, Any]:
     return {'rotary_theta': theta, 'rotary_scaling': tuple(number(name, rotation[name], float) for name in _SCALING)}
 
 
-def published_from_config(config):
+def published_from_config(config: TransformerConfig) -> dict[str, Any]:
     """The published configuration (a dict) of a model with `config`. Raises ValueError where the family has none."""
     require(
         config,
@@ -126,7 +127,7 @@ def published_from_config(config):
     }
 
 
-def weight_map(config):
+def weight_map(config: TransformerConfig) -> Iterator[Weight]:
     """Yields a `Weight` for every parameter of a model with `config`."""
     yield Weight(
         'model.embed_tokens.weight', 'token_embedder/embedding', False, ('lm_head.weight',) if config.tied_head else ()
