@@ -19,9 +19,9 @@ except metadata.PackageNotFoundError:  # a checkout that was never installed run
 if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with what Python finds, below
     from calm_jax.calibration import Certificate as Certificate
     from calm_jax.calibration import calibrate as calibrate
+    from calm_jax.decoding.choice import Greedy as Greedy
+    from calm_jax.decoding.choice import Sampled as Sampled
     from calm_jax.decoding.generate import generate as generate
-    from calm_jax.decoding.sampling import Greedy as Greedy
-    from calm_jax.decoding.sampling import Sampled as Sampled
     from calm_jax.depth.confidence import Classifier as Classifier
     from calm_jax.depth.confidence import Oracle as Oracle
     from calm_jax.depth.confidence import SoftmaxGap as SoftmaxGap
@@ -30,11 +30,12 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.depth.confidence import StaticDepth as StaticDepth
     from calm_jax.depth.contrast import DivergentContrast as DivergentContrast
     from calm_jax.depth.contrast import WeightedContrast as WeightedContrast
+    from calm_jax.depth.exits import Exit as Exit
     from calm_jax.depth.thresholds import Constant as Constant
     from calm_jax.depth.thresholds import Decaying as Decaying
-    from calm_jax.depth.thresholds import Exit as Exit
     from calm_jax.depth.thresholds import ScaledDecaying as ScaledDecaying
-    from calm_jax.depth.vocabulary import Pruned as Pruned
+    from calm_jax.depth.vocabulary import DecayingPruning as DecayingPruning
+    from calm_jax.depth.vocabulary import FixedPruning as FixedPruning
     from calm_jax.depth.vocabulary import Whole as Whole
     from calm_jax.model import Model as Model
     from calm_jax.model import Output as Output
@@ -42,12 +43,13 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
 else:
     _NAMES = {
         'calm_jax.calibration': ('Certificate', 'calibrate'),
+        'calm_jax.decoding.choice': ('Greedy', 'Sampled'),
         'calm_jax.decoding.generate': ('generate',),
-        'calm_jax.decoding.sampling': ('Greedy', 'Sampled'),
         'calm_jax.depth.confidence': ('Classifier', 'Oracle', 'SoftmaxGap', 'SoftmaxMax', 'StateSimilarity', 'StaticDepth'),
         'calm_jax.depth.contrast': ('DivergentContrast', 'WeightedContrast'),
-        'calm_jax.depth.thresholds': ('Constant', 'Decaying', 'Exit', 'ScaledDecaying'),
-        'calm_jax.depth.vocabulary': ('Pruned', 'Whole'),
+        'calm_jax.depth.exits': ('Exit',),
+        'calm_jax.depth.thresholds': ('Constant', 'Decaying', 'ScaledDecaying'),
+        'calm_jax.depth.vocabulary': ('DecayingPruning', 'FixedPruning', 'Whole'),
         'calm_jax.model': ('Model', 'Output', 'load'),
     }
     _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from calm_jax.files import read_json, write_json
+
 CHECKSUMS = 'checksums.json'
 PART_BYTES = 64 << 20  # of a part, but where one array is larger
 
@@ -79,7 +81,7 @@ def write(
             (directory / str(number) / 'commit_success.txt').unlink(missing_ok=True)
             del part
     sums = {file.relative_to(directory).as_posix(): _checksum(file) for file in sorted(directory.rglob('*')) if file.is_file()}
-    (directory / CHECKSUMS).write_text(json.dumps(sums, indent=1) + '\n')
+    write_json(directory / CHECKSUMS, sums)
 
 
 def read(directory: str | os.PathLike, dtype: npt.DTypeLike | None = None) -> dict:
@@ -171,7 +173,7 @@ def _verify(directory):
     if not directory.is_dir():
         raise FileNotFoundError(f'{directory}: no such directory; expected stored arrays')
     try:
-        sums = json.loads((directory / CHECKSUMS).read_text())
+        sums = read_json(directory / CHECKSUMS)
         sums = {name: (int(entry['bytes']), str(entry['sha256'])) for name, entry in sums.items()}
     except FileNotFoundError:
         raise FileNotFoundError(

@@ -14,8 +14,9 @@ from typing import Any
 import gin
 from gin import config as gin_config
 
+from calm_jax.checks import check_type, expected, parts
 from calm_jax.decoding.settings import Settings
-from calm_jax.models.config import TransformerConfig, check_type, expected, parts
+from calm_jax.models.config import TransformerConfig
 from calm_jax.nearest import did_you_mean
 from calm_jax.training import classifier, jobs, losses
 from calm_jax.training.optimizer import Optimizer

@@ -46,7 +46,7 @@ def sources():
 class Reference(NamedTuple):
     tokens: list
     exit_layers: list
-    layers_run: list
+    sub_layers: list  # (self-attentions, cross-attentions, feed-forwards) that ran, per token
     confidence: list
 
 
@@ -134,7 +134,7 @@ class Definition:
         last, result = config.decoder_start_id, Reference([], [], [], [])
         for position in range(length):
             x = self.params['token_embedder']['embedding'][[last]]
-            active, visited, ran, confidence, first, left_kv, said = True, 0, 0, 1.0, x, None, ()
+            active, visited, ran, confidence, first, left_kv, said = True, 0, np.zeros(3, int), 1.0, x, None, ()
             bias = self.bias(p, np.arange(position + 1)[None] - position, bidirectional=False)
             for i in range(config.num_decoder_layers):
                 layer = p[f'layers_{i}']
@@ -156,12 +156,12 @@ class Definition:
                     x = x + self.feed(layer['mlp'], self.norm(x, layer['pre_mlp_layer_norm']))
                 first = x if i == 0 else first
                 if attends or crosses or feeds:
-                    ran += 1
+                    ran += attends, crosses, feeds
                     if leaves is not None:
                         confidence, left, *said = leaves(i, position, x[0], previous[0], self.logits(x))
                         active = not left
             last = int(said[0]) if said else int(np.argmax(self.logits(x)))
-            for column, value in zip(result, (last, visited, ran, confidence)):
+            for column, value in zip(result, (last, visited, tuple(ran.tolist()), confidence)):
                 column.append(value)
             if last == config.eos_id:
                 break
