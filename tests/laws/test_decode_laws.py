@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calm_jax.decoding.choice import Greedy, Sampled
+from calm_jax.decoding.choice import Beam, Greedy, Sampled
 from calm_jax.decoding.decoding import Decoding, Limits
-from calm_jax.decoding.generate import generate, generate_program
+from calm_jax.decoding.generate import begin, generate, generate_program, step, trace_of
 from calm_jax.decoding.propagation import CopyKV, Eager, FirstState, Lazy
 from calm_jax.decoding.rows import Rows
+from calm_jax.decoding.rules import Rules
 from calm_jax.depth import plans
 from calm_jax.depth.confidence import Classifier, Measure, Oracle, SoftmaxGap, SoftmaxMax, StateSimilarity, StaticDepth
 from calm_jax.depth.contrast import DivergentContrast, WeightedContrast
 from calm_jax.depth.exits import Exit
-from calm_jax.depth.gates import ScriptedGate
-from calm_jax.depth.plans import GivenPlan
+from calm_jax.depth.gates import Gate, ScriptedGate
+from calm_jax.depth.plans import GivenPlan, PlanMaker
 from calm_jax.depth.thresholds import Constant, Decaying, ScaledDecaying
 from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, Whole
 from calm_jax.models.transformer import Transformer
@@ -79,6 +80,9 @@ def row_of(trace, row):
 def alike(trace, row, alone):
     """Whether a row decoded alone is that row of the batch, work and all."""
     for one, other in zip(jax.tree.leaves(row_of(alone, 0)), jax.tree.leaves(row_of(trace, row)), strict=True):
+        if one.shape != other.shape:  # a row's own limit may be shorter
+            assert not other[:, one.shape[1] :].any()
+            other = other[:, : one.shape[1]]
         if one.dtype.kind == 'f':
             np.testing.assert_allclose(one, other, atol=1e-6)
         else:
@@ -532,3 +536,219 @@ def test_finished_rows_run_no_layer_and_do_not_hold_the_batch(decode, sources, c
     assert trace.lengths[1] == 0 and not np.asarray(trace.exit_layers[1]).any()
     alone = generate(config, params, blank, decoding=decoding_of())
     assert not np.asarray(alone.executed).any()
+
+
+@pytest.mark.parametrize('cursor', [0, 5, 11, 1000])
+def test_a_state_begins_and_goes_on_anywhere_on_the_ring(decode, config, params, sources, cursor, wide):
+    decisions = {'exit': Exit(SoftmaxGap(), 0.35), 'choice': Sampled(0.7), 'propagation': Lazy(4)}
+    decoding, wide_config = decoding_of(**decisions), dataclasses.replace(config, dtype='float64')
+    cast = jax.tree.map(lambda x: jnp.asarray(x, 'float64'), params)
+    state = begin(wide_config, cast, sources, decoding=decoding, capacity=12, cursor=cursor)
+    for _ in range(LENGTH):
+        state = step(wide_config, cast, state, decoding)
+    trace = jax.device_get(trace_of(wide_config, state))
+    together = decode(**decisions)
+    for name in ('tokens', 'exit_layers', 'confidence'):
+        np.testing.assert_allclose(getattr(trace, name)[:, :LENGTH], getattr(together, name), atol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(trace.work.keys_values[:, :LENGTH], together.work.keys_values)
+
+
+def test_rows_of_states_that_filled_unlike_layers_go_on_in_one_state(decode_by_definition, config, params, sources, wide):
+    # Rows 0 and 1 left after the first layer for five steps, the others ran everything: what is filled differs by row.
+    wide_config = dataclasses.replace(config, dtype='float64')
+    cast = jax.tree.map(lambda x: jnp.asarray(x, 'float64'), params)
+    run = partial(step, wide_config, cast)
+    decoding = decoding_of(exit=Exit(SoftmaxGap(), 0.5), propagation=Lazy(3))
+    thrifty = np.arange(5) < 2
+
+    def begun(threshold):
+        rows = Rows(threshold=np.full(5, threshold, np.float32))
+        return begin(wide_config, cast, sources, decoding=decoding, rows=rows, cursor=7)
+
+    states = []
+    for threshold in (0.0, 1.0):
+        state = begun(threshold)
+        for _ in range(5):
+            state = run(state, decoding)
+        states.append(state)
+
+    def by_row(array):
+        return jnp.broadcast_to(array, (5,))
+
+    def merged(one, other):
+        if one.ndim == 0 or one.shape == (wide_config.num_decoder_layers,):
+            return one
+        per_row = one.shape[0] // 5
+        chosen = jnp.repeat(thrifty, per_row).reshape((-1,) + (1,) * (one.ndim - 1)) if one.shape[0] % 5 == 0 else True
+        return jnp.where(chosen, one, other)
+
+    filled = [tuple(map(by_row, state.carry.cache.filled)) for state in states]
+    states = [
+        state._replace(carry=state.carry._replace(cache=state.carry.cache._replace(filled=each)))
+        for state, each in zip(states, filled)
+    ]
+    assert any((one != other).any() for one, other in zip(*filled))
+    carry = jax.tree.map(merged, states[0].carry, states[1].carry)
+    inputs = states[0].inputs._replace(threshold=jnp.full(5, 0.35, jnp.float32), asks=jnp.ones(5, bool))
+    state = states[0]._replace(inputs=inputs, carry=carry)
+    for _ in range(LENGTH - 5):
+        state = run(state, decoding)
+    trace = jax.device_get(trace_of(wide_config, state))
+
+    for row, (source, first) in enumerate(zip(sources, np.where(thrifty, 0.0, 1.0))):
+
+        def leaves(layer, position, hidden, previous, logits, first=first):
+            threshold = first if position < 5 else 0.35
+            confidence, _ = gap(0)(layer, position, hidden, previous, logits)
+            return (confidence, confidence >= threshold) if threshold < 1 else (1.0, False)
+
+        matches(trace, row, decode_by_definition(source, LENGTH, leaves))
+
+
+def test_rows_of_one_batch_may_differ_in_settings_and_do_not_know_each_other(decode, sources, wide):
+    exit = Exit(SoftmaxGap(), 0.5)
+    settings = {
+        'threshold': np.array([0.35, 1.0, 0.0, 1.0, 0.6], np.float32),
+        'depth': np.array([0, 0, 0, 2, 0], np.int32),
+        'limit': np.array([10, 4, 10, 10, 1], np.int32),
+    }
+    together = decode(exit=exit, options={'rows': Rows(**settings)})
+    assert together.lengths.tolist()[1] <= 4 and together.lengths[4] == 1
+    for row in range(5):
+        own = slice(row, row + 1)
+        alike(
+            together, row, decode(own, exit=exit, options={'rows': Rows(**{key: each[own] for key, each in settings.items()})})
+        )
+    # A row whose rule is off is the full model's, one of a depth the static one's, one of a λ that rule's.
+    full, static, certified = decode(), decode(exit=Exit(StaticDepth(), 2 / 3)), decode(exit=Exit(SoftmaxGap(), 0.35))
+    assert together.tokens[1, :4].tolist() == full.tokens[1, :4].tolist()
+    np.testing.assert_array_equal(together.tokens[3], static.tokens[3])
+    np.testing.assert_array_equal(together.exit_layers[3], static.exit_layers[3])
+    np.testing.assert_array_equal(together.tokens[0], certified.tokens[0])
+
+
+def test_rows_with_their_own_rules_are_one_program(decode):
+    decode(rules=Rules(no_repeat_ngram_size=2, min_new_tokens=3, forced_first_id=4, forced_last_id=5), length=10)
+    before = generate_program._cache_size()
+    for size, least, first, length in ((3, 5, 6, 9), (1, 0, 7, 8), (4, 2, 5, 7)):
+        rules = Rules(no_repeat_ngram_size=size, min_new_tokens=max(1, least), forced_first_id=first, forced_last_id=3)
+        trace = decode(rules=rules, length=length)
+        assert (trace.tokens[:, 0] == first).all() and trace.tokens.shape[1] == length
+    for temperature, top_p in ((0.5, 0.9), (0.6, 0.8), (2.0, 0.3)):
+        decode(choice=Sampled(temperature, top_p=top_p))
+    assert generate_program._cache_size() == before + 1
+
+
+def test_no_row_says_a_run_of_tokens_twice(decode, sources, config, wide):
+    for size in (1, 2, 3):
+        trace = decode(rules=Rules(no_repeat_ngram_size=size))
+        for row, length in enumerate(trace.lengths):
+            history = [config.decoder_start_id, *trace.tokens[row, :length].tolist()]
+            runs = [tuple(history[i : i + size]) for i in range(len(history) - size + 1)]
+            assert len(set(runs)) == len(runs)
+    assert (decode().tokens != decode(rules=Rules(no_repeat_ngram_size=2)).tokens).any()
+
+
+@pytree
+class ByState(PlanMaker):
+    """Runs the layers whose column of the mean state is positive, whatever the neighbours do."""
+
+    after = 1
+
+    def __call__(self, context):
+        there = context.mask[:, :, None]
+        mean = jnp.sum(jnp.where(there, context.hidden, 0), axis=1) / jnp.sum(there, axis=1)
+        runs, sizes = mean > 0, context.sizes
+        layers = [runs[:, i : i + sizes.layers] for i in range(3)]
+        encoder = [runs[:, 4 + i : 4 + i + sizes.encoder_layers] for i in range(2)]
+        return Plan(*layers, *encoder)
+
+    def flops(self, sizes):
+        return 2 * sizes.width * sizes.layers
+
+
+def test_a_plan_made_from_states_is_run_and_reported(decode, decode_by_definition, sources, config, wide):
+    trace = decode(plan=ByState())
+    assert trace.prefill.decisions.tolist() == [2 * 3] * 5
+    plans_by_hand = []
+    for row, source in enumerate(sources):
+        source = source[source != config.pad_id]
+        state = decode_by_definition.__self__.encode(source, lambda i: (i == 0, i == 0), norm=False)
+        runs = state.mean(axis=0) > 0
+        layers = np.stack([runs[i : i + 3] for i in range(3)])
+        encoder = np.stack([runs[4 + i : 6 + i] for i in range(2)])
+        encoder[:, 0] = True  # the layer that was looked at has run
+        plans_by_hand.append(layers)
+        for part, by_hand in zip(trace.plan, (*layers, *encoder)):
+            assert part[row].tolist() == by_hand.tolist()
+        reference = decode_by_definition(
+            source,
+            LENGTH,
+            None,
+            lambda position, layer, layers=layers: tuple(map(bool, layers[:, layer])),
+            encoder_sub_layers=lambda layer, encoder=encoder: tuple(map(bool, encoder[:, layer])),
+        )
+        matches(trace, row, reference)
+        alike(trace, row, decode(slice(row, row + 1), plan=ByState()))
+    assert len({each.tobytes() for each in plans_by_hand}) > 1
+
+
+@pytree
+class EveryOther(Gate):
+    """Remembers, through a token, how many layers opened, and closes self-attention or feed-forward by turns of that."""
+
+    def init(self, rows, sizes):
+        return jnp.zeros(rows, jnp.int32)
+
+    def __call__(self, memory, context):
+        even = (memory + context.position) % 2 == 0
+        opened = jnp.stack([even, jnp.ones_like(even), ~even | (context.hidden[:, 0] > 0)], axis=1)
+        return memory + opened[:, 2], opened
+
+    def flops(self, layer, sizes):
+        return 3
+
+
+def test_a_gate_may_choose_sub_layers_and_remember(decode, decode_by_definition, sources, wide):
+    trace = decode(gate=EveryOther(), exit=Exit(SoftmaxGap(), 0.6))
+    for row, source in enumerate(sources):
+        memory = {}
+
+        def sub_layers(position, layer, x, memory=memory):
+            if layer == 0:
+                memory['opened'] = 0
+            even = (memory['opened'] + position) % 2 == 0
+            feeds = (not even) or x[0, 0] > 0
+            memory['opened'] += feeds
+            return bool(even), True, bool(feeds)
+
+        matches(trace, row, decode_by_definition(source, LENGTH, gap(0.6), sub_layers))
+        alike(trace, row, decode(slice(row, row + 1), gate=EveryOther(), exit=Exit(SoftmaxGap(), 0.6)))
+        # Three operations are one unit of D, and the measure of a gap none: a unit for each layer entered.
+        assert trace.work.decisions[row].tolist() == trace.exit_layers[row].tolist()
+    assert 0 < trace.work.self_attention.sum() < trace.work.cross_attention.sum()
+
+
+def test_log_probabilities_are_those_of_the_logits_at_the_exit(decode, decode_by_definition, sources, wide):
+    parts = {'exit': Exit(SoftmaxGap(), 0.35), 'rules': Rules(no_repeat_ngram_size=2)}
+    trace = decode(**parts, options={'log_probabilities': True})
+    equal(trace, decode(**parts))
+    for row, source in enumerate(sources):
+        seen = {}
+
+        def leaves(layer, position, hidden, previous, logits, seen=seen, row=row):
+            seen[position] = log_softmax(logits)
+            confidence, left = gap(0.35)(layer, position, hidden, previous, logits)
+            return confidence, left, trace.tokens[row, position]
+
+        decode_by_definition(source, int(trace.lengths[row]), leaves)
+        for position in range(trace.lengths[row]):
+            assert np.isclose(trace.log_probabilities[row, position], seen[position][trace.tokens[row, position]], atol=1e-5)
+
+
+def test_beams_have_no_state_and_no_settings_of_rows(config, params, sources):
+    decoding = decoding_of(choice=Beam(2))
+    with pytest.raises(ValueError, match='beam search'):
+        begin(config, params, sources, decoding=decoding)
+    with pytest.raises(ValueError, match='beam search'):
+        generate(config, params, sources, decoding=decoding, rows=Rows(limit=np.ones(5, np.int32)))
