@@ -6,14 +6,17 @@ reader for weights alone; writing makes one file.
 """
 
 import json
+import os
 import pathlib
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 import safetensors
 
 from calm_jax.checkpoints import atomic, native, trees
@@ -40,7 +43,7 @@ _OFF = {'num_beams': 1, 'length_penalty': 1.0, 'early_stopping': False, 'no_repe
 _CODES = {name: code for code, name in _DTYPES.items()}
 
 
-def is_published(directory):
+def is_published(directory: str | os.PathLike) -> bool:
     """Whether `directory` holds a published model's config.json (nothing else of it is checked)."""
     try:
         return 'model_type' in read_json(pathlib.Path(directory) / 'config.json')
@@ -48,7 +51,12 @@ def is_published(directory):
         return False
 
 
-def read(directory, dtype='float32', tokenizer=None, pending=False):
+def read(
+    directory: str | os.PathLike,
+    dtype: npt.DTypeLike | None = 'float32',
+    tokenizer: str | os.PathLike | None = None,
+    pending: bool = False,
+) -> native.Checkpoint:
     """Reads a published model as a `native.Checkpoint`; floating-point weights become `dtype` (None keeps what is stored).
 
     Every tensor in the files must be known, and every known tensor must be there with its shape; what a family stores twice
@@ -57,9 +65,8 @@ def read(directory, dtype='float32', tokenizer=None, pending=False):
     tokenizer: a folder that holds it, where it is not the model's own. pending: leave the parameters in their files, each
     to be read when it is used (`weights.Pending`).
 
-    Raises:
-      FileNotFoundError: config.json, the weights or the tokenizer are not there.
-      ValueError: the model is not understood, or its files are damaged or do not belong together.
+    Raises FileNotFoundError where config.json, the weights or the tokenizer are not there; ValueError where the model is not
+    understood, or its files are damaged or do not belong together.
     """
     directory = pathlib.Path(directory).absolute()
     path = directory / 'config.json'
@@ -76,21 +83,27 @@ def read(directory, dtype='float32', tokenizer=None, pending=False):
         config = families.config_from_published(published, where)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    tokenizer = _read_tokenizer(directory, family) if tokenizer is None else tokenizers.load_tokenizer(tokenizer)
+    text_tokenizer = _read_tokenizer(directory, family) if tokenizer is None else tokenizers.load_tokenizer(tokenizer)
     params = assemble(directory, config, family.weight_map(config), where, dtype)
-    native.check(str(directory), config, params, tokenizer)
-    return native.Checkpoint(config, params if pending else loaded(params), tokenizer, None, generation)
+    native.check(str(directory), config, params, text_tokenizer)
+    return native.Checkpoint(config, params if pending else loaded(params), text_tokenizer, None, generation)
 
 
-def write(directory, checkpoint, *, dtype=None, overwrite=False, watch=iter):
+def write(
+    directory: str | os.PathLike,
+    checkpoint: native.Checkpoint,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    overwrite: bool = False,
+    watch: Callable[[list], Iterable] = iter,
+) -> None:
     """Writes a published model directory, whole or not at all; reading it back gives the same bits.
 
     `dtype` converts the weights; None keeps theirs. Heads have no place in the published format and stay behind.
     `watch` passes the weights on, as a progress bar does.
 
-    Raises:
-      FileExistsError: `directory` is taken.
-      ValueError: no published family has such a configuration; a number does not fit `dtype`.
+    Raises FileExistsError where `directory` is taken; ValueError where no published family has such a configuration, or a
+    number does not fit `dtype`.
     """
     config = checkpoint.config
     native.check(str(directory), config, checkpoint.params, checkpoint.tokenizer)
@@ -106,9 +119,8 @@ def write(directory, checkpoint, *, dtype=None, overwrite=False, watch=iter):
             'eos_token_id': list(config.eos_ids) if config.other_eos_ids else config.eos_id,
             **({} if config.pad_id < 0 else {'pad_token_id': config.pad_id}),
         }
-        defaults = {
-            theirs: checkpoint.generation[ours] for ours, theirs in _DEFAULTS.items() if ours in (checkpoint.generation or {})
-        }
+        generation = checkpoint.generation or {}
+        defaults = {theirs: generation[ours] for ours, theirs in _DEFAULTS.items() if ours in generation}
         write_json(temporary / 'config.json', {**family.published_from_config(config), 'torch_dtype': stored}, sort_keys=True)
         write_json(temporary / 'generation_config.json', {**ids, **defaults}, sort_keys=True)
         _write_tokenizer(temporary, checkpoint.tokenizer)
@@ -168,7 +180,7 @@ class _Tensor(NamedTuple):
     shape: tuple[int, ...]
     code: str
 
-    def read(self):
+    def read(self) -> np.ndarray:
         """The array, as stored. Raises ValueError for a type that no parameter has."""
         if self.code not in _DTYPES:
             raise ValueError(f'{self.name} is stored as {self.code}; expected one of {", ".join(_DTYPES)}')
@@ -184,10 +196,10 @@ class _Pickled(NamedTuple):
     name: str
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return tuple(self.tensor.shape)
 
-    def read(self):
+    def read(self) -> np.ndarray:
         """The array, as stored. Raises ValueError for a type that no parameter has."""
         if not self.tensor.is_floating_point():
             raise ValueError(f'{self.name} is stored as {self.tensor.dtype}; expected floating-point numbers')
@@ -266,7 +278,7 @@ def _unpickle(path):
 
 def _torch():
     try:
-        import torch  # of the extra [hf]; nothing else needs it
+        import torch  # pyright: ignore[reportMissingImports]  # optional; nothing else needs it
     except ImportError:
         raise ValueError(
             'weights that torch saved (.bin) need torch: pip install torch, or save the model again as safetensors'
@@ -282,7 +294,8 @@ def _write_weights(path, weights, params, dtype, watch=iter):
     write tensors that are all in memory at once.
     """
     leaves = {'/'.join(names): leaf for names, leaf in trees.flatten(params)}
-    header, offset, sizes = {'__metadata__': {'format': 'pt'}}, 0, {}
+    header: dict[str, dict] = {'__metadata__': {'format': 'pt'}}
+    offset, sizes = 0, {}
     for weight in weights:
         parts = [leaves[path] for path in weight.paths]
         stored = jnp.dtype(dtype or parts[0].dtype)
@@ -300,4 +313,4 @@ def _write_weights(path, weights, params, dtype, watch=iter):
         for weight in watch(weights):
             array = np.concatenate([trees.cast(leaves[path], dtype, path) for path in weight.paths], axis=-1)
             file.write(np.ascontiguousarray(as_published(weight, array)).view(np.uint8).data)
-    return max(sizes, key=sizes.get)
+    return max(sizes, key=sizes.__getitem__)

@@ -105,6 +105,7 @@ def test_the_same_comes_out_without_a_model(certified, calibrate, folder):
 def test_the_curve_holds_every_setting_that_was_decoded(certified, folder):
     curve = json.loads((folder / 'records' / 'curve.json').read_text())
     assert curve['num_layers'] == 3 and curve['full']['layers'] == 3 and curve['label'] == 'classifier'
+    assert len(curve['points']) > 1
     assert all(point['layers'] < 3 and point['flops'] < curve['full']['flops'] for point in curve['points'][1:])
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -139,34 +140,25 @@ def test_a_run_killed_anywhere_resumes_to_the_same_bytes(generate, monkeypatch):
 
 
 def test_a_killed_process_resumes_to_the_same_bytes(generate, checkpoint, data, tmp_path):
-    whole = generate(*EXITS, '--batch_size', '1')[1].read_bytes()
-    path = tmp_path / 'killed.jsonl'
-    command = [
-        sys.executable,
-        '-m',
-        'calm_jax.cli',
-        'generate',
-        '--checkpoint',
-        checkpoint,
-        '--input',
-        data,
-        '--source_field',
-        'en',
-        '--output',
-        str(path),
-        '--quiet',
-        *EXITS,
-        '--batch_size',
-        '1',
-    ]
-    process = subprocess.Popen(command)
+    # Ten windows of 64, so that most of the work is still ahead once the first is on disk.
+    texts = [json.loads(line)['en'] for line in pathlib.Path(data).read_text().splitlines()] * 10
+    source, path = tmp_path / 'long.jsonl', tmp_path / 'killed.jsonl'
+    source.write_text(''.join(json.dumps({'id': number, 'en': text}) + '\n' for number, text in enumerate(texts)))
+    whole = generate(*EXITS, source=str(source))[1].read_bytes()
+    flags = ['--checkpoint', checkpoint, '--input', str(source), '--source_field', 'en', '--output', str(path)]
+    command = ['generate', *flags, '--quiet', '--batch_size', '8', *EXITS]
     partial = pathlib.Path(f'{path}.partial')
-    while process.poll() is None and not (partial.exists() and partial.stat().st_size):
-        time.sleep(0.02)
-    process.kill()  # does nothing where it was quicker
-    process.wait()
-    if not path.exists():
-        assert main([*command[3:], '--resume']) == 0
+    for _ in range(5):  # a machine that looks away for long enough sees it end
+        process = subprocess.Popen([sys.executable, '-m', 'calm_jax.cli', *command])
+        while process.poll() is None and not (partial.exists() and partial.stat().st_size):
+            time.sleep(0.001)
+        process.kill()
+        if process.wait() == -signal.SIGKILL:
+            break
+        for file in path.parent.glob('killed.jsonl*'):
+            file.unlink()
+    assert process.returncode == -signal.SIGKILL and partial.exists() and not path.exists()
+    assert main([*command, '--resume']) == 0
     assert path.read_bytes() == whole
 
 
