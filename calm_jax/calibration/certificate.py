@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from calm_jax.calibration.procedures import bonferroni, fixed_sequence
+from calm_jax.files import write_text
 
 FORMAT = 'calm_jax certificate 1'
 FULL_DEPTH = 1.0  # λ ≥ 1 switches every exit off: the output is the full model's own, and no test is needed
@@ -62,11 +63,8 @@ class Certificate:
         return json.dumps({**content, 'digest': _digest(content)}, indent=2, ensure_ascii=False) + '\n'
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the certificate as a JSON file, whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(path.name + '.partial')
-        partial.write_text(self.to_json(), encoding='utf-8')
-        partial.replace(path)
+        """Write the certificate as a JSON file, whole or not at all, and make the folders it lacks."""
+        write_text(path, self.to_json(), make_folders=True)
 
     @classmethod
     def from_json(cls, text: str, name: str = 'certificate') -> 'Certificate':

@@ -8,7 +8,8 @@ from calm_jax.checks import check_types
 from calm_jax.types import Sizes
 
 ACTIVATIONS = ('gelu', 'gelu_exact', 'relu', 'silu', 'linear')
-DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
+DEVICE_DTYPES = ('float32', 'bfloat16', 'float16')  # what models are stored and run in
+DTYPES = (*DEVICE_DTYPES, 'float64')  # float64 where JAX_ENABLE_X64 is set: to compare without rounding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,9 @@ from calm_jax.report.grids import Grid, grid
 from calm_jax.report.numerals import number
 from calm_jax.report.palette import layer_swatches
 from calm_jax.report.promises import promise, summary
-from calm_jax.report.run import Example, Output, Run
+from calm_jax.report.run import Run
 from calm_jax.report.tokens import Coloured, colour, plain
+from calm_jax.schemas import Example, Output
 
 _INTRODUCTIONS = {
     'tradeoffs': ('Quality against cost', 'What each way of leaving early costs in quality. Up and to the left is better.'),
