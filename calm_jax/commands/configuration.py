@@ -1,6 +1,7 @@
 """gin: files, bindings and their errors. Nothing else in the library reads gin."""
 
 import argparse
+import contextlib
 import functools
 import inspect
 import logging
@@ -8,41 +9,32 @@ import pathlib
 import re
 import tokenize
 import typing
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import gin
 from gin import config as gin_config
 
+from calm_jax import gin_registry
 from calm_jax.checks import check_type, expected, parts
-from calm_jax.decoding.settings import Settings
-from calm_jax.models.config import TransformerConfig
+from calm_jax.commands import gin_state
 from calm_jax.nearest import did_you_mean
-from calm_jax.training import classifier, jobs, losses
-from calm_jax.training.optimizer import Optimizer
-from calm_jax.training.train_loop import LoopOptions
-from calm_jax.training.train_state import TrainState
-
-CONFIGURABLES = (
-    Settings,
-    TransformerConfig,
-    Optimizer,
-    LoopOptions,
-    jobs.PairedText,
-    jobs.train_model,
-    jobs.train_exit_classifier,
-    losses.proportional_to_layer,
-    losses.uniform,
-    losses.last_only,
-    classifier.independent,
-    classifier.geometric,
-)
-_PARAMETERS = {each.__name__: tuple(inspect.signature(each).parameters) for each in CONFIGURABLES}
 
 
-def job(run: Callable[..., TrainState]) -> Callable:
-    """What a gin file makes the command do: `job.run = @train_model`."""
-    return run
+class Configuration(NamedTuple):
+    """What gin files and bindings say. gin itself holds none of it.
+
+    Attributes:
+      job: runs with everything bound when called.
+      text: the resolved configuration, as gin text that reads back to itself.
+      macros: {'SEED': 0}; a value may be a reference of gin's.
+      state: for `gin_state.apart`, in which gin is as this configuration has it.
+    """
+
+    job: Callable
+    text: str
+    macros: dict[str, Any]
+    state: gin_state.Bindings
 
 
 def gin_folder() -> pathlib.Path:
@@ -54,25 +46,38 @@ def gin_folder() -> pathlib.Path:
     raise FileNotFoundError(f'the gin files of calm_jax are missing: looked for {package / "gin"} and {package.parent / "gin"}')
 
 
-def read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> tuple[Callable, str]:
-    """(the job with everything bound, the resolved configuration as gin text) of files and bindings.
+def read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> Configuration:
+    """The configuration of files and bindings, later ones winning; gin's own stays as it was.
 
     Raises:
       FileNotFoundError: no such gin file.
       ValueError: a syntax error, an import that fails, an unknown name, a value of the wrong kind, or a REQUIRED macro
         without a value; one line each.
     """
-    _read(files, bindings, search_paths)
-    if 'run' not in gin.get_bindings('job', resolve_references=False):
-        raise ValueError(f'{", ".join(files)}: nothing says what to run; add --gin_file=runs/train.gin or another of runs/')
-    resolved = gin.config_str()
-    return _one_line_errors(gin.get_configurable('job')()), resolved
+    with _parsed(files, bindings, search_paths):
+        if 'run' not in gin.get_bindings('job', resolve_references=False):
+            raise ValueError(f'{", ".join(files)}: nothing says what to run; add --gin_file=runs/train.gin or another of runs/')
+        macros = {name: _macro(name) for name in _macros()}
+        state = gin_state.current()
+        return Configuration(_within(state, gin.get_configurable('job')()), gin.config_str(), macros, state)
 
 
 def decode_settings(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> dict[str, Any]:
     """What files and bindings set of `Settings`, by field. Raises as `read`."""
-    _read(files, bindings, search_paths)
-    return dict(gin.get_bindings('Settings'))
+    with _parsed(files, bindings, search_paths):
+        return dict(gin.get_bindings('Settings'))
+
+
+def decoding_bindings(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> dict[str, Any]:
+    """What files and bindings set of `Decoding`, by field, each @Class() made; empty unless it is among CONFIGURABLES.
+
+    Raises as `read`; a class that refuses its arguments raises its own ValueError, in one line.
+    """
+    with _parsed(files, bindings, search_paths):
+        if not any(configurable.__name__ == 'Decoding' for configurable in gin_registry.CONFIGURABLES):
+            return {}
+        with _one_line_errors():
+            return dict(gin.get_bindings('Decoding'))
 
 
 def bindings(resolved: str) -> dict[str, str]:
@@ -82,58 +87,33 @@ def bindings(resolved: str) -> dict[str, str]:
     return {name: ' '.join(value.removeprefix('\\\n').split()) for name, value in found}
 
 
-def macro(name: str) -> Any:
-    """The value of a macro that has been read."""
-    return gin.query_parameter(f'{name}/macro.value')
-
-
 def search_folders(args: argparse.Namespace) -> list[str]:
     """The folders of --gin_search_paths."""
     return [path for path in args.gin_search_paths.split(',') if path]
 
 
-def _read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> None:
-    """Replaces what gin holds by these files and bindings."""
-    _register()
-    gin.clear_config()
-    # gin looks in the order of this list and has no way to empty it: what an earlier call added would stay.
-    gin_config._LOCATION_PREFIXES[:] = ['']
-    for folder in (*search_paths, gin_folder()):
-        gin.add_config_file_search_path(str(folder))
-    for file in files:
-        _parse(functools.partial(gin.parse_config_file, file), file)
-    known = set(_macros())
-    for binding in bindings:
-        name = binding.split('=')[0].strip()
-        if re.fullmatch(r'\w+', name) and name not in known:
-            raise ValueError(f'--gin.{name}: no such macro in {", ".join(files) or "no gin file"}{did_you_mean(name, known)}')
-        _parse(functools.partial(gin.parse_config, binding), f'--gin.{binding}')
-    _check_macros()
-    _check_types()
+@contextlib.contextmanager
+def _parsed(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> Iterator[None]:
+    """Files and bindings in gin, checked, for the length of a `with` block."""
+    with gin_state.apart(folders=[*map(str, search_paths), str(gin_folder())]):
+        for file in files:
+            _parse(functools.partial(gin.parse_config_file, file), file)
+        known = set(_macros())
+        for binding in bindings:
+            name = binding.split('=')[0].strip()
+            if re.fullmatch(r'\w+', name) and name not in known:
+                raise ValueError(
+                    f'--gin.{name}: no such macro in {", ".join(files) or "no gin file"}{did_you_mean(name, known)}'
+                )
+            _parse(functools.partial(gin.parse_config, binding), f'--gin.{binding}')
+        _check_macros()
+        _check_types()
+        yield
 
 
-def _forgiving(exists: Callable[[str], bool]) -> Callable[[str], bool]:
-    """gin's check for a file inside a package, which falls over a folder of the same name that is on sys.path."""
-
-    def check(path: str) -> bool:
-        try:
-            return exists(path)
-        except TypeError:
-            return False
-
-    return check
-
-
-gin_config._FILE_READERS[:] = [(reader, _forgiving(exists)) for reader, exists in gin_config._FILE_READERS]
-
-
-def _register() -> None:
-    """Makes the library's functions and classes known to gin, once per process."""
-    for configurable in (*CONFIGURABLES, job):
-        try:
-            gin.get_configurable(f'calm_jax.{configurable.__name__}')
-        except ValueError:
-            gin.external_configurable(configurable, name=configurable.__name__, module='calm_jax')
+def _macro(name: str) -> Any:
+    """The value of a macro that has been read."""
+    return gin.query_parameter(f'{name}/macro.value')
 
 
 def _macros() -> dict[str, str]:
@@ -156,7 +136,7 @@ def _check_macros() -> None:
 
 def _check_types() -> None:
     """Raises ValueError for a value, function or object that is bound where another kind is expected, naming its macro."""
-    for configurable in (*CONFIGURABLES, job):
+    for configurable in (*gin_registry.CONFIGURABLES, gin_registry.job):
         values = gin.get_bindings(configurable.__name__, resolve_references=False)
         for name, parameter in inspect.signature(configurable).parameters.items():
             if name in values:
@@ -167,7 +147,7 @@ def _followed(where: str, value: Any) -> tuple[str, Any]:
     """(the last macro's name, what it stands for) of a value that may be a macro, or `where` and the value."""
     names = []
     while isinstance(value, gin_config.ConfigurableReference) and (match := re.fullmatch(r'%(\w+)', repr(value))):
-        where, value = match[1], macro(match[1])
+        where, value = match[1], _macro(match[1])
         if where in names:
             raise ValueError(f'{where} stands for itself; add --gin.{where}=...')
         names.append(where)
@@ -187,24 +167,29 @@ def _check_kind(where: str, value: Any, wanted: Any) -> None:
     if isinstance(value, gin_config.ConfigurableReference):
         function = value.configurable.wrapped
         if value.evaluate:
-            fits = function not in CONFIGURABLES or _made_by(function) in kinds
+            fits = function not in gin_registry.CONFIGURABLES or any(_is_a(_made_by(function), kind) for kind in kinds)
         else:
             fits = any(_callable(kind) and _fits(function, kind) for kind in kinds)
     elif all(expected(kind) for kind in kinds):
         return check_type(where, value, wanted)
     else:
         fits = value is None and type(None) in kinds
-    words = [word for kind in kinds for word in _words(kind)]
-    if not fits and words:
-        raise ValueError(f'{where} is {value!r}; expected {" or ".join(words)}')
+    words = [_words(kind) for kind in kinds]
+    # Of a type that nothing configurable is, such as a protocol, only its owner can tell what fits.
+    if not fits and all(words):
+        raise ValueError(f'{where} is {value!r}; expected {" or ".join(word for each in words for word in each)}')
 
 
 def _words(kind: Any) -> list[str]:
     """What may be bound where a type is expected, as a gin file has it."""
     if _callable(kind):
-        return [f'@{each.__name__}' for each in CONFIGURABLES if _fits(each, kind)]
-    word = f'@{kind.__name__}()' if kind in CONFIGURABLES else expected(kind)
+        return [f'@{each.__name__}' for each in gin_registry.CONFIGURABLES if _fits(each, kind)]
+    word = f'@{kind.__name__}()' if kind in gin_registry.CONFIGURABLES else expected(kind)
     return [word] if word else []
+
+
+def _is_a(made: Any, kind: Any) -> bool:
+    return made is kind or kind in getattr(made, '__mro__', ())
 
 
 def _callable(kind: Any) -> bool:
@@ -218,7 +203,7 @@ def _fits(function: Callable, wanted: Any) -> bool:
         inspect.signature(function).bind_partial(*(() if arguments is ... else arguments))
     except TypeError:
         return False
-    return function not in CONFIGURABLES or _made_by(function) is result
+    return function not in gin_registry.CONFIGURABLES or _made_by(function) is result
 
 
 def _made_by(function: Callable) -> Any:
@@ -246,10 +231,17 @@ def _parse(parse: Callable[[], Any], where: str) -> None:
         ) from None
     except tokenize.TokenError as error:
         raise ValueError(f'{where}: {error.args[0]} at line {error.args[1][0]}; a bracket or quote is never closed') from None
+    except KeyError as error:  # a name that two functions of the user's own have
+        raise ValueError(f'{where}: {error.args[0]}') from None
     except (ValueError, SyntaxError) as error:
         raise ValueError(f'{where}: {_explained(str(error), where)}') from None
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _parameters() -> dict[str, tuple[str, ...]]:
+    """{'Optimizer': ('name', 'learning_rate', …)} of everything that can be configured."""
+    return {each.__name__: tuple(inspect.signature(each).parameters) for each in gin_registry.CONFIGURABLES}
 
 
 def _explained(message: str, where: str) -> str:
@@ -257,37 +249,44 @@ def _explained(message: str, where: str) -> str:
     line = re.search(r'line (\d+)', message)
     at = f' (line {line[1]})' if line and not where.startswith('--gin.') else ''
     if unknown := re.search(r"No configurable matching (?:reference )?'@?([\w./]+)'", message):
-        return f'nothing is called {unknown[1]}{at}{did_you_mean(unknown[1], _PARAMETERS)}'
+        return f'nothing is called {unknown[1]}{at}{did_you_mean(unknown[1], _parameters())}'
     if unknown := re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", message):
-        return f'{unknown[1]} has no {unknown[2]}{at}{did_you_mean(unknown[2], _PARAMETERS.get(unknown[1], ()))}'
+        return f'{unknown[1]} has no {unknown[2]}{at}{did_you_mean(unknown[2], _parameters().get(unknown[1], ()))}'
     if where.startswith('--gin.') and '=' in where:
         flag, value = where.split('=', 1)
         return f'not a gin value; a string needs quotes that survive the shell: {flag}="\'{value}\'"'
     return ' '.join(message.split())
 
 
-def _one_line_errors(run: Callable) -> Callable:
-    """The job without what gin adds to messages, and with one line for parameters that nobody set."""
+def _within(state: gin_state.Bindings, run: Callable) -> Callable:
+    """The job with gin as `state` has it while it runs."""
 
     @functools.wraps(run)
     def job(*arguments, **settings):
-        try:
+        with gin_state.apart(state), _one_line_errors():
             return run(*arguments, **settings)
-        except (ValueError, OSError) as error:
-            message, added, _ = str(error).partition('\n  In call to configurable')
-            if not added:
-                raise
-            kind = next(kind for kind in (FileNotFoundError, FileExistsError, OSError, ValueError) if isinstance(error, kind))
-            raise kind(message) from error
-        except TypeError as error:
-            unset = re.search(r'No values supplied by Gin or caller for arguments: \[(.*?)\]', str(error))
-            if not unset:
-                raise
-            owner = re.search(r"In call to configurable '(\w+)'", str(error))[1]
-            names = unset[1].replace("'", '')
-            size = ' (a model, such as --gin_file=models/small8.gin)' if owner == 'TransformerConfig' else ''
-            raise ValueError(
-                f'{owner} lacks {names}: add a gin file that sets them{size}, or --gin.{owner}.{names.split(",")[0]}=...'
-            ) from error
 
     return job
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Errors of what gin calls without what gin adds to messages, and in one line for parameters that nobody set."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        message, added, _ = str(error).partition('\n  In call to configurable')
+        if not added:
+            raise
+        kind = next(kind for kind in (FileNotFoundError, FileExistsError, OSError, ValueError) if isinstance(error, kind))
+        raise kind(message) from error
+    except TypeError as error:
+        unset = re.search(r'No values supplied by Gin or caller for arguments: \[(.*?)\]', str(error))
+        if not unset:
+            raise
+        owner = re.search(r"In call to configurable '(\w+)'", str(error))[1]
+        names = unset[1].replace("'", '')
+        size = ' (a model, such as --gin_file=models/small8.gin)' if owner == 'TransformerConfig' else ''
+        raise ValueError(
+            f'{owner} lacks {names}: add a gin file that sets them{size}, or --gin.{owner}.{names.split(",")[0]}=...'
+        ) from error

@@ -59,17 +59,17 @@ def run(args):
             raise ValueError(f'--{flag} is {value}; expected a number')
         if value is not None:
             bindings.append(f'{macro} = {value!r}')
-    job, resolved = configuration.read(args.gin_file, bindings, configuration.search_folders(args))
-    model_dir = configuration.macro('MODEL_DIR')
+    read = configuration.read(args.gin_file, bindings, configuration.search_folders(args))
+    model_dir = read.macros.get('MODEL_DIR')
     if not isinstance(model_dir, str) or not model_dir:
         raise ValueError(f'MODEL_DIR is {model_dir!r}; expected the path of a folder')
     model_dir = pathlib.Path(model_dir).resolve()
     found = _found(model_dir, args.resume, args.overwrite)
     if found and args.overwrite:
-        check_apart(model_dir, _read_paths())
+        check_apart(model_dir, _read_paths(read.macros))
     if found and args.resume:
-        _same_configuration(model_dir, resolved)
-    job(model_dir=model_dir, quiet=args.quiet, start=functools.partial(_start, model_dir, found, resolved, args))
+        _same_configuration(model_dir, read.text)
+    read.job(model_dir=model_dir, quiet=args.quiet, start=functools.partial(_start, model_dir, found, read.text, args))
 
 
 def _found(model_dir, resume, overwrite):
@@ -91,13 +91,10 @@ def _found(model_dir, resume, overwrite):
     return True
 
 
-def _read_paths():
+def _read_paths(macros):
     """What the job reads, of the paths that macros name."""
     for name in ('TRAIN_DATA', 'EVAL_DATA', 'TOKENIZER', 'CHECKPOINT'):
-        try:
-            value = configuration.macro(name)
-        except ValueError:  # the job has no such macro
-            continue
+        value = macros.get(name)
         yield from (each for each in (value if isinstance(value, list | tuple) else [value]) if isinstance(each, str))
 
 

@@ -1,10 +1,11 @@
 import ast
 import functools
 
+import gin
 import jax
 import pytest
 
-from calm_jax.commands import configuration
+from calm_jax.commands import configuration, gin_state
 from calm_jax.decoding.settings import Settings
 from calm_jax.models.config import TransformerConfig
 from calm_jax.training import losses
@@ -84,16 +85,16 @@ def test_a_model_alone_says_nothing_to_run():
 
 def test_a_missing_model_is_one_line_when_the_job_starts(tmp_path, tokenizer, jsonl):
     tokenizer.save(tmp_path / 'tokenizer')
-    job, _ = configuration.read(
+    job = configuration.read(
         ['runs/train.gin'],
         [f"MODEL_DIR='{tmp_path}/m'", f"TRAIN_DATA='{jsonl}'", *REQUIRED[2:4], f"TOKENIZER='{tmp_path}/tokenizer'"],
-    )
+    ).job
     with pytest.raises(ValueError, match='TransformerConfig lacks emb_dim, .*--gin_file=models/small8.gin'):
         job()
 
 
 def test_messages_of_the_library_stay_as_they_are(tmp_path):
-    job, _ = configuration.read(['models/tiny.gin', 'runs/train.gin'], REQUIRED)
+    job = configuration.read(['models/tiny.gin', 'runs/train.gin'], REQUIRED).job
     with pytest.raises(FileNotFoundError) as raised:
         job(model_dir=tmp_path)
     assert 'configurable' not in str(raised.value) and '\n' not in str(raised.value)
@@ -104,10 +105,9 @@ def test_messages_of_the_library_stay_as_they_are(tmp_path):
     [('tiny', (2, 2, 64, 2, 32, 128)), ('small8', (8, 8, 512, 6, 64, 1024)), ('base', (12, 12, 768, 12, 64, 2048))],
 )
 def test_sizes_are_those_of_the_paper(size, expected):
-    import gin
-
-    configuration.read([f'models/{size}.gin', 'runs/train.gin'], REQUIRED)
-    config = gin.get_configurable('TransformerConfig')(vocab_size=32128)
+    state = configuration.read([f'models/{size}.gin', 'runs/train.gin'], REQUIRED).state
+    with gin_state.apart(state):
+        config = gin.get_configurable('TransformerConfig')(vocab_size=32128)
     assert type(config) is TransformerConfig
     assert (
         config.num_encoder_layers,
@@ -130,33 +130,30 @@ def test_every_run_file_reads_with_its_required_macros(file):
         for binding in [*REQUIRED, "CHECKPOINT='d'"]
         if ('TOKENIZER' not in binding if begun else 'CHECKPOINT' not in binding)
     ]
-    _, resolved = configuration.read([file], bindings)
+    resolved = configuration.read([file], bindings).text
     assert "MODEL_DIR = 'a'" in resolved and 'REQUIRED' not in resolved
 
 
 def test_the_resolved_configuration_reads_back_to_itself(tmp_path):
-    _, resolved = configuration.read(
+    resolved = configuration.read(
         ['models/tiny.gin', 'runs/train.gin'], [*REQUIRED, 'EXIT_WEIGHTS=@uniform', 'Optimizer.b1=0.5']
-    )
+    ).text
     (tmp_path / 'config.gin').write_text(resolved)
-    assert configuration.read([str(tmp_path / 'config.gin')], [])[1] == resolved
-    import gin
-
-    assert gin.get_bindings('train_model')['exit_weights'](2).tolist() == losses.uniform(2).tolist()
+    again = configuration.read([str(tmp_path / 'config.gin')], [])
+    assert again.text == resolved
+    with gin_state.apart(again.state):
+        assert gin.get_bindings('train_model')['exit_weights'](2).tolist() == losses.uniform(2).tolist()
 
 
 def test_later_files_and_bindings_win(tmp_path):
-    import gin
-
     (tmp_path / 'mine.gin').write_text('SEED = 5\nBATCH_SIZE = 7\n')
-    configuration.read(['runs/train.gin', str(tmp_path / 'mine.gin')], [*REQUIRED, 'BATCH_SIZE=9'])
-    assert (gin.query_parameter('SEED/macro.value'), configuration.macro('BATCH_SIZE')) == (5, 9)
+    macros = configuration.read(['runs/train.gin', str(tmp_path / 'mine.gin')], [*REQUIRED, 'BATCH_SIZE=9']).macros
+    assert (macros['SEED'], macros['BATCH_SIZE']) == (5, 9)
 
 
 def test_files_are_searched_for_where_the_user_says(tmp_path):
     (tmp_path / 'mine.gin').write_text("include 'runs/train.gin'\nSEED = 11\n")
-    configuration.read(['mine.gin'], REQUIRED, [str(tmp_path)])
-    assert configuration.macro('SEED') == 11
+    assert configuration.read(['mine.gin'], REQUIRED, [str(tmp_path)]).macros['SEED'] == 11
 
 
 def test_the_user_s_folders_come_before_the_library_s_and_are_forgotten_afterwards(tmp_path):
@@ -165,16 +162,15 @@ def test_the_user_s_folders_come_before_the_library_s_and_are_forgotten_afterwar
         (tmp_path / name / 'models' / 'tiny.gin').write_text(f"EVAL_DATA = '{tmp_path / name}'\n")
     folders = [str(tmp_path / name) for name in ('first', 'second')]
     for searched in (folders, folders[::-1]):
-        configuration.read(['runs/train.gin', 'models/tiny.gin'], REQUIRED, searched)
-        assert configuration.macro('EVAL_DATA') == searched[0]
-    configuration.read(['runs/train.gin', 'models/tiny.gin'], REQUIRED)
-    assert configuration.macro('EVAL_DATA') is None
+        read = configuration.read(['runs/train.gin', 'models/tiny.gin'], REQUIRED, searched)
+        assert read.macros['EVAL_DATA'] == searched[0]
+    assert configuration.read(['runs/train.gin', 'models/tiny.gin'], REQUIRED).macros['EVAL_DATA'] is None
 
 
 def test_bindings_are_found_however_gin_wraps_them(tmp_path):
     paths = [f'{tmp_path}/{"long" * 20}/{number}' for number in range(3)]
-    _, resolved = configuration.read(['models/tiny.gin', 'runs/train.gin'], [*REQUIRED, f'TRAIN_DATA={paths}', 'SEED=7'])
-    found = configuration.bindings(resolved)
+    read = configuration.read(['models/tiny.gin', 'runs/train.gin'], [*REQUIRED, f'TRAIN_DATA={paths}', 'SEED=7'])
+    found = configuration.bindings(read.text)
     assert ast.literal_eval(found['TRAIN_DATA']) == paths and found['SEED'] == '7'
     assert found['LoopOptions.seed'] == '%SEED' and found['job.run'] == '@train_model'
 
@@ -222,11 +218,11 @@ def test_functions_of_the_user_s_own_stand_where_the_library_s_do(tmp_path, monk
         '@gin.configurable\ndef seed_of_the_day(): return 3\n'
     )
     monkeypatch.syspath_prepend(tmp_path)
-    _, resolved = configuration.read(
+    read = configuration.read(
         ['models/tiny.gin', 'runs/train.gin'],
         [*REQUIRED, 'import own_weights', 'EXIT_WEIGHTS=@last_two', 'last_two.share=0.5', 'SEED=@seed_of_the_day()'],
     )
-    assert 'EXIT_WEIGHTS = @last_two' in resolved
+    assert 'EXIT_WEIGHTS = @last_two' in read.text
 
 
 @pytest.mark.parametrize(
