@@ -20,8 +20,8 @@ from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.data.windows import DecodeBatch, decode_windows
 from calm_jax.decoding import codec
 from calm_jax.decoding.choice import Beam
-from calm_jax.decoding.decoding import Decoding, Limits, off
-from calm_jax.decoding.generate import begin, generate, step, trace_of
+from calm_jax.decoding.decoding import Decoding, Limits
+from calm_jax.decoding.generate import begin, generate, step
 from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import join, split
@@ -41,7 +41,6 @@ from calm_jax.request import (
 from calm_jax.streamed_text import StreamedText
 from calm_jax.types import Array, Trace
 
-WINDOW = 64  # batches whose texts are sorted by length together
 NEW_TOKENS, SOURCE_LENGTH = 128, 512  # limits where neither the decoding nor the checkpoint says any
 
 
@@ -66,7 +65,9 @@ class Model:
     def __repr__(self) -> str:
         config = self.config
         stacks = config.num_decoder_layers if config.decoder_only else f'{config.num_encoder_layers} + {config.num_decoder_layers}'
-        count = sum(leaf.size for leaf in jax.tree.leaves(split(self.params)))
+        head = self.params['decoder'].get('logits_dense', {})
+        copied = head['tied_kernel'].size if 'tied_kernel' in head else 0
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params)) - copied
         heads = f', heads {", ".join(self.heads)}' if self.heads else ''
         return f'Model({stacks} layers, {count / 1e6:.3g} M parameters, {config.dtype}, vocabulary {config.vocab_size}{heads})'
 
@@ -149,7 +150,7 @@ class Model:
         come when its last batch is decoded, as its texts are sorted by length.
 
         Arguments and errors as `generate`; a text that is none raises when its turn comes. first: the index of the first text,
-        where an interrupted run goes on, a multiple of 64 · batch_size; rows are of all texts, those before it too.
+        where an interrupted run goes on, a multiple of `calm_jax.data.windows.WINDOW` · batch_size; rows are of all texts, those before it too.
         example_ids: what counted the texts before. watch: called with what each batch took.
         """
         request = self._request('stream', decoding, options, None)
@@ -169,6 +170,10 @@ class Model:
             if value:
                 raise ValueError(f'stream_tokens gives a text alone; {name} belongs to generate')
         return self._text_parts(request.text(prompt, 0), request)
+
+    def check(self, decoding: Decoding | None = None, *, count: int | None = None, **options: Unpack[Options]) -> None:
+        """Raises what `generate` would raise of these arguments and `count` texts."""
+        self._request('check', decoding, options, count)
 
     def save(self, directory: str | os.PathLike, *, dtype: str | None = None, overwrite: bool = False) -> None:
         """Writes a native checkpoint, whole or not at all."""
@@ -279,7 +284,6 @@ class Model:
             sources(),
             request.batch_size,
             max_source_length=request.decoding.limits.max_source_length,
-            window=WINDOW,
             first=first,
             **self.padding,
         )
@@ -360,7 +364,12 @@ class Model:
             example_ids=np.array([ExampleIds()(prompt)], np.int32),
             head_table=self.head_table(request.decoding),
         )
-        raise NotImplementedError(state, step, trace_of, text)
+        while state.carry.alive[0]:
+            state = step(self.config, params, state, request.decoding)
+            if part := text.add(int(state.carry.last[0])):
+                yield part
+        if part := text.end():
+            yield part
 
 
 def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
