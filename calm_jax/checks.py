@@ -42,7 +42,7 @@ def check_seed(name: str, value: Any) -> None:
 
 def parts(wanted: Any) -> tuple:
     """The types of a union, or the one type."""
-    return typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    return typing.get_args(wanted) if typing.get_origin(wanted) in (types.UnionType, typing.Union) else (wanted,)
 
 
 def expected(kind: Any) -> str | None:

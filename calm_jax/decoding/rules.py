@@ -1,7 +1,5 @@
 """What may not be said: rules over the tokens before, applied to scores ahead of any choice."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
@@ -23,10 +21,10 @@ class Rules:
     Raises ValueError for negative numbers that do not mean off.
     """
 
-    no_repeat_ngram_size: Any = option(0, 'no N tokens in a row occur twice (0: off)', metavar='N')
-    min_new_tokens: Any = option(0, 'no end of sequence before T tokens (0: off)', metavar='T')
-    forced_first_id: Any = option(-1, 'the first token (-1: free)', metavar='ID')
-    forced_last_id: Any = option(-1, 'the last token that the limit leaves room for (-1: free)', metavar='ID')
+    no_repeat_ngram_size: int | Array = option(0, 'no N tokens in a row occur twice (0: off)', metavar='N')
+    min_new_tokens: int | Array = option(0, 'no end of sequence before T tokens (0: off)', metavar='T')
+    forced_first_id: int | Array = option(-1, 'the first token (-1: free)', metavar='ID')
+    forced_last_id: int | Array = option(-1, 'the last token that the limit leaves room for (-1: free)', metavar='ID')
 
     def __post_init__(self):
         for name, off in _OFF.items():
