@@ -120,7 +120,8 @@ class PrefillWork(NamedTuple):
 
     encoder_attention, encoder_feed_forward: of the encoder. cross_keys_values: decoder layers that projected the encoder's
     output. prompt_attention, prompt_feed_forward, prompt_keys_values: of a decoder-only model, over the prompt but its last
-    token. decisions: floating-point operations of the plan maker, in units of D, rounded up.
+    token. prompt_last: layers that ran over the last token too, for a plan maker to see. decisions: floating-point operations
+    of the plan maker, in units of D, rounded up.
     """
 
     encoder_attention: Array
@@ -129,6 +130,7 @@ class PrefillWork(NamedTuple):
     prompt_attention: Array
     prompt_feed_forward: Array
     prompt_keys_values: Array
+    prompt_last: Array
     decisions: Array
 
 

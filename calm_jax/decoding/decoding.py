@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import jax
+
 from calm_jax.checks import check_seed
 from calm_jax.decoding.choice import Beam, Choice, Greedy, Sampled
 from calm_jax.decoding.propagation import PROPAGATIONS, Lazy, Propagation
@@ -82,15 +84,17 @@ class Decoding:
         return Decoding(limits=self.limits, choice=self.choice, rules=self.rules, seed=self.seed)
 
     def resolved(self) -> 'Decoding':
-        """What is compiled: without the decisions whose dial stands at 1 and the rules that are off, so that nothing of them is
-        in the program. A dial that is no number yet, inside another program, stays; the loop masks it."""
+        """What is compiled: without the decisions whose dial stands at 1, the rules that are off, and what is no matter of the
+        loop, so that nothing of them is in the program. A dial that is no number yet, inside another program, stays; the loop
+        masks it."""
         return dataclasses.replace(
             self,
+            limits=Limits(max_new_tokens=self.limits.max_new_tokens),
             exit=None if off(self.exit) else self.exit,
             gate=None if off(self.gate) else self.gate,
             plan=None if off(self.plan) else self.plan,
             choice=self.choice.resolved(),
-            rules=self.rules,
+            rules=self.rules.resolved(),
         )
 
     def check(self, sizes: Sizes) -> None:
@@ -114,7 +118,7 @@ _PARTS = {
 
 def off(decision: Any) -> bool:
     """Whether a decision is none, or its dial is a number and stands at 1."""
-    if decision is None:
-        return True
+    if decision is None or decision.dial is None:
+        return decision is None
     dial = getattr(decision, decision.dial)
-    return isinstance(dial, int | float) and dial >= 1
+    return not isinstance(dial, jax.core.Tracer) and float(dial) >= 1

@@ -38,14 +38,17 @@ class Rules:
             if getattr(self, name) >= vocabulary:
                 raise ValueError(f'{name} is {getattr(self, name)}; the vocabulary has {vocabulary} ids')
 
-    def resolved(self) -> 'Rules | None':
-        """The rules with None for those that are off; None where all are."""
+    def resolved(self) -> 'Rules':
+        """The rules with None for those that are off."""
         values = {name: getattr(self, name) for name in _OFF}
-        on = {name: None if isinstance(value, int) and value == _OFF[name] else value for name, value in values.items()}
-        return None if all(value is None for value in on.values()) else Rules(**on)
+        return Rules(
+            **{name: None if isinstance(value, int) and value == _OFF[name] else value for name, value in values.items()}
+        )
 
-    def by_row(self, rows: int) -> 'Rules':
-        """The rules that are on as int32 [B]."""
+    def by_row(self, rows: int) -> 'Rules | None':
+        """The rules that are on as int32 [B]; None where none is."""
+        if not jax.tree.leaves(self):
+            return None
         return jax.tree.map(lambda value: jnp.broadcast_to(jnp.asarray(value, jnp.int32), (rows,)), self)
 
     def __call__(

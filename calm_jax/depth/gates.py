@@ -16,10 +16,10 @@ class Gate:
     `init(rows, sizes)` makes what it remembers of a token's earlier layers. A call takes that memory and a `Context` with
     the states that enter the layer, and returns the new memory and who runs: bool [B], the whole layer, or bool [B, 3],
     self-attention, cross-attention and feed-forward. A closed gate still writes its layer's keys and values.
-    dial: the field that turns it off at 1; head: the head of a checkpoint that holds its trained arrays.
+    dial: the field that turns it off at 1, if it has one; head: the head of a checkpoint that holds its trained arrays.
     """
 
-    dial: ClassVar[str] = 'threshold'
+    dial: ClassVar[str | None] = None
     head: ClassVar[str | None] = None
 
     def init(self, rows: int, sizes: Sizes) -> Any:
@@ -38,6 +38,8 @@ class Gate:
 class ScriptedGate(Gate):
     """Runs what a table says: bool [T, L], or [T, L, 3] by sub-layer; row t for the t-th generated token, its last row for all
     later ones."""
+
+    dial: ClassVar[str | None] = 'threshold'
 
     runs: Array
     threshold: float = option(0.0, 'the gate runs every layer at 1, and what its table says below', flag=None)

@@ -15,11 +15,11 @@ class PlanMaker:
 
     after: after how many encoder layers, or layers over the prompt, it is asked; 0: from ids and tokens alone. Those layers
     run for every row, whatever the plan says. No row's plan may depend on its neighbours.
-    dial: the field that turns it off at 1; head: the head of a checkpoint that holds its trained arrays.
+    dial: the field that turns it off at 1, if it has one; head: the head of a checkpoint that holds its trained arrays.
     """
 
     after: ClassVar[int] = 0
-    dial: ClassVar[str] = 'share'
+    dial: ClassVar[str | None] = None
     head: ClassVar[str | None] = None
 
     def __call__(self, context: Context) -> Plan:
@@ -39,6 +39,8 @@ class Uniform(PlanMaker):
 
     Raises ValueError for a share outside (0, 1].
     """
+
+    dial: ClassVar[str | None] = 'share'
 
     share: float = option(1.0, "the share of the decoder's layers that runs, evenly spaced", flag='uniform_share', metavar='X')
 

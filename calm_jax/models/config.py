@@ -172,6 +172,7 @@ class TransformerConfig:
             projects=bool(self.embedding_dim),
             head_bias=self.head_bias,
             dtype=self.dtype,
+            encoder_layers=self.num_encoder_layers,
         )
 
     @property
