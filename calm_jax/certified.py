@@ -85,9 +85,7 @@ def source_warnings(certificate: Certificate, source_field: str) -> list[str]:
     recorded = recorded_source_field(certificate)
     if recorded in (None, source_field):
         return []
-    return [
-        f'source_field is {source_field!r} here, {recorded!r} in the certificate: the guarantee is for inputs made alike'
-    ]
+    return [f'source_field is {source_field!r} here, {recorded!r} in the certificate: the guarantee is for inputs made alike']
 
 
 def warn(warnings: Iterable[str]) -> None:

@@ -64,7 +64,9 @@ class Model:
 
     def __repr__(self) -> str:
         config = self.config
-        stacks = config.num_decoder_layers if config.decoder_only else f'{config.num_encoder_layers} + {config.num_decoder_layers}'
+        stacks = (
+            config.num_decoder_layers if config.decoder_only else f'{config.num_encoder_layers} + {config.num_decoder_layers}'
+        )
         head = self.params['decoder'].get('logits_dense', {})
         copied = head['tied_kernel'].size if 'tied_kernel' in head else 0
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params)) - copied
@@ -348,10 +350,7 @@ class Model:
 
     def _text_parts(self, prompt: str, request: Request) -> Iterator[str]:
         ((batch,),) = decode_windows(
-            [self.encode(prompt)],
-            1,
-            max_source_length=request.decoding.limits.max_source_length,
-            **self.padding,
+            [self.encode(prompt)], 1, max_source_length=request.decoding.limits.max_source_length, **self.padding
         )
         text, params = StreamedText(self.tokenizer), self.decoding_params
         state = begin(

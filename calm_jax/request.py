@@ -139,7 +139,9 @@ def check_combination(decoding: Decoding, sequences: int, log_probabilities: boo
     if isinstance(decoding.choice, Beam):
         raise ValueError('log_probabilities with beam search: its scores are of sequences; leave one of the two out')
     if not off(decoding.exit) and decoding.exit is not None and decoding.exit.measure.prunes:
-        raise ValueError('log_probabilities with a vocabulary that is pruned: not all ids have a score; leave one of the two out')
+        raise ValueError(
+            'log_probabilities with a vocabulary that is pruned: not all ids have a score; leave one of the two out'
+        )
 
 
 def checked_rows(rows: Rows | None, decoding: Decoding, num_layers: int, count: int | None) -> Rows | None:

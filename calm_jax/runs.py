@@ -54,12 +54,7 @@ def decode_file(
     rows = None if thresholds is None else Rows(threshold=thresholds)
     model.check(decoding, rows=rows, batch_size=batch_size)
     content = header(
-        records.fingerprint(),
-        source_field,
-        codec.to_json(decoding),
-        batch_size,
-        model.fingerprints,
-        threshold_field,
+        records.fingerprint(), source_field, codec.to_json(decoding), batch_size, model.fingerprints, threshold_field
     )
     decoded, summary = Decoded(output, content, WINDOW * batch_size, resume, overwrite), Summary()
     if decoded.complete and decoded.summarized:
@@ -89,9 +84,7 @@ def decode_file(
         )
         lines = (record(names.popleft(), each) for each in summary.passing(outputs))
         written = decoded.write(lines)
-        for _ in progress(
-            written, 'decoding', total=len(records), initial=decoded.finished, quiet=quiet, unit='examples'
-        ):
+        for _ in progress(written, 'decoding', total=len(records), initial=decoded.finished, quiet=quiet, unit='examples'):
             pass
     result = {**summary.as_dict(), **machine}
     decoded.summarize(result)
