@@ -80,27 +80,28 @@ class Model:
 
     def resolve(self, decoding: Decoding) -> Decoding:
         """The decoding with its limits as numbers. Raises ValueError where this model cannot do it."""
-        resolved = dataclasses.replace(decoding, limits=self.limits(decoding.limits))
+        length, source_length = self.limits(decoding.limits.max_new_tokens, decoding.limits.max_source_length)
+        resolved = dataclasses.replace(decoding, limits=Limits(source_length, length))
         resolved.check(self.config.sizes)
         return resolved
 
-    def limits(self, limits: Limits = Limits()) -> Limits:
-        """The limits as numbers: what they say, or else the checkpoint, or else 128 and 512 tokens, as far as the model has
+    def limits(self, max_new_tokens: int | None = None, max_source_length: int | None = None) -> tuple[int, int]:
+        """The two limits, in tokens: what is asked for, or else the checkpoint's, or else 128 and 512, as far as the model has
         positions.
 
         Raises ValueError where more is asked for than there are positions.
         """
         own, config = codec.from_json(self.generation).limits, self.config
         positions = config.max_positions if config.positions == 'learned' else math.inf
-        length = limits.max_new_tokens or own.max_new_tokens or min(NEW_TOKENS, positions // 2)
+        length = max_new_tokens or own.max_new_tokens or min(NEW_TOKENS, positions // 2)
         left = positions - (length if config.decoder_only else 0)
-        source_length = limits.max_source_length or min(own.max_source_length or SOURCE_LENGTH, left)
+        source_length = max_source_length or min(own.max_source_length or SOURCE_LENGTH, left)
         if length > positions or source_length > left or left < 1:
             raise ValueError(
                 f'max_new_tokens {length} and max_source_length {source_length}: the model has {positions} positions'
                 + (' for both together' if config.decoder_only else ' for each')
             )
-        return Limits(int(source_length), int(length))
+        return int(length), int(source_length)
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -248,6 +249,9 @@ class Model:
             decoding = self.resolve(chosen_decoding(lambda: self.decoding, decoding, options))
         check_combination(decoding, sequences, log_probabilities)
         rows = checked_rows(options.get('rows'), decoding, self.config.num_decoder_layers, count)
+        if rows is not None and rows.threshold is not None:
+            # The dial that the rows' own stand for must not turn the rule off.
+            decoding = dataclasses.replace(decoding, exit=dataclasses.replace(decoding.exit, threshold=0.0))
         return Request(decoding, batch_size or BATCH_SIZE, rows, sequences, log_probabilities, template)
 
     def certified(

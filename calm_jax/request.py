@@ -52,6 +52,9 @@ class Options(TypedDict, total=False):
 PARTS = ('exit', 'gate', 'plan', 'limits', 'choice')  # of a `Decoding`, that options replace
 
 
+_OWNERS = (('exit', Exit), ('limits', Limits), ('choice', Sampled), ('choice', Beam), ('decoding', Decoding))
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """A checked call. decoding: with its limits as numbers. rows: of the texts, numpy arrays, or None. sequences: for each
@@ -86,10 +89,11 @@ class Request:
 
 
 def check_names(function: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raises TypeError for an option that a function does not have."""
+    """Raises TypeError for an option that a function does not have; one of a class says which."""
     for name in options:
         if name not in known:
-            raise TypeError(f'{function}() has no option {name!r}{did_you_mean(name, known)}')
+            where = {field: f'; it is of {part}={kind.__name__}({field}=…)' for part, kind in _OWNERS for field in _names(kind)}
+            raise TypeError(f'{function}() has no option {name!r}{where.get(name) or did_you_mean(name, [*known, *where])}')
 
 
 def chosen_decoding(default: Callable[[], Decoding], decoding: Decoding | None, options: Options) -> Decoding:
@@ -179,8 +183,12 @@ def checked_rows(rows: Rows | None, decoding: Decoding, num_layers: int, count: 
     return Rows(**arrays)
 
 
+def _names(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
 def _fields(rows: Rows) -> list[tuple[str, Any]]:
-    return [(field.name, getattr(rows, field.name)) for field in dataclasses.fields(rows)]
+    return [(name, getattr(rows, name)) for name in _names(type(rows))]
 
 
 def _short(value: Any) -> str:
