@@ -1,30 +1,41 @@
 """Files that are written whole or not at all, and JSON objects read with errors of one line."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 
-def write_text(path: str | os.PathLike, text: str, make_folders: bool = False) -> None:
-    """Writes a UTF-8 file, whole or not at all: complete under the name PATH.partial first, then renamed.
+@contextlib.contextmanager
+def whole(path: str | os.PathLike, make_folders: bool = False) -> Iterator[TextIO]:
+    """A UTF-8 file to write, which appears whole or not at all: it gets its name when the block ends without an exception.
 
-    make_folders: makes the folders it lacks. A process killed outright may leave PATH.partial, which the next write replaces.
-    Raises OSError where it cannot be written; what the file held before is then still there.
+    Until then it is PATH.partial, which a process killed outright may leave; the next write replaces it. make_folders: makes
+    the folders it lacks. Raises OSError where it cannot be written; what the file held before is then still there.
     """
     path = Path(path)
     if make_folders:
         path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + '.partial')
     try:
-        partial.write_text(text, encoding='utf-8')
+        with open(partial, 'w', encoding='utf-8', newline='\n') as file:
+            yield file
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
 
 
+def write_text(path: str | os.PathLike, text: str, make_folders: bool = False) -> None:
+    """Writes a file as `whole` does."""
+    with whole(path, make_folders) as file:
+        file.write(text)
+
+
 def write_json(path: str | os.PathLike, content: dict, make_folders: bool = False, sort_keys: bool = False) -> None:
-    """Writes a JSON object as `write_text` does, indented by 2.
+    """Writes a JSON object as `whole` does, indented by 2.
 
     Raises ValueError, and writes nothing, for a number that JSON has no name for: NaN or an infinity.
     """

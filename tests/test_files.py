@@ -2,11 +2,10 @@
 
 import json
 import math
-import pathlib
 
 import pytest
 
-from calm_jax.files import read_json, write_json, write_text
+from calm_jax.files import read_json, whole, write_json, write_text
 
 
 def test_what_is_written_is_read_again_and_nothing_else_is_left(tmp_path):
@@ -17,20 +16,29 @@ def test_what_is_written_is_read_again_and_nothing_else_is_left(tmp_path):
     assert 'λ' in (tmp_path / 'a.json').read_text(encoding='utf-8')
 
 
-@pytest.mark.parametrize('step', ['write_text', 'replace'])
-def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, step):
-    write_text(tmp_path / 'a.txt', 'old')
-    real = getattr(pathlib.Path, step)
+@pytest.mark.parametrize('there', [True, False])
+@pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), KeyboardInterrupt()])
+def test_a_write_that_is_cut_short_leaves_what_was_there(tmp_path, there, error):
+    if there:
+        write_text(tmp_path / 'a.txt', 'old')
+    with pytest.raises(type(error)), whole(tmp_path / 'a.txt') as file:
+        file.write('ne')
+        file.flush()
+        raise error
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == ({'a.txt': b'old'} if there else {})
 
-    def full(self, *args, **kwargs):
-        if step == 'write_text':
-            real(self, 'ne', encoding='utf-8')  # as far as the disk goes
-        raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(pathlib.Path, step, full)
-    with pytest.raises(OSError, match='No space left'):
+def test_a_file_that_cannot_get_its_name_leaves_nothing(tmp_path):
+    (tmp_path / 'a.txt').mkdir()
+    with pytest.raises(OSError):
         write_text(tmp_path / 'a.txt', 'new')
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {'a.txt': b'old'}
+    assert [path.name for path in tmp_path.iterdir()] == ['a.txt']
+
+
+def test_what_a_killed_process_left_is_replaced(tmp_path):
+    (tmp_path / 'a.txt.partial').write_text('half of a longer text')
+    write_text(tmp_path / 'a.txt', 'new\n')
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {'a.txt': b'new\n'}
 
 
 @pytest.mark.parametrize('value', [math.nan, -math.inf])

@@ -23,6 +23,7 @@ from calm_jax.commands.flag_types import numbers
 from calm_jax.commands.provenance import provenance
 from calm_jax.commands.records import RECORDS, kept, open_sweep, recorded_source_field
 from calm_jax.commands.trials import check_trials, run_trials
+from calm_jax.curve import curve
 from calm_jax.data import jsonl
 from calm_jax.data.references import references
 from calm_jax.data.sources import open_records
@@ -32,7 +33,6 @@ from calm_jax.metrics import quality
 from calm_jax.metrics.objective import KINDS, Objective
 from calm_jax.outputs import check_file
 from calm_jax.progress import progress
-from calm_jax.sweep import curve
 
 PAPER_GRID = [round(1 - 0.05 * step, 2) for step in range(1, 20)]
 BATCH_SIZE = 32

@@ -9,7 +9,6 @@ other commands, and is printed as it would be typed.
 
 import argparse
 import dataclasses
-import json
 import shlex
 import shutil
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from calm_jax.commands.provenance import origin
+from calm_jax.data import jsonl
 from calm_jax.demo import localisation
 from calm_jax.demo.localisation import ASSETS, SEED, TRAINING_ROWS, write_shipped_splits, write_split
 from calm_jax.examples import examples
@@ -320,5 +320,4 @@ def call(command, arguments, quiet):
 
 def lines(path):
     """The records of a JSONL file."""
-    with open(path, encoding='utf-8') as file:
-        return [json.loads(line) for line in file]
+    return [record for _, record in jsonl.stream(path)]

@@ -14,7 +14,6 @@ import functools
 import json
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ import tensorflow as tf
 
 from calm_jax.data.jsonl import Records
 from calm_jax.data.tokenizers import ByteTokenizer, SentencePieceTokenizer, load_tokenizer
+from calm_jax.files import whole
 from calm_jax.nearest import did_you_mean
 
 PUBLIC_VOCABULARY = 'gs://t5-data/vocabs/cc_all.32000/sentencepiece.model'
@@ -185,16 +185,9 @@ def task_records(task: str, split: str, path: str | os.PathLike) -> Records:
     written.
     """
     examples = text_examples(task, split)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.partial')
-    try:
-        with open(partial, 'w', encoding='utf-8') as lines:
-            for example in examples:
-                lines.write(json.dumps(example, ensure_ascii=False) + '\n')
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path, make_folders=True) as lines:
+        for example in examples:
+            lines.write(json.dumps(example, ensure_ascii=False) + '\n')
     return Records(path)
 
 

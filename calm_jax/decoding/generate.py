@@ -66,10 +66,8 @@ def program(
     """
     decoding, rows, settings = resolved(decoding, rows, capacity)
     if isinstance(decoding.choice, Beam):
-        others = {'rows': rows, 'forced': forced, 'log_probabilities': log_probabilities or None}
-        for name, value in others.items():
-            if value is not None and value != Rows():
-                raise ValueError(f'beam search takes no {name}')
+        if forced is not None or log_probabilities:
+            raise ValueError(f'beam search takes no {"forced tokens" if forced is not None else "log-probabilities"}')
         return beam_search, (config, params, *_inputs(config, tokens, mask, example_ids), decoding), settings
     if log_probabilities and decoding.exit is not None and decoding.exit.measure.prunes:
         raise ValueError('log-probabilities are of the whole vocabulary, and the measure looks at a part of it')
@@ -158,7 +156,7 @@ def resolved(decoding: Decoding, rows: Rows | None, capacity: int | None) -> tup
         rows = dataclasses.replace(rows, threshold=decoding.exit.threshold)
     if rows.threshold is not None and decoding.exit is None:
         raise ValueError('rows have thresholds, and there is no exit rule whose they are')
-    if isinstance(decoding.choice, Beam) and rows != Rows():
+    if isinstance(decoding.choice, Beam) and jax.tree.leaves(rows):
         raise ValueError('beam search takes no settings of rows')
     if capacity is None:
         longest = _longest(decoding, rows)

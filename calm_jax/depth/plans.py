@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -71,6 +72,16 @@ class Uniform(PlanMaker):
     def __call__(self, context):
         layers = uniform_layers(layers_of(self.share, context.sizes.layers), context.sizes.layers)
         return fixed(context.example_ids.shape[0], layers, np.ones(context.sizes.encoder_layers, bool))
+
+
+@pytree
+class GivenPlan(PlanMaker):
+    """The plan that it holds, arrays bool [B, ·] in the order of the batch's rows."""
+
+    plan: Plan
+
+    def __call__(self, context):
+        return jax.tree.map(lambda rows: jnp.asarray(rows, bool), self.plan)
 
 
 # Those that come along; a maker of your own is named by where it is, 'package.module:Class'.

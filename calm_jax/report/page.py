@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jinja2
 
+from calm_jax.files import write_text
 from calm_jax.report import depths, sensitivity, tradeoffs, validity
 from calm_jax.report.figures import Drawing, Panel, Rendered, hues, render
 from calm_jax.report.grids import Grid, grid
@@ -76,7 +77,7 @@ def write(run: Run, output: str | pathlib.Path, overwrite: bool = False) -> Writ
     for name, image in images.items():
         folder.mkdir(exist_ok=True)
         (folder / f'{name}.png').write_bytes(image)
-    output.write_text(html, encoding='utf-8')
+    write_text(output, html)
     return Written(output, [folder / f'{name}.png' for name in images])
 
 
