@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 import gin
 from gin import config as gin_config
 
-from calm_jax.decoding.settings import Settings
+from calm_jax.decoding.decoding import Decoding
 from calm_jax.models.config import TransformerConfig
+from calm_jax.options import classes
 from calm_jax.training import classifier, jobs, losses
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions
@@ -22,7 +23,7 @@ def job(run: Callable[..., TrainState]) -> Callable:
 
 
 CONFIGURABLES: tuple[Callable, ...] = (
-    Settings,
+    *classes(Decoding),
     TransformerConfig,
     Optimizer,
     LoopOptions,

@@ -56,6 +56,11 @@ def options(kind: type) -> Iterator[tuple[dataclasses.Field, Option]]:
             yield field, dataclasses.replace(each, flag=field.name) if each.flag == '' else each
 
 
+def of(field: dataclasses.Field) -> Option:
+    """What a field says of itself; nothing where it is no option."""
+    return field.metadata.get(KEY, Option())
+
+
 def owner(kind: type, name: str) -> type:
     """The class that defines the field `name` of a dataclass first."""
     return [each for each in kind.__mro__ if name in getattr(each, '__dataclass_fields__', {})][-1]

@@ -5,7 +5,7 @@ import os
 import platform
 import shlex
 
-UNSAID = ('command', 'analysis', 'quiet', 'overwrite')  # no flags, or none that decide what is written
+UNSAID = ('command', 'analysis', 'quiet', 'overwrite', 'decode_flags')  # no flags, or none that decide what is written
 
 
 def provenance(command: str, args, *, seed: int, settings: dict, fingerprints: dict, data: dict | None) -> dict:

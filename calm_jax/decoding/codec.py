@@ -4,9 +4,10 @@ A *decoding document* is a dict of what differs from the defaults, nested as the
 
     {"exit": {"measure": {"class": "softmax_gap", "vocabulary": {"class": "fixed", "keep": 64}}, "threshold": 0.8}}
 
-Defaults are left out, so that an option added later, whose default means "as before", changes no older document. One of several
-classes is named by "class": the short name of one that comes along, else "module:Class" with "source", the SHA-256 of the
-module's file. Trained arrays are {"head": name}, the head of the checkpoint that holds them. Reading a document imports nothing.
+Defaults are left out, so that an option added later, whose default means "as before", changes no older document. One of
+several classes is named by "class": the short name of one that comes along, else "module:Class" with "source", the SHA-256 of
+the module's file. Trained arrays are {"head": name}, the head of the checkpoint that holds them. Reading a document imports no
+code.
 """
 
 import dataclasses
@@ -21,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from calm_jax import options
 from calm_jax.checks import check_type, parts
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.depth.vocabulary import FixedPruning
 from calm_jax.nearest import did_you_mean
-from calm_jax.options import KEY, Option, annotations
+from calm_jax.options import Option, annotations
 
 RESERVED = ('class', 'source')
 
@@ -33,8 +35,8 @@ RESERVED = ('class', 'source')
 def to_json(decoding: Decoding) -> dict:
     """The document of a decoding; {} of the default one. Numbers may be scalars of NumPy or JAX.
 
-    Raises ValueError, with the dotted path, for what JSON does not hold: arrays that no head of a checkpoint holds, numbers that
-    are not finite, values of another type than their field's, a class that is defined in no file.
+    Raises ValueError, with the dotted path, for what JSON does not hold: arrays that no head of a checkpoint holds, numbers
+    that are not finite, values of another type than their field's, a class that is defined in no file.
     """
     return _fields(decoding, '')
 
@@ -108,7 +110,7 @@ def _fields(value: Any, path: str) -> dict:
     document = {}
     hints = annotations(type(value))
     for field in dataclasses.fields(value):
-        where, each = _dotted(path, field.name), field.metadata.get(KEY, Option())
+        where, each = _dotted(path, field.name), options.of(field)
         if field.name in RESERVED:
             raise ValueError(f'{where}: an option cannot be called {field.name}, which documents keep for themselves')
         content = _content(getattr(value, field.name), type(value), each, hints[field.name], where)
@@ -168,7 +170,7 @@ def _made(kind: type, document: Any, path: str, heads: Mapping, classes: Mapping
             raise ValueError(f'{_dotted(path, name)}: {kind.__name__} has no option {name!r}{did_you_mean(name, fields)}')
     values = {}
     for name, field in fields.items():
-        each, where = field.metadata.get(KEY, Option()), _dotted(path, name)
+        each, where = options.of(field), _dotted(path, name)
         if each.array:
             values[name] = _array(kind, name, document.get(name), where, heads)
         elif name in document:

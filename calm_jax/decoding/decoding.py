@@ -26,8 +26,12 @@ class Limits:
     Raises ValueError for a limit below 1.
     """
 
-    max_source_length: int | None = option(None, 'input tokens; longer inputs are cut', metavar='S')
-    max_new_tokens: int | Array | None = option(None, 'most tokens generated', metavar='T')
+    max_source_length: int | None = option(
+        None, "input tokens; longer inputs are cut (default: the checkpoint's own, else 512)", metavar='S'
+    )
+    max_new_tokens: int | Array | None = option(
+        None, "most tokens generated, the end-of-sequence included (default: the checkpoint's own, else 128)", metavar='T'
+    )
 
     def __post_init__(self):
         for name in ('max_source_length', 'max_new_tokens'):

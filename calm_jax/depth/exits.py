@@ -1,6 +1,6 @@
 """The exit rule: a measure, and the threshold at which a token leaves."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
