@@ -4,7 +4,7 @@ config.json        TransformerConfig fields and "format": "calm_jax"
 spiece.model       (or other tokenizer files) as `calm_jax.data.tokenizers` writes them
 params/            orbax, in parts, with checksums
 heads/             the same; optional: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, ...}
-generation.json    defaults for decoding: max_new_tokens, max_source_length; {} is fine
+generation.json    defaults for decoding, a document of `calm_jax.decoding.codec` with limits, choice and rules; {} is fine
 """
 
 import dataclasses
