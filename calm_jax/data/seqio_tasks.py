@@ -13,6 +13,7 @@ order, with the label's name as target. Summarisation sets that are not in that 
 import functools
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from calm_jax.data.definition import digest
 from calm_jax.data.jsonl import Records
 from calm_jax.data.tokenizers import ByteTokenizer, SentencePieceTokenizer, load_tokenizer
 from calm_jax.nearest import did_you_mean
@@ -178,6 +180,16 @@ def text_examples(task: str, split: str) -> Iterator[dict[str, Any]]:
     return _examples(texts, split, _dataset(texts, split))
 
 
+def fingerprint(task: str) -> str:
+    """sha256 (hex) over what a registered Task makes texts of: its source with its parameters and version, and the
+    preprocessors up to its tokenisation with their code. Its vocabulary changes no text, and is not looked at.
+
+    Raises ValueError as `text_examples` does.
+    """
+    texts = _text_task(task)
+    return digest(texts.source, texts.preprocessors)
+
+
 def task_records(task: str, split: str, path: str | os.PathLike) -> Records:
     """Random access to the texts of a Task's split: writes `text_examples` to `path`, a .jsonl, and opens it.
 
@@ -187,7 +199,7 @@ def task_records(task: str, split: str, path: str | os.PathLike) -> Records:
     examples = text_examples(task, split)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.partial')
+    partial = path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')  # another process may be writing the same
     try:
         with open(partial, 'w', encoding='utf-8') as lines:
             for example in examples:
