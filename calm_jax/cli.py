@@ -1,7 +1,9 @@
 """The command `calm`: one sub-command per stage, one line and exit code 2 for whatever a user can get wrong."""
 
 import argparse
+import contextlib
 import importlib
+import logging
 import sys
 
 # Said here and not in the commands' files, so that the list of commands imports none of them.
@@ -40,7 +42,8 @@ def main(argv=None) -> int:
         args, unknown = parser.parse_known_args(argv)
         if unknown:
             chosen.error(f'unrecognized arguments: {" ".join(unknown)}')
-        command.run(args)
+        with _logged(name):
+            command.run(args)
     except SystemExit as stop:  # argparse: --help is 0, a wrong flag is 2
         return stop.code or 0
     except (ValueError, OSError) as error:
@@ -64,6 +67,35 @@ def main(argv=None) -> int:
 def console() -> None:
     """The console script."""
     sys.exit(main())
+
+
+@contextlib.contextmanager
+def _logged(name):
+    """What the library logs is printed while a command runs; without a command it goes where the program that uses it says."""
+    logger, printed = logging.getLogger('calm_jax'), _StandardError(name)
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(printed)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # other packages give the root a handler, and every line would be there twice
+    try:
+        yield
+    finally:
+        logger.removeHandler(printed)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+class _StandardError(logging.Handler):
+    """One line a message on standard error, as that is at the moment: warnings after the command's name, others as they are."""
+
+    def __init__(self, name):
+        super().__init__()
+        self._name = name
+
+    def emit(self, record):
+        line = ' '.join(record.getMessage().split())
+        warns = record.levelno >= logging.WARNING
+        print(f'calm {self._name}: {record.levelname.lower()}: {line}' if warns else line, file=sys.stderr, flush=True)
 
 
 class _OneLineParser(argparse.ArgumentParser):

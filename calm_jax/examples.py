@@ -1,6 +1,9 @@
 """Outputs token by token, the early beside the full model's: what examples.json holds, for `calm report` to colour."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+
+from calm_jax.schemas import FULL_MODEL, Example, Output
 
 COUNT = 12  # enough to see what early exits change, few enough to read
 
@@ -17,18 +20,16 @@ def examples(
     references: one text or None per input. full: the records of the full model, pieces among their fields; early: those of
     other ways to decode, by label. All in the order of the inputs; there may be more of them.
     """
-    return {
-        'num_layers': num_layers,
-        'examples': [
-            {
-                'input': text,
-                'reference': reference,
-                'full': {name: full[i][name] for name in ('pieces', 'exit_layers')},
-                'early': [
-                    {'label': label, **{name: records[i][name] for name in ('pieces', 'exit_layers', 'confidence')}}
-                    for label, records in early.items()
-                ],
-            }
-            for i, (text, reference) in enumerate(zip(inputs, references))
-        ],
-    }
+    shown = [
+        Example(
+            input=text,
+            reference=reference,
+            full=Output(FULL_MODEL, full[i]['pieces'], full[i]['exit_layers']),
+            early=tuple(
+                Output(label, records[i]['pieces'], records[i]['exit_layers'], records[i]['confidence'])
+                for label, records in early.items()
+            ),
+        )
+        for i, (text, reference) in enumerate(zip(inputs, references))
+    ]
+    return {'num_layers': num_layers, 'examples': [dataclasses.asdict(example) for example in shown]}

@@ -122,7 +122,7 @@ class Model:
         Plan. beam: a `Beam` searches instead, at full depth or within the plan; it takes no exit, gate or sampling.
         max_new_tokens, max_source_length: tokens with the end-of-sequence; the checkpoint's own defaults where None.
         batch_size: rows decoded together. seed: of sampled draws. first: the id of the first text, where an
-        interrupted run goes on: a multiple of 64 · batch_size.
+        interrupted run goes on: a multiple of `calm_jax.data.windows.WINDOW` · batch_size.
         """
         length, source_length = self.limits(max_new_tokens, max_source_length)
         windows = decode_windows(

@@ -1,15 +1,14 @@
-"""One data set decoded at full depth and at one λ after another, every run kept as a file of records, and the trade-off
-curve they draw. With the files at hand everything recomputes without a model."""
+"""One data set decoded at full depth and at one λ after another, every run kept as a file of records. With the files at hand
+everything recomputes without a model."""
 
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from calm_jax.data import jsonl
-from calm_jax.metrics.objective import Objective
+from calm_jax.data.record_schema import checked
 
 
 class Sweep:
@@ -30,7 +29,7 @@ class Sweep:
             self._provide(threshold, path)
             # Pieces are for the eye; a sweep holds twenty runs of them.
             self._read[threshold] = [
-                {name: value for name, value in _checked(where, record).items() if name != 'pieces'}
+                {name: value for name, value in checked(record, where).items() if name != 'pieces'}
                 for where, record in jsonl.stream(path)
             ]
             self._check_order(threshold, path)
@@ -68,83 +67,3 @@ class Sweep:
     def layers(self, threshold: float) -> np.ndarray:
         """Mean layers per token of each example, [n]."""
         return np.array([record['layers'] for record in self.at(threshold)])
-
-
-def curve(sweep: Sweep, objective: Objective, num_layers: int, label: str, kind: str, certificate=None) -> dict:
-    """What curve.json holds: depth, cost and quality at every λ that was asked for, and of the full model.
-
-    Those that the certificate tested have their p-value. layers and FLOPs are per token, over all tokens; quality and
-    losses are means over examples.
-    """
-    full = sweep.texts(1.0)
-    tested = {point.threshold: point for point in certificate.grid} if certificate else {}
-    points = []
-    for threshold in sweep.asked:
-        early = sweep.texts(threshold)
-        losses = objective.losses(early, full)
-        point = tested.get(threshold)
-        points.append(
-            {
-                'threshold': threshold,
-                **_cost(sweep.at(threshold)),
-                'quality': _mean(objective.quality(early)),
-                'consistency': _mean(objective.consistency(early, full)),
-                'loss': _mean(max(losses.values(), key=np.mean) if isinstance(losses, dict) else losses),
-                'p_value': point.p_value if point else None,
-                'rejected': bool(point and point.rejected),
-            }
-        )
-    return {
-        'label': label,
-        'kind': kind,
-        'num_layers': num_layers,
-        'metric': objective.names[0],
-        'objective': objective.kind,
-        'tolerance': certificate.tolerance if certificate else None,
-        'epsilon': certificate.epsilon if certificate else None,
-        'n': len(full),
-        'points': points,
-        'full': {**_cost(sweep.at(1.0)), 'quality': _mean(objective.quality(full))},
-    }
-
-
-def save_json(path: str | os.PathLike, content: dict) -> None:
-    """Writes a JSON file, whole or not at all, and makes the folders it lacks."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-    partial.replace(path)
-
-
-_FIELDS = {
-    'text': str,
-    'tokens': list,
-    'exit_layers': list,
-    'layers': int | float,
-    'flops': int | float,
-    'flops_elbayad': int | float,
-}
-
-
-def _checked(where: str, record: dict) -> dict:
-    """A record of a decoded file. ValueError where a field that is used is not there or of another type."""
-    for name, kind in _FIELDS.items():
-        if not isinstance(record.get(name), kind) or isinstance(record[name], bool):
-            raise ValueError(f'{where}: no {name}, or a damaged one; decode again with --checkpoint and --overwrite')
-    if 'id' not in record:
-        raise ValueError(f'{where}: no id; decode again with --checkpoint and --overwrite')
-    return record
-
-
-def _cost(records: Sequence[dict]) -> dict:
-    tokens = max(1, sum(len(record['tokens']) for record in records))
-    return {
-        'layers': sum(sum(record['exit_layers']) for record in records) / tokens,
-        'flops': sum(record['flops'] for record in records) / tokens,
-        'flops_elbayad': sum(record['flops_elbayad'] for record in records) / tokens,
-    }
-
-
-def _mean(values):
-    return None if values is None else float(np.mean(values))

@@ -1,4 +1,4 @@
-"""What crosses folders: evidence for a decision, the plan of a sequence, the trace of a decode.
+"""What crosses folders: what a decision may look at, the plan of a sequence, the trace of a decode and its work.
 
 Shape letters, the same everywhere: B rows, T target positions, S source length, L decoder layers, D width, N heads,
 H head size, F feed-forward width, V vocabulary. Layers count from 0; an *exit layer* is the number of layers visited, 1…L.
@@ -13,8 +13,9 @@ Array = jax.Array
 
 
 class Sizes(NamedTuple):
-    """What a decision may size its memory by, and count its cost from: L decoder layers, width D, vocabulary V; of the head the
-    width E, whether a state is projected to it first, whether it has a bias, and the name of its dtype."""
+    """What a decision may size its memory by, and count its cost from: L decoder layers, the encoder's layers, width D,
+    vocabulary V; of the head the width E, whether a state is projected to it first, whether it has a bias, and the name of
+    its dtype."""
 
     layers: int
     width: int
@@ -23,11 +24,7 @@ class Sizes(NamedTuple):
     projects: bool = False
     head_bias: bool = False
     dtype: str = 'float32'
-
-    def head_flops(self, ids: int | None = None) -> int:
-        """Operations of the head on one state: 2·E per id, of all V or of so many; and 2·D·E where the state is projected."""
-        projection = 2 * self.width * self.embedding if self.projects else 0
-        return projection + 2 * self.embedding * (self.vocabulary if ids is None else ids)
+    encoder_layers: int = 0
 
 
 class HeadRows(NamedTuple):
@@ -45,8 +42,9 @@ class Evidence(NamedTuple):
     hidden, previous: [B, D], the state after and before the layer.
     ran: bool [B], whether the row ran the layer; a row that did not is not observed.
     oracle: int32 [B], the full model's token for this position, or None when no look-ahead ran.
-    logits: (rows=None, state=None) → float32, the shared head on `hidden`, or on another state [B, D]: of every id [B, V], or
-        with HeadRows of those alone [B, k]; computed when called.
+    logits: (rows=None, state=None, asked=None) → float32, the shared head on `hidden`, or on another state [B, D]: of every
+        id [B, V], or with HeadRows of those alone [B, k]; computed, and counted as work, when called. asked: bool [B], the
+        rows that need it, where not all that ran do.
     head_rows: ids int32 [B, k] → HeadRows.
     choose: float32 [B, V], or [B, k] and their ids int32 [B, k] → int32 [B], the token that a distribution emits (its
         argmax, or a seeded draw).
@@ -68,6 +66,27 @@ class Evidence(NamedTuple):
     every_layer: bool = True
 
 
+class Context(NamedTuple):
+    """What a plan maker, or a gate, may look at.
+
+    sizes: of the model (static). example_ids: int32 [B], which texts the rows are.
+    tokens: int32 [B, S], the source, padded behind, or the prompt, padded before; mask: bool [B, S], which of them are there.
+    hidden: the states that were asked for. Of a maker [B, S, D], after its `after` encoder or prompt layers, None where that is
+        0; of a gate [B, D], entering the layer.
+    keys: [B], a key for each row: of a maker one of (seed, example id), of a gate of (seed, example id, position, layer).
+    layer: of a gate, which layer is entered (static, from 0). position: of a gate, int32 [B], generated tokens before this.
+    """
+
+    sizes: Sizes
+    example_ids: Array
+    tokens: Array
+    mask: Array
+    hidden: Array | None
+    keys: Array
+    layer: int | None = None
+    position: Array | None = None
+
+
 class Plan(NamedTuple):
     """Which sub-layers each row runs for the whole sequence: bool [B, L]; for the encoder bool [B, its layers]."""
 
@@ -78,18 +97,60 @@ class Plan(NamedTuple):
     encoder_feed_forward: Array
 
 
+class Work(NamedTuple):
+    """What each token of a row needed, int32 [B, T] each, free of the row's neighbours; zeros past its end.
+
+    self_attention, cross_attention, feed_forward: how many of each it ran. keys_values: at how many positions, summed over
+    layers, self-attention's keys and values were projected for it, those of earlier tokens that it made up for included.
+    head_states: states put through the head; head_ids: ids scored, summed over them. decisions: floating-point operations of
+    measures and gates besides the head, in units of D, rounded up.
+    """
+
+    self_attention: Array
+    cross_attention: Array
+    feed_forward: Array
+    keys_values: Array
+    head_states: Array
+    head_ids: Array
+    decisions: Array
+
+
+class PrefillWork(NamedTuple):
+    """What each row needed before its first token, int32 [B] each: how many layers it ran over its whole source or prompt.
+
+    encoder_attention, encoder_feed_forward: of the encoder. cross_keys_values: decoder layers that projected the encoder's
+    output. prompt_attention, prompt_feed_forward, prompt_keys_values: of a decoder-only model, over the prompt but its last
+    token. prompt_last: layers that ran over the last token too, for a plan maker to see. decisions: floating-point operations
+    of the plan maker, in units of D, rounded up.
+    """
+
+    encoder_attention: Array
+    encoder_feed_forward: Array
+    cross_keys_values: Array
+    prompt_attention: Array
+    prompt_feed_forward: Array
+    prompt_keys_values: Array
+    prompt_last: Array
+    decisions: Array
+
+
 class Trace(NamedTuple):
     """What a decode reports; rows first, zeros past a row's end, and of tokens padding.
 
     tokens: int32 [B, T]; lengths: int32 [B], generated tokens with the end-of-sequence.
-    exit_layers: int32 [B, T], layers visited, 1…L; layers_run: int32 [B, T], those of them that ran any sub-layer.
+    exit_layers: int32 [B, T], layers visited, 1…L.
     confidence: float32 [B, T], the measure at the exit (1 where nothing was measured).
-    executed: int32 [T], layers the batch executed at each step: what costs time.
+    work, prefill: what the rows needed. plan: what they ran within; None: everything.
+    executed: int32 [T], sub-layers that the batch executed at each step, of any row: what costs time.
+    log_probabilities: float32 [B, T], of the tokens under the model's own logits at the exit; None where not asked for.
     """
 
     tokens: Array
     lengths: Array
     exit_layers: Array
-    layers_run: Array
     confidence: Array
+    work: Work
+    prefill: PrefillWork
+    plan: Plan | None
     executed: Array
+    log_probabilities: Array | None = None

@@ -20,7 +20,7 @@ from pathlib import Path
 from calm_jax.cli import main as calm
 from calm_jax.commands.provenance import machine
 from calm_jax.data.jsonl import Records
-from calm_jax.sweep import save_json
+from calm_jax.files import write_json
 
 MEASURES = ('softmax_gap', 'state', 'classifier')
 FORMS = (('constant', None), ('decaying', 4.0))  # with τ: those of the paper
@@ -81,7 +81,7 @@ def main():
         'report': args.report,
         'epsilon': EPSILON,
     }
-    save_json(args.output / 'experiments.json', facts)
+    write_json(args.output / 'experiments.json', facts, make_folders=True)
 
 
 class Steps:

@@ -275,11 +275,12 @@ def point_of(path, curve, threshold):
 @functools.cache
 def references(path, field):
     """Per example, its reference texts."""
-    from calm_jax.commands.calibrate import jsonl_references
+    from calm_jax.data.jsonl import Template
+    from calm_jax.data.references import references as texts_of
     from calm_jax.data.sources import open_records
 
-    records = open_records(path)
-    return [jsonl_references((records[i], records.where(i)), field) for i in range(len(records))]
+    records, template = open_records(path), Template(field)
+    return [texts_of([template], record, records.where(i)) for i, record in enumerate(records)]
 
 
 def test_cell(folder, stem, objective, facts, wanted):

@@ -19,7 +19,7 @@ from experiments import Steps, compare_times, decode
 
 from calm_jax.commands.provenance import machine
 from calm_jax.data.jsonl import Records
-from calm_jax.sweep import save_json
+from calm_jax.files import write_json
 
 MEASURES = ('softmax_gap', 'weighted_contrast', 'divergent_contrast')
 REDUCTIONS = ('none', 'fixed', 'decaying')
@@ -100,7 +100,7 @@ def main():
         'report': args.report,
         'timed': args.timed,
     }
-    save_json(args.output / 'vocabularies.json', facts)
+    write_json(args.output / 'vocabularies.json', facts, make_folders=True)
 
 
 def halves(args):

@@ -1,5 +1,6 @@
 """The command itself: help, versions, and what is no command."""
 
+import logging
 import subprocess
 import sys
 
@@ -40,6 +41,27 @@ def test_an_interruption_is_no_traceback(monkeypatch, capsys):
 
     monkeypatch.setattr(gin_path, 'run', interrupted)
     assert main(['gin_path']) == 130 and 'interrupted' in capsys.readouterr().err
+
+
+def test_what_the_library_logs_is_printed_while_a_command_runs_and_only_then(monkeypatch, capsys):
+    from calm_jax.commands import gin_path
+
+    logger = logging.getLogger('calm_jax')
+    before = logger.level, logger.propagate, list(logger.handlers)
+
+    def logs(args):
+        logger.debug('too fine')
+        logger.info('step %d', 3)
+        logging.getLogger('calm_jax.some').warning('another\nbatch size')
+        if fails:
+            raise ValueError('wrong')
+
+    monkeypatch.setattr(gin_path, 'run', logs)
+    for fails in (False, True):
+        assert main(['gin_path']) == (2 if fails else 0)
+        printed = ['step 3', 'calm gin_path: warning: another batch size', *(['calm gin_path: wrong'] if fails else [])]
+        assert capsys.readouterr().err.splitlines() == printed
+        assert (logger.level, logger.propagate, logger.handlers) == before
 
 
 def out_of_memory():

@@ -1,4 +1,4 @@
-"""Calibration: from losses to a certificate, one setting at a time or all at once."""
+"""Calibration: from losses to a certificate, one point at a time or all at once."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ from numbers import Integral
 
 import numpy as np
 
-from calm_jax.calibration.certificate import FULL_DEPTH, PROCEDURES, Certificate, Point, choose, described, plain
+from calm_jax.calibration.certificate import PROCEDURES, Certificate, Point, choose, described, plain, short
 from calm_jax.calibration.draws import permutation
 from calm_jax.calibration.guarantee import sentence
 from calm_jax.calibration.losses import check_binary, checked, cluster_means, numbered, signed_risk
@@ -15,15 +15,17 @@ from calm_jax.calibration.p_values import P_VALUES, check_level, compute_p_value
 
 
 class Calibration:
-    """A calibration that asks for losses one setting at a time: nothing below the first failure is ever decoded.
+    """A calibration that asks for losses one point at a time: nothing behind the first failure is ever decoded.
 
-        calibration = Calibration(thresholds, tolerance=0.1, epsilon=0.05)
-        while calibration.threshold is not None:                     # the next λ to decode with
-            calibration.observe(losses_at(calibration.threshold))    # [n]; also returns whether to go on
-        certificate = calibration.certificate(objective='textual', metric='rougeL', provenance={…})
+        calibration = Calibration(points, tolerance=0.1, epsilon=0.05)
+        while (point := calibration.point) is not None:              # the next to decode
+            losses, cost = decode(point.decoding)                    # [n], and one number
+            calibration.observe(losses, cost)                        # also returns whether to go on
+        certificate = calibration.certificate(objective='textual', metric='rougeL', provenance={…}, full={…})
 
     What the constructor takes is fixed beforehand, without looking at the calibration examples:
-        thresholds: λ_1 … λ_m, tested in this order (descending as a rule) and never sorted.
+        points: what is tested, in this order (cautious to bold as a rule) and never sorted: each a `Point`, of which
+            decoding, threshold and cost are read, or a number λ, short for Point({}, λ).
         tolerance: δ, or {risk: δ} for several risks at once. epsilon: ε, the probability that the guarantee fails.
         p_value: 'binomial' for a loss that can only be 0 or 1, else 'betting' ('hoeffding_bentkus', 'hoeffding').
         procedure: 'fixed_sequence', or 'bonferroni' for a grid without an order, all of which is then tested.
@@ -32,13 +34,12 @@ class Calibration:
         groups: a group label per example [n]: the guarantee holds in each group, p is the largest of theirs.
         joint: the number of certificates among which one is chosen after seeing all of them: each gets ε/joint.
         signed: losses are differences in [−1, 1] and δ is on their scale (see `signed_risk`).
-        settings: per threshold, what else that point sets [m], for a path through composed settings.
-    Stopping early is valid: a setting that was not tested is not certified. ValueError for anything out of place.
+    Stopping early is valid: a point that was not tested is not certified. ValueError for anything out of place.
     """
 
     def __init__(
         self,
-        thresholds: Sequence[float],
+        points: Sequence[float | Point],
         tolerance: float | Mapping[str, float],
         epsilon: float,
         p_value: str = 'betting',
@@ -48,7 +49,6 @@ class Calibration:
         groups: Sequence | None = None,
         joint: int = 1,
         signed: bool = False,
-        settings: Sequence[Mapping] | None = None,
     ):
         check_level(epsilon)
         if p_value not in P_VALUES:
@@ -65,9 +65,9 @@ class Calibration:
             if not lowest < bound < 1:
                 raise ValueError(f'tolerance: expected a number between {lowest} and 1, found {bound}')
         permutation(seed, 1)  # refuses what is no seed
-        self._grid = _untested(thresholds, settings)
+        self._grid = _untested(points)
         self._tested = 0
-        self._used: list[float | None] = []  # the share of the tolerance that each tested setting takes
+        self._used: list[float | None] = []  # the share of the tolerance that each tested point takes
         self._tolerances = {risk: float(bound) for risk, bound in tolerances.items()}  # {None: δ} if one for all risks
         self._epsilon, self._joint, self._signed = float(epsilon), int(joint), bool(signed)
         self._p_value, self._procedure, self._seed = p_value, procedure, int(seed)
@@ -76,14 +76,9 @@ class Calibration:
         self._members: dict[str | None, np.ndarray] = {}  # the units of each group; {None: all} without groups
 
     @property
-    def threshold(self) -> float | None:
-        """The next λ to decode with, or None when there is nothing left to test."""
-        return None if self._finished() else self._grid[self._tested].threshold
-
-    @property
-    def setting(self) -> dict | None:
-        """What the next point sets beside λ, or None when there is nothing left to test."""
-        return None if self._finished() else dict(self._grid[self._tested].setting)
+    def point(self) -> Point | None:
+        """The next point to decode, or None when there is nothing left to test."""
+        return None if self._finished() else self._grid[self._tested]
 
     def check_enough(self, n: int) -> None:
         """ValueError, with the least number, if even losses of zero on n examples would certify nothing.
@@ -103,13 +98,17 @@ class Calibration:
                         f'{self._p_value} certifies nothing with fewer than {least}'
                     )
 
-    def observe(self, losses) -> bool:
-        """Test the next setting on its losses, [n] or {risk: [n]}, and return whether there is another to test."""
+    def observe(self, losses, cost: float | None = None) -> bool:
+        """Test the next point on its losses, [n] or {risk: [n]}, and return whether there is another to test.
+
+        cost: what decoding it took, in one unit for all points; None leaves the cost that the point came with.
+        """
         if self._finished():
             raise ValueError('the calibration is finished: no more losses are needed')
         point = self._grid[self._tested]
+        cost = point.cost if cost is None else _finite(cost, f'cost at {_label(point)}')
         risks = {
-            name: checked(column, -1.0 if self._signed else 0.0, f'{name} at threshold {point.threshold:g}')
+            name: checked(column, -1.0 if self._signed else 0.0, f'{name} at {_label(point)}')
             for name, column in (losses if isinstance(losses, Mapping) else {'losses': losses}).items()
         }
         self._check_rows(risks)
@@ -118,7 +117,7 @@ class Calibration:
         parts = {}
         for risk, units in risks.items():
             if self._p_value == 'binomial':
-                check_binary(units, f'{risk} at threshold {point.threshold:g}')
+                check_binary(units, f'{risk} at {_label(point)}')
             for group, members in self._members.items():
                 name = ', '.join(([risk] if len(risks) > 1 else []) + ([group] if group is not None else []))
                 parts[name] = self._test(units[members], self._tolerance_of(risk))
@@ -126,7 +125,7 @@ class Calibration:
         shares = [part['mean_loss'] / part['tolerance'] for part in parts.values() if part['tolerance'] > 0]
         self._used.append(max(shares) if len(shares) == len(parts) else None)
         self._grid[self._tested] = dataclasses.replace(
-            point, mean_loss=largest['mean_loss'], p_value=largest['p_value'], parts=parts if len(parts) > 1 else {}
+            point, cost=cost, mean_loss=largest['mean_loss'], p_value=largest['p_value'], parts=parts if len(parts) > 1 else {}
         )
         self._tested += 1
         return not self._finished()
@@ -137,21 +136,28 @@ class Calibration:
         metric: str | Mapping | None = None,
         metric_version: str | Mapping | None = None,
         provenance: Mapping | None = None,
+        full: Mapping | None = None,
     ) -> Certificate:
-        """The certificate of what has been tested so far.
+        """The certificate of what has been tested so far: of the cheapest valid point (see `choose`), or of full depth.
 
         `provenance` describes the calibration run, in what JSON can hold: fingerprints of `parameters` and `tokenizer`,
-        the decode `settings`, the calibration `data` (its `name` goes into the guarantee), the `environment`.
-        `Certificate.covers` compares it with a later run.
+        the calibration `data` (its `name` goes into the guarantee), the `environment`. `Certificate.covers` compares it
+        with a later run. `full`: the document of full depth ({} by default), decoded with where no point is valid.
         """
         if not self._tested:
-            raise ValueError('nothing was tested yet: observe the losses of the first threshold')
+            raise ValueError('nothing was tested yet: observe the losses of the first point')
+        provenance = described(provenance or {}, 'provenance')
+        if 'decoding' in provenance:
+            raise ValueError('provenance: "decoding" is of the points; leave it out')
+        fallback = Point(_document({} if full is None else full, 'full'))
         tolerances = {risk: self._tolerance_of(risk) for risk in self._rows[0]}
         rejected, chosen = choose(self._grid, self._procedure, self._epsilon / self._joint)
         grid = [dataclasses.replace(point, rejected=index in rejected) for index, point in enumerate(self._grid)]
+        point = fallback if chosen is None else grid[chosen]
         certificate = Certificate(
-            threshold=FULL_DEPTH if chosen is None else grid[chosen].threshold,
-            setting={} if chosen is None else grid[chosen].setting,
+            decoding=point.decoding,
+            threshold=point.threshold,
+            cost=point.cost,
             guarantee='',
             tolerance_used=0.0 if chosen is None else self._used[chosen],
             objective=objective,
@@ -169,15 +175,15 @@ class Calibration:
             clustered=self._group_by is not None,
             groups={group: len(members) for group, members in self._members.items() if group is not None},
             grid=tuple(grid),
-            provenance=described(provenance or {}, 'provenance'),
+            provenance=provenance,
         )
         return dataclasses.replace(certificate, guarantee=sentence(certificate))
 
     def _finished(self) -> bool:
         """Whether all is tested or, in a fixed sequence, the last test failed."""
         if self._procedure == 'fixed_sequence' and self._tested:
-            _, last_rejected = choose(self._grid, self._procedure, self._epsilon / self._joint)
-            if last_rejected != self._tested - 1:
+            rejected, _ = choose(self._grid, self._procedure, self._epsilon / self._joint)
+            if len(rejected) < self._tested:
                 return True
         return self._tested == len(self._grid)
 
@@ -194,13 +200,13 @@ class Calibration:
         return self._tolerances[None if None in self._tolerances else risk]
 
     def _check_rows(self, risks: dict[str, np.ndarray]) -> None:
-        """The same risks of the same number of examples at every setting; at the first one, enough of them."""
+        """The same risks of the same number of examples at every point; at the first one, enough of them."""
         if not risks:
             raise ValueError('losses: expected those of one risk or more, found an empty mapping')
         names, n = list(risks), len(next(iter(risks.values())))
         for name, column in risks.items():
             if column.shape != (n,):
-                raise ValueError(f'{name}: expected the losses of one setting, shape [{n}], found {list(column.shape)}')
+                raise ValueError(f'{name}: expected the losses of one point, shape [{n}], found {list(column.shape)}')
         if None not in self._tolerances and set(names) != set(self._tolerances):
             expected = ', '.join(map(str, self._tolerances))
             raise ValueError(f'losses: expected those of {expected}, which have a tolerance, found {", ".join(names)}')
@@ -209,14 +215,14 @@ class Calibration:
             self._rows = names, n
         if self._rows != (names, n):
             raise ValueError(
-                f'losses: expected {self._rows[1]} examples of {", ".join(self._rows[0])}, as at the first threshold, '
+                f'losses: expected {self._rows[1]} examples of {", ".join(self._rows[0])}, as at the first point, '
                 f'found {n} of {", ".join(names)}'
             )
 
 
 def calibrate(
     losses,
-    thresholds: Sequence[float],
+    points: Sequence[float | Point],
     tolerance: float | Mapping[str, float],
     epsilon: float,
     p_value: str = 'betting',
@@ -226,50 +232,74 @@ def calibrate(
     groups: Sequence | None = None,
     joint: int = 1,
     signed: bool = False,
-    settings: Sequence[Mapping] | None = None,
     objective: str | None = None,
     metric: str | Mapping | None = None,
     metric_version: str | Mapping | None = None,
     provenance: Mapping | None = None,
+    full: Mapping | None = None,
 ) -> Certificate:
-    """The certificate of losses [n, m], or {risk: [n, m]}: n examples by m settings, columns in test order.
+    """The certificate of losses [n, m], or {risk: [n, m]}: n examples by m points, columns in test order.
 
-    λ := min(Λ_valid ∪ {1}), so that P(E[L(λ)] ≤ δ) ≥ 1 − ε over the draw of the examples (CALM Proposition 1). The
-    arguments are those of `Calibration` and of its `certificate`. ValueError for anything out of place.
+    The point chosen is the cheapest of Λ_valid, or full depth where that is empty, so that P(E[L] ≤ δ) ≥ 1 − ε over the
+    draw of the examples. Without costs it is the last valid one: for descending λ, min(Λ_valid) (CALM Proposition 1).
+    The arguments are those of `Calibration` and of its `certificate`. ValueError for anything out of place.
     """
-    calibration = Calibration(
-        thresholds, tolerance, epsilon, p_value, procedure, seed, group_by, groups, joint, signed, settings
-    )
+    calibration = Calibration(points, tolerance, epsilon, p_value, procedure, seed, group_by, groups, joint, signed)
     tables = {
         name: checked(table, -1.0 if signed else 0.0, name)
         for name, table in (losses if isinstance(losses, Mapping) else {'losses': losses}).items()
     }
     for name, table in tables.items():
-        if table.shape[1:] != (len(thresholds),):
-            raise ValueError(
-                f'{name}: expected {len(thresholds)} columns, one per threshold, found the shape {list(table.shape)}'
-            )
-    for j in range(len(thresholds)):
+        if table.shape[1:] != (len(points),):
+            raise ValueError(f'{name}: expected {len(points)} columns, one per point, found the shape {list(table.shape)}')
+    for j in range(len(points)):
         if not calibration.observe({name: table[:, j] for name, table in tables.items()}):
             break
-    return calibration.certificate(objective, metric, metric_version, provenance)
+    return calibration.certificate(objective, metric, metric_version, provenance, full)
 
 
-def _untested(thresholds: Sequence[float], settings: Sequence[Mapping] | None) -> list[Point]:
-    """The grid before any test; ValueError for a threshold that is no finite number, or a point given twice."""
-    thresholds = [float(threshold) for threshold in thresholds]
-    settings = plain([{} for _ in thresholds] if settings is None else [dict(each) for each in settings], 'settings')
-    if not thresholds or not all(map(math.isfinite, thresholds)):
-        raise ValueError(f'thresholds: expected finite numbers, one or more, found {thresholds}')
-    if len(settings) != len(thresholds):
-        raise ValueError(f'settings: expected one for each of {len(thresholds)} thresholds, found {len(settings)}')
+def _untested(points: Sequence[float | Point]) -> list[Point]:
+    """The grid before any test; ValueError for what is no point, and for one that is given twice."""
     grid = []
-    for threshold, setting in zip(thresholds, settings):
-        point = Point(threshold, setting, mean_loss=None, p_value=None, rejected=False, parts={})
-        if point in grid:
-            raise ValueError(f'thresholds: {threshold:g} is given twice; expected each setting once, in test order')
+    for index, given in enumerate(points):
+        point = _point(given, f'points: point {index} (counted from 0)')
+        if any((point.decoding, point.threshold) == (other.decoding, other.threshold) for other in grid):
+            raise ValueError(f'points: {_label(point)} is given twice; expected each point once, in test order')
         grid.append(point)
+    if not grid:
+        raise ValueError('points: expected numbers λ or Points, one or more, found none')
     return grid
+
+
+def _point(given: float | Point, name: str) -> Point:
+    """The untested point that a number λ or a Point stands for."""
+    if not isinstance(given, Point):
+        return Point({}, _finite(given, name))
+    threshold = None if given.threshold is None else _finite(given.threshold, f'{name}, threshold')
+    cost = None if given.cost is None else _finite(given.cost, f'{name}, cost')
+    return Point(_document(given.decoding, f'{name}, decoding'), threshold, cost)
+
+
+def _document(value, name: str) -> dict:
+    """A decoding document as JSON gives it back."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f'{name}: expected a JSON object, found {value!r}')
+    return plain(dict(value), name)
+
+
+def _finite(value, name: str) -> float:
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f'{name}: expected a finite number, found {value!r}')
+    return number
+
+
+def _label(point: Point) -> str:
+    """A point in words: its λ, or its document."""
+    return short(point.decoding) if point.threshold is None else f'threshold {point.threshold:g}'
 
 
 def _members(n: int, group_by: Sequence | None, groups: Sequence | None) -> dict[str | None, np.ndarray]:

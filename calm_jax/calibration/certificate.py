@@ -3,35 +3,43 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from calm_jax import formats
 from calm_jax.calibration.procedures import bonferroni, fixed_sequence
+from calm_jax.files import write_text
 
-FORMAT = 'calm_jax certificate 1'
-FULL_DEPTH = 1.0  # λ ≥ 1 switches every exit off: the output is the full model's own, and no test is needed
 PROCEDURES = ('fixed_sequence', 'bonferroni')
+UNCOMPARED = ('data', 'source')  # provenance that describes the calibration and binds no later run
+ABSENT = object()  # what a description does not hold, where None is a value
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One setting of the grid. Where it was tested as several hypotheses (risks, groups), those of the largest p."""
+    """One way to decode, to be tested or tested.
 
-    threshold: float
-    setting: dict  # what else this point sets, beside λ; {} where λ is all
-    mean_loss: float | None  # R̂, the mean over examples; None where it was not tested
-    p_value: float | None
-    rejected: bool  # 'inconsistent' was rejected: the setting is certified
-    parts: dict  # {hypothesis: {'mean_loss', 'p_value'}} where there are several, else {}
+    Where it was tested as several hypotheses (risks, groups), mean_loss and p_value are those of the largest p.
+    """
+
+    decoding: dict  # the document to decode with, JSON that is never looked into here; {} where λ is all
+    threshold: float | None = None  # λ: a label of the point, which the document holds too where there is one
+    cost: float | None = None  # what is to be small, in one unit for all points: FLOPs per token, seconds, …
+    mean_loss: float | None = None  # R̂, the mean over examples; None where it was not tested
+    p_value: float | None = None
+    rejected: bool = False  # 'inconsistent' was rejected: the point is valid
+    parts: dict = dataclasses.field(default_factory=dict)  # {hypothesis: {'mean_loss', 'p_value'}} where there are several
 
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """A calibrated threshold with everything its guarantee depends on. JSON and back is exact to the bit."""
+    """A calibrated way to decode with everything its guarantee depends on. JSON and back is exact to the bit."""
 
-    threshold: float  # λ, as decoded with; 1 where nothing was certified
-    setting: dict  # what else the chosen point sets
+    decoding: dict  # the document to decode with: the chosen point's, or that of full depth where nothing was certified
+    threshold: float | None  # λ of the chosen point; None where it has none, or nothing was certified
+    cost: float | None  # of the chosen point, likewise
     guarantee: str  # in one sentence
     tolerance_used: float | None  # R̂/δ, the largest over hypotheses; 0 at full depth, None where a δ ≤ 0
     objective: str | None
@@ -49,38 +57,39 @@ class Certificate:
     clustered: bool
     groups: dict  # {group: n} where the guarantee holds in each of several groups, else {}
     grid: tuple[Point, ...]  # in test order, the untested included
-    provenance: dict  # of parameters, tokenizer, settings, data, environment: see `covers`
+    provenance: dict  # of parameters, tokenizer, data, environment: see `covers`
+    semantics: int = formats.SEMANTICS  # of the decodes that were tested, and of those that are covered
 
     @property
     def found(self) -> bool:
-        """Whether any setting was certified; if not, decode at full depth."""
+        """Whether any point was certified; if not, decode at full depth."""
         return any(point.rejected for point in self.grid)
 
     def to_json(self) -> str:
         """The certificate as JSON text, with a digest of all of it."""
-        content = {'format': FORMAT, **dataclasses.asdict(self)}
+        content = {**formats.stamp('certificate'), **dataclasses.asdict(self)}
         return json.dumps({**content, 'digest': _digest(content)}, indent=2, ensure_ascii=False) + '\n'
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the certificate as a JSON file, whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(path.name + '.partial')
-        partial.write_text(self.to_json(), encoding='utf-8')
-        partial.replace(path)
+        """Write the certificate as a JSON file, whole or not at all, and make the folders it lacks."""
+        write_text(path, self.to_json(), make_folders=True)
 
     @classmethod
     def from_json(cls, text: str, name: str = 'certificate') -> 'Certificate':
-        """The certificate in `text`. ValueError, `name` and the first fault, if it is none or contradicts itself."""
+        """The certificate in `text`.
+
+        ValueError, `name` and the first fault, if it is none, cannot be read here (see `formats.check`) or contradicts
+        itself. A field that is absent and has a default is read as the default; an unknown field is refused.
+        """
         try:
             content = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f'{name}: not JSON ({error.msg}, line {error.lineno}); expected a certificate') from None
         except RecursionError:
             raise ValueError(f'{name}: nested too deep; expected a certificate') from None
-        if not isinstance(content, dict) or content.get('format') != FORMAT:
-            raise ValueError(f'{name}: not a certificate; expected a JSON object with "format": "{FORMAT}"')
+        formats.check(content, 'certificate', name)
         digest, expected = content.pop('digest', None), _digest(content)
-        del content['format']
+        del content['format'], content['version']
         _check_fields(content, cls, name)
         if not isinstance(content['grid'], list) or not content['grid']:
             raise ValueError(f'{name}: expected a list of points as "grid"')
@@ -109,49 +118,70 @@ class Certificate:
     def covers(self, current: Mapping) -> list[str]:
         """Warnings, one line each, if the guarantee covers a run of this description; ValueError if it does not.
 
-        `current` describes the run as `provenance` describes the calibration, key by key: fingerprints of parameters
-        and tokenizer, decode settings, … Everything must be equal, except `data`, which is not compared, and
-        `environment` (backend, JAX version, batch size), where each difference gives a warning. What the chosen point
-        set is expected under `settings`; a `threshold` there must be the certificate's. The ValueError names the first
-        difference.
+        `current` describes the run: `decoding`, the document that it decodes with, and what `provenance` says of the
+        calibration, key by key: fingerprints of parameters, configuration and tokenizer, the dtype, … All of it must be
+        equal; only `data` and `source` are not compared, and each difference in `environment` (backend, versions, batch
+        size) gives a warning. A certificate of λ alone, without a document, compares `threshold`. The ValueError names
+        the first difference by its dotted path.
         """
         recorded, current = described(self.provenance, 'provenance'), described(current, 'current')
-        recorded['settings'] |= self.setting
-        if 'threshold' in current['settings']:
-            recorded['settings']['threshold'] = self.threshold
+        if 'threshold' in current or (self.threshold is not None and not self.decoding):
+            recorded['threshold'] = self.threshold
+        recorded['decoding'] = plain(self.decoding, 'decoding')
+        if not isinstance(current.setdefault('decoding', {}), dict):
+            raise ValueError(f'current: expected a mapping as "decoding", found {current["decoding"]!r}')
         warnings = _differences(recorded.pop('environment'), current.pop('environment'))
-        gap = next(_differences({**recorded, 'data': None}, {**current, 'data': None}), None)
+        for part in UNCOMPARED:
+            recorded.pop(part, None)
+            current.pop(part, None)
+        gap = next(_differences(recorded, current), None)
         if gap:
             raise ValueError(f'the certificate does not cover this run: {gap}; decode as certified or calibrate again')
         return [f'{difference}; rounding there may change a few tokens' for difference in warnings]
 
     def _check_consistent(self, name: str) -> None:
-        described(self.provenance, f'{name}: provenance')
+        if 'decoding' in described(self.provenance, f'{name}: provenance'):
+            raise ValueError(f'{name}: provenance holds "decoding", which is of the points')
+        for place, document in [('', self.decoding)] + [
+            (f'grid point {index}: ', point.decoding) for index, point in enumerate(self.grid)
+        ]:
+            if not isinstance(document, dict):
+                raise ValueError(f'{name}: {place}expected an object as "decoding", found {short(document)}')
         if self.procedure not in PROCEDURES:
             raise ValueError(f'{name}: expected as procedure one of {", ".join(PROCEDURES)}, found {self.procedure!r}')
         try:
             rejected, chosen = choose(self.grid, self.procedure, self.epsilon / self.joint)
         except (TypeError, ZeroDivisionError):
-            raise ValueError(f'{name}: expected numbers as epsilon, joint, thresholds and p-values') from None
+            raise ValueError(f'{name}: expected numbers as epsilon, joint, thresholds, costs and p-values') from None
         if {index for index, point in enumerate(self.grid) if point.rejected} != rejected:
             raise ValueError(f'{name}: its p-values do not reject the points it marks as rejected; calibrate again')
-        expected = (FULL_DEPTH, {}) if chosen is None else (self.grid[chosen].threshold, self.grid[chosen].setting)
-        for part, value, wanted in zip(('threshold', 'setting'), (self.threshold, self.setting), expected):
-            if value != wanted:
-                raise ValueError(f'{name}: {part} is {_short(value)}, its p-values give {_short(wanted)}; calibrate again')
+        point = Point(self.decoding) if chosen is None else self.grid[chosen]  # of full depth no point says what it is
+        for part in ('decoding', 'threshold', 'cost'):
+            value, expected = getattr(self, part), getattr(point, part)
+            if value != expected:
+                raise ValueError(f'{name}: {part} is {short(value)}, its p-values give {short(expected)}; calibrate again')
 
 
 def choose(grid: Sequence[Point], procedure: str, level: float) -> tuple[set[int], int | None]:
-    """The indices of the settings certified at this level, and of the one to decode with (None: full depth).
+    """The indices of the points certified at this level, and of the one to decode with (None: full depth).
 
-    `fixed_sequence`: the last rejected. `bonferroni`: the lowest λ (CALM Proposition 1). Untested points have p = 1.
+    Under `fixed_sequence` all before the first failure are certified, under `bonferroni` all p ≤ level/m. They hold at
+    once, so any of them may be taken, whatever the data say of their costs: the cheapest, the earlier tested of equals.
+    Where one of them has no cost: under `fixed_sequence` the last, under `bonferroni` the lowest λ (CALM Proposition 1;
+    a point without λ only if none has one). Untested points have p = 1.
     """
     p_values = [1.0 if point.p_value is None else point.p_value for point in grid]
     if procedure == 'fixed_sequence':
         last_rejected = fixed_sequence(p_values, level)
-        return set() if last_rejected is None else set(range(last_rejected + 1)), last_rejected
-    rejected = bonferroni(p_values, level)
-    return set(rejected), min(rejected, key=lambda index: grid[index].threshold, default=None)
+        valid = [] if last_rejected is None else list(range(last_rejected + 1))
+    else:
+        valid = bonferroni(p_values, level)
+    if all(grid[index].cost is not None for index in valid):
+        return set(valid), min(valid, key=lambda index: grid[index].cost, default=None)
+    if procedure == 'fixed_sequence':
+        return set(valid), valid[-1]
+    thresholds = {index: math.inf if grid[index].threshold is None else grid[index].threshold for index in valid}
+    return set(valid), min(valid, key=thresholds.__getitem__)
 
 
 def _digest(content: dict) -> str:
@@ -167,40 +197,51 @@ def plain(value, name: str):
         raise ValueError(f'{name}: expected only what JSON can hold ({error})') from None
 
 
+def short(value) -> str:
+    """A JSON value in at most 40 characters."""
+    text = 'absent' if value is ABSENT else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:36] + ' …'
+
+
 def described(description: Mapping, name: str) -> dict:
-    """A description of a run, plain, with `settings` and `environment` as objects ({} if absent); ValueError if not."""
+    """A description of a run, plain, with `environment` as an object ({} if absent); ValueError if it is none."""
     if not isinstance(description, Mapping):
         raise ValueError(f'{name}: expected a mapping, found {description!r}')
     description = plain(dict(description), name)
-    for part in ('settings', 'environment'):
-        if not isinstance(description.setdefault(part, {}), dict):
-            raise ValueError(f'{name}: expected a mapping as "{part}", found {description[part]!r}')
+    if not isinstance(description.setdefault('environment', {}), dict):
+        raise ValueError(f'{name}: expected a mapping as "environment", found {description["environment"]!r}')
     return description
 
 
 def _check_fields(content, kind: type, name: str) -> None:
-    fields = [field.name for field in dataclasses.fields(kind)]
+    """ValueError for a field that is missing and has no default, and for one that is not known."""
+    fields = dataclasses.fields(kind)
     if not isinstance(content, dict):
-        raise ValueError(f'{name}: expected an object with {", ".join(fields)}')
+        raise ValueError(f'{name}: expected an object with {", ".join(field.name for field in fields)}')
     for field in fields:
-        if field not in content:
-            raise ValueError(f'{name}: lacks "{field}"; the certificate is incomplete, calibrate again')
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        if field.name not in content and not optional:
+            raise ValueError(f'{name}: lacks "{field.name}"; the certificate is incomplete, calibrate again')
+    names = {field.name for field in fields}
     for field in content:
-        if field not in fields:
-            raise ValueError(f'{name}: unknown field "{field}"; written by another version, calibrate again')
+        if field not in names:
+            raise ValueError(f'{name}: unknown field "{field}", of another calm_jax; upgrade it, or calibrate again')
 
 
-def _differences(recorded, current, path: str = ''):
+def _differences(recorded, current, path: str = '') -> Iterator[str]:
     """One line for each leaf in which two descriptions differ, by dotted path."""
+    recorded, current = _opened(recorded, current), _opened(current, recorded)
     if isinstance(recorded, dict) and isinstance(current, dict):
-        for key in list(recorded) + [key for key in current if key not in recorded]:
-            absent = {} if isinstance(recorded.get(key, current.get(key)), dict) else None
+        for key in [*recorded, *(key for key in current if key not in recorded)]:
             inner = f'{path}.{key}' if path else key
-            yield from _differences(recorded.get(key, absent), current.get(key, absent), inner)
-    elif recorded != current:
-        yield f'{path} is {_short(current)} here, {_short(recorded)} in the certificate'
+            yield from _differences(recorded.get(key, ABSENT), current.get(key, ABSENT), inner)
+    elif isinstance(recorded, list) and isinstance(current, list) and len(recorded) == len(current):
+        for index, pair in enumerate(zip(recorded, current)):
+            yield from _differences(*pair, f'{path}[{index}]')
+    elif recorded != current or isinstance(recorded, bool) != isinstance(current, bool):
+        yield f'{path} is {short(current)} here, {short(recorded)} in the certificate'
 
 
-def _short(value) -> str:
-    text = 'absent' if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:36] + ' …'
+def _opened(value, other):
+    """An empty object for one that is absent beside an object with entries, so that the entries are compared."""
+    return {} if value is ABSENT and isinstance(other, dict) and other else value

@@ -1,4 +1,4 @@
-"""Losses: the numbers in [0, 1] that a guarantee is about, one row per example, one column per setting."""
+"""Losses: the numbers in [0, 1] that a guarantee is about, one row per example, one column per point."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ def checked(losses, lowest: float = 0.0, name: str = 'losses') -> np.ndarray:
     try:
         array = np.asarray(losses, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f'{name}: expected a table of numbers, examples by settings') from None
+        raise ValueError(f'{name}: expected a table of numbers, examples by points') from None
     if array.ndim not in (1, 2) or array.size == 0:
-        raise ValueError(f'{name}: expected at least one example and one setting, found the shape {list(array.shape)}')
+        raise ValueError(f'{name}: expected at least one example and one point, found the shape {list(array.shape)}')
     outside = ~((array >= lowest) & (array <= 1))  # written so that NaN is outside
     if outside.any():
         raise ValueError(f'{name}: {_first(array, outside)}; expected a number in [{lowest:g}, 1]')

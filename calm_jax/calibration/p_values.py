@@ -1,7 +1,7 @@
-"""P-values for H_j, 'the expected loss of setting j exceeds the tolerance δ' (CALM Eq. 8).
+"""P-values for H_j, 'the expected loss of point j exceeds the tolerance δ' (CALM Eq. 8).
 
-Each function takes losses [n, m] in [0, 1], n independent examples by m settings, and returns m numbers p with
-P(p ≤ u) ≤ u for every u whenever E[L] ≥ δ. Losses [n] are one setting and give one number.
+Each function takes losses [n, m] in [0, 1], n independent examples by m points, and returns m numbers p with
+P(p ≤ u) ≤ u for every u whenever E[L] ≥ δ. Losses [n] are of one point and give one number.
 
 Which p-value is used is decided before seeing losses: `binomial` for a loss that can only be 0 or 1, `betting` for any
 other. The smaller of two p-values is not a p-value, nor is a choice made by looking whether all losses are 0 or 1.

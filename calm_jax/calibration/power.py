@@ -41,7 +41,7 @@ def rejection_probability(
 def examples_needed(
     tolerance: float, expected_loss: float, epsilon: float = 0.05, p_value: str = 'betting', power: float = 0.9, seed: int = 0
 ) -> int:
-    """The least n with which a setting of mean loss `expected_loss` is certified with probability `power`.
+    """The least n with which a point of mean loss `expected_loss` is certified with probability `power`.
 
     Simulated, and bisected to about 1% of n on the premise that power grows with n; the estimate itself is good to a
     few percent. ValueError if the mean is not below δ (no n suffices) or more than 100,000 examples are needed.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calm_jax.calibration.certificate import FULL_DEPTH
+from calm_jax.calibration.certificate import Point
 from calm_jax.calibration.draws import permutation
 from calm_jax.calibration.losses import checked, cluster_means, signed_risk
 from calm_jax.calibration.p_values import check_level, compute_p_values
@@ -30,9 +30,9 @@ def trials_running(
     group_by: Sequence | None = None,
     signed: bool = False,
 ) -> int:
-    """How many trials have certified every setting so far, and so need another column: 0 when the grid is long enough.
+    """How many trials have certified every point so far, and so need another column: 0 when the grid is long enough.
 
-    losses [n, k] are those of the first k settings. Over all tolerances, a trial for each counts.
+    losses [n, k] are those of the first k points. Over all tolerances, a trial for each counts.
     """
     losses = _pool(losses, group_by, signed)
     return sum(
@@ -45,7 +45,7 @@ def trials_running(
 def run_trials(
     losses,
     layers,
-    thresholds: Sequence[float],
+    points: Sequence[float | Point],
     tolerances: Sequence[float],
     num_layers: int,
     epsilon: float = 0.05,
@@ -61,36 +61,42 @@ def run_trials(
 ) -> dict:
     """What trials.json holds: for each tolerance, what fixed sequence testing chose in each trial and what it gave.
 
-    losses and layers [n, k] belong to the first k of m `thresholds`, in test order; k < m is enough if every trial has
-    stopped (`trials_running`). layers are mean layers per token, of `num_layers`. A trial calibrates on a random share
-    of the pool; test_risk and layers are means over the rest, pool_risk over all. A trial that certifies nothing runs
-    at full depth: threshold 1, risk 0, all layers. Standard deviations are those of the trials at hand (divisor T).
+    losses and layers [n, k] belong to the first k of m `points` (numbers λ or Points), in test order; k < m is enough if
+    every trial has stopped (`trials_running`). layers are mean layers per token, of `num_layers`. A trial calibrates on a
+    random share of the pool and takes the valid point with the fewest layers there, the earlier tested of equals;
+    test_risk and layers are means over the rest, pool_risk over all. `point` counts from 0, `threshold` is its λ if it
+    has one. A trial that certifies nothing runs at full depth: point and threshold None, risk 0, all layers. Standard
+    deviations are those of the trials at hand (divisor T).
     """
     losses, layers = _pool(losses, group_by, signed), np.asarray(layers, dtype=np.float64)
     layers = layers if group_by is None else cluster_means(layers, group_by)
     n, k = losses.shape
     if layers.shape != losses.shape:
         raise ValueError(f'layers: expected the shape of the losses, {[n, k]}, found {list(layers.shape)}')
-    if k > len(thresholds):
-        raise ValueError(f'thresholds: expected one for each of {k} columns, found {len(thresholds)}')
+    if k > len(points):
+        raise ValueError(f'points: expected one for each of {k} columns, found {len(points)}')
+    thresholds = [point.threshold if isinstance(point, Point) else float(point) for point in points]
     n_calibration = _calibration_size(n, calibration_share)
     rows = []
     for tolerance in tolerances:
         stops = _stops(losses, tolerance, epsilon, p_value, trials, calibration_share, seed, signed)
-        if k < len(thresholds) and k in stops:
+        if k < len(points) and k in stops:
             raise ValueError(
                 f'{stops.count(k)} of {trials} trials at tolerance {tolerance:g} certify all {k} columns and go on: '
-                f'expected the losses at threshold {thresholds[k]:g} too'
+                f'expected the losses of the next point too'
             )
         per_trial = []
         for trial, stop in enumerate(stops):
-            test = permutation((seed, trial), n)[n_calibration:]
+            order = permutation((seed, trial), n)
+            calibration, test = order[:n_calibration], order[n_calibration:]
+            point = int(np.argmin(layers[calibration, :stop].mean(axis=0))) if stop else None
             per_trial.append(
                 {
-                    'threshold': float(thresholds[stop - 1]) if stop else FULL_DEPTH,
-                    'test_risk': float(losses[test, stop - 1].mean()) if stop else 0.0,
-                    'pool_risk': float(losses[:, stop - 1].mean()) if stop else 0.0,
-                    'layers': float(layers[test, stop - 1].mean()) if stop else float(num_layers),
+                    'point': point,
+                    'threshold': thresholds[point] if stop else None,
+                    'test_risk': float(losses[test, point].mean()) if stop else 0.0,
+                    'pool_risk': float(losses[:, point].mean()) if stop else 0.0,
+                    'layers': float(layers[test, point].mean()) if stop else float(num_layers),
                 }
             )
         risks, pool_risks, depths = (
@@ -131,7 +137,7 @@ def _stops(
     seed: int,
     signed: bool,
 ) -> list[int]:
-    """For each trial, how many settings it certifies before the first failure; all of them if there is none."""
+    """For each trial, how many points it certifies before the first failure; all of them if there is none."""
     check_level(epsilon)
     if trials < 1:
         raise ValueError(f'trials: expected 1 or more, found {trials}')
@@ -149,7 +155,7 @@ def _stops(
 def _pool(losses, group_by: Sequence | None, signed: bool) -> np.ndarray:
     losses = checked(losses, lowest=-1.0 if signed else 0.0)
     if losses.ndim != 2:
-        raise ValueError(f'losses: expected examples by settings, shape [n, k], found {list(losses.shape)}')
+        raise ValueError(f'losses: expected examples by points, shape [n, k], found {list(losses.shape)}')
     return losses if group_by is None else cluster_means(losses, group_by)
 
 

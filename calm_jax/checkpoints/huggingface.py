@@ -19,6 +19,7 @@ import safetensors
 from calm_jax.checkpoints import atomic, native, trees
 from calm_jax.checkpoints.weights import as_published, assemble, loaded, published_shape
 from calm_jax.data import tokenizers
+from calm_jax.files import read_json, write_json
 from calm_jax.models import families
 
 _SINGLE, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
@@ -42,8 +43,8 @@ _CODES = {name: code for code, name in _DTYPES.items()}
 def is_published(directory):
     """Whether `directory` holds a published model's config.json (nothing else of it is checked)."""
     try:
-        return 'model_type' in json.loads((pathlib.Path(directory) / 'config.json').read_text())
-    except (OSError, ValueError, TypeError):
+        return 'model_type' in read_json(pathlib.Path(directory) / 'config.json')
+    except (OSError, ValueError):
         return False
 
 
@@ -64,7 +65,7 @@ def read(directory, dtype='float32', tokenizer=None, pending=False):
     path = directory / 'config.json'
     if not path.is_file():
         raise FileNotFoundError(f'{directory}: holds no config.json; expected a published model directory')
-    published = native.read_json(path)
+    published = read_json(path)
     generation = _read_generation(directory / 'generation_config.json', published)
     try:
         family = families.family_of(published)
@@ -108,8 +109,8 @@ def write(directory, checkpoint, *, dtype=None, overwrite=False, watch=iter):
         defaults = {
             theirs: checkpoint.generation[ours] for ours, theirs in _DEFAULTS.items() if ours in (checkpoint.generation or {})
         }
-        _write_json(temporary / 'config.json', {**family.published_from_config(config), 'torch_dtype': stored})
-        _write_json(temporary / 'generation_config.json', {**ids, **defaults})
+        write_json(temporary / 'config.json', {**family.published_from_config(config), 'torch_dtype': stored}, sort_keys=True)
+        write_json(temporary / 'generation_config.json', {**ids, **defaults}, sort_keys=True)
         _write_tokenizer(temporary, checkpoint.tokenizer)
 
 
@@ -118,7 +119,7 @@ def _read_generation(path, published):
 
     The reference implementation prefers them to those of config.json when it generates; old directories keep all of it there.
     """
-    settings = native.read_json(path) if path.is_file() else {}
+    settings = read_json(path) if path.is_file() else {}
     for name in ('decoder_start_token_id', 'bos_token_id', 'eos_token_id', 'pad_token_id'):
         if settings.get(name) is not None:
             published[name] = settings[name]
@@ -138,7 +139,7 @@ def _encodes(published):
 def _read_tokenizer(directory, family):
     """The tokenizer; a byte-level one is published without any vocabulary file, as a class name only."""
     path = directory / 'tokenizer_config.json'
-    settings = native.read_json(path) if path.is_file() else {}
+    settings = read_json(path) if path.is_file() else {}
     if settings.get('tokenizer_class') == 'ByT5Tokenizer':
         return tokenizers.ByteTokenizer(settings.get('extra_ids', 125))
     kind = tokenizers.kind_of(directory)
@@ -151,9 +152,10 @@ def _write_tokenizer(directory, tokenizer):
     names = {tokenizers.ByteTokenizer: 'ByT5Tokenizer', tokenizers.SentencePieceTokenizer: 'T5Tokenizer'}
     if name := names.get(type(tokenizer)):
         special = {'eos_token': '</s>', 'unk_token': '<unk>', 'pad_token': '<pad>'}
-        _write_json(
+        write_json(
             directory / 'tokenizer_config.json',
             {'tokenizer_class': name, 'extra_ids': getattr(tokenizer, 'extra_ids', 0), **special},
+            sort_keys=True,
         )
     tokenizer.save(directory)
 
@@ -221,7 +223,7 @@ def _files(directory, single, index):
     """The paths of the one file, or of the shards that an index lists; none where neither is there."""
     if not (directory / index).is_file():
         return [directory / single] if (directory / single).is_file() else []
-    shards = native.read_json(directory / index).get('weight_map')
+    shards = read_json(directory / index).get('weight_map')
     if not isinstance(shards, dict) or not shards:
         raise ValueError(f'{directory / index}: holds no weight_map; the file is damaged, copy it again')
     names = sorted(set(shards.values()))
@@ -299,7 +301,3 @@ def _write_weights(path, weights, params, dtype, watch=iter):
             array = np.concatenate([trees.cast(leaves[path], dtype, path) for path in weight.paths], axis=-1)
             file.write(np.ascontiguousarray(as_published(weight, array)).view(np.uint8).data)
     return max(sizes, key=sizes.get)
-
-
-def _write_json(path, value):
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + '\n')

@@ -20,6 +20,7 @@ import jax
 from calm_jax.checkpoints import atomic, trees
 from calm_jax.checkpoints.trees import fingerprint
 from calm_jax.data import tokenizers
+from calm_jax.files import read_json, write_json
 from calm_jax.models import transformer
 from calm_jax.models.config import TransformerConfig
 
@@ -58,8 +59,8 @@ def save(directory, config, params, tokenizer, heads=None, generation=None, *, d
     check(str(directory), config, params, tokenizer, heads)
     with atomic.new_directory(directory, overwrite) as temporary:
         fields = {'format': FORMAT, **dataclasses.asdict(config)}
-        _write_json(temporary / 'config.json', fields)
-        _write_json(temporary / 'generation.json', generation or {})
+        write_json(temporary / 'config.json', fields)
+        write_json(temporary / 'generation.json', generation or {})
         tokenizer.save(temporary)
         trees.write(temporary / 'params', params, dtype, watch)
         if heads:
@@ -91,8 +92,8 @@ def load(directory, dtype='float32'):
 def is_native(directory):
     """Whether `directory` says that it is a native checkpoint (nothing else of it is checked)."""
     try:
-        return json.loads((pathlib.Path(directory) / 'config.json').read_text()).get('format') == FORMAT
-    except (OSError, ValueError, AttributeError):
+        return read_json(pathlib.Path(directory) / 'config.json').get('format') == FORMAT
+    except (OSError, ValueError):
         return False
 
 
@@ -175,18 +176,3 @@ def parameter_shapes(config):
     """{'encoder/layers_0/mlp/wo/kernel': shape, ...}: the parameters of a model with `config`, none of them allocated."""
     abstract = jax.eval_shape(lambda key: transformer.init_params(config, key), jax.random.key(0))
     return types.MappingProxyType({'/'.join(path): tuple(leaf.shape) for path, leaf in trees.flatten(abstract)})
-
-
-def read_json(path):
-    """A JSON object; a damaged file is one line."""
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f'{path}: not valid JSON ({error})') from None
-    if not isinstance(value, dict):
-        raise ValueError(f'{path}: expected a JSON object, found {type(value).__name__}')
-    return value
-
-
-def _write_json(path, value):
-    path.write_text(json.dumps(value, indent=2) + '\n')

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calm_jax.files import read_json, write_json
+
 CHECKSUMS = 'checksums.json'
 PART_BYTES = 64 << 20  # of a part, but where one array is larger
 
@@ -74,7 +76,7 @@ def write(directory, tree, dtype=None, watch=iter):
             (directory / str(number) / 'commit_success.txt').unlink(missing_ok=True)
             del part
     sums = {file.relative_to(directory).as_posix(): _checksum(file) for file in sorted(directory.rglob('*')) if file.is_file()}
-    (directory / CHECKSUMS).write_text(json.dumps(sums, indent=1) + '\n')
+    write_json(directory / CHECKSUMS, sums)
 
 
 def read(directory, dtype=None):
@@ -178,7 +180,7 @@ def _verify(directory):
     if not directory.is_dir():
         raise FileNotFoundError(f'{directory}: no such directory; expected stored arrays')
     try:
-        sums = json.loads((directory / CHECKSUMS).read_text())
+        sums = read_json(directory / CHECKSUMS)
         sums = {name: (int(entry['bytes']), str(entry['sha256'])) for name, entry in sums.items()}
     except FileNotFoundError:
         raise FileNotFoundError(

@@ -18,6 +18,7 @@ from calm_jax.analysis import depths
 from calm_jax.analysis.confidences import layer_confidences
 from calm_jax.analysis.sensitivity import sensitivity
 from calm_jax.commands import decode_flags
+from calm_jax.commands.flag_types import numbers, positive
 from calm_jax.commands.generate import model_fingerprints
 from calm_jax.commands.provenance import data_of, provenance
 from calm_jax.data import jsonl
@@ -25,11 +26,11 @@ from calm_jax.data.sources import open_records
 from calm_jax.decoding.settings import KEEP, Settings
 from calm_jax.depth.confidence import StaticDepth
 from calm_jax.depth.contrast import Contrast
+from calm_jax.files import write_json
 from calm_jax.metrics import quality
 from calm_jax.model import load
 from calm_jax.outputs import check_file
 from calm_jax.progress import progress
-from calm_jax.sweep import save_json
 
 
 def add_arguments(parser):
@@ -44,10 +45,8 @@ def add_arguments(parser):
     for each in (two, three):
         each.add_argument('--label', metavar='NAME', help='of the model in figures (default: the checkpoint as given)')
     for each in (one, two):
-        each.add_argument(
-            '--max_new_tokens', type=decode_flags.positive, metavar='T', help="default: the checkpoint's, else 128"
-        )
-        each.add_argument('--max_source_length', type=decode_flags.positive, metavar='S', help='default: as above, else 512')
+        each.add_argument('--max_new_tokens', type=positive, metavar='T', help="default: the checkpoint's, else 128")
+        each.add_argument('--max_source_length', type=positive, metavar='S', help='default: as above, else 512')
     decode_flags.add_settings(three, threshold=False)
 
 
@@ -55,7 +54,7 @@ def _add_common(parser):
     decode_flags.add_model(parser)
     parser.add_argument('--data', required=True, metavar='FILE', help='inputs: JSONL, plain, .gz or .xz, or seqio:TASK:SPLIT')
     parser.add_argument('--source_field', default='source', metavar='FIELD', help='input: a field or template (default source)')
-    parser.add_argument('--examples', type=decode_flags.positive, default=100, metavar='N', help='inputs used (default 100)')
+    parser.add_argument('--examples', type=positive, default=100, metavar='N', help='inputs used (default 100)')
     parser.add_argument('--output', required=True, metavar='FILE', help='JSON to write, which `calm report` draws')
     parser.add_argument('--overwrite', action='store_true', help='replace the output if it exists')
 
@@ -82,7 +81,7 @@ def run(args):
     found, lines = {'sensitivity': _sensitivity, 'ranks': _ranks, 'confidence': _confidence}[args.analysis](
         args, settings, model, texts, options
     )
-    save_json(
+    write_json(
         args.output,
         {
             **found,
@@ -95,6 +94,7 @@ def run(args):
                 data=data_of(records, args.source_field, len(texts)),
             ),
         },
+        make_folders=True,
     )
     if not args.quiet:
         print('\n'.join(lines))
@@ -155,10 +155,7 @@ def described(settings):
 def _positions(text, length):
     if text is None:
         return sorted({round(step * (length - 1) / 7) for step in range(8)})
-    try:
-        positions = [int(each) for each in text.split(',')]
-    except ValueError:
-        raise ValueError(f'--positions {text!r}: expected whole numbers with commas between them') from None
+    positions = numbers(text, '--positions', int)
     for position in positions:
         if not 0 <= position < length:
             raise ValueError(f'--positions: {position} is outside 0…{length - 1}')

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from calm_jax.calibration import Certificate
 from calm_jax.commands import decode_flags
+from calm_jax.commands.flag_types import positive
 from calm_jax.commands.generate import certified_settings, model_fingerprints
 from calm_jax.commands.provenance import data_of, provenance
 from calm_jax.data import jsonl
@@ -33,10 +34,11 @@ from calm_jax.decoding.beam import beam_search
 from calm_jax.decoding.constraints import Constraints
 from calm_jax.decoding.generate import generate
 from calm_jax.decoding.settings import Settings
+from calm_jax.files import write_json
 from calm_jax.model import load
+from calm_jax.models.config import DEVICE_DTYPES
 from calm_jax.outputs import check_file
 from calm_jax.progress import progress
-from calm_jax.sweep import save_json
 
 FULL = 'full depth'
 RANDOM_SOURCE_LENGTH = 128
@@ -75,21 +77,17 @@ def add_arguments(parser):
     )
     parser.add_argument(
         '--examples',
-        type=decode_flags.positive,
+        type=positive,
         default=64,
         metavar='N',
         help='inputs decoded per round: the first of the file, in whole batches (default 64)',
     )
     parser.add_argument(
-        '--batch_size',
-        type=decode_flags.positive,
-        action='append',
-        metavar='N',
-        help='rows decoded together; repeatable (default 1)',
+        '--batch_size', type=positive, action='append', metavar='N', help='rows decoded together; repeatable (default 1)'
     )
-    parser.add_argument('--repeats', type=decode_flags.positive, default=5, metavar='N', help='rounds timed (default 5)')
+    parser.add_argument('--repeats', type=positive, default=5, metavar='N', help='rounds timed (default 5)')
     parser.add_argument(
-        '--dtype', choices=decode_flags.DTYPES, help='of parameters and activations (default: as stored; float32 on a CPU)'
+        '--dtype', choices=DEVICE_DTYPES, help='of parameters and activations (default: as stored; float32 on a CPU)'
     )
     parser.add_argument('--quiet', action='store_true', help='no progress bar, no table')
     parser.add_argument('--output', metavar='FILE', help='JSON to write')
@@ -148,7 +146,7 @@ def run(args):
         | {'repeats': args.repeats},
     }
     if args.output:
-        save_json(args.output, result)
+        write_json(args.output, result, make_folders=True)
     if not args.quiet:
         Console().print(table(result))
 

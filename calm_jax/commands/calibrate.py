@@ -16,20 +16,23 @@ from functools import partial
 from pathlib import Path
 
 from calm_jax import calibration
-from calm_jax.analysis.confidences import layer_confidences, quantile_grid
+from calm_jax.analysis.confidences import layer_confidences
+from calm_jax.analysis.grid import quantile_grid
 from calm_jax.commands import decode_flags
-from calm_jax.commands.decode_flags import numbers
+from calm_jax.commands.flag_types import numbers
 from calm_jax.commands.provenance import provenance
 from calm_jax.commands.records import RECORDS, kept, open_sweep, recorded_source_field
 from calm_jax.commands.trials import check_trials, run_trials
+from calm_jax.curve import curve
 from calm_jax.data import jsonl
+from calm_jax.data.references import references
 from calm_jax.data.sources import open_records
 from calm_jax.examples import COUNT, examples
+from calm_jax.files import write_json
 from calm_jax.metrics import quality
 from calm_jax.metrics.objective import KINDS, Objective
 from calm_jax.outputs import check_file
 from calm_jax.progress import progress
-from calm_jax.sweep import curve, save_json
 
 PAPER_GRID = [round(1 - 0.05 * step, 2) for step in range(1, 20)]
 BATCH_SIZE = 32
@@ -174,7 +177,7 @@ def calibrate_in(args, data, objective, thresholds, directory):
     full = sweep.texts(1.0)
     if model is not None:
         run_['thresholds'] = thresholds
-        save_json(directory / RECORDS, run_)  # only now: the records there are of this model
+        write_json(directory / RECORDS, run_)  # only now: the records there are of this model
     while calibration_.threshold is not None:
         calibration_.observe(objective.losses(sweep.texts(calibration_.threshold), full))
     certificate = calibration_.certificate(
@@ -201,12 +204,11 @@ def calibrate_in(args, data, objective, thresholds, directory):
     kind = label if label in ('oracle', 'static') else 'measure'
     line = curve(sweep, objective, run_['num_layers'], label, kind, certificate)
     if args.records:
-        save_json(directory / 'curve.json', {**line, 'provenance': source})
-        save_json(directory / 'examples.json', shown(data, sweep, certificate, label, run_['num_layers']))
+        write_json(directory / 'curve.json', {**line, 'provenance': source})
+        write_json(directory / 'examples.json', shown(data, sweep, certificate, label, run_['num_layers']))
         if trials:
-            save_json(directory / 'trials.json', {**trials, 'provenance': source})
+            write_json(directory / 'trials.json', {**trials, 'provenance': source})
     if args.output:
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         certificate.save(args.output)
     if not args.quiet:
         describe(certificate, line, trials)
@@ -220,8 +222,8 @@ def shown(data, sweep, certificate, label, num_layers):
         promised = tolerance.items() if isinstance(tolerance, dict) else [('', tolerance)]
         words = ', '.join(f'{value:g} {risk}'.strip() for risk, value in promised)
         early[f'{label}, δ = {words}'] = sweep.first(certificate.threshold, COUNT)
-    references = [None if data.references is None else data.references[i][0] for i in range(len(data.rows))]
-    return examples(data.sources[:COUNT], references, sweep.first(1.0, COUNT), early, num_layers)
+    shown_references = [None if data.references is None else data.references[i][0] for i in range(len(data.rows))]
+    return examples(data.sources[:COUNT], shown_references, sweep.first(1.0, COUNT), early, num_layers)
 
 
 class CalibrationData:
@@ -234,20 +236,14 @@ class CalibrationData:
         self.rows = [(self.records[i], self.records.where(i)) for i in rows]
         template = jsonl.Template(args.source_field)
         self.sources = [template(*row) for row in self.rows]
-        self.references = None if args.target_field is None else [jsonl_references(row, args.target_field) for row in self.rows]
+        self.references = None
+        if args.target_field is not None:
+            target = jsonl.Template(args.target_field)
+            self.references = [references([target], *row) for row in self.rows]
 
     def column(self, field):
         """A field's values as labels, or None where no field is named."""
         return None if field is None else [str(jsonl.value_of(record, field, where)) for record, where in self.rows]
-
-
-def jsonl_references(row, field):
-    """The references of a record: a field that holds one text or several, or a template."""
-    record, where = row
-    value = record.get(field)
-    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-        return value
-    return [jsonl.Template(field)(record, where)]
 
 
 def tolerances(args):

@@ -16,8 +16,8 @@ import gin
 from gin import config as gin_config
 
 from calm_jax import gin_registry
+from calm_jax.checks import check_type, expected, parts
 from calm_jax.commands import gin_state
-from calm_jax.models.config import check_type, expected, parts
 from calm_jax.nearest import did_you_mean
 
 
@@ -62,20 +62,12 @@ def read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[s
         return Configuration(_within(state, gin.get_configurable('job')()), gin.config_str(), macros, state)
 
 
-def decode_settings(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> dict[str, Any]:
-    """What files and bindings set of `Settings`, by field. Raises as `read`."""
-    with _parsed(files, bindings, search_paths):
-        return dict(gin.get_bindings('Settings'))
-
-
 def decoding_bindings(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> dict[str, Any]:
-    """What files and bindings set of `Decoding`, by field, each @Class() made; empty unless it is among CONFIGURABLES.
+    """What files and bindings set of `Decoding`, by field: {'exit': Exit(SoftmaxGap(), 0.8)}, each @Class() made.
 
     Raises as `read`; a class that refuses its arguments raises its own ValueError, in one line.
     """
     with _parsed(files, bindings, search_paths):
-        if not any(configurable.__name__ == 'Decoding' for configurable in gin_registry.CONFIGURABLES):
-            return {}
         with _one_line_errors():
             return dict(gin.get_bindings('Decoding'))
 
@@ -184,8 +176,8 @@ def _words(kind: Any) -> list[str]:
     """What may be bound where a type is expected, as a gin file has it."""
     if _callable(kind):
         return [f'@{each.__name__}' for each in gin_registry.CONFIGURABLES if _fits(each, kind)]
-    word = f'@{kind.__name__}()' if kind in gin_registry.CONFIGURABLES else expected(kind)
-    return [word] if word else []
+    classes = [f'@{each.__name__}()' for each in gin_registry.CONFIGURABLES if _is_a(each, kind)]
+    return classes or ([expected(kind)] if expected(kind) else [])
 
 
 def _is_a(made: Any, kind: Any) -> bool:
@@ -248,7 +240,7 @@ def _explained(message: str, where: str) -> str:
     """gin's message in one line, with the nearest known name, and quotes proposed for a bare string."""
     line = re.search(r'line (\d+)', message)
     at = f' (line {line[1]})' if line and not where.startswith('--gin.') else ''
-    if unknown := re.search(r"No configurable matching (?:reference )?'@?([\w./]+)'", message):
+    if unknown := re.search(r"No configurable matching (?:reference )?'@?([\w./]+)(?:\(\))?'", message):
         return f'nothing is called {unknown[1]}{at}{did_you_mean(unknown[1], _parameters())}'
     if unknown := re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", message):
         return f'{unknown[1]} has no {unknown[2]}{at}{did_you_mean(unknown[2], _parameters().get(unknown[1], ()))}'

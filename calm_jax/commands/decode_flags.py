@@ -7,10 +7,9 @@ from pathlib import Path
 import jax
 
 from calm_jax.commands import gin_flags
+from calm_jax.commands.flag_types import positive
 from calm_jax.decoding.settings import FORMS, KEEP, MEASURES, PROPAGATIONS, PRUNINGS, Settings
-
-DTYPES = ('float32', 'bfloat16', 'float16')
-
+from calm_jax.models.config import DEVICE_DTYPES
 
 # What a checkpoint's defaults say of beam search, which other ways to decode do without.
 BEAMS = ('num_beams', 'length_penalty', 'early_stopping')
@@ -20,7 +19,9 @@ def add_model(parser, required=True):
     """--checkpoint, --batch_size, --dtype, --quiet: which model, and how it is run."""
     parser.add_argument('--checkpoint', required=required, metavar='DIR', help='native checkpoint (see `calm import`)')
     parser.add_argument('--batch_size', type=positive, default=32, metavar='N', help='rows decoded together (default 32)')
-    parser.add_argument('--dtype', choices=DTYPES, help='of parameters and activations (default: as stored; float32 on a CPU)')
+    parser.add_argument(
+        '--dtype', choices=DEVICE_DTYPES, help='of parameters and activations (default: as stored; float32 on a CPU)'
+    )
     parser.add_argument('--quiet', action='store_true', help='no progress bars, no summary')
 
 
@@ -191,18 +192,3 @@ def use_compilation_cache():
     if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
         base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
         jax.config.update('jax_compilation_cache_dir', str(base / 'calm_jax'))
-
-
-def positive(text):
-    """An argparse type: a whole number of 1 or more."""
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r}; expected a whole number of 1 or more')
-    return int(text)
-
-
-def numbers(text, flag):
-    """Comma-separated numbers."""
-    try:
-        return [float(each) for each in text.split(',')]
-    except ValueError:
-        raise ValueError(f'{flag} {text!r}: expected numbers with commas between them') from None

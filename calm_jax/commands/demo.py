@@ -9,8 +9,6 @@ other commands, and is printed as it would be typed.
 
 import argparse
 import dataclasses
-import datetime
-import json
 import shlex
 import shutil
 from pathlib import Path
@@ -20,10 +18,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from calm_jax.commands.provenance import machine
+from calm_jax.commands.provenance import origin
+from calm_jax.data import jsonl
 from calm_jax.demo import localisation
 from calm_jax.demo.localisation import ASSETS, SEED, TRAINING_ROWS, write_shipped_splits, write_split
 from calm_jax.examples import examples
+from calm_jax.files import read_json, write_json
 from calm_jax.progress import progress
 
 # Fixed before calibrating, on the tune split: the share of outputs that may change, the chance of being wrong about it,
@@ -69,7 +69,7 @@ def run(args):
     references = [record['fr'] for record in lines(data / 'test.jsonl')]
     seconds = time_one_by_one(certificates, checkpoint, data, args.quiet)
     rows = [table_row(name, decoded, references, seconds, certificates) for name in decoded]
-    num_layers = json.loads((checkpoint / 'config.json').read_text())['num_decoder_layers']
+    num_layers = read_json(checkpoint / 'config.json')['num_decoder_layers']
     write_json(
         directory / 'results.json',
         {
@@ -77,12 +77,7 @@ def run(args):
             f'at most {TOLERANCE:.0%} of outputs to change',
             'columns': columns(num_layers),
             'rows': rows,
-            'provenance': {
-                'command': 'calm demo' + (' --retrain' if args.retrain else ''),
-                'machine': machine(),
-                'date': str(datetime.date.today()),
-                'seed': SEED,
-            },
+            'provenance': origin('demo', args, SEED),
         },
     )
     shown = lines(data / 'test.jsonl')[:EXAMPLES]
@@ -278,7 +273,7 @@ def table_row(name, decoded, references, seconds, certificates):
     certificate = certificates.get(name)
     return {
         'name': name,
-        'threshold': json.loads(certificate.read_text())['threshold'] if certificate else None,
+        'threshold': read_json(certificate)['threshold'] if certificate else None,
         'layers': sum(sum(record['exit_layers']) for record in records) / tokens,
         'flops': flops / tokens / 1e6,
         'saved': 100 * (1 - flops / full_flops),
@@ -325,9 +320,4 @@ def call(command, arguments, quiet):
 
 def lines(path):
     """The records of a JSONL file."""
-    with open(path, encoding='utf-8') as file:
-        return [json.loads(line) for line in file]
-
-
-def write_json(path, content):
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+    return [record for _, record in jsonl.stream(path)]

@@ -8,22 +8,21 @@ or from seqio:TASK:SPLIT, whose texts are under `target`. A reference is a field
 """
 
 import collections
-import datetime
 import json
-import shlex
 from array import array
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from calm_jax.commands.provenance import machine
+from calm_jax.commands.provenance import origin
 from calm_jax.data.jsonl import Template, value_of
+from calm_jax.data.references import references
 from calm_jax.data.sources import open_records
+from calm_jax.files import write_json
 from calm_jax.metrics import quality
+from calm_jax.outputs import check_file
 from calm_jax.progress import progress
-from calm_jax.sweep import save_json
 
 # What records of `calm generate` tell beside their text: field → (name, unit).
 _COSTS = {
@@ -57,17 +56,15 @@ def add_arguments(parser):
 
 
 def run(args):
-    if args.output and Path(args.output).is_dir():
-        raise IsADirectoryError(f'{args.output} is a folder; expected the name of a JSON file to write')
-    if args.output and Path(args.output).exists() and not args.overwrite:
-        raise FileExistsError(f'{args.output} exists; pass --overwrite to replace it')
+    if args.output:
+        check_file(args.output, args.overwrite, [args.predictions, args.references])
     names = list(dict.fromkeys(args.metric))
     versions = {name: quality.metric_version(name) for name in names}
     templates = [Template(field) for field in args.reference_field]
-    predictions, references = open_records(args.predictions), open_records(args.references)
-    if len(predictions) != len(references):
+    predictions, wanted = open_records(args.predictions), open_records(args.references)
+    if len(predictions) != len(wanted):
         raise ValueError(
-            f'{args.predictions} holds {len(predictions)} records, {args.references} {len(references)}: '
+            f'{args.predictions} holds {len(predictions)} records, {args.references} {len(wanted)}: '
             'expected one reference record for each prediction, in the same order'
         )
     # Of each record only what is scored is kept: token lists are many times a text.
@@ -76,17 +73,17 @@ def run(args):
         texts.append(_text(record, predictions.where(i)))
         costs.observe(record)
         ids.append(json.dumps(record.get('id')))
-    wanted, reference_ids = [], []
-    for i, record in enumerate(references):
-        wanted.append(_references(templates, record, references.where(i)))
+    reference_texts, reference_ids = [], []
+    for i, record in enumerate(wanted):
+        reference_texts.append(references(templates, record, wanted.where(i)))
         reference_ids.append(json.dumps(record.get('id')))
-    _check_order(ids, reference_ids, predictions, references)
+    _check_order(ids, reference_ids, predictions, wanted)
     columns, row = [], {'examples': len(texts)}
     for name in progress(names, 'metrics', quiet=args.quiet, unit='metric'):
         if name in quality.CORPUS_METRICS:
-            row[name], unit = quality.CORPUS_METRICS[name](texts, wanted), 'corpus, 0–100'
+            row[name], unit = quality.CORPUS_METRICS[name](texts, reference_texts), 'corpus, 0–100'
         else:
-            row[name], unit = float(quality.metric(name)(texts, wanted).mean()), 'mean of examples, 0–1'
+            row[name], unit = float(quality.metric(name)(texts, reference_texts).mean()), 'mean of examples, 0–1'
         columns.append({'key': name, 'name': name, 'unit': unit})
     for key, value in costs.means().items():
         row[key] = value
@@ -112,21 +109,6 @@ def _text(record, where):
     if not isinstance(text, str):
         raise ValueError(f'{where}: field "text" holds {json.dumps(text)[:40]}; expected a string')
     return text
-
-
-def _references(templates, record, where):
-    """The reference texts of one record, in the order of the flags."""
-    texts = []
-    for template in templates:
-        field = template.fields[0]
-        items = value_of(record, field, where) if template.template in (field, f'{{{field}}}') else None
-        if isinstance(items, list):
-            texts += [template({field: item}, where) for item in items]
-        else:
-            texts.append(template(record, where))
-    if not texts:
-        raise ValueError(f'{where}: the list of references is empty; expected at least one')
-    return texts
 
 
 class Costs:
@@ -169,26 +151,13 @@ def _readable(value):
 
 
 def _write(args, columns, row, versions):
-    path = Path(args.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    flags = [
-        ('predictions', args.predictions),
-        ('references', args.references),
-        *(('reference_field', field) for field in args.reference_field),
-        *(('metric', name) for name in args.metric),
-    ]
-    save_json(
-        path,
+    write_json(
+        args.output,
         {
             'title': f'{args.predictions} against {args.references}',
             'columns': columns,
             'rows': [row],
-            'provenance': {
-                'command': 'calm evaluate ' + ' '.join(f'--{flag} {shlex.quote(str(value))}' for flag, value in flags),
-                'machine': machine(),
-                'date': datetime.date.today().isoformat(),
-                'seed': None,
-                'versions': versions,
-            },
+            'provenance': {**origin('evaluate', args, seed=None), 'versions': versions},
         },
+        make_folders=True,
     )

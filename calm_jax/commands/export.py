@@ -8,15 +8,14 @@ import pathlib
 
 from calm_jax.checkpoints import huggingface, native
 from calm_jax.commands import import_
+from calm_jax.models.config import DEVICE_DTYPES
 from calm_jax.outputs import check_apart
 
 
 def add_arguments(parser):
     parser.add_argument('directory', metavar='DIR', help='the native checkpoint')
     parser.add_argument('--output', required=True, metavar='DIR', help='the directory to write')
-    parser.add_argument(
-        '--dtype', choices=('float32', 'bfloat16', 'float16'), help='how weights are stored (default: as they are)'
-    )
+    parser.add_argument('--dtype', choices=DEVICE_DTYPES, help='how weights are stored (default: as they are)')
     parser.add_argument('--overwrite', action='store_true', help='replace a checkpoint at --output')
     parser.add_argument('--quiet', action='store_true', help='print nothing')
 

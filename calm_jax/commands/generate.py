@@ -8,6 +8,7 @@ Writes one JSON record a line, in input order: the text, and per token its exit 
 continues with --resume; the file is the same to the byte as if it had not been interrupted.
 """
 
+import collections
 import dataclasses
 import sys
 
@@ -17,8 +18,11 @@ from calm_jax.calibration import Certificate
 from calm_jax.checkpoints.native import config_fingerprint, fingerprint
 from calm_jax.commands import decode_flags
 from calm_jax.data import jsonl
-from calm_jax.data.decoded import Decoded, Summary, check_path, record
+from calm_jax.data.decoded import Decoded, check_path, header
+from calm_jax.data.record_schema import record
 from calm_jax.data.sources import open_records
+from calm_jax.data.summary import Summary
+from calm_jax.data.windows import WINDOW
 from calm_jax.decoding.settings import Settings
 from calm_jax.model import load
 from calm_jax.models.joined import split
@@ -100,19 +104,13 @@ def decode_file(
     settings.build(model.config, model.heads)  # what is wrong with them is said before anything is written
     for i, each in enumerate(progress(records, 'checking', quiet=quiet, unit='examples')):
         template(each, records.where(i))
-    header = {
-        'input': records.fingerprint(),
-        'source_field': source_field,
-        'settings': settings.deciding(),
-        'batch_size': batch_size,
-        **model_fingerprints(model, parameters),
-    }
-    window = 64 * batch_size
-    decoded = Decoded(output_path, header, window, resume, overwrite)
+    fingerprints = model_fingerprints(model, parameters)
+    run_header = header(records.fingerprint(), source_field, settings.deciding(), batch_size, fingerprints)
+    decoded = Decoded(output_path, run_header, WINDOW * batch_size, resume, overwrite)
     summary = Summary()
     if not decoded.complete or not decoded.summarized:
         summary.include(decoded.finished_records())
-    machine = {'backend': jax.default_backend(), 'jax': jax.__version__, 'batch_size': batch_size}
+    machine = environment(batch_size)
     if decoded.complete:
         if not decoded.summarized:
             decoded.summarize({**summary.as_dict(), **machine})
@@ -120,12 +118,16 @@ def decode_file(
             print(f'{output_path} is complete: {decoded.finished} records')
         return None
 
+    ids = collections.deque()  # of the examples that are being decoded, in order
+
     def texts():
         for i in range(decoded.finished, len(records)):
-            yield template(records[i], records.where(i))
+            example = records[i]
+            ids.append(example.get('id', i))
+            yield template(example, records.where(i))
 
     outputs = summary.passing(decode_flags.stream(model, texts(), settings, batch_size, first=decoded.finished))
-    lines = (record(records[i].get('id', i), output) for i, output in enumerate(outputs, start=decoded.finished))
+    lines = (record(ids.popleft(), output) for output in outputs)
     written = decoded.write(lines)
     for _ in progress(written, 'decoding', total=len(records), initial=decoded.finished, quiet=quiet, unit='examples'):
         pass

@@ -11,6 +11,7 @@ import pathlib
 import jax
 
 from calm_jax.checkpoints import huggingface, native, t5x
+from calm_jax.models.config import DEVICE_DTYPES
 from calm_jax.outputs import check_apart
 from calm_jax.progress import progress
 
@@ -19,10 +20,7 @@ def add_arguments(parser):
     parser.add_argument('directory', metavar='DIR', help='the published model')
     parser.add_argument('--output', required=True, metavar='DIR', help='the native checkpoint to write')
     parser.add_argument(
-        '--dtype',
-        default='float32',
-        choices=('float32', 'bfloat16', 'float16'),
-        help='how parameters are stored (default: float32)',
+        '--dtype', default='float32', choices=DEVICE_DTYPES, help='how parameters are stored (default: float32)'
     )
     parser.add_argument('--tokenizer', metavar='DIR', help='folder of the tokenizer, for checkpoints that hold none (t5x)')
     parser.add_argument('--overwrite', action='store_true', help='replace a checkpoint at --output')

@@ -14,20 +14,24 @@ def provenance(command: str, args, *, seed: int, settings: dict, fingerprints: d
     command: its name, with its sub-command. settings: resolved, of the one way to decode or by name of several.
     fingerprints: of parameters and tokenizer. data: as `data_of`; None where there were no examples.
     """
-    import jax  # not for those who only ask for the machine
+    import jax  # not for those who only ask for the origin
 
     device = jax.devices()[0]
+    base = origin(command, args, seed)
     return {
-        'command': typed(command, args),
-        'machine': f'{machine()}, {device.platform} {device.device_kind}',
-        'date': datetime.date.today().isoformat(),
-        'seed': seed,
+        **base,
+        'machine': f'{base["machine"]}, {device.platform} {device.device_kind}',
         'jax': jax.__version__,
         'checkpoint': args.checkpoint,
         'fingerprints': fingerprints,
         'data': data,
         'settings': settings,
     }
+
+
+def origin(command: str, args, seed: int | None) -> dict:
+    """What a result says of itself that no model made. seed: None where nothing is drawn."""
+    return {'command': typed(command, args), 'machine': machine(), 'date': datetime.date.today().isoformat(), 'seed': seed}
 
 
 def machine() -> str:

@@ -4,17 +4,18 @@ A folder with one decoded file per λ, each with its header, and records.json: f
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 from calm_jax.commands import decode_flags
 from calm_jax.commands.generate import decode_file, environment, model_fingerprints
+from calm_jax.commands.provenance import data_of
+from calm_jax.data import decoded
 from calm_jax.decoding.settings import Settings
+from calm_jax.files import read_json
 from calm_jax.model import load
 from calm_jax.sweep import Sweep
 
 RECORDS = 'records.json'  # what a folder of records was made with
-HEADER = '.config.json'  # follows the name of a decoded file
 
 
 def recorded_source_field(args):
@@ -41,7 +42,7 @@ def open_sweep(args, data, directory):
         def find(threshold, output):
             if not output.is_file():
                 raise FileNotFoundError(f'{output}: not decoded yet; pass --checkpoint to decode it')
-            if names := differing(output, run_, threshold):
+            if names := decoded.header_differences(output, header(run_, threshold)):
                 raise ValueError(
                     f'{output} was decoded otherwise than {path} says ({", ".join(names)}); decode again with '
                     '--checkpoint and --overwrite'
@@ -59,17 +60,12 @@ def open_sweep(args, data, directory):
         'fingerprints': model_fingerprints(model),
         'settings': recorded,
         'num_layers': model.config.num_decoder_layers,
-        'data': {
-            'name': Path(args.data).name,
-            'fingerprint': data.records.fingerprint(),
-            'examples': len(data.rows),
-            'source_field': args.source_field,
-        },
+        'data': data_of(data.records, args.source_field),
         'environment': environment(args.batch_size),
     }
     if path.exists() and not args.overwrite:
         before, now = (header(each, 0.5) for each in (read_records(path), run_))
-        if names := different(before, now):
+        if names := decoded.differences(before, now):
             raise ValueError(
                 f'{directory} holds records that were decoded otherwise ({", ".join(names)}); name another '
                 'folder, or pass --overwrite'
@@ -78,7 +74,7 @@ def open_sweep(args, data, directory):
 
     def decode(threshold, output):
         partial = output.with_name(output.name + '.partial')
-        fits = not differing(partial if partial.exists() else output, run_, threshold)
+        fits = not decoded.header_differences(partial if partial.exists() else output, header(run_, threshold))
         if fits and output.exists() and not partial.exists():
             return
         started = output.exists() or partial.exists()
@@ -104,47 +100,32 @@ def open_sweep(args, data, directory):
 def read_records(path):
     """What records.json holds. ValueError where it is malformed or incomplete."""
     try:
-        run_ = json.loads(path.read_text(encoding='utf-8'))
+        run_ = read_json(path)
         header(run_, 0.5)
         counted = all(isinstance(each, int | float) for each in (*run_['thresholds'], run_['num_layers']))
         if not run_['settings']['measure'] or not counted:
             raise ValueError('no measure, or thresholds that are no numbers')
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f'{path} is malformed or incomplete ({error}); decode again with --checkpoint and --overwrite'
+            f'{path} is malformed or incomplete ({str(error).removeprefix(f"{path}: ")}); decode again with --checkpoint and '
+            '--overwrite'
         ) from None
     return run_
 
 
 def header(run_, threshold):
     """What the header of the records at λ says if they were made with this."""
-    settings = Settings(**run_['settings'], threshold=threshold).deciding()
-    return {
-        'input': run_['data']['fingerprint'],
-        'source_field': run_['data']['source_field'],
-        'settings': settings,
-        'batch_size': run_['environment']['batch_size'],
-        **{name: run_['fingerprints'][name] for name in ('parameters', 'config', 'tokenizer')},
-    }
-
-
-def different(before, now):
-    """The names under which two headers differ, settings by their own."""
-    names = [name for name in now if name != 'settings' and before.get(name) != now[name]]
-    before, now = before.get('settings') or {}, now['settings']
-    return names + [name for name in {**before, **now} if before.get(name) != now.get(name)]
-
-
-def differing(output, run_, threshold):
-    """The names under which the header of a decoded file differs from what was to be decoded."""
-    path = output.with_name(output.name + HEADER)
-    try:
-        return different(json.loads(path.read_text(encoding='utf-8')), header(run_, threshold))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return [f'{path.name} is missing or damaged']
+    data, settings = run_['data'], Settings(**run_['settings'], threshold=threshold).deciding()
+    return decoded.header(
+        data['fingerprint'], data['source_field'], settings, run_['environment']['batch_size'], run_['fingerprints']
+    )
 
 
 def kept(directory, run_):
     """Every λ of the grid whose records are there and fit, an earlier promise's too."""
     paths = {threshold: Sweep(directory, None).path(threshold) for threshold in run_['thresholds']}
-    return [threshold for threshold, path in paths.items() if path.is_file() and not differing(path, run_, threshold)]
+    return [
+        threshold
+        for threshold, path in paths.items()
+        if path.is_file() and not decoded.header_differences(path, header(run_, threshold))
+    ]

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import math
 import pathlib
 import shutil
@@ -12,6 +11,7 @@ import tempfile
 import jax
 
 from calm_jax.commands import configuration, gin_flags
+from calm_jax.files import read_json, write_json, write_text
 from calm_jax.outputs import check_apart
 
 # Everyday flags and the macros they set.
@@ -115,7 +115,7 @@ def _same_configuration(model_dir, resolved):
 def _same_inputs(model_dir, inputs):
     """Raises ValueError naming the first input whose contents differ from those of the run to be resumed."""
     path = model_dir / 'inputs.json'
-    before = json.loads(path.read_text()) if path.is_file() else inputs
+    before = read_json(path) if path.is_file() else inputs
     for name in {**inputs, **before}:
         if inputs.get(name) != before.get(name):
             raise ValueError(
@@ -132,8 +132,8 @@ def _start(model_dir, found, resolved, args, inputs):
         return
     with _replaced(model_dir) if found and args.overwrite else contextlib.nullcontext():
         model_dir.mkdir(parents=True, exist_ok=True)
-        (model_dir / 'inputs.json').write_text(json.dumps(inputs, indent=2) + '\n')
-        (model_dir / 'config.gin').write_text(resolved)
+        write_json(model_dir / 'inputs.json', inputs)
+        write_text(model_dir / 'config.gin', resolved)
     if not args.quiet:
         cut = inputs['truncated']
         print(

@@ -3,7 +3,7 @@
 import numpy as np
 
 from calm_jax import calibration
-from calm_jax.commands.decode_flags import numbers
+from calm_jax.commands.flag_types import numbers
 from calm_jax.progress import progress
 
 

@@ -15,37 +15,19 @@ with or without the summary.
 
 import json
 import os
-import time
-from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
+from calm_jax.files import read_json, write_json
 
-
-def record(example_id, output) -> dict:
-    """What a line holds of a `calm_jax.model.Output`: all that is a function of input and settings, so no times."""
-    return {
-        'id': example_id,
-        'text': output.text,
-        'tokens': output.tokens,
-        'pieces': output.pieces,
-        'exit_layers': output.exit_layers,
-        'layers_run': output.layers_run,
-        'confidence': [round(value, 6) for value in output.confidence],
-        'layers': output.layers,
-        'executed': output.executed,
-        'flops': output.flops,
-        'flops_elbayad': output.flops_elbayad,
-        'source_tokens': output.source_tokens,
-        'truncated': output.truncated,
-    }
+HEADER = '.config.json'  # follows the name of a decoded file, whole or not, in that of its header
+FINGERPRINTS = ('parameters', 'config', 'tokenizer')
 
 
 class Decoded:
     """A decoded file being written, or continued.
 
-    path: the file in the end. header: what an interrupted run must share with the one that continues it.
+    path: the file in the end. header: as `header` makes it.
     window: records written and synced together; a continued run starts at a multiple of it.
 
     Raises FileExistsError where the file, or an unfinished one, is there and neither `resume` nor `overwrite` says
@@ -65,18 +47,19 @@ class Decoded:
             if not resume:
                 raise FileExistsError(f'{self.partial} is an unfinished run; pass --resume to go on, or --overwrite')
             finished = _whole_records(self.partial)
-            if finished and (difference := self._difference(_config_of(self.partial))):
+            if finished and (names := header_differences(self.partial, header)):
                 raise ValueError(
-                    f'{self.partial} was made from other input or settings than these ({difference}); '
+                    f'{self.partial} was made from other input or settings than these ({", ".join(names)}); '
                     'repeat the command it was started with, or pass --overwrite'
                 )
             self.finished = finished // window * window
         elif self.path.exists():
             if not resume:
                 raise FileExistsError(f'{self.path} exists; pass --overwrite to replace it')
-            if difference := self._difference(_config_of(self.path)):
+            if names := header_differences(self.path, header):
                 raise FileExistsError(
-                    f'{self.path} is complete, from other input or settings ({difference}); pass --overwrite to replace it'
+                    f'{self.path} is complete, from other input or settings ({", ".join(names)}); '
+                    'pass --overwrite to replace it'
                 )
             self.finished, self.complete = _whole_records(self.path), True
         elif resume:
@@ -99,7 +82,7 @@ class Decoded:
         if not self.finished:
             # Emptied before it gets its header: no record of another run may ever stand under it.
             self.partial.write_bytes(b'')
-            _write_json(_config_of(self.partial), self.header)
+            write_json(header_path(self.partial), self.header)
         with open(self.partial, 'r+b') as file:
             file.seek(_end_of_record(self.partial, self.finished))
             file.truncate()
@@ -115,83 +98,55 @@ class Decoded:
             except BaseException:
                 if not written:  # nothing to go on from, and nothing that should stand in the way of the next attempt
                     self.partial.unlink()
-                    _config_of(self.partial).unlink()
+                    header_path(self.partial).unlink()
                 raise
             _sync(file)
         # The unfinished file keeps its header until it has the file's name, so that it can be continued until then.
         self._summary.unlink(missing_ok=True)
-        _write_json(_config_of(self.path), self.header)
+        write_json(header_path(self.path), self.header)
         self.partial.replace(self.path)
 
     def summarize(self, summary: dict) -> None:
         """Writes OUT.summary.json, the last thing of a run, and leaves nothing else beside file and header."""
-        _config_of(self.partial).unlink(missing_ok=True)
-        _write_json(self._summary, summary)
+        header_path(self.partial).unlink(missing_ok=True)
+        write_json(self._summary, summary)
 
     @property
     def _summary(self):
         return self.path.with_name(self.path.name + '.summary.json')
 
-    def _difference(self, config_path):
-        """In what the header there differs from this one, in words; '' where in nothing."""
-        try:
-            before = json.loads(config_path.read_text(encoding='utf-8'))
-        except (OSError, ValueError):
-            return f'{config_path.name} is missing or damaged'
-        if not isinstance(before, dict):
-            return f'{config_path.name} is damaged'
-        now = json.loads(json.dumps(self.header))
-        return ', '.join(name for name in sorted(before | now) if before.get(name) != now.get(name))
+
+def header(input_fingerprint: str, source_field: str, settings: dict, batch_size: int, fingerprints: dict) -> dict:
+    """What an interrupted run must share with the one that continues it: all that decides the records.
+
+    source_field: what inputs are made of. fingerprints: of the model, FINGERPRINTS among them.
+    """
+    return {
+        'input': input_fingerprint,
+        'source_field': source_field,
+        'settings': settings,
+        'batch_size': batch_size,
+        **{name: fingerprints[name] for name in FINGERPRINTS},
+    }
 
 
-class Summary:
-    """Counts and times of a run, gathered while outputs pass by."""
+def header_path(path: Path) -> Path:
+    """Where the header of a decoded file stands."""
+    return path.with_name(path.name + HEADER)
 
-    def __init__(self):
-        self._began = time.perf_counter()
-        self._rows = self._tokens = self._truncated = self._layers = self._timed_tokens = 0
-        self._flops = 0.0
-        self._seconds = array('d')  # of each example that this run decoded
 
-    def passing(self, outputs: Iterable) -> Iterator:
-        """The outputs, counted and timed."""
-        for output in outputs:
-            self._count(output.tokens, output.exit_layers, output.truncated, output.flops)
-            self._timed_tokens += len(output.tokens)
-            self._seconds.append(output.batch_seconds)
-            yield output
+def header_differences(path: Path, header: dict) -> list[str]:
+    """As `differences`, of the header that stands beside a decoded file; or that it is missing or damaged."""
+    try:
+        return differences(read_json(header_path(path)), header)
+    except (OSError, ValueError):
+        return [f'{header_path(path).name} is missing or damaged']
 
-    def include(self, records: Iterable[dict]) -> None:
-        """Counts records of an earlier run, which took other time."""
-        for each in records:
-            self._count(each['tokens'], each['exit_layers'], each['truncated'], each['flops'])
 
-    def _count(self, tokens, exit_layers, truncated, flops):
-        self._rows += 1
-        self._tokens += len(tokens)
-        self._layers += sum(exit_layers)
-        self._truncated += truncated
-        self._flops += flops
-
-    def as_dict(self) -> dict:
-        """Counts of all examples: examples, tokens, truncated inputs, layers and FLOPs per token. Times of this run:
-        seconds of all it did, and of decoding `timed_examples`: their sum, tokens per second, mean and median of an
-        example (None where there is none)."""
-        tokens = max(1, self._tokens)
-        decoding = sum(self._seconds)
-        return {
-            'examples': self._rows,
-            'tokens': self._tokens,
-            'truncated': self._truncated,
-            'layers_per_token': self._layers / tokens,
-            'flops_per_token': self._flops / tokens,
-            'seconds': time.perf_counter() - self._began,
-            'timed_examples': len(self._seconds),
-            'decode_seconds': decoding,
-            'tokens_per_second': self._timed_tokens / decoding if decoding else 0.0,
-            'seconds_per_example_mean': decoding / len(self._seconds) if self._seconds else None,
-            'seconds_per_example_median': float(np.median(self._seconds)) if self._seconds else None,
-        }
+def differences(before: dict, now: dict) -> list[str]:
+    """The names under which two headers differ, settings by their own."""
+    flat = [_flat(json.loads(json.dumps(each))) for each in (before, now)]
+    return [name for name in {**flat[1], **flat[0]} if flat[0].get(name) != flat[1].get(name)]
 
 
 def check_path(path: str | os.PathLike) -> None:
@@ -206,16 +161,10 @@ def check_path(path: str | os.PathLike) -> None:
         raise FileNotFoundError(f'{path.parent}: no such folder; make it, or write elsewhere')
 
 
-def _config_of(path):
-    """Where the header of a decoded file stands."""
-    return path.with_name(path.name + '.config.json')
-
-
-def _write_json(path, content):
-    """Whole or not at all."""
-    torn = path.with_name(path.name + '.torn')
-    torn.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-    torn.replace(path)
+def _flat(header):
+    """A header with its settings beside the rest."""
+    settings = header.get('settings')
+    return {**header, **settings, 'settings': None} if isinstance(settings, dict) else header
 
 
 def _whole_records(path):

@@ -8,16 +8,19 @@ import os
 import shutil
 import string
 import tempfile
+import weakref
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from calm_jax.nearest import did_you_mean
 
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
 
 _OPENERS = {'.gz': gzip.open, '.xz': lzma.open}
+OPEN_FILES = 64  # far below what a process may have open
 _DAMAGED = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
 
 
@@ -26,7 +29,8 @@ class Records(Sequence):
 
     The text stays on disk: 16 bytes of memory a record (where its line starts, and its number). A compressed file cannot
     be entered in the middle, so it is decompressed into a temporary one, which goes with this object. Lines are parsed
-    when asked for.
+    when asked for, and files stay open from the first record that is asked for on, the latest OPEN_FILES of them. Not to be
+    shared by threads.
 
     Raises FileNotFoundError for a file that is not there and ValueError for a file without records or a damaged
     archive; reading a record raises ValueError naming `file:line` where the line is not a JSON object, or holds half of a
@@ -36,6 +40,8 @@ class Records(Sequence):
     def __init__(self, paths: Paths):
         self.paths = _existing(paths)
         self._unpacked = tempfile.TemporaryDirectory(prefix='calm_jax_')
+        self._open: dict[int, BinaryIO] = {}
+        weakref.finalize(self, _close, self._open)
         self._texts: list[Path] = []
         self._starts: list[array] = []
         self._lines: list[array] = []
@@ -58,9 +64,9 @@ class Records(Sequence):
 
     def __getitem__(self, index: int) -> dict:
         file, row = self._find(index)
-        with open(self._texts[file], 'rb') as text:
-            text.seek(self._starts[file][row])
-            line = text.readline()
+        text = self._opened(file)
+        text.seek(self._starts[file][row])
+        line = text.readline()
         return _parse(line, f'{self.paths[file]}:{self._lines[file][row]}')
 
     def __iter__(self) -> Iterator[dict]:
@@ -79,6 +85,13 @@ class Records(Sequence):
     def fingerprint(self) -> str:
         """As `fingerprint(paths)`."""
         return fingerprint(self.paths)
+
+    def _opened(self, file: int) -> BinaryIO:
+        if file not in self._open:
+            if len(self._open) == OPEN_FILES:
+                self._open.pop(next(iter(self._open))).close()
+            self._open[file] = open(self._texts[file], 'rb')
+        return self._open[file]
 
     def _find(self, index: int) -> tuple[int, int]:
         if not -self._length <= index < self._length:
@@ -199,6 +212,11 @@ def _existing(paths: Paths) -> list[Path]:
         if not path.exists():
             raise FileNotFoundError(f'{path} does not exist: expected a .jsonl, .jsonl.gz or .jsonl.xz file')
     return paths
+
+
+def _close(files: dict[int, BinaryIO]) -> None:
+    for each in files.values():
+        each.close()
 
 
 def _decompress(path: Path, text: Path) -> None:

@@ -25,6 +25,7 @@ import tensorflow as tf
 from calm_jax.data.definition import digest
 from calm_jax.data.jsonl import Records
 from calm_jax.data.tokenizers import ByteTokenizer, SentencePieceTokenizer, load_tokenizer
+from calm_jax.files import whole
 from calm_jax.nearest import did_you_mean
 
 PUBLIC_VOCABULARY = 'gs://t5-data/vocabs/cc_all.32000/sentencepiece.model'
@@ -198,15 +199,11 @@ def task_records(task: str, split: str, path: str | os.PathLike) -> Records:
     """
     examples = text_examples(task, split)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')  # another process may be writing the same
-    try:
-        with open(partial, 'w', encoding='utf-8') as lines:
-            for example in examples:
-                lines.write(json.dumps(example, ensure_ascii=False) + '\n')
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    own = path.with_name(f'{path.name}.{secrets.token_hex(4)}')  # another process may be writing the same
+    with whole(own, make_folders=True) as lines:
+        for example in examples:
+            lines.write(json.dumps(example, ensure_ascii=False) + '\n')
+    own.replace(path)
     return Records(path)
 
 

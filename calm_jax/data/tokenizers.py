@@ -13,6 +13,8 @@ from typing import Protocol
 import sentencepiece
 import tokenizers
 
+from calm_jax.files import read_json, write_json
+
 
 class Tokenizer(Protocol):
     """What the library asks of a tokenizer.
@@ -104,7 +106,7 @@ class SentencePieceTokenizer:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / self.FILES[0]).write_bytes(self.model)
         path = directory / 'tokenizer_config.json'
-        path.write_text(json.dumps({**_read_json(path), 'extra_ids': self.extra_ids}, indent=2) + '\n')
+        write_json(path, {**_settings(path), 'extra_ids': self.extra_ids})
 
     def _has_text(self, token: int) -> bool:
         return 0 <= token < self.vocab_size and token not in self._silent
@@ -192,7 +194,7 @@ class ByteTokenizer:
     def save(self, directory: str | os.PathLike) -> None:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / self.FILES[0]).write_text(json.dumps({'extra_ids': self.extra_ids}) + '\n')
+        write_json(directory / self.FILES[0], {'extra_ids': self.extra_ids})
 
 
 class JsonTokenizer:
@@ -255,8 +257,8 @@ class JsonTokenizer:
         (directory / self.FILES[0]).write_text(self._tokenizer.to_str(pretty=True) + '\n', encoding='utf-8')
         path = directory / 'tokenizer_config.json'
         named = {'eos_token': self.eos_token, **({} if self.pad_token is None else {'pad_token': self.pad_token})}
-        settings = {'tokenizer_class': 'PreTrainedTokenizerFast', **_read_json(path), **named}
-        path.write_text(json.dumps(settings, indent=2) + '\n')
+        settings = {'tokenizer_class': 'PreTrainedTokenizerFast', **_settings(path), **named}
+        write_json(path, settings)
 
 
 class BytePairTokenizer(JsonTokenizer):
@@ -277,7 +279,7 @@ class BytePairTokenizer(JsonTokenizer):
         tokenizer = tokenizers.Tokenizer(model)
         tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = tokenizers.decoders.ByteLevel()
-        settings = _read_json(directory / 'tokenizer_config.json')
+        settings = _settings(directory / 'tokenizer_config.json')
         start, end, pad = special
         end, pad = _token(settings, 'eos_token') or end, _token(settings, 'pad_token') or pad
         if settings.get('add_bos_token'):
@@ -301,7 +303,7 @@ def _ending_and_padding(directory):
     """The tokens that end and pad, as the settings beside a tokenizer name them. ValueError where none ends."""
     named = {}
     for name in ('special_tokens_map.json', 'tokenizer_config.json'):
-        settings = _read_json(directory / name)
+        settings = _settings(directory / name)
         named |= {key: token for key in ('eos_token', 'pad_token') if (token := _token(settings, key)) is not None}
     if 'eos_token' not in named:
         raise ValueError('no eos_token in tokenizer_config.json or special_tokens_map.json beside it: what ends a text?')
@@ -393,7 +395,7 @@ def train_sentencepiece(
         raise ValueError(f'cannot train a vocabulary of {vocab_size} pieces: {reason}') from None
     tokenizer = SentencePieceTokenizer(model.getvalue())
     output_path.write_bytes(tokenizer.model)
-    (output_path.parent / 'tokenizer_config.json').write_text(json.dumps({'extra_ids': 0}, indent=2) + '\n')
+    write_json(output_path.parent / 'tokenizer_config.json', {'extra_ids': 0})
     return tokenizer
 
 
@@ -410,19 +412,12 @@ def _user_defined_piece(text: str) -> bytes:
 
 
 def _extra_ids(path: Path, default: int) -> int:
-    found = _read_json(path).get('extra_ids', default)
+    found = _settings(path).get('extra_ids', default)
     if not isinstance(found, int) or found < 0:
         raise ValueError(f'{path}: "extra_ids" is {json.dumps(found)}; expected a whole number of 0 or more')
     return found
 
 
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise ValueError(f'{path}: not JSON: {error}') from None
-    if not isinstance(content, dict):
-        raise ValueError(f'{path}: expected a JSON object, found {json.dumps(content)[:40]}')
-    return content
+def _settings(path: Path) -> dict:
+    """The settings in a file; none where there is no file."""
+    return read_json(path) if path.is_file() else {}

@@ -8,6 +8,8 @@ import numpy as np
 
 from calm_jax.data.padding import Buckets, pad_rows
 
+WINDOW = 64  # batches that are sorted together, and written together
+
 
 class DecodeBatch(NamedTuple):
     """One batch of sources to decode.
@@ -29,7 +31,7 @@ def decode_windows(
     max_source_length: int,
     pad_id: int,
     eos_id: int | None,
-    window: int = 64,
+    window: int = WINDOW,
     length_multiple: int | None = None,
     left: bool = False,
     first: int = 0,

@@ -3,89 +3,104 @@
 A measure is a pair of pure functions. `init(rows, sizes)` makes what it remembers of earlier layers (None for most);
 `observe(memory, evidence)` returns the new memory, the confidence float32 [B] in [0, 1], and the token int32 [B] that
 it computed on the way, or None when it never looked at the vocabulary, so that the head is never applied twice
-(`predicts` says which). What is remembered may change its shapes from layer to layer. `flops(layer, sizes, decides)`
-counts one observation of one row, `decides` as in the evidence; `remembers` asks to see layers below the minimum exit
-layer too; `looks_ahead` asks for the full model's token in the evidence; `head` names the trained arrays of a checkpoint
-that the class is made of, by its fields. A measure that reads logits has a field `vocabulary`, which may prune them.
+(`predicts` says which). What is remembered may change its shapes from layer to layer.
 """
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from calm_jax.argmax import argmax
-from calm_jax.depth.vocabulary import Pruned, Whole
+from calm_jax.depth.vocabulary import VOCABULARIES, Candidates, Vocabulary, Whole
+from calm_jax.options import array, option
 from calm_jax.pytrees import pytree
 from calm_jax.types import Array, Evidence, Sizes
 
 
-class Confidence(Protocol):
-    predicts: ClassVar[bool]
-    remembers: ClassVar[bool]
-    looks_ahead: ClassVar[bool]
-    head: ClassVar[str | None]
+class Measure:
+    """What every confidence measure is: a pytree with `observe`, and what it says of itself.
 
-    def init(self, rows: int, sizes: Sizes) -> Any: ...
-
-    def observe(self, memory: Any, evidence: Evidence) -> tuple[Any, Array, Array | None]: ...
-
-    def flops(self, layer: int, sizes: Sizes, decides: bool = True) -> int: ...
-
-
-class Memoryless:
-    """What measures share that look at one layer at a time: they remember nothing and need nobody's answer."""
+    predicts: an observation yields the token. remembers: it wants to see layers below the minimum exit layer too.
+    looks_ahead: it wants the full model's token in the evidence. head: the head of a checkpoint that holds its trained arrays.
+    """
 
     predicts: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
     head: ClassVar[str | None] = None
 
-    def init(self, rows, sizes):
+    def init(self, rows: int, sizes: Sizes) -> Any:
+        """What it remembers before the first layer."""
         return None
 
+    def observe(self, memory: Any, evidence: Evidence) -> tuple[Any, Float[Array, 'B'], Array | None]:
+        """(memory, confidence float32 [B] in [0, 1], token int32 [B] or None)."""
+        raise NotImplementedError
 
-class OfCandidates:
+    def flops(self, layer: int, sizes: Sizes) -> int:
+        """Floating-point operations of observing one row after a layer (from 0), besides the head, which is counted where it is
+        applied."""
+        return 0
+
+    def starts(self, layer: int) -> bool:
+        """Whether it must see this layer (from 0), though no token may leave there."""
+        return self.remembers
+
+    @property
+    def prunes(self) -> bool:
+        """Whether it looks at a part of the vocabulary between two layers that look at all of it."""
+        return False
+
+
+@pytree
+class VocabularyMeasure(Measure):
     """What measures share that look at the logits of one layer: `score` makes candidates a confidence [B]."""
 
+    vocabulary: Vocabulary = option(Whole(), 'the ids that the measure looks at', kinds=VOCABULARIES)
+
     predicts: ClassVar[bool] = True
-    remembers: ClassVar[bool] = False
-    looks_ahead: ClassVar[bool] = False
-    head: ClassVar[str | None] = None
 
     def init(self, rows, sizes):
         return self.vocabulary.init(rows, sizes)
 
     def observe(self, memory, evidence):
         memory, candidates = self.vocabulary.look(memory, evidence)
+        if candidates is None:
+            return memory, jnp.zeros(evidence.ran.shape, jnp.float32), None
         return memory, self.score(candidates), evidence.choose(candidates.logits, candidates.ids)
 
-    def flops(self, layer, sizes, decides=True):
-        return self.vocabulary.flops(layer, sizes)
+    def score(self, candidates: Candidates) -> Float[Array, 'B']:
+        """The confidence, float32 [B]."""
+        raise NotImplementedError
+
+    def starts(self, layer):
+        return self.remembers or self.vocabulary.starts(layer)
+
+    @property
+    def prunes(self):
+        return self.vocabulary.prunes
 
 
 @pytree
-class SoftmaxGap(OfCandidates):
+class SoftmaxGap(VocabularyMeasure):
     """p₍₁₎ − p₍₂₎, the difference of the two largest probabilities of softmax(W dⁱ) ("softmax response", §3.5)."""
-
-    vocabulary: Whole | Pruned = Whole()
 
     def score(self, candidates):
         return softmax_gap(candidates.logits, candidates.log_rest)
 
 
 @pytree
-class SoftmaxMax(OfCandidates):
+class SoftmaxMax(VocabularyMeasure):
     """p₍₁₎, the largest probability of softmax(W dⁱ)."""
-
-    vocabulary: Whole | Pruned = Whole()
 
     def score(self, candidates):
         return 1 / _partition(candidates.logits, candidates.log_rest)
 
 
 @pytree
-class StateSimilarity(Memoryless):
+class StateSimilarity(Measure):
     """cos(dⁱ, dⁱ⁻¹), clipped to [0, 1]; 0 after the first layer, which saturates nothing ("hidden-state saturation", §3.5)."""
 
     def observe(self, memory, evidence):
@@ -96,17 +111,17 @@ class StateSimilarity(Memoryless):
         cosine = jnp.sum(now * before, axis=-1) / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny)
         return memory, jnp.clip(cosine, 0, 1), None
 
-    def flops(self, layer, sizes, decides=True):
+    def flops(self, layer, sizes):
         return 6 * sizes.width if layer else 0
 
 
 @pytree
-class Classifier(Memoryless):
+class Classifier(Measure):
     """σ(w·dⁱ + b), a linear early-exit classifier shared by all layers, read from the raw state ("early exit classifier",
     §3.5). kernel: float32 [D, 1]; bias: float32 [1]."""
 
-    kernel: Array
-    bias: Array
+    kernel: Array = array()
+    bias: Array = array()
 
     head: ClassVar[str | None] = 'exit_classifier'
 
@@ -115,35 +130,32 @@ class Classifier(Memoryless):
         score = jnp.sum(evidence.hidden.astype(jnp.float32) * self.kernel[:, 0], axis=-1) + self.bias
         return memory, jax.nn.sigmoid(score), None
 
-    def flops(self, layer, sizes, decides=True):
+    def flops(self, layer, sizes):
         return 2 * sizes.width
 
 
 @pytree
-class Oracle(OfCandidates):
+class Oracle(VocabularyMeasure):
     """1 where the layer's token is the full model's, else 0: the local oracle of §3.3.1. It looks ahead, so it saves
     nothing; it bounds what a measure can save."""
-
-    vocabulary: Whole | Pruned = Whole()
 
     looks_ahead: ClassVar[bool] = True
 
     def observe(self, memory, evidence):
         memory, candidates = self.vocabulary.look(memory, evidence)
+        if candidates is None:
+            return memory, jnp.zeros(evidence.ran.shape, jnp.float32), None
         token = evidence.choose(candidates.logits, candidates.ids)
         return memory, (token == evidence.oracle).astype(jnp.float32), token
 
 
 @pytree
-class StaticDepth(Memoryless):
+class StaticDepth(Measure):
     """i / L: a threshold k / L makes every token leave after k layers (the static baselines of Fig. 3)."""
 
     def observe(self, memory, evidence):
         share = (evidence.layer + 1) / evidence.num_layers
         return memory, jnp.full(evidence.ran.shape, share, jnp.float32), None
-
-    def flops(self, layer, sizes, decides=True):
-        return 0
 
 
 def softmax_gap(logits, log_rest=None):

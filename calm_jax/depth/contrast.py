@@ -12,9 +12,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from calm_jax.depth.confidence import two_largest
-from calm_jax.depth.vocabulary import Pruned, Whole
+from calm_jax.depth.confidence import VocabularyMeasure, two_largest
 from calm_jax.nearest import did_you_mean
+from calm_jax.options import option
 from calm_jax.pytrees import pytree
 
 EMITS = ('model', 'auto_contrastive', 'dola')
@@ -22,16 +22,18 @@ EMITS = ('model', 'auto_contrastive', 'dola')
 IMPLAUSIBLE = -1e4
 
 
-class Contrast:
+@pytree(static=('alpha', 'emits'))
+class Contrast(VocabularyMeasure):
     """What both contrasts share: the memory of earlier layers, the scores, and what is emitted.
 
     Each says `amateurs(layer)`, the layers (from 0) that it looks at after `layer`, and `amateur(…)`, which of them it takes.
+    Raises ValueError for an alpha outside (0, 1) and an unknown distribution.
     """
 
-    predicts: ClassVar[bool] = True
+    alpha: float = option(0.1, 'a contrast weighs ids of at least α times the largest probability', metavar='α')
+    emits: str = option('model', 'the distribution that a contrast says tokens from', choices=EMITS)
+
     remembers: ClassVar[bool] = True
-    looks_ahead: ClassVar[bool] = False
-    head: ClassVar[str | None] = None
 
     def __post_init__(self):
         if not 0 < self.alpha < 1:
@@ -64,10 +66,6 @@ class Contrast:
             emitted = jnp.where(there, dola_scores(expert, amateur, likely), emitted)
         return memory, jnp.clip(first - second, 0, 1), evidence.choose(emitted, candidates.ids)
 
-    def flops(self, layer, sizes, decides=True):
-        """What the vocabulary counts for the logits of this layer and, where they are not remembered, of its amateurs."""
-        return self.vocabulary.flops(layer, sizes, decides, self._remembered(sizes.layers), len(self.amateurs(layer)))
-
     def _remembered(self, layers):
         return tuple(sorted({amateur for layer in range(layers) for amateur in self.amateurs(layer)}))
 
@@ -76,28 +74,21 @@ class Contrast:
 class WeightedContrast(Contrast):
     """Against layer ⌊i/2⌋; none at i = 1."""
 
-    alpha: float = 0.1
-    emits: str = 'model'
-    vocabulary: Whole | Pruned = Whole()
-
     def amateurs(self, layer):
         return [(layer + 1) // 2 - 1] if layer else []
 
     def amateur(self, layer, expert, likely, earlier, seen):
         """(log a [B, K], whether the row has it [B, 1])."""
-        for each, amateur in earlier.items():
-            return amateur, seen[:, each : each + 1]
-        return expert, jnp.zeros((len(expert), 1), bool)
+        if not earlier:
+            return expert, jnp.zeros((len(expert), 1), bool)
+        [(each, amateur)] = earlier.items()
+        return amateur, seen[:, each : each + 1]
 
 
 @pytree(static=('alpha', 'emits'))
 class DivergentContrast(Contrast):
     """Against the layer j of 2 … i − 1 with the largest JSD(p, aⱼ) / (i − j), the Jensen–Shannon divergence summed over the
     plausible ids as they are; none at i ≤ 2."""
-
-    alpha: float = 0.1
-    emits: str = 'model'
-    vocabulary: Whole | Pruned = Whole()
 
     def amateurs(self, layer):
         return list(range(1, layer))

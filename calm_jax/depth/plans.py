@@ -1,49 +1,119 @@
-"""Makers of plans: which sub-layers each row runs for its whole sequence.
+"""Makers of plans: which sub-layers each row runs for its whole sequence."""
 
-A maker is a function of the example ids int [B] of a batch's rows, so that no row's plan depends on its neighbours.
-"""
+from typing import ClassVar
 
-import dataclasses
-
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from calm_jax.types import Plan
+from calm_jax.options import option
+from calm_jax.pytrees import pytree
+from calm_jax.types import Context, Plan, Sizes
+
+
+class PlanMaker:
+    """What every maker of plans is: a pytree that is called once, before the first token, with a `Context`.
+
+    after: after how many encoder layers, or layers over the prompt, it is asked; 0: from ids and tokens alone. Those layers
+    run for every row, whatever the plan says. No row's plan may depend on its neighbours.
+    dial: the field that turns it off at 1, if it has one; head: the head of a checkpoint that holds its trained arrays.
+    """
+
+    after: ClassVar[int] = 0
+    dial: ClassVar[str | None] = None
+    head: ClassVar[str | None] = None
+
+    def __call__(self, context: Context) -> Plan:
+        raise NotImplementedError
+
+    def flops(self, sizes: Sizes) -> int:
+        """Floating-point operations of planning for one row."""
+        return 0
+
+    def check(self, sizes: Sizes) -> None:
+        """Raises ValueError where the model has fewer layers than it needs."""
+
+
+@pytree(static=('share',))
+class Uniform(PlanMaker):
+    """C = ⌈share · L⌉ of the decoder's layers, evenly spaced; the encoder runs in full (Glavas et al. 2024, Eq. 2).
+
+    Raises ValueError for a share outside (0, 1].
+    """
+
+    dial: ClassVar[str | None] = 'share'
+
+    share: float = option(1.0, "the share of the decoder's layers that runs, evenly spaced", flag='uniform_share', metavar='X')
+
+    def __post_init__(self):
+        if not 0 < self.share <= 1:
+            raise ValueError(f"uniform_share is {self.share}; expected a share of the decoder's layers, in (0, 1]")
+
+    @classmethod
+    def of(cls, text: str, sizes: Sizes) -> 'Uniform':
+        """The plan of `--plan uniform:C`: C of the decoder's layers, or a share of them below 1.
+
+        Raises ValueError where C is none of 1…L.
+        """
+        number = text.strip()
+        if number.isdecimal() and 1 <= int(number) <= sizes.layers:
+            return cls(int(number) / sizes.layers)
+        try:
+            share = float(number)
+        except ValueError:
+            share = 0.0
+        if number.isdecimal() or not 0 < share < 1:
+            raise ValueError(
+                f"plan is 'uniform:{text}'; expected uniform:C with C from 1 to {sizes.layers} decoder layers, or a share "
+                'below 1'
+            )
+        return cls(share)
+
+    def __call__(self, context):
+        layers = uniform_layers(layers_of(self.share, context.sizes.layers), context.sizes.layers)
+        return fixed(context.example_ids.shape[0], layers, np.ones(context.sizes.encoder_layers, bool))
+
+
+@pytree
+class GivenPlan(PlanMaker):
+    """The plan that it holds, arrays bool [B, ·] in the order of the batch's rows."""
+
+    plan: Plan
+
+    def __call__(self, context):
+        return jax.tree.map(lambda rows: jnp.asarray(rows, bool), self.plan)
+
+
+# Those that come along; a maker of your own is named by where it is, 'package.module:Class'.
+PLANS: dict[str, type[PlanMaker]] = {'uniform': Uniform}
+
+
+def layers_of(share: float, num_layers: int) -> int:
+    """⌈share · L⌉, at least 1: the layers in a share of them, so that C / L gives C whatever its rounding."""
+    return max(1, int(np.ceil(share * num_layers - 1e-9)))
 
 
 def fixed(rows, decoder_layers, encoder_layers):
     """The same whole layers for every row: decoder_layers bool [L], encoder_layers bool [its layers] → Plan."""
-    decoder = np.broadcast_to(np.asarray(decoder_layers, bool), (rows, len(decoder_layers)))
-    encoder = np.broadcast_to(np.asarray(encoder_layers, bool), (rows, len(encoder_layers)))
+    decoder = jnp.broadcast_to(jnp.asarray(decoder_layers, bool), (rows, len(decoder_layers)))
+    encoder = jnp.broadcast_to(jnp.asarray(encoder_layers, bool), (rows, len(encoder_layers)))
     return Plan(decoder, decoder, decoder, encoder, encoder)
 
 
-def full(rows, num_layers, num_encoder_layers):
+def full(rows, sizes: Sizes):
     """Everything runs."""
-    return fixed(rows, np.ones(num_layers, bool), np.ones(num_encoder_layers, bool))
+    return fixed(rows, np.ones(sizes.layers, bool), np.ones(sizes.encoder_layers, bool))
 
 
-@dataclasses.dataclass(frozen=True)
-class Uniform:
-    """`cost` of L decoder layers, evenly spaced; the encoder runs in full."""
-
-    cost: int
-    num_layers: int
-    num_encoder_layers: int
-
-    def __call__(self, example_ids):
-        layers = uniform_layers(self.cost, self.num_layers)
-        return fixed(len(example_ids), layers, np.ones(self.num_encoder_layers, bool))
-
-
-def uniform_layers(cost, num_layers):
+def uniform_layers(count, num_layers):
     """bool [L]: U(l, c) = 1[Σ_{k<l} U(k, c) ≤ (l − 1) c / L], layers from 1 (Glavas et al. 2024,
     Eq. 2): exactly c of them. Compared in integers, so that no rounding moves a layer.
 
-    Raises ValueError when cost is outside 1…L.
+    Raises ValueError when the count is outside 1…L.
     """
-    if not 1 <= cost <= num_layers:
-        raise ValueError(f'uniform plan of {cost} layers; expected 1 to {num_layers}, the layers the decoder has')
+    if not 1 <= count <= num_layers:
+        raise ValueError(f'uniform plan of {count} layers; expected 1 to {num_layers}, the layers the decoder has')
     runs = []
     for layer in range(num_layers):
-        runs.append(sum(runs) * num_layers <= layer * cost)
+        runs.append(sum(runs) * num_layers <= layer * count)
     return np.array(runs)

@@ -1,20 +1,21 @@
 """Which ids a confidence looks at: every one, or at later layers the likeliest of an earlier one (Vincenti et al. 2024).
 
 A vocabulary is a part of a measure that reads logits. `init` makes what it remembers; `look` gives the `Candidates` of one
-layer, or None where no token may leave and nothing later needs the head; `flops` counts one look. `remembered` names the layers
-(from 0) whose logits a later one asks for, as contrasts do; `read` is how many of them one look asks for.
+layer, or None where no token may leave and nothing later needs the head. `remembered` names the layers (from 0) whose logits a
+later one asks for, as contrasts do.
 """
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from calm_jax.nearest import did_you_mean
+from calm_jax.options import option
 from calm_jax.pytrees import pytree
-from calm_jax.types import Array, HeadRows
+from calm_jax.types import Array, HeadRows, Sizes
 
 PARTITIONS = ('kept', 'full')
 
@@ -46,8 +47,21 @@ class Candidates(NamedTuple):
         return logits - log_sum[:, None]
 
 
+class Vocabulary:
+    """What every choice of ids is, and what it says of itself where it prunes nothing."""
+
+    prunes: ClassVar[bool] = False
+
+    def starts(self, layer: int) -> bool:
+        """Whether it must see this layer (from 0), though no token may leave there."""
+        return False
+
+    def check(self, sizes: Sizes) -> None:
+        """Raises ValueError where the model has fewer ids or layers than it needs."""
+
+
 @pytree
-class Whole:
+class Whole(Vocabulary):
     """Every id at every layer."""
 
     def init(self, rows, sizes, remembered=()):
@@ -62,10 +76,6 @@ class Whole:
             memory = {**memory, evidence.layer: logits}
         return memory, Candidates(logits, None, None, memory.__getitem__) if evidence.decides else None
 
-    def flops(self, layer, sizes, decides=True, remembered=(), read=0):
-        """2·E·V, and 2·D·E where states are projected: the head, once."""
-        return sizes.head_flops() if decides or layer in remembered else 0
-
 
 class Kept(NamedTuple):
     """What pruning remembers: ids int32 [B, k] by falling rank, their HeadRows, the log Σ exp of all others float32 [B],
@@ -78,62 +88,65 @@ class Kept(NamedTuple):
     states: dict
 
 
-@pytree(static=('keep', 'least', 'start', 'partition'))
-class Pruned:
+@pytree(static=('pruning_layer', 'partition'))
+class Pruned(Vocabulary):
     """The likeliest ids of layer j at all later layers: each row's own, their rows of the head gathered once a step.
 
-    keep: k, ids kept by rank at layer j; 0: all V. least: k*; 0 keeps the k to the end ("fixed"), else every layer keeps fewer
-    until k* are left ("decaying"): max(k*, ⌊k₁ / (1 + ((k₁ − k*) / k*) · i / L)⌋ of k₁ after layer i.
-    start: j, 1…L. partition: 'kept', probabilities over the kept ids alone, as published, which inflates them; 'full', all
-    others count as they stood at the layer that dropped them.
+    pruning_layer: j, 1…L. partition: 'kept', probabilities over the kept ids alone, as published, which inflates them; 'full',
+    all others count as they stood at the layer that dropped them.
 
     Layer j itself ranks every id, and says what it would say unpruned. So does the last layer, which decides where none was
     sure, and for rows that skip layer j the next that they run. Between the two a token differs from the unpruned one where the
     likeliest id of its exit layer was not kept.
-    Raises ValueError for k* > k, or j, k or k* below what they can be; `check` for those beyond the model's.
+    Raises ValueError for j, k or k* below what they can be, and k* > k; `check` for those beyond the model's.
     """
 
-    keep: int = 256
-    least: int = 0
-    start: int = 1
-    partition: str = 'kept'
+    pruning_layer: int = option(1, 'the layer that ranks all ids, for later layers to look at the likeliest alone', metavar='J')
+    partition: str = option(
+        'kept',
+        "probabilities over the 'kept' ids, as published, or the 'full' vocabulary, others as they stood when dropped",
+        choices=PARTITIONS,
+    )
+
+    prunes: ClassVar[bool] = True
 
     def __post_init__(self):
-        if self.keep < 0 or self.least < 0:
-            raise ValueError(f'pruning keeps k = {self.keep} ids, at least k* = {self.least}; expected 1 or more')
-        if not self.keep and not self.least:
-            raise ValueError('pruning that keeps all ids to the end prunes nothing; expected k or k*')
-        if self.keep and self.least > self.keep:
-            raise ValueError(f'pruning keeps at least k* = {self.least} of k = {self.keep} ids; expected k* ≤ k')
-        if self.start < 1:
-            raise ValueError(f'pruning starts at layer j = {self.start}; expected 1…L')
+        if self.pruning_layer < 1:
+            raise ValueError(f'pruning_layer is {self.pruning_layer}; expected a layer, 1…L')
         if self.partition not in PARTITIONS:
             raise ValueError(
                 f'unknown partition {self.partition!r}; expected one of {", ".join(PARTITIONS)}'
                 f'{did_you_mean(self.partition, PARTITIONS)}'
             )
 
-    def check(self, sizes):
-        """Raises ValueError where the model has fewer ids or layers."""
-        if max(self.keep, self.least) > sizes.vocabulary:
-            raise ValueError(f'pruning keeps {max(self.keep, self.least)} ids; the vocabulary has {sizes.vocabulary}')
-        if self.start > sizes.layers:
-            raise ValueError(f'pruning starts at layer j = {self.start}; the decoder has {sizes.layers} layers')
+    @property
+    def most(self) -> int:
+        """The ids that must be there to keep so many."""
+        raise NotImplementedError
 
-    def kept(self, visited, layers, vocabulary):
-        """How many ids stand after so many of L layers, from `start` on."""
-        count = self.keep or vocabulary
-        for layer in range(self.start, visited + 1):
+    def first(self, vocabulary: int) -> int:
+        """How many ids the pruning layer keeps of so many."""
+        raise NotImplementedError
+
+    def fewer(self, count: int, layer: int, layers: int) -> int:
+        """How many of so many ids stand after layer i of L."""
+        raise NotImplementedError
+
+    def starts(self, layer):
+        return layer + 1 == self.pruning_layer
+
+    def check(self, sizes):
+        if self.most > sizes.vocabulary:
+            raise ValueError(f'pruning keeps {self.most} ids; the vocabulary has {sizes.vocabulary}')
+        if self.pruning_layer > sizes.layers:
+            raise ValueError(f'pruning_layer is {self.pruning_layer}; the decoder has {sizes.layers} layers')
+
+    def count(self, visited: int, layers: int, vocabulary: int) -> int:
+        """How many ids stand after so many of L layers, from the pruning layer on."""
+        count = self.first(vocabulary)
+        for layer in range(self.pruning_layer, visited + 1):
             count = self.fewer(count, layer, layers)
         return count
-
-    def fewer(self, count, layer, layers):
-        """How many of so many ids stand after layer i of L."""
-        if not self.least:
-            return count
-        # In whole numbers: k₁ / (1 + ((k₁ − k*) / k*) · i / L) = k₁ k* L / (k* L + (k₁ − k*) i).
-        whole = self.least * layers
-        return max(self.least, count * whole // (whole + (count - self.least) * layer))
 
     def init(self, rows, sizes, remembered=()):
         bias = jnp.zeros((rows, 0), sizes.dtype) if sizes.head_bias else None
@@ -149,10 +162,11 @@ class Pruned:
         visited, last = evidence.layer + 1, evidence.layer + 1 == evidence.num_layers
         if evidence.layer in memory.states:
             memory = memory._replace(states={**memory.states, evidence.layer: evidence.hidden})
-        if not evidence.decides:
+        if not evidence.decides and visited != self.pruning_layer:
             return memory, None
-        if last or visited <= self.start:
-            return self._look_at_all(memory, evidence)
+        if last or visited <= self.pruning_layer:
+            memory, candidates = self._look_at_all(memory, evidence)
+            return memory, candidates if evidence.decides else None
         log_rest = None
         if not evidence.every_layer:
             late, before = evidence.ran & ~memory.known, memory
@@ -170,9 +184,9 @@ class Pruned:
     def _look_at_all(self, memory, evidence):
         """Every id ranked, by the layer that prunes and by the last; before pruning, every id as it is."""
         logits, layers, visited = evidence.logits(), evidence.num_layers, evidence.layer + 1
-        if visited < self.start:
+        if visited < self.pruning_layer:
             return memory, Candidates(logits, None, None, lambda layer: evidence.logits(state=memory.states[layer]))
-        count = self.kept(max(self.start, visited - 1), layers, logits.shape[-1])
+        count = self.count(max(self.pruning_layer, visited - 1), layers, logits.shape[-1])
         best, ids, log_rest = _ranked(logits, count)
         rows = functools.cache(lambda: evidence.head_rows(ids))
         candidates = Candidates(best, ids, log_rest, lambda layer: evidence.logits(rows(), memory.states[layer]))
@@ -180,19 +194,61 @@ class Pruned:
             memory = memory._replace(ids=ids, rows=rows(), log_rest=log_rest, known=jnp.ones_like(memory.known))
         return memory, candidates
 
-    def flops(self, layer, sizes, decides=True, remembered=(), read=0):
-        """Layer j and the last: the head, 2·E·V, and 2·E·k for each earlier layer read. Between them 2·E·k for the layer and
-        each one read. Before j 2·E·V for them. And 2·D·E for each of these states where states are projected to the head.
-        Ranking and gathering are no products."""
-        visited = layer + 1
-        if not decides:
-            return 0
-        if visited < self.start:
-            return (1 + read) * sizes.head_flops()
-        count = self.kept(max(self.start, visited - 1), sizes.layers, sizes.vocabulary)
-        if visited in (self.start, sizes.layers):
-            return sizes.head_flops() + read * sizes.head_flops(count)
-        return (1 + read) * sizes.head_flops(count)
+
+@pytree(static=('pruning_layer', 'partition', 'keep'))
+class FixedPruning(Pruned):
+    """The k likeliest ids of the pruning layer, to the end."""
+
+    keep: int = option(256, 'ids kept by rank', metavar='K')
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.keep < 1:
+            raise ValueError(f'keep is {self.keep}; expected ids to keep, 1 or more')
+
+    @property
+    def most(self):
+        return self.keep
+
+    def first(self, vocabulary):
+        return self.keep
+
+    def fewer(self, count, layer, layers):
+        return count
+
+
+@pytree(static=('pruning_layer', 'partition', 'keep_first', 'keep_least'))
+class DecayingPruning(Pruned):
+    """Ever fewer ids: of k₁ after layer i of L, max(k*, ⌊k₁ / (1 + ((k₁ − k*) / k*) · i / L)⌋."""
+
+    keep_first: int = option(0, 'ids that decaying pruning begins with (0: all)', metavar='K')
+    keep_least: int = option(256, 'ids that decaying pruning ends with', metavar='K')
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.keep_first < 0 or self.keep_least < 1:
+            raise ValueError(
+                f'pruning keeps from {self.keep_first} to {self.keep_least} ids; expected 1 or more, or from 0: all'
+            )
+        if 0 < self.keep_first < self.keep_least:
+            raise ValueError(
+                f'pruning keeps at least {self.keep_least} of {self.keep_first} ids; expected no more than it begins with'
+            )
+
+    @property
+    def most(self):
+        return max(self.keep_first, self.keep_least)
+
+    def first(self, vocabulary):
+        return self.keep_first or vocabulary
+
+    def fewer(self, count, layer, layers):
+        # In whole numbers: k₁ / (1 + ((k₁ − k*) / k*) · i / L) = k₁ k* L / (k* L + (k₁ − k*) i).
+        whole = self.keep_least * layers
+        return max(self.keep_least, count * whole // (whole + (count - self.keep_least) * layer))
+
+
+VOCABULARIES = {'whole': Whole, 'fixed': FixedPruning, 'decaying': DecayingPruning}
 
 
 def _logits_dtype(sizes):
@@ -227,6 +283,6 @@ def _narrowed(memory, logits, count):
 
 def _caught_up(memory, evidence, late):
     """The memory with rows that skipped the layer which prunes, and are pruned by this one instead."""
-    _, ids, log_rest = _ranked(evidence.logits(), memory.ids.shape[1])
+    _, ids, log_rest = _ranked(evidence.logits(asked=late), memory.ids.shape[1])
     ranked = memory._replace(ids=ids, rows=evidence.head_rows(ids), log_rest=log_rest, known=jnp.ones_like(late))
     return jax.tree.map(lambda new, old: jnp.where(late.reshape(late.shape + (1,) * (new.ndim - 1)), new, old), ranked, memory)

@@ -17,16 +17,26 @@ class KVCache(NamedTuple):
     values: Array
 
 
-def init(rows, heads, positions, head_dim, dtype):
+def init(rows: int, heads: int, positions: int, head_dim: int, dtype) -> KVCache:
     """An empty cache."""
     empty = jnp.zeros((rows * heads, positions, head_dim), dtype)
     return KVCache(empty, empty)
 
 
-def write(cache, index, keys, values):
-    """The cache with keys and values [B·N, W, H] from position `index` on. The caller keeps index + W within the cache:
-    a slice that runs over its end would be moved back silently."""
+def write(cache: KVCache, slot: Array | int, keys: Array, values: Array) -> KVCache:
+    """The cache with keys and values [B·N, W, H] from `slot` on. The caller keeps slot + W within the cache: a slice that
+    runs over its end would be moved back silently."""
     return KVCache(
-        jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, index, axis=1),
-        jax.lax.dynamic_update_slice_in_dim(cache.values, values, index, axis=1),
+        jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, slot, axis=1),
+        jax.lax.dynamic_update_slice_in_dim(cache.values, values, slot, axis=1),
     )
+
+
+def read(cache: KVCache, slot: Array | int, width: int) -> KVCache:
+    """Keys and values [B·N, W, H] from `slot` on; the caller keeps slot + W within the cache."""
+    return KVCache(*(jax.lax.dynamic_slice_in_dim(each, slot, width, axis=1) for each in cache))
+
+
+def turned(cache: KVCache, shift: Array | int) -> KVCache:
+    """The cache as a ring, every position moved on by `shift`."""
+    return KVCache(*(jnp.roll(each, shift, axis=1) for each in cache))

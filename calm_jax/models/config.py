@@ -1,27 +1,15 @@
 """The dimensions and choices of a transformer, named by meaning and never by family."""
 
-import collections.abc
 import dataclasses
 import math
-import numbers
-import os
-import types
-import typing
-from typing import Any, Literal
+from typing import Literal
 
+from calm_jax.checks import check_types
 from calm_jax.types import Sizes
 
 ACTIVATIONS = ('gelu', 'gelu_exact', 'relu', 'silu', 'linear')
-DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
-
-_EXPECTED = {
-    int: 'a whole number',
-    float: 'a number',
-    str: 'a text',
-    bool: 'True or False',
-    type(None): 'None',
-    os.PathLike: 'a path',
-}
+DEVICE_DTYPES = ('float32', 'bfloat16', 'float16')  # what models are stored and run in
+DTYPES = (*DEVICE_DTYPES, 'float64')  # float64 where JAX_ENABLE_X64 is set: to compare without rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,57 +172,10 @@ class TransformerConfig:
             projects=bool(self.embedding_dim),
             head_bias=self.head_bias,
             dtype=self.dtype,
+            encoder_layers=self.num_encoder_layers,
         )
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
         """Every id that ends a sequence."""
         return (self.eos_id, *self.other_eos_ids)
-
-
-def check_types(values: Any, prefix: str = '') -> None:
-    """Raises ValueError for a field of a dataclass whose value is not of its type; the message starts with `prefix`."""
-    for field in dataclasses.fields(values):
-        check_type(prefix + field.name, getattr(values, field.name), field.type)
-
-
-def check_type(name: str, value: Any, wanted: Any) -> None:
-    """Raises ValueError unless a value is of a type: int, float, str, bool, None, a path, a sequence or tuple of one of
-    them, a Literal, or a union of those. Other types are not checked."""
-    kinds = parts(wanted)
-    if all(expected(kind) for kind in kinds) and not any(_is(value, kind) for kind in kinds):
-        said = dict.fromkeys(expected(kind) for kind in kinds if not (kind is str and os.PathLike in kinds))
-        raise ValueError(f'{name} is {value!r}; expected {" or ".join(said)}')
-
-
-def check_seed(name: str, value: Any) -> None:
-    """Raises ValueError unless a value is a seed: 0 ≤ seed < 2**32, what JAX's and NumPy's generators both take."""
-    check_type(name, value, int)
-    if not 0 <= value < 2**32:
-        raise ValueError(f'{name} is {value}; expected a whole number from 0 to {2**32 - 1}')
-
-
-def parts(wanted: Any) -> tuple:
-    """The types of a union, or the one type."""
-    return typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-
-
-def expected(kind: Any) -> str | None:
-    """'a whole number': a type in words; None for one that is not checked."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
-        return ' or '.join(map(repr, inner))
-    if origin in (tuple, collections.abc.Sequence):
-        return f'a list of {_EXPECTED[inner[0]].split()[-1]}s' if inner[0] in _EXPECTED else None
-    return _EXPECTED.get(kind)
-
-
-def _is(value: Any, kind: Any) -> bool:
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
-        return value in inner
-    if origin in (tuple, collections.abc.Sequence):
-        return isinstance(value, (list, tuple)) and all(_is(each, inner[0]) for each in value)
-    if kind in (int, float):
-        return isinstance(value, numbers.Integral if kind is int else numbers.Real) and not isinstance(value, bool)
-    return isinstance(value, kind)

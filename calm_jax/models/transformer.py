@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
+from calm_jax.models import planned
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.encoder_attention import ENCODER_ATTENTIONS
 from calm_jax.models.layers import MASKED, NORMS, Attention, Dense, Embedding, FeedForward, Head, Residual, widened
@@ -136,7 +137,7 @@ class Transformer(nn.Module):
         """Logits float32 [B, T, V] of the last layer, for source [B, S] (None: a decoder alone) and shifted target [B, T]."""
         encoded, mask = None, None
         if not self.config.decoder_only:
-            encoded = self.encode(encoder_input_tokens, deterministic)
+            encoded = self.encode(encoder_input_tokens, deterministic=deterministic)
             mask = self.source_mask(encoder_input_tokens)
         return self.unembed(self.decode(encoded, mask, decoder_input_tokens, deterministic=deterministic)[-1])
 
@@ -144,31 +145,41 @@ class Transformer(nn.Module):
         """bool [B, S]: which source positions hold a token."""
         return tokens != self.config.pad_id
 
-    def encode(self, tokens, deterministic=True):
-        """Source tokens int32 [B, S] → states [B, S, D], after the encoder's last norm."""
-        x = self.encoder.dropout(self.embed_source(tokens), deterministic=deterministic)
-        context = self.encoder_context(self.source_mask(tokens))
-        for layer in self.encoder.layers:
-            x = layer.feed_forward(layer.attend(x, context, deterministic), deterministic)
-        return self.encoder.dropout(self.encoder_norm(x), deterministic=deterministic)
+    def encode(self, tokens, mask=None, plan=None, deterministic=True):
+        """Source tokens int32 [B, S] → states [B, S, D], after the encoder's last norm.
 
-    def decode(self, encoded, source_mask, tokens, mask=None, deterministic=True):
+        mask: bool [B, S], which of them are there; None: those that are no padding. plan: sub-layers that rows run (`Plan`).
+        """
+        call = self._call(deterministic)
+        context = self.encoder_context(self.source_mask(tokens) if mask is None else mask)
+        layers = range(self.config.num_encoder_layers)
+        x = planned.encode(call, layers, call(tokens, method='embed_source'), context, plan)
+        return call(x, method='encoder_norm')
+
+    def decode(self, encoded, source_mask, tokens, mask=None, plan=None, deterministic=True):
         """The state [B, T, D] after each decoder layer (L of them, before the final norm), targets seen causally.
 
-        encoded, source_mask: of the source, or None for a decoder alone. mask: bool [B, T], tokens that are there where
-        padding stands before them; positions count from a row's first token. None: all.
+        encoded, source_mask: of the source, or None for a decoder-only model. mask: bool [B, T], tokens that are there where
+        padding stands before them; positions count from a row's first token. None: all. plan: as `encode`.
         """
+        call = self._call(deterministic)
         bias, positions = self.causal_bias(tokens.shape[1], mask), standing(tokens.shape[1], mask)
-        x = self.decoder.dropout(self.embed(tokens, positions), deterministic=deterministic)
-        cross_bias = None if encoded is None else self.cross_bias(source_mask)
+        x = call(tokens, positions, method='embed')
+        cross = None if encoded is None else planned.CrossAttention(encoded, self.cross_bias(source_mask))
         states = []
-        for layer in self.decoder.layers:
-            x = layer.self_attend(x, *layer.self_kv(x, positions), bias, positions, deterministic)
-            if encoded is not None:
-                x = layer.cross_attend(x, *layer.cross_kv(encoded), cross_bias, deterministic)
-            x = layer.feed_forward(x, deterministic)
+        for layer in range(self.config.num_decoder_layers):
+            x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, plan)
             states.append(x)
         return tuple(states)
+
+    def _call(self, deterministic):
+        """Methods by name, as `apply` calls them, with dropout unless deterministic."""
+
+        def call(*args, method):
+            dropout = {'deterministic': deterministic} if method in _DROP_OUT else {}
+            return getattr(self, method)(*args, **dropout)
+
+        return call
 
     def unembed(self, hidden, rows=None):
         """Logits float32 [..., V] of states [..., D] of any layer: the shared final norm, then the shared head. With HeadRows,
@@ -188,15 +199,15 @@ class Transformer(nn.Module):
         """HeadRows of ids int32 [B, k] from `head_table`."""
         return self.decoder.logits_dense.rows(ids, table)
 
-    def embed(self, tokens, positions):
+    def embed(self, tokens, positions, deterministic=True):
         """Vectors [..., D] of the decoder's tokens int32 [...] at positions int32 [...]."""
-        return self._embed(self.decoder, tokens, positions)
+        return self._embed(self.decoder, tokens, positions, deterministic)
 
-    def embed_source(self, tokens):
+    def embed_source(self, tokens, deterministic=True):
         """Vectors [B, S, D] of source tokens."""
-        return self._embed(self.encoder, tokens, jnp.arange(tokens.shape[1], dtype=jnp.int32))
+        return self._embed(self.encoder, tokens, jnp.arange(tokens.shape[1], dtype=jnp.int32), deterministic)
 
-    def _embed(self, stack, tokens, positions):
+    def _embed(self, stack, tokens, positions, deterministic):
         x = self.token_embedder(tokens)
         if self.config.embedding_scale != 1:
             x = x * self.config.embedding_scale
@@ -204,7 +215,8 @@ class Transformer(nn.Module):
             x = self.decoder.project_in(x)
         if self.config.positions == 'learned':
             x = x + stack.position_embedder(positions)
-        return stack.embedding_norm(x) if self.config.embedding_norm else x
+        x = stack.embedding_norm(x) if self.config.embedding_norm else x
+        return stack.dropout(x, deterministic=deterministic)
 
     def encoder_context(self, source_mask):
         """What the attention of every encoder layer shares (`encoder_attention.py`)."""
@@ -217,14 +229,15 @@ class Transformer(nn.Module):
             getattr(self.encoder, 'side_relpos_bias', _no_bias),
         )
 
-    def encoder_attend(self, layer, x, context):
-        return self.encoder.layers[layer].attend(x, context)
+    def encoder_attend(self, layer, x, context, deterministic=True):
+        return self.encoder.layers[layer].attend(x, context, deterministic)
 
-    def encoder_feed_forward(self, layer, x):
-        return self.encoder.layers[layer].feed_forward(x)
+    def encoder_feed_forward(self, layer, x, deterministic=True):
+        return self.encoder.layers[layer].feed_forward(x, deterministic)
 
-    def encoder_norm(self, x):
-        return self.encoder.encoder_norm(x) if self.config.final_norm else x
+    def encoder_norm(self, x, deterministic=True):
+        x = self.encoder.encoder_norm(x) if self.config.final_norm else x
+        return self.encoder.dropout(x, deterministic=deterministic)
 
     def self_bias(self, relative_position):
         """Additive scores float32 [N|1, ...] of the decoder's self-attention for key minus query positions [...]."""
@@ -249,14 +262,21 @@ class Transformer(nn.Module):
     def cross_kv(self, layer, encoded):
         return self.decoder.layers[layer].cross_kv(encoded)
 
-    def self_attend(self, layer, x, keys, values, bias, positions):
-        return self.decoder.layers[layer].self_attend(x, keys, values, bias, positions)
+    def self_attend(self, layer, x, keys, values, bias, positions, deterministic=True):
+        return self.decoder.layers[layer].self_attend(x, keys, values, bias, positions, deterministic)
 
-    def cross_attend(self, layer, x, keys, values, bias):
-        return self.decoder.layers[layer].cross_attend(x, keys, values, bias)
+    def cross_attend(self, layer, x, keys, values, bias, deterministic=True):
+        return self.decoder.layers[layer].cross_attend(x, keys, values, bias, deterministic)
 
-    def feed_forward(self, layer, x):
-        return self.decoder.layers[layer].feed_forward(x)
+    def feed_forward(self, layer, x, deterministic=True):
+        return self.decoder.layers[layer].feed_forward(x, deterministic)
+
+
+# Methods that drop activations out in training.
+_DROP_OUT = frozenset(
+    ('embed', 'embed_source', 'encoder_attend', 'encoder_feed_forward', 'encoder_norm')
+    + ('self_attend', 'cross_attend', 'feed_forward')
+)
 
 
 def _no_bias(distance):

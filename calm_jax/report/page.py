@@ -9,14 +9,16 @@ from typing import NamedTuple
 
 import jinja2
 
+from calm_jax.files import write_text
 from calm_jax.report import depths, sensitivity, tradeoffs, validity
 from calm_jax.report.figures import Drawing, Panel, Rendered, hues, render
 from calm_jax.report.grids import Grid, grid
 from calm_jax.report.numerals import number
 from calm_jax.report.palette import layer_swatches
 from calm_jax.report.promises import promise, summary
-from calm_jax.report.run import Example, Output, Run
+from calm_jax.report.run import Run
 from calm_jax.report.tokens import Coloured, colour, plain
+from calm_jax.schemas import Example, Output
 
 _INTRODUCTIONS = {
     'tradeoffs': ('Quality against cost', 'What each way of leaving early costs in quality. Up and to the left is better.'),
@@ -75,7 +77,7 @@ def write(run: Run, output: str | pathlib.Path, overwrite: bool = False) -> Writ
     for name, image in images.items():
         folder.mkdir(exist_ok=True)
         (folder / f'{name}.png').write_bytes(image)
-    output.write_text(html, encoding='utf-8')
+    write_text(output, html)
     return Written(output, [folder / f'{name}.png' for name in images])
 
 

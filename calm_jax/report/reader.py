@@ -15,10 +15,7 @@ from calm_jax.report.run import (
     Column,
     Confidences,
     Curve,
-    Example,
     Examples,
-    Output,
-    Point,
     Provenance,
     Ranks,
     Results,
@@ -29,6 +26,7 @@ from calm_jax.report.run import (
     Trial,
     Trials,
 )
+from calm_jax.schemas import FULL_MODEL, Example, Output, Point
 
 CERTIFICATE_FORMAT = 'calm_jax certificate'
 PATTERNS = (
@@ -295,7 +293,7 @@ def _examples(document: Document, path: pathlib.Path) -> Examples:
             Example(
                 input=node.text('input'),
                 reference=node.optional_text('reference'),
-                full=_output(node.at('full'), 'full model', num_layers),
+                full=_output(node.at('full'), FULL_MODEL, num_layers),
                 early=tuple(_output(each, each.text('label'), num_layers) for each in node.items('early')),
             )
             for node in document.items('examples', at_least=1)

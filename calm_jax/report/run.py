@@ -7,6 +7,8 @@ Layers count as visited, 1..L. Paths are relative to the directory.
 import pathlib
 from dataclasses import dataclass, field
 
+from calm_jax.schemas import Example, Point
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -72,21 +74,6 @@ class Results:
     title: str
     columns: tuple[Column, ...]
     rows: tuple[dict[str, str | float | bool | None], ...]
-
-
-@dataclass(frozen=True)
-class Point:
-    """One setting of a curve: means over the examples. `flops` and the rest are None where not measured."""
-
-    threshold: float | None
-    layers: float
-    flops: float | None
-    flops_elbayad: float | None
-    quality: float | None
-    consistency: float | None
-    loss: float | None
-    p_value: float | None
-    rejected: bool | None
 
 
 @dataclass(frozen=True)
@@ -181,26 +168,6 @@ class Confidences:
     confidence: tuple[float, ...]
     accuracy: tuple[float, ...]
     unlike: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Output:
-    """One generated text: its pieces, the layer each left at, and the confidence there where recorded."""
-
-    label: str
-    pieces: tuple[str, ...]
-    exit_layers: tuple[int, ...]
-    confidence: tuple[float | None, ...] | None
-
-
-@dataclass(frozen=True)
-class Example:
-    """One input with its reference, the full model's output and the early ones."""
-
-    input: str
-    reference: str | None
-    full: Output
-    early: tuple[Output, ...]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from calm_jax.report.figures import (
 )
 from calm_jax.report.numerals import deltas, number
 from calm_jax.report.palette import LIGHT
-from calm_jax.report.run import Curve, Point
+from calm_jax.report.run import Curve
+from calm_jax.schemas import Point
 
 _COSTS = (('layers', 'decoder layers', 'mean decoder layers per token'), ('flops', 'FLOPs', 'mean FLOPs per token'))
 

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 
 from calm_jax.checkpoints import native
+from calm_jax.checks import check_seed
 from calm_jax.data.batching import TrainingBatches, count_truncated, evaluation_batches, tokenize
 from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.sources import open_records
 from calm_jax.data.tokenizers import Tokenizer, load_tokenizer
-from calm_jax.models.config import TransformerConfig, check_seed
+from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import init_params
 from calm_jax.progress import progress
 from calm_jax.training import classifier, losses

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from calm_jax.models.config import check_types
+from calm_jax.checks import check_types
 
 
 @dataclasses.dataclass(frozen=True)

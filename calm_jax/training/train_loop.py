@@ -17,8 +17,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from calm_jax.checkpoints.manager import Manager
+from calm_jax.checks import check_seed, check_types
 from calm_jax.data.batching import TrainingBatches, read_ahead
-from calm_jax.models.config import check_seed, check_types
 from calm_jax.progress import progress
 from calm_jax.training.metrics_log import MetricsLog
 from calm_jax.training.optimizer import Optimizer

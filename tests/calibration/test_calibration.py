@@ -1,4 +1,4 @@
-"""Calibration: the losses of one setting after another, in the order given, become a certificate."""
+"""Calibration: the losses of one point after another, in the order given, become a certificate."""
 
 import ast
 import json
@@ -12,6 +12,7 @@ from calm_jax.calibration import (
     P_VALUES,
     Calibration,
     Certificate,
+    Point,
     betting,
     binomial,
     calibrate,
@@ -50,10 +51,14 @@ def test_columns_are_tested_in_the_order_given_and_never_sorted():
     assert [point.p_value is None for point in certificate.grid] == [False, False, True, True, True]
 
 
-def test_no_valid_setting_is_a_result_and_means_full_depth():
-    certificate = calibrate(step_losses(2, (0.3, 0.01, 0.01, 0.01, 0.01)), THRESHOLDS, 0.1, 0.05)
-    assert certificate.threshold == 1.0 and not certificate.found and certificate.tolerance_used == 0.0
+def test_no_valid_point_is_a_result_and_means_full_depth():
+    losses, points = step_losses(2, (0.3, 0.01)), [Point({'exit': 0.9}, 0.9, cost=2), Point({'exit': 0.8}, 0.8, cost=1)]
+    certificate = calibrate(losses, points, 0.1, 0.05, full={'choice': 'beam'})
+    assert not certificate.found and certificate.tolerance_used == 0.0
+    assert (certificate.decoding, certificate.threshold, certificate.cost) == ({'choice': 'beam'}, None, None)
     assert certificate.guarantee.startswith('No setting could be certified')
+    assert calibrate(losses, points, 0.1, 0.05).decoding == {}
+    assert calibrate(losses, points, 0.5, 0.05, full={'choice': 'beam'}).decoding == {'exit': 0.8}
 
 
 @pytest.mark.parametrize('p_value', P_VALUES)
@@ -62,10 +67,10 @@ def test_one_setting_at_a_time_gives_the_same_certificate_and_stops_at_the_first
         losses = step_losses(seed, (0.0, 0.02, 0.05, 0.1, 0.2))
         calibration = Calibration(THRESHOLDS, 0.15, 0.05, p_value, seed=seed)
         decoded = []
-        while calibration.threshold is not None:
-            decoded.append(calibration.threshold)
-            column = losses[:, THRESHOLDS.index(calibration.threshold)].copy()
-            assert calibration.observe(column) == (calibration.threshold is not None)
+        while calibration.point is not None:
+            decoded.append(calibration.point.threshold)
+            column = losses[:, THRESHOLDS.index(calibration.point.threshold)].copy()
+            assert calibration.observe(column) == (calibration.point is not None)
         at_once = calibrate(losses, THRESHOLDS, 0.15, 0.05, p_value, seed=seed)
         assert calibration.certificate() == at_once
         assert calibration.certificate().to_json() == at_once.to_json()
@@ -171,37 +176,130 @@ def test_signed_differences_are_tested_on_the_unit_scale_and_reported_on_their_o
     means = differences.mean(axis=0)[: len(tested)]
     np.testing.assert_allclose([point.mean_loss for point in tested], means, atol=1e-12)
     assert certificate.found and certificate.signed and certificate.tolerance == 0.02
-    assert calibrate(differences, THRESHOLDS, -0.5, 0.05, signed=True).threshold == 1.0  # no worse than half better
+    assert calibrate(differences, THRESHOLDS, -0.5, 0.05, signed=True).threshold is None  # no worse than half better
 
 
-def test_a_path_through_composed_settings_is_certified_whole():
-    path = [{'vocabulary': 512}, {'vocabulary': 256}, {'vocabulary': 256, 'plan': [1, 0]}]
-    calibration = Calibration([0.9, 0.9, 0.5], 0.15, 0.05, settings=path)
-    losses = step_losses(13, (0.01, 0.05, 0.5))
-    assert calibration.setting == path[0]
-    while calibration.threshold is not None:
-        calibration.observe(losses[:, [0.9, 0.9, 0.5].index(calibration.threshold) + (calibration.setting == path[1])])
+PATH = [
+    Point({'vocabulary': 512, 'exit': {'threshold': 0.9}}, 0.9),
+    Point({'vocabulary': 256, 'exit': {'threshold': 0.9}}, 0.9),
+    Point({'vocabulary': 256, 'plan': [1, 0]}),
+]
+
+
+def test_a_path_through_composed_decodings_is_certified_whole():
+    calibration, losses = Calibration(PATH, 0.15, 0.05), step_losses(13, (0.01, 0.05, 0.5))
+    while calibration.point is not None:
+        calibration.observe(losses[:, PATH.index(calibration.point)])
     certificate = calibration.certificate()
-    assert (certificate.threshold, certificate.setting) == (0.9, {'vocabulary': 256})
-    assert certificate == calibrate(losses, [0.9, 0.9, 0.5], 0.15, 0.05, settings=path)
-    assert calibration.setting is None
+    assert (certificate.decoding, certificate.threshold) == ({'vocabulary': 256, 'exit': {'threshold': 0.9}}, 0.9)
+    assert [point.decoding for point in certificate.grid] == [point.decoding for point in PATH]
+    assert [point.rejected for point in certificate.grid] == [True, True, False]
+    assert certificate == calibrate(losses, PATH, 0.15, 0.05)
+
+
+def test_a_number_is_short_for_a_point_without_a_document():
+    losses, options = step_losses(16), {'tolerance': 0.15, 'epsilon': 0.05}
+    assert calibrate(losses, THRESHOLDS, **options) == calibrate(losses, [Point({}, λ) for λ in THRESHOLDS], **options)
+    assert calibrate(losses, np.array(THRESHOLDS), **options) == calibrate(losses, THRESHOLDS, **options)
+
+
+def test_what_a_point_was_found_to_be_elsewhere_is_not_taken_over():
+    losses = step_losses(17)
+    tested = [Point({}, λ, mean_loss=0.0, p_value=1e-9, rejected=True, parts={'x': {}}) for λ in THRESHOLDS]
+    assert calibrate(losses, tested, 0.15, 0.05) == calibrate(losses, THRESHOLDS, 0.15, 0.05)
+
+
+def test_a_document_that_is_changed_afterwards_changes_nothing():
+    document = {'exit': {'threshold': 0.9}}
+    calibration = Calibration([Point(document, 0.9)], 0.15, 0.05)
+    document['exit']['threshold'] = 0.1
+    assert calibration.point.decoding == {'exit': {'threshold': 0.9}}
+
+
+ZEROS = np.zeros((400, 4))
+
+
+def chosen(costs, losses=ZEROS, procedure='fixed_sequence', thresholds=(0.9, 0.8, 0.7, 0.6)) -> Certificate:
+    points = [Point({'number': index}, *pair) for index, pair in enumerate(zip(thresholds, costs))]
+    return calibrate(losses, points, 0.15, 0.05, procedure=procedure)
+
+
+@pytest.mark.parametrize('procedure', ['fixed_sequence', 'bonferroni'])
+def test_the_cheapest_valid_point_is_chosen_under_either_procedure(procedure):
+    certificate = chosen([8, 3.5, 4, 6], procedure=procedure)
+    assert (certificate.decoding, certificate.threshold, certificate.cost) == ({'number': 1}, 0.8, 3.5)
+    assert all(point.rejected for point in certificate.grid)
+    assert [point.cost for point in certificate.grid] == [8.0, 3.5, 4.0, 6.0]
+
+
+@pytest.mark.parametrize('procedure', ['fixed_sequence', 'bonferroni'])
+def test_of_two_points_the_lower_threshold_is_not_taken_where_it_is_dearer(procedure):
+    assert chosen([2, 3], ZEROS[:, :2], procedure, (0.9, 0.5)).threshold == 0.9
+    assert chosen([3, 2], ZEROS[:, :2], procedure, (0.9, 0.5)).threshold == 0.5
+    assert chosen([3, 2], ZEROS[:, :2], procedure, (0.5, 0.9)).threshold == 0.9
+
+
+@pytest.mark.parametrize('procedure', ['fixed_sequence', 'bonferroni'])
+def test_of_equally_cheap_points_the_earlier_tested_is_chosen(procedure):
+    assert chosen([8, 3, 3, 3], procedure=procedure).decoding == {'number': 1}
+
+
+def test_a_point_that_is_not_valid_is_not_chosen_however_cheap():
+    losses = ZEROS + [0, 0, 0.5, 0]
+    assert chosen([8, 7, 1, 2], losses).decoding == {'number': 1}  # number 3 stands behind the failure
+    assert chosen([8, 7, 1, 2], losses, 'bonferroni').decoding == {'number': 3}
+
+
+def test_where_a_valid_point_has_no_cost_the_last_valid_or_the_lowest_threshold_is_chosen():
+    thresholds = (0.9, 0.6, 0.7, 0.8)
+    for costs in ([1, 2, None, 3], [None] * 4):
+        assert chosen(costs, thresholds=thresholds).decoding == {'number': 3}
+        assert chosen(costs, procedure='bonferroni', thresholds=thresholds).decoding == {'number': 1}
+    losses = ZEROS + [0, 0, 0, 0.5]  # the cost of a point that is not valid is not asked for
+    for procedure in ('fixed_sequence', 'bonferroni'):
+        assert chosen([1, 2, 3, None], losses, procedure, thresholds).decoding == {'number': 0}
+    assert chosen([None] * 4, procedure='bonferroni', thresholds=(None, 0.9, None, 0.9)).decoding == {'number': 1}
+    assert chosen([None] * 4, procedure='bonferroni', thresholds=(None,) * 4).decoding == {'number': 0}
+
+
+def test_the_cost_observed_is_recorded_and_decides():
+    calibration = Calibration([0.9, Point({}, 0.8, cost=1), Point({}, 0.7, cost=2)], 0.15, 0.05)
+    calibration.observe(ZEROS[:, 0], 5)
+    calibration.observe(ZEROS[:, 0], np.float32(4))
+    calibration.observe(ZEROS[:, 0])  # keeps what the point came with
+    certificate = calibration.certificate()
+    assert [point.cost for point in certificate.grid] == [5.0, 4.0, 2.0]
+    assert (certificate.threshold, certificate.cost) == (0.7, 2.0)
+
+
+def test_a_dear_point_does_not_end_a_fixed_sequence():
+    calibration = Calibration([0.9, 0.8, 0.7], 0.15, 0.05)
+    assert calibration.observe(ZEROS[:, 0], 1) and calibration.observe(ZEROS[:, 0], 9)
+    assert calibration.point.threshold == 0.7
+    assert not calibration.observe(ZEROS[:, 0] + 0.5, 0.5)
+    assert calibration.certificate().threshold == 0.9
+
+
+def test_the_share_of_the_tolerance_used_is_that_of_the_chosen_point():
+    certificate = chosen([1, 2, 3, 4], ZEROS + [0.03, 0, 0, 0])
+    assert certificate.tolerance_used == pytest.approx(0.2)
 
 
 def test_what_describes_the_calibration_is_recorded():
-    provenance = {'parameters': 'f00', 'settings': {'layers': (1, 2)}, 'data': {'name': 'news', 'sha256': 'ab'}}
+    provenance = {'parameters': 'f00', 'source': {'layers': (1, 2)}, 'data': {'name': 'news', 'sha256': 'ab'}}
     certificate = calibrate(
         step_losses(14), np.float32(THRESHOLDS), 0.15, 0.05, seed=3, objective='textual', metric='rougeL',
         metric_version='1.2', provenance=provenance,
     )  # fmt: skip
     content = json.loads(certificate.to_json())
-    assert content['provenance'] == {**provenance, 'settings': {'layers': [1, 2]}, 'environment': {}}
+    assert content['provenance'] == {**provenance, 'source': {'layers': [1, 2]}, 'environment': {}}
     assert (content['objective'], content['metric'], content['metric_version']) == ('textual', 'rougeL', '1.2')
     assert (content['seed'], content['p_value'], content['procedure']) == (3, 'betting', 'fixed_sequence')
     assert [np.float32(point['threshold']) for point in content['grid']] == np.float32(THRESHOLDS).tolist()
     assert np.float32(certificate.threshold).item() == certificate.threshold  # λ exactly as decoded with
 
 
-GOOD = {'losses': step_losses(15), 'thresholds': THRESHOLDS, 'tolerance': 0.15, 'epsilon': 0.05}
+GOOD = {'losses': step_losses(15), 'points': THRESHOLDS, 'tolerance': 0.15, 'epsilon': 0.05}
 NAN = np.where(np.arange(400)[:, None] + np.arange(5) == 40, np.nan, GOOD['losses'])
 
 
@@ -211,8 +309,8 @@ NAN = np.where(np.arange(400)[:, None] + np.arange(5) == 40, np.nan, GOOD['losse
         ({'losses': NAN}, r'^losses: row 36, column 4 \(counted from 0\) is nan; expected a number in \[0, 1\]$'),
         ({'losses': NAN * 2 - 1, 'signed': True}, r'^losses: row 36, column 4 .* expected a number in \[-1, 1\]$'),
         ({'losses': {'text': NAN}}, '^text: row 36, column 4 '),
-        ({'losses': GOOD['losses'][:, :4]}, r'^losses: expected 5 columns, one per threshold, found .* \[400, 4\]$'),
-        ({'losses': GOOD['losses'][:, 0]}, r'^losses: expected 5 columns, one per threshold, found the shape \[400\]$'),
+        ({'losses': GOOD['losses'][:, :4]}, r'^losses: expected 5 columns, one per point, found .* \[400, 4\]$'),
+        ({'losses': GOOD['losses'][:, 0]}, r'^losses: expected 5 columns, one per point, found the shape \[400\]$'),
         ({'losses': {'a': GOOD['losses'], 'b': GOOD['losses'][:300]}}, r'^b: expected .*, shape \[400\], found \[300\]$'),
         ({'losses': GOOD['losses'][:20]}, '^20 examples are too few: at tolerance 0.15 and level 0.05, .*25$'),
         ({'losses': GOOD['losses'][:14], 'p_value': 'binomial'}, '^14 examples are too few: .* fewer than 19$'),
@@ -234,12 +332,21 @@ NAN = np.where(np.arange(400)[:, None] + np.arange(5) == 40, np.nan, GOOD['losse
         ({'epsilon': 1.0}, '^epsilon: expected a number between 0 and 1, found 1.0$'),
         ({'joint': 0}, '^joint: expected the number of certificates, 1 or more, found 0$'),
         ({'seed': -4}, '^seed: expected a non-negative integer, found -4$'),
-        ({'thresholds': []}, '^thresholds: expected finite numbers, one or more, found '),
-        ({'thresholds': [0.9, 0.8, float('nan'), 0.6, 0.5]}, '^thresholds: expected finite numbers'),
-        ({'thresholds': [0.9, 0.8, 0.8, 0.6, 0.5]}, '^thresholds: 0.8 is given twice; expected each setting once'),
-        ({'settings': [{}]}, '^settings: expected one for each of 5 thresholds, found 1$'),
+        ({'points': []}, '^points: expected numbers λ or Points, one or more, found none$'),
+        ({'points': [0.9, float('nan')]}, r'^points: point 1 \(counted from 0\): expected a finite number, found nan$'),
+        ({'points': [0.9, {'exit': 0.8}]}, r'^points: point 1 \(counted from 0\): expected a finite number, found {'),
+        ({'points': ['0.9']}, r"^points: point 0 \(counted from 0\): expected a finite number, found '0.9'$"),
+        ({'points': [0.9, None]}, r'^points: point 1 .*: expected a finite number, found None$'),
+        ({'points': [0.9, 0.8, 0.8]}, '^points: threshold 0.8 is given twice; expected each point once, in test order$'),
+        ({'points': [Point({'k': 1}), Point({'k': 1})]}, '^points: {"k": 1} is given twice; expected each point once'),
+        ({'points': [Point({}, float('inf'))]}, '^points: point 0 .*, threshold: expected a finite number, found inf$'),
+        ({'points': [Point({}, 0.9, cost='low')]}, "^points: point 0 .*, cost: expected a finite number, found 'low'$"),
+        ({'points': [Point('static')]}, "^points: point 0 .*, decoding: expected a JSON object, found 'static'$"),
+        ({'points': [Point({'k': {1}})]}, '^points: point 0 .*, decoding: expected only what JSON can hold'),
+        ({'full': 'greedy'}, "^full: expected a JSON object, found 'greedy'$"),
+        ({'provenance': {'decoding': {}}}, '^provenance: "decoding" is of the points; leave it out$'),
         ({'provenance': {'parameters': {1, 2}}}, '^provenance: expected only what JSON can hold'),
-        ({'provenance': {'settings': 'fast'}}, '^provenance: expected a mapping as "settings", found \'fast\'$'),
+        ({'provenance': {'environment': 'fast'}}, '^provenance: expected a mapping as "environment", found \'fast\'$'),
         ({'provenance': {'delta': float('nan')}}, '^provenance: expected only what JSON can hold'),
     ],
 )
@@ -257,19 +364,22 @@ def test_calibration_needs_numpy_and_scipy_and_nothing_of_the_model():
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module] if isinstance(node, ast.ImportFrom) else []
             for module in modules:
-                own = module.startswith('calm_jax.calibration.')
+                own = module.startswith('calm_jax.calibration.') or module in {'calm_jax', 'calm_jax.formats'}
                 assert own or module.split('.')[0] in standard | {'numpy', 'scipy'}, f'{file.name} imports {module}'
 
 
-def test_other_examples_or_risks_at_a_later_threshold_are_refused():
+def test_other_examples_or_risks_at_a_later_point_are_refused():
     calibration = Calibration(THRESHOLDS, 0.15, 0.05)
     calibration.observe(GOOD['losses'][:, 0])
     with pytest.raises(ValueError, match='^losses: expected 400 examples of losses, as at .*, found 399 of losses$'):
         calibration.observe(GOOD['losses'][:399, 1])
     with pytest.raises(ValueError, match='^losses: expected 400 examples of losses, .* found 400 of text$'):
         calibration.observe({'text': GOOD['losses'][:, 1]})
-    with pytest.raises(ValueError, match=r'^losses: expected the losses of one setting, shape \[400\], found '):
+    with pytest.raises(ValueError, match=r'^losses: expected the losses of one point, shape \[400\], found '):
         calibration.observe(GOOD['losses'])
     with pytest.raises(ValueError, match=r'^losses at threshold 0.8: row 36 \(counted from 0\) is nan'):
         calibration.observe(NAN[:, 4])
-    assert calibration.threshold == 0.8  # what was refused left no trace
+    for cost in (float('nan'), '1', [1, 2]):
+        with pytest.raises(ValueError, match='^cost at threshold 0.8: expected a finite number, found '):
+            calibration.observe(GOOD['losses'][:, 1], cost)
+    assert calibration.point == Point({}, 0.8)  # what was refused left no trace

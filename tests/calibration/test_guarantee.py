@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from calm_jax.calibration import calibrate
+from calm_jax.calibration import Point, calibrate
 from calm_jax.calibration.draws import uniforms
 
 LOSSES = (uniforms(1, 1200, 1) < np.array([0.01, 0.5])).astype(float)
 
 
-def guarantee(losses=LOSSES, tolerance=0.1, **arguments) -> str:
-    certificate = calibrate(losses, [0.8, 0.4], tolerance, 0.05, **arguments)
+def guarantee(losses=LOSSES, tolerance=0.1, points=(0.8, 0.4), **arguments) -> str:
+    certificate = calibrate(losses, points, tolerance, 0.05, **arguments)
     text = certificate.guarantee
     assert text.endswith('.') and '. ' not in text and '\n' not in text
     return text
@@ -36,7 +36,8 @@ def test_the_guarantee_names_probability_threshold_tolerance_and_the_distributio
         ({'group_by': np.arange(1200) // 4}, 'the draw of 300 calibration clusters'),
         ({'groups': ['a'] * 600 + ['b'] * 600}, 'on new examples in each group (a, b) drawn'),
         ({'joint': 3}, '0.95, jointly over 3 certificates, over the draw'),
-        ({'settings': [{'plan': 'even'}, {}]}, 'with threshold 0.8, plan even the expected loss'),
+        ({'points': [Point({'k': 1}, 0.8), 0.4]}, 'when decoding as recorded here, with threshold 0.8, the expected loss'),
+        ({'points': [Point({'k': 1}), 0.4]}, 'when decoding as recorded here the expected loss'),
         ({'losses': {'x': LOSSES, 'y': LOSSES}}, 'is at most 0.1 for x and at most 0.1 for y on'),
         ({'losses': {'x': LOSSES}, 'tolerance': {'x': 0.2}}, 'is at most 0.2 for x on'),
     ],
@@ -47,6 +48,15 @@ def test_whatever_else_it_depends_on_is_said(arguments, part):
 
 def test_without_a_valid_setting_it_says_to_decode_at_full_depth():
     assert guarantee(tolerance=0.01) == (
-        'No setting could be certified at epsilon 0.05 on 1,200 calibration examples: decode at full depth '
-        "(threshold 1), which is the full model's own output."
+        'No setting could be certified at epsilon 0.05 on 1,200 calibration examples: decode at full depth, '
+        "which is the full model's own output."
     )
+
+
+@pytest.mark.parametrize('name', ['sampled', 'Sampled', 'calm_jax.decoding.choice:Sampled'])
+def test_where_tokens_are_drawn_the_guarantee_is_over_their_noise_too(name):
+    sampled = {'choice': {'class': name, 'temperature': 0.7}, 'seed': 3}
+    clause = 'over the draw of 1,200 calibration examples and of the noise that seed and id give to each, when decoding'
+    assert clause in guarantee(points=[Point(sampled, 0.8), Point(sampled, 0.4)])
+    for choice in ({}, {'choice': {'class': 'beam', 'size': 4}}, {'choice': {}}, {'seed': 3, 'rules': 'sampled'}):
+        assert 'noise' not in guarantee(points=[Point(choice, 0.8), Point(choice, 0.4)])

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from calm_jax.calibration import calibrate, run_trials, trials_running
+from calm_jax.calibration import Point, calibrate, run_trials, trials_running
 from calm_jax.calibration.draws import permutation, uniforms
 
 THRESHOLDS = [0.9, 0.7, 0.5, 0.3, 0.1]
@@ -31,9 +31,10 @@ def test_a_trial_is_a_calibration_on_its_part_of_the_pool():
         for trial, entry in enumerate(row['per_trial']):
             order = permutation((4, trial), 500)
             certificate = calibrate(losses[order[:400]], grid, row['tolerance'], 0.05, seed=4)
-            assert entry['threshold'] == certificate.threshold
+            assert (entry['threshold'], entry['point'] is not None) == (certificate.threshold, certificate.found)
             if certificate.found:
                 column = grid.index(certificate.threshold)
+                assert entry['point'] == column
                 assert entry['test_risk'] == pytest.approx(losses[order[400:], column].mean())
                 assert entry['pool_risk'] == pytest.approx(losses[:, column].mean())
                 assert entry['layers'] == pytest.approx(layers[order[400:], column].mean())
@@ -61,7 +62,22 @@ def test_the_summary_is_of_the_trials(pool):
 
 def test_a_trial_that_certifies_nothing_runs_at_full_depth(pool):
     row = run_trials(*pool, THRESHOLDS, [0.005], 8, trials=3)['tolerances'][0]
-    assert row['per_trial'] == [{'threshold': 1.0, 'test_risk': 0.0, 'pool_risk': 0.0, 'layers': 8.0}] * 3
+    full = {'point': None, 'threshold': None, 'test_risk': 0.0, 'pool_risk': 0.0, 'layers': 8.0}
+    assert row['per_trial'] == [full] * 3
+
+
+def test_a_trial_chooses_what_a_calibration_on_its_part_would_with_layers_as_the_cost(pool):
+    losses, layers = pool[0], np.stack([*pool[1].T[:2], *(2 + 2 * uniforms(3, 500, 2).T), pool[1][:, 0]], axis=1)
+    documents = [{'plan': number} for number in range(5)]
+    result = run_trials(losses, layers, [Point(each) for each in documents], TOLERANCES, 8, trials=20, seed=4)
+    for row in result['tolerances']:
+        for trial, entry in enumerate(row['per_trial']):
+            part = permutation((4, trial), 500)[:400]
+            points = [Point(each, cost=cost) for each, cost in zip(documents, layers[part].mean(axis=0))]
+            certificate = calibrate(losses[part], points, row['tolerance'], 0.05, seed=4)
+            assert certificate.decoding == ({} if entry['point'] is None else documents[entry['point']])
+            assert entry['threshold'] is None
+    assert certificate.grid[3].rejected and {entry['point'] for entry in row['per_trial']} == {2, 3}
 
 
 def test_columns_are_needed_until_every_trial_has_stopped(pool):
@@ -72,7 +88,7 @@ def test_columns_are_needed_until_every_trial_has_stopped(pool):
     enough = 1 + running.index(0)
     assert run_trials(losses[:, :enough], layers[:, :enough], THRESHOLDS, TOLERANCES, 8, trials=10) == whole
     for k in range(1, enough):
-        with pytest.raises(ValueError, match=f'of 10 trials at tolerance .* certify all {k} columns .* at threshold '):
+        with pytest.raises(ValueError, match=f'of 10 trials at tolerance .* certify all {k} columns .* next point too'):
             run_trials(losses[:, :k], layers[:, :k], THRESHOLDS, TOLERANCES, 8, trials=10)
 
 
@@ -110,9 +126,9 @@ def test_signed_differences_are_reported_on_their_own_scale(pool):
     ('change', 'message'),
     [
         ({'losses': np.full((500, 5), np.nan)}, '^losses: row 0, column 0 '),
-        ({'losses': np.zeros(500)}, r'^losses: expected examples by settings, shape \[n, k\], found \[500\]$'),
+        ({'losses': np.zeros(500)}, r'^losses: expected examples by points, shape \[n, k\], found \[500\]$'),
         ({'layers': np.ones((500, 4))}, r'^layers: expected the shape of the losses, \[500, 5\], found \[500, 4\]$'),
-        ({'thresholds': [0.5]}, '^thresholds: expected one for each of 5 columns, found 1$'),
+        ({'points': [0.5]}, '^points: expected one for each of 5 columns, found 1$'),
         ({'tolerances': [1.0]}, '^tolerance: expected a number between 0 and 1, found 1.0$'),
         ({'epsilon': 0}, '^epsilon: expected a number between 0 and 1, found 0$'),
         ({'trials': 0}, '^trials: expected 1 or more, found 0$'),
@@ -120,6 +136,6 @@ def test_signed_differences_are_reported_on_their_own_scale(pool):
     ],
 )
 def test_what_is_out_of_place_is_refused(pool, change, message):
-    good = {'losses': pool[0], 'layers': pool[1], 'thresholds': THRESHOLDS, 'tolerances': [0.1], 'num_layers': 8}
+    good = {'losses': pool[0], 'layers': pool[1], 'points': THRESHOLDS, 'tolerances': [0.1], 'num_layers': 8}
     with pytest.raises(ValueError, match=message):
         run_trials(**{**good, **change})

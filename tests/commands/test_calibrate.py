@@ -128,7 +128,9 @@ def test_the_examples_are_the_records_token_by_token_and_the_report_colours_them
     assert found['num_layers'] == 3 and len(found['examples']) == 12
     for i, example in enumerate(found['examples']):
         assert example['reference'] is None
-        assert example['full'] == {name: full[i][name] for name in ('pieces', 'exit_layers')}
+        assert {name: example['full'][name] for name in ('pieces', 'exit_layers')} == {
+            name: full[i][name] for name in ('pieces', 'exit_layers')
+        }
         [only] = example['early']
         assert only == {
             'label': 'classifier, δ = 0.7',

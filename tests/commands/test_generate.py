@@ -15,6 +15,7 @@ import pytest
 from calm_jax.calibration import calibrate
 from calm_jax.cli import main
 from calm_jax.commands.generate import environment, model_fingerprints
+from calm_jax.data import jsonl
 from calm_jax.decoding.settings import Settings
 from calm_jax.model import load
 
@@ -89,6 +90,22 @@ def test_full_depth_costs_more_than_exits_and_threshold_one_is_full_depth(genera
 
 def test_running_again_gives_the_same_bytes(generate):
     assert generate(*EXITS)[1].read_bytes() == generate(*EXITS, output='again.jsonl')[1].read_bytes()
+
+
+@pytest.mark.parametrize('examples', [9, 70])
+def test_a_file_is_opened_and_its_lines_are_parsed_as_often_whatever_the_number_of_records(
+    generate, data, tmp_path, monkeypatch, examples
+):
+    source = tmp_path / 'some.jsonl'
+    source.write_text(''.join(open(data).readlines()[:examples]))
+    opens, parsed = [], []
+    real_open, real_parse = open, jsonl._parse
+    monkeypatch.setattr('builtins.open', lambda path, *args, **how: opens.append(path) or real_open(path, *args, **how))
+    monkeypatch.setattr(jsonl, '_parse', lambda line, where: parsed.append(where) or real_parse(line, where))
+    assert generate(*EXITS, source=str(source))[0] == 0
+    # To index it, to check every line, to fingerprint it, and to decode it.
+    assert [str(path) for path in opens].count(str(source)) == 4
+    assert len(parsed) == 2 * examples  # once to check it before anything is decoded
 
 
 def test_a_run_killed_anywhere_resumes_to_the_same_bytes(generate, monkeypatch):

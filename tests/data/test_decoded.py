@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from calm_jax.data.decoded import Decoded
+from calm_jax.data.decoded import Decoded, differences, header, header_differences
 
 RECORDS = [{'id': i, 'text': 'é' * i} for i in range(7)]
 OTHER = [{'id': i, 'text': 'other'} for i in range(9)]
@@ -107,11 +107,11 @@ def test_records_of_another_run_are_not_continued(tmp_path):
     for _ in range(5):
         next(writing)
     writing.close()
-    with pytest.raises(ValueError, match=r'other input or settings than these \(settings\)'):
+    with pytest.raises(ValueError, match=r'other input or settings than these \(threshold\)'):
         Decoded(tmp_path / 'out', HEADER, 3, resume=True)
     header = tmp_path / 'out.partial.config.json'
     header.write_text('[]')
-    with pytest.raises(ValueError, match='out.partial.config.json is damaged'):
+    with pytest.raises(ValueError, match='out.partial.config.json is missing or damaged'):
         Decoded(tmp_path / 'out', HEADER, 3, resume=True)
 
 
@@ -120,3 +120,20 @@ def test_the_header_stands_beside_the_file(tmp_path):
     assert json.loads((tmp_path / 'out.config.json').read_text()) == HEADER
     assert [json.loads(line) for line in (tmp_path / 'out').read_text().splitlines()] == RECORDS
     assert sorted(path.name for path in tmp_path.iterdir()) == ['out', 'out.config.json', 'out.summary.json']
+
+
+def test_two_headers_differ_by_what_decides_the_records_and_settings_are_named_themselves(tmp_path):
+    fingerprints = {'parameters': 'p', 'config': 'c', 'tokenizer': 't', 'other': 'not of the records'}
+    first = header('x', 'en', {'threshold': 0.5, 'top': (1, 2)}, 8, fingerprints)
+    assert differences(first, json.loads(json.dumps(first))) == []  # as read from its file
+    assert differences(first, header('x', 'en', {'threshold': 0.5, 'top': (1, 2)}, 8, {**fingerprints, 'other': ''})) == []
+    second = header('y', 'en', {'threshold': 0.4, 'measure': 'state'}, 4, {**fingerprints, 'config': 'd'})
+    assert sorted(differences(first, second)) == ['batch_size', 'config', 'input', 'measure', 'threshold', 'top']
+    assert 'settings' in differences({**first, 'settings': 'damaged'}, first)
+    assert header_differences(tmp_path / 'out', first) == ['out.config.json is missing or damaged']
+
+
+def test_the_header_of_a_whole_file_is_compared_with_what_is_to_be_decoded(tmp_path):
+    decode(tmp_path / 'out')
+    assert header_differences(tmp_path / 'out', HEADER) == []
+    assert header_differences(tmp_path / 'out', OTHER_HEADER) == ['threshold']

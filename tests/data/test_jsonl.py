@@ -10,7 +10,7 @@ import tracemalloc
 
 import pytest
 
-from calm_jax.data.jsonl import Records, Template, fingerprint, stream
+from calm_jax.data.jsonl import OPEN_FILES, Records, Template, fingerprint, stream
 
 RECORDS = [{'en': f'sentence {i} – é\u2028x', 'fr': 'phrase\n' * (i % 3), 'n': i} for i in range(23)]
 OPENERS = {'.jsonl': open, '.jsonl.gz': gzip.open, '.jsonl.xz': lzma.open}
@@ -71,6 +71,38 @@ def test_a_file_is_not_held_in_memory(tmp_path, suffix):
     tracemalloc.stop()
     assert len(records) == 200
     assert held < 200_000 < len(text)
+
+
+def counted_opens(monkeypatch):
+    """Counts the files that are opened from here on, by path, and keeps them."""
+    opens, real = [], open
+
+    def counting(path, *args, **kwargs):
+        opens.append((str(path), real(path, *args, **kwargs)))
+        return opens[-1][1]
+
+    monkeypatch.setattr('builtins.open', counting)
+    return opens
+
+
+@pytest.mark.parametrize('count', [5, 500])
+def test_records_of_a_file_are_read_without_opening_it_again(tmp_path, monkeypatch, count):
+    records = Records(write(tmp_path / 'a.jsonl', lines({'n': i} for i in range(count))))
+    opens = counted_opens(monkeypatch)
+    order = [(7 * i) % count if count % 7 else i for i in range(count)]
+    assert [records[i]['n'] for i in order] == order
+    assert len(opens) == 1
+    del records
+    assert opens[0][1].closed
+
+
+def test_of_many_files_only_the_latest_stay_open(tmp_path, monkeypatch):
+    many = OPEN_FILES + 3
+    records = Records([write(tmp_path / f'{i}.jsonl', lines([{'n': i}])) for i in range(many)])
+    opens = counted_opens(monkeypatch)
+    assert [records[i]['n'] for i in range(many)] == list(range(many))
+    assert len(opens) == many and sum(not file.closed for _, file in opens) == OPEN_FILES
+    assert records[0]['n'] == 0 and records[many - 1]['n'] == many - 1
 
 
 def test_what_was_decompressed_goes_with_the_records(tmp_path, monkeypatch):

@@ -170,7 +170,7 @@ def test_a_file_that_is_no_model_is_named(tmp_path):
             load_tokenizer(tmp_path)
     path.unlink()
     (tmp_path / 'byte_tokenizer.json').write_text('{')
-    with pytest.raises(ValueError, match='byte_tokenizer.json: not JSON'):
+    with pytest.raises(ValueError, match='byte_tokenizer.json: not valid JSON'):
         load_tokenizer(tmp_path)
 
 

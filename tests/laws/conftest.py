@@ -1,5 +1,6 @@
 """A tiny random model, and a decoder that follows the definitions: NumPy, one row, no cache, everything from the start."""
 
+import inspect
 from typing import NamedTuple
 
 import jax
@@ -43,10 +44,14 @@ def sources():
     return tokens
 
 
+def _takes(function):
+    return len([each for each in inspect.signature(function).parameters.values() if each.default is each.empty])
+
+
 class Reference(NamedTuple):
     tokens: list
     exit_layers: list
-    layers_run: list
+    sub_layers: list  # (self-attentions, cross-attentions, feed-forwards) that ran, per token
     confidence: list
 
 
@@ -88,7 +93,7 @@ class Definition:
             number[index] = far + (half if bidirectional and distance > 0 else 0)
         return table[:, number]
 
-    def encode(self, tokens, sub_layers=None):
+    def encode(self, tokens, sub_layers=None, norm=True):
         p = self.params['encoder']
         x = self.params['token_embedder']['embedding'][tokens]
         steps = np.arange(len(tokens))
@@ -107,7 +112,7 @@ class Definition:
                 )
             if feeds:
                 x = x + self.feed(layer['mlp'], self.norm(x, layer['pre_mlp_layer_norm']))
-        return self.norm(x, p['encoder_norm'])
+        return self.norm(x, p['encoder_norm']) if norm else x
 
     def self_kv(self, i, x):
         layer = self.params['decoder'][f'layers_{i}']
@@ -123,7 +128,8 @@ class Definition:
 
         leaves(layer, position, hidden, previous, logits) → (confidence, whether the token leaves, and where that is not the
         likeliest of the logits what it would say here); None never leaves.
-        sub_layers(position, layer) → whether self-attention, cross-attention and feed-forward run; None: all do.
+        sub_layers(position, layer), or with the state [1, D] that enters → whether self-attention, cross-attention and
+        feed-forward run; None: all do.
         encoder_sub_layers(layer) → whether attention and feed-forward of the encoder's layer run; None: all do.
         stand_in: what a layer that the token left below holds for it: the projected 'exit' state, the projected 'first'
         layer's state, or the exit layer's own keys and values ('kv').
@@ -134,7 +140,7 @@ class Definition:
         last, result = config.decoder_start_id, Reference([], [], [], [])
         for position in range(length):
             x = self.params['token_embedder']['embedding'][[last]]
-            active, visited, ran, confidence, first, left_kv, said = True, 0, 0, 1.0, x, None, ()
+            active, visited, ran, confidence, first, left_kv, said = True, 0, np.zeros(3, int), 1.0, x, None, ()
             bias = self.bias(p, np.arange(position + 1)[None] - position, bidirectional=False)
             for i in range(config.num_decoder_layers):
                 layer = p[f'layers_{i}']
@@ -143,7 +149,9 @@ class Definition:
                     continue
                 keys_values[i].append(self.self_kv(i, x))
                 left_kv, visited, previous = keys_values[i][-1], i + 1, x
-                attends, crosses, feeds = (True,) * 3 if sub_layers is None else sub_layers(position, i)
+                attends, crosses, feeds = (
+                    (True,) * 3 if sub_layers is None else sub_layers(*(position, i, x)[: _takes(sub_layers)])
+                )
                 if attends:
                     keys, values = (np.concatenate(each) for each in zip(*keys_values[i]))
                     y = self.norm(x, layer['pre_self_attention_layer_norm'])
@@ -156,12 +164,12 @@ class Definition:
                     x = x + self.feed(layer['mlp'], self.norm(x, layer['pre_mlp_layer_norm']))
                 first = x if i == 0 else first
                 if attends or crosses or feeds:
-                    ran += 1
+                    ran += attends, crosses, feeds
                     if leaves is not None:
                         confidence, left, *said = leaves(i, position, x[0], previous[0], self.logits(x))
                         active = not left
             last = int(said[0]) if said else int(np.argmax(self.logits(x)))
-            for column, value in zip(result, (last, visited, ran, confidence)):
+            for column, value in zip(result, (last, visited, tuple(ran.tolist()), confidence)):
                 column.append(value)
             if last == config.eos_id:
                 break

@@ -9,15 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calm_jax.decoding.generate import generate
+from calm_jax.decoding.choice import Beam, Greedy, Sampled
+from calm_jax.decoding.decoding import Decoding, Limits
+from calm_jax.decoding.generate import begin, generate, generate_program, step, trace_of
 from calm_jax.decoding.propagation import CopyKV, Eager, FirstState, Lazy
-from calm_jax.decoding.sampling import Greedy, Sampled
+from calm_jax.decoding.rows import Rows
+from calm_jax.decoding.rules import Rules
 from calm_jax.depth import plans
-from calm_jax.depth.confidence import Classifier, Oracle, SoftmaxGap, SoftmaxMax, StateSimilarity, StaticDepth
+from calm_jax.depth.confidence import Classifier, Measure, Oracle, SoftmaxGap, SoftmaxMax, StateSimilarity, StaticDepth
 from calm_jax.depth.contrast import DivergentContrast, WeightedContrast
-from calm_jax.depth.gates import ScriptedGate
-from calm_jax.depth.thresholds import Constant, Decaying, Exit, ScaledDecaying
-from calm_jax.depth.vocabulary import Pruned, Whole
+from calm_jax.depth.exits import Exit
+from calm_jax.depth.gates import Gate, ScriptedGate
+from calm_jax.depth.plans import GivenPlan, PlanMaker
+from calm_jax.depth.thresholds import Constant, Decaying, ScaledDecaying
+from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, Whole
 from calm_jax.models.transformer import Transformer
 from calm_jax.pytrees import pytree
 from calm_jax.types import Plan
@@ -35,24 +40,22 @@ def wide():
 
 @pytest.fixture
 def decode(config, params, sources):
-    """Decodes `sources`, in float64 where x64 is on."""
+    """Decodes `sources`, in float64 where x64 is on; parts are those of a `Decoding`, options those of `generate`."""
 
-    def run(rows=slice(None), **decisions):
+    def run(rows=slice(None), options=None, **parts):
         dtype = 'float64' if jax.config.jax_enable_x64 else 'float32'
         cast = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
-        decisions = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jnp.asarray(x), decisions)
-        return jax.device_get(
-            generate(
-                dataclasses.replace(config, dtype=dtype),
-                cast,
-                sources[rows],
-                max_new_tokens=LENGTH,
-                example_ids=np.arange(len(sources), dtype=np.int32)[rows],
-                **decisions,
-            )
-        )
+        options = {'example_ids': np.arange(len(sources), dtype=np.int32)[rows], **(options or {})}
+        config_ = dataclasses.replace(config, dtype=dtype)
+        return jax.device_get(generate(config_, cast, sources[rows], decoding=decoding_of(**parts), **options))
 
     return run
+
+
+def decoding_of(length=LENGTH, plan=None, **parts):
+    """A Decoding of that many tokens; a plan may be given as it is."""
+    plan = GivenPlan(plan) if isinstance(plan, Plan) else plan
+    return Decoding(limits=Limits(max_new_tokens=length), plan=plan, **parts)
 
 
 def mixed_plan(rows, seed=1):
@@ -63,8 +66,27 @@ def mixed_plan(rows, seed=1):
 
 
 def equal(trace, other):
-    for name in ('tokens', 'lengths', 'exit_layers', 'layers_run'):
+    for name in ('tokens', 'lengths', 'exit_layers'):
         np.testing.assert_array_equal(getattr(trace, name), getattr(other, name), err_msg=name)
+    for name in ('self_attention', 'cross_attention', 'feed_forward'):
+        np.testing.assert_array_equal(getattr(trace.work, name), getattr(other.work, name), err_msg=name)
+
+
+def row_of(trace, row):
+    """One row of a trace, as a trace of one row."""
+    return jax.tree.map(lambda x: x[row : row + 1], trace._replace(executed=trace.executed[None]))._replace(executed=None)
+
+
+def alike(trace, row, alone):
+    """Whether a row decoded alone is that row of the batch, work and all."""
+    for one, other in zip(jax.tree.leaves(row_of(alone, 0)), jax.tree.leaves(row_of(trace, row)), strict=True):
+        if one.shape != other.shape:  # a row's own limit may be shorter
+            assert not other[:, one.shape[1] :].any()
+            other = other[:, : one.shape[1]]
+        if one.dtype.kind == 'f':
+            np.testing.assert_allclose(one, other, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(one, other)
 
 
 def matches(trace, row, reference):
@@ -72,9 +94,14 @@ def matches(trace, row, reference):
     assert trace.lengths[row] == length
     assert trace.tokens[row, :length].tolist() == reference.tokens
     assert trace.exit_layers[row, :length].tolist() == reference.exit_layers
-    assert trace.layers_run[row, :length].tolist() == reference.layers_run
+    assert sub_layers(trace, row, length) == reference.sub_layers
     np.testing.assert_allclose(trace.confidence[row, :length], reference.confidence, atol=1e-5)
     assert not trace.tokens[row, length:].any() and not trace.exit_layers[row, length:].any()
+
+
+def sub_layers(trace, row, length):
+    """Per token how many self-attentions, cross-attentions and feed-forwards ran."""
+    return list(zip(*(column[row, :length].tolist() for column in trace.work[:3])))
 
 
 def gap(threshold):
@@ -105,8 +132,8 @@ class Pruning:
             self.position, self.words, self.dropped, self.past = position, None, -np.inf, {}
         self.past[layer] = logits
         if self.words is None or layer + 1 == self.num_layers:
-            count = self.pruned.keep or self.vocabulary
-            for visited in range(self.pruned.start, layer + 2):
+            count = self.pruned.keep if isinstance(self.pruned, FixedPruning) else self.pruned.keep_first or self.vocabulary
+            for visited in range(self.pruned.pruning_layer, layer + 2):
                 count = self.fewer(count, visited)
             self.words = np.argsort(-logits, kind='stable')[:count]
             others = np.delete(logits, self.words)
@@ -121,7 +148,7 @@ class Pruning:
         return words, said
 
     def fewer(self, count, layer):
-        least = self.pruned.least
+        least = getattr(self.pruned, 'keep_least', 0)
         return max(least, int(count / (1 + (count - least) / least * layer / self.num_layers))) if least else count
 
     def normal(self, logits, rest):
@@ -134,7 +161,7 @@ def pruned_gap(threshold, pruned):
     pruning = Pruning(pruned)
 
     def leaves(layer, position, hidden, previous, logits):
-        if layer + 1 < pruned.start:
+        if layer + 1 < pruned.pruning_layer:
             return 1.0, False
         words, said = pruning.look(layer, position, logits)
         probabilities = np.sort(np.exp(said[words]))
@@ -224,12 +251,13 @@ def test_cached_decoding_gives_the_teacher_forced_logits(config, params, sources
 @pytest.mark.parametrize(
     'decisions',
     [
-        {'exit': Exit(SoftmaxGap(), 1.0), 'gate': ScriptedGate(GATE), 'plan': mixed_plan(slice(None))},
-        {'plan': plans.full(5, 3, 2)},
+        {'exit': Exit(SoftmaxGap(), 1.0), 'gate': ScriptedGate(GATE, 1.0), 'plan': plans.Uniform(1.0)},
+        {'exit': Exit(SoftmaxGap(), jnp.ones(())), 'gate': ScriptedGate(GATE, jnp.ones(()))},
+        {'plan': plans.fixed(5, np.ones(3), np.ones(2))},
         {'gate': ScriptedGate(np.ones((1, 3), bool))},
         {'exit': Exit(Classifier(KERNEL, np.array([-50.0])), 0.9)},
     ],
-    ids=['threshold of 1', 'full plan', 'open gate', 'never sure'],
+    ids=['dials at 1', 'dials at 1 on the device', 'full plan', 'open gate', 'never sure'],
 )
 def test_everything_off_is_the_full_model_token_for_token(decode, decisions, wide):
     equal(decode(**decisions), decode())
@@ -241,8 +269,13 @@ def test_a_softmax_gap_of_exactly_one_does_not_leave_at_threshold_one(config, pa
         **params,
         'decoder': {**params['decoder'], 'logits_dense': {'kernel': params['decoder']['logits_dense']['kernel'] * 1000}},
     }
-    run = partial(generate, config, peaked, sources, max_new_tokens=LENGTH)
+
+    def run(options=None, **parts):
+        return jax.device_get(generate(config, peaked, sources, decoding=decoding_of(**parts), **(options or {})))
+
     almost, full = run(exit=Exit(SoftmaxGap(), 0.9999999)), run(exit=Exit(SoftmaxGap(), 1.0))
+    # A threshold that stands at 1 within a program is off as well: a mask, and no comparison with 1.
+    equal(full, run({'rows': Rows(threshold=np.ones(5, np.float32))}, exit=Exit(SoftmaxGap(), 0.5)))
     assert (almost.confidence[almost.exit_layers > 0] == 1).any() and almost.exit_layers.max() < 3
     assert (full.exit_layers[full.exit_layers > 0] == 3).all()
     equal(full, run())
@@ -268,50 +301,48 @@ def test_exits_equal_the_definition_that_computes_everything(decode, decode_by_d
 @pytest.mark.parametrize(
     'pruned',
     [
-        Pruned(keep=4),
-        Pruned(keep=4, partition='full'),
-        Pruned(keep=0, least=2),
-        Pruned(keep=0, least=2, partition='full'),
-        Pruned(keep=5, least=2, partition='full'),
-        Pruned(keep=2, start=2),
-        Pruned(keep=2, start=3),
+        FixedPruning(keep=4),
+        FixedPruning(keep=4, partition='full'),
+        DecayingPruning(keep_least=2),
+        DecayingPruning(keep_least=2, partition='full'),
+        DecayingPruning(keep_first=5, keep_least=2, partition='full'),
+        FixedPruning(keep=2, pruning_layer=2),
+        FixedPruning(keep=2, pruning_layer=3),
     ],
-    ids=lambda pruned: f'{pruned.keep}-{pruned.least}-{pruned.start}-{pruned.partition}',
+    ids=lambda pruned: f'{type(pruned).__name__}-{pruned.most}-{pruned.pruning_layer}-{pruned.partition}',
 )
 def test_pruning_equals_its_definition(decode, decode_by_definition, sources, pruned, wide):
     levels = {'kept': 0.55, 'full': 0.35}
     threshold = levels[pruned.partition]
-    trace = decode(exit=Exit(SoftmaxGap(pruned), threshold, min_exit_layer=pruned.start))
+    trace = decode(exit=Exit(SoftmaxGap(pruned), threshold, min_exit_layer=pruned.pruning_layer))
     for row, source in enumerate(sources):
         matches(trace, row, decode_by_definition(source, LENGTH, pruned_gap(threshold, pruned)))
-    assert pruned.start == 3 or len(np.unique(trace.exit_layers[trace.exit_layers > 0])) >= 2
+    assert pruned.pruning_layer == 3 or len(np.unique(trace.exit_layers[trace.exit_layers > 0])) >= 2
 
 
 @pytest.mark.parametrize('emits', ['model', 'auto_contrastive', 'dola'])
 @pytest.mark.parametrize('measure, amateurs', [(WeightedContrast, half), (DivergentContrast, since_second)])
 def test_contrasts_equal_their_definitions(decode, decode_by_definition, sources, measure, amateurs, emits, wide):
-    trace = decode(exit=Exit(measure(0.1, emits), 0.5))
+    trace = decode(exit=Exit(measure(emits=emits), 0.5))
     for row, source in enumerate(sources):
         matches(trace, row, decode_by_definition(source, LENGTH, contrast(0.5, amateurs, emits=emits)))
     assert len(np.unique(trace.exit_layers[trace.exit_layers > 0])) >= 2
     # Pruning that drops nothing is none, whatever is remembered.
-    equal(trace, decode(exit=Exit(measure(0.1, emits, Pruned(keep=14)), 0.5)))
+    equal(trace, decode(exit=Exit(measure(emits=emits, vocabulary=FixedPruning(keep=14)), 0.5)))
 
 
-@pytest.mark.parametrize('vocabulary', [Pruned(keep=3), Pruned(keep=0, least=2, partition='full')])
+@pytest.mark.parametrize('vocabulary', [FixedPruning(keep=3), DecayingPruning(keep_least=2, partition='full')])
 @pytest.mark.parametrize('measure', [SoftmaxGap, SoftmaxMax, WeightedContrast, DivergentContrast, Oracle])
 def test_pruning_keeps_rows_apart_under_gates_plans_and_draws(decode, sources, measure, vocabulary, wide):
-    decisions = {'exit': Exit(measure(vocabulary=vocabulary), 0.4), 'gate': ScriptedGate(GATE), 'sampling': Sampled(0.7)}
+    decisions = {'exit': Exit(measure(vocabulary=vocabulary), 0.4), 'gate': ScriptedGate(GATE), 'choice': Sampled(0.7)}
     together = decode(plan=mixed_plan(slice(None)), **decisions)
     for row in (0, 3):
-        alone = decode(slice(row, row + 1), plan=mixed_plan(slice(row, row + 1)), **decisions)
-        for name in ('tokens', 'lengths', 'exit_layers', 'layers_run'):
-            np.testing.assert_array_equal(getattr(alone, name)[0], getattr(together, name)[row])
+        alike(together, row, decode(slice(row, row + 1), plan=mixed_plan(slice(row, row + 1)), **decisions))
 
 
 @pytest.mark.parametrize('seed', range(4))
 def test_pruning_under_gates_and_plans_equals_its_definition(decode, decode_by_definition, sources, seed, wide):
-    pruned, plan = Pruned(keep=4), mixed_plan(slice(None), seed)
+    pruned, plan = FixedPruning(keep=4), mixed_plan(slice(None), seed)
     trace = decode(exit=Exit(SoftmaxGap(pruned), 0.55), plan=plan, gate=ScriptedGate(GATE))
     for row, source in enumerate(sources):
 
@@ -381,9 +412,10 @@ def test_no_two_decisions_share_a_tree_structure():
         WeightedContrast(),
         DivergentContrast(),
         WeightedContrast(alpha=0.2),
-        SoftmaxGap(Pruned(keep=3)),
+        SoftmaxGap(FixedPruning(keep=3)),
         Whole(),
-        Pruned(),
+        FixedPruning(),
+        DecayingPruning(),
         Decaying(4.0),
         ScaledDecaying(4.0),
         Lazy(),
@@ -393,7 +425,8 @@ def test_no_two_decisions_share_a_tree_structure():
         CopyKV(),
         Greedy(),
         Sampled(),
-        Sampled(0.5),
+        Sampled(top_k=2),
+        Sampled().resolved(),
         ScriptedGate(0),
         Scripted(0),
         Exit(SoftmaxGap()),
@@ -408,27 +441,25 @@ def test_no_two_decisions_share_a_tree_structure():
 
 def test_a_grid_of_thresholds_is_one_program(decode):
     decode(exit=Exit(SoftmaxGap(), 0.5))
-    before = generate._cache_size()
-    for threshold in (0.0, 0.1, 0.9, 1.0):
+    before = generate_program._cache_size()
+    for threshold in (0.0, 0.1, 0.9, 0.9999):
         decode(exit=Exit(SoftmaxGap(), threshold))
-    assert generate._cache_size() == before
+    assert generate_program._cache_size() == before
 
 
 def test_a_uniform_plan_runs_its_layers_and_no_other(decode, decode_by_definition, sources, wide):
-    trace = decode(plan=plans.Uniform(2, 3, 2)(np.arange(5)))
+    trace = decode(plan=plans.Uniform(2 / 3))
     runs = plans.uniform_layers(2, 3)
     for row, source in enumerate(sources):
         matches(trace, row, decode_by_definition(source, LENGTH, sub_layers=lambda position, layer: (bool(runs[layer]),) * 3))
-    assert trace.executed.max() == 2
+    assert trace.executed.max() == 2 * 3
 
 
 def test_a_row_decodes_alike_alone_and_in_a_batch(decode, sources, wide):
-    decisions = {'exit': Exit(SoftmaxGap(), 0.35), 'gate': ScriptedGate(GATE), 'sampling': Sampled(0.7)}
+    decisions = {'exit': Exit(SoftmaxGap(), 0.35), 'gate': ScriptedGate(GATE), 'choice': Sampled(0.7)}
     together = decode(plan=mixed_plan(slice(None)), **decisions)
     for row in (0, 3):
-        alone = decode(slice(row, row + 1), plan=mixed_plan(slice(row, row + 1)), **decisions)
-        for name in ('tokens', 'lengths', 'exit_layers', 'layers_run'):
-            np.testing.assert_array_equal(getattr(alone, name)[0], getattr(together, name)[row])
+        alike(together, row, decode(slice(row, row + 1), plan=mixed_plan(slice(row, row + 1)), **decisions))
 
 
 def test_permuting_rows_permutes_the_output_exactly(decode):
@@ -439,22 +470,18 @@ def test_permuting_rows_permutes_the_output_exactly(decode):
 
 
 def test_early_and_full_sampling_draw_with_the_same_keys(decode, wide):
-    full = decode(sampling=Sampled(0.7))
-    never = decode(sampling=Sampled(0.7), exit=Exit(SoftmaxMax(), 0.9999999))
+    full = decode(choice=Sampled(0.7))
+    never = decode(choice=Sampled(0.7), exit=Exit(SoftmaxMax(), 0.9999999))
     equal(full, never)
-    other = decode(sampling=Sampled(0.7), key=jax.random.key(1))
+    other = decode(choice=Sampled(0.7), seed=1)
     assert (other.tokens != full.tokens).any()
 
 
 @pytree
-class Scripted:
+class Scripted(Measure):
     """Sure from layer exits[t] on, whatever the model says."""
 
     exits: Any
-    predicts = remembers = looks_ahead = False
-
-    def init(self, rows, sizes):
-        return None
 
     def observe(self, memory, evidence):
         return memory, (evidence.layer + 1 >= self.exits[evidence.position]).astype(jnp.float32), None
@@ -466,7 +493,7 @@ def test_scripted_exits_happen_where_the_script_says(decode):
     for row, length in enumerate(trace.lengths):
         assert trace.exit_layers[row, :length].tolist() == script[:length].tolist()
     steps = trace.lengths.max()
-    assert trace.executed[:steps].tolist() == script[:steps].tolist()
+    assert trace.executed[:steps].tolist() == (3 * script[:steps]).tolist()
 
 
 def test_static_depth_and_a_minimum_exit_layer(decode):
@@ -504,7 +531,224 @@ def test_the_oracle_leaves_at_the_first_layer_that_agrees(decode, decode_by_defi
 
 def test_finished_rows_run_no_layer_and_do_not_hold_the_batch(decode, sources, config, params):
     blank = np.zeros_like(sources[:1])
-    trace = generate(config, params, np.concatenate([sources[:1], blank]), max_new_tokens=LENGTH, exit=Exit(StaticDepth(), 0.3))
+    decoding = decoding_of(exit=Exit(StaticDepth(), 0.3))
+    trace = generate(config, params, np.concatenate([sources[:1], blank]), decoding=decoding)
     assert trace.lengths[1] == 0 and not np.asarray(trace.exit_layers[1]).any()
-    alone = generate(config, params, blank, max_new_tokens=LENGTH)
+    alone = generate(config, params, blank, decoding=decoding_of())
     assert not np.asarray(alone.executed).any()
+
+
+@pytest.mark.parametrize('cursor', [0, 5, 11, 1000])
+def test_a_state_begins_and_goes_on_anywhere_on_the_ring(decode, config, params, sources, cursor, wide):
+    decisions = {'exit': Exit(SoftmaxGap(), 0.35), 'choice': Sampled(0.7), 'propagation': Lazy(4)}
+    decoding, wide_config = decoding_of(**decisions), dataclasses.replace(config, dtype='float64')
+    cast = jax.tree.map(lambda x: jnp.asarray(x, 'float64'), params)
+    state = begin(wide_config, cast, sources, decoding=decoding, capacity=12, cursor=cursor)
+    for _ in range(LENGTH):
+        state = step(wide_config, cast, state, decoding)
+    trace = jax.device_get(trace_of(wide_config, state))
+    together = decode(**decisions)
+    for name in ('tokens', 'exit_layers', 'confidence'):
+        np.testing.assert_allclose(getattr(trace, name)[:, :LENGTH], getattr(together, name), atol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(trace.work.keys_values[:, :LENGTH], together.work.keys_values)
+
+
+def test_rows_of_states_that_filled_unlike_layers_go_on_in_one_state(decode_by_definition, config, params, sources, wide):
+    # Rows 0 and 1 left after the first layer for five steps, the others ran everything: what is filled differs by row.
+    wide_config = dataclasses.replace(config, dtype='float64')
+    cast = jax.tree.map(lambda x: jnp.asarray(x, 'float64'), params)
+    run = partial(step, wide_config, cast)
+    decoding = decoding_of(exit=Exit(SoftmaxGap(), 0.5), propagation=Lazy(3))
+    thrifty = np.arange(5) < 2
+
+    def begun(threshold):
+        rows = Rows(threshold=np.full(5, threshold, np.float32))
+        return begin(wide_config, cast, sources, decoding=decoding, rows=rows, cursor=7)
+
+    states = []
+    for threshold in (0.0, 1.0):
+        state = begun(threshold)
+        for _ in range(5):
+            state = run(state, decoding)
+        states.append(state)
+
+    def by_row(array):
+        return jnp.broadcast_to(array, (5,))
+
+    def merged(one, other):
+        if one.ndim == 0 or one.shape == (wide_config.num_decoder_layers,):
+            return one
+        per_row = one.shape[0] // 5
+        chosen = jnp.repeat(thrifty, per_row).reshape((-1,) + (1,) * (one.ndim - 1)) if one.shape[0] % 5 == 0 else True
+        return jnp.where(chosen, one, other)
+
+    filled = [tuple(map(by_row, state.carry.cache.filled)) for state in states]
+    states = [
+        state._replace(carry=state.carry._replace(cache=state.carry.cache._replace(filled=each)))
+        for state, each in zip(states, filled)
+    ]
+    assert any((one != other).any() for one, other in zip(*filled))
+    carry = jax.tree.map(merged, states[0].carry, states[1].carry)
+    inputs = states[0].inputs._replace(threshold=jnp.full(5, 0.35, jnp.float32), asks=jnp.ones(5, bool))
+    state = states[0]._replace(inputs=inputs, carry=carry)
+    for _ in range(LENGTH - 5):
+        state = run(state, decoding)
+    trace = jax.device_get(trace_of(wide_config, state))
+
+    for row, (source, first) in enumerate(zip(sources, np.where(thrifty, 0.0, 1.0))):
+
+        def leaves(layer, position, hidden, previous, logits, first=first):
+            threshold = first if position < 5 else 0.35
+            confidence, _ = gap(0)(layer, position, hidden, previous, logits)
+            return (confidence, confidence >= threshold) if threshold < 1 else (1.0, False)
+
+        matches(trace, row, decode_by_definition(source, LENGTH, leaves))
+
+
+def test_rows_of_one_batch_may_differ_in_settings_and_do_not_know_each_other(decode, sources, wide):
+    exit = Exit(SoftmaxGap(), 0.5)
+    settings = {
+        'threshold': np.array([0.35, 1.0, 0.0, 1.0, 0.6], np.float32),
+        'depth': np.array([0, 0, 0, 2, 0], np.int32),
+        'limit': np.array([10, 4, 10, 10, 1], np.int32),
+    }
+    together = decode(exit=exit, options={'rows': Rows(**settings)})
+    assert together.lengths.tolist()[1] <= 4 and together.lengths[4] == 1
+    for row in range(5):
+        own = slice(row, row + 1)
+        alike(
+            together, row, decode(own, exit=exit, options={'rows': Rows(**{key: each[own] for key, each in settings.items()})})
+        )
+    # A row whose rule is off is the full model's, one of a depth the static one's, one of a λ that rule's.
+    full, static, certified = decode(), decode(exit=Exit(StaticDepth(), 2 / 3)), decode(exit=Exit(SoftmaxGap(), 0.35))
+    assert together.tokens[1, :4].tolist() == full.tokens[1, :4].tolist()
+    np.testing.assert_array_equal(together.tokens[3], static.tokens[3])
+    np.testing.assert_array_equal(together.exit_layers[3], static.exit_layers[3])
+    np.testing.assert_array_equal(together.tokens[0], certified.tokens[0])
+
+
+def test_rows_with_their_own_rules_are_one_program(decode):
+    decode(rules=Rules(no_repeat_ngram_size=2, min_new_tokens=3, forced_first_id=4, forced_last_id=5), length=10)
+    before = generate_program._cache_size()
+    for size, least, first, length in ((3, 5, 6, 9), (1, 0, 7, 8), (4, 2, 5, 7)):
+        rules = Rules(no_repeat_ngram_size=size, min_new_tokens=max(1, least), forced_first_id=first, forced_last_id=3)
+        trace = decode(rules=rules, length=length)
+        assert (trace.tokens[:, 0] == first).all() and trace.tokens.shape[1] == length
+    for temperature, top_p in ((0.5, 0.9), (0.6, 0.8), (2.0, 0.3)):
+        decode(choice=Sampled(temperature, top_p=top_p))
+    assert generate_program._cache_size() == before + 1
+
+
+def test_no_row_says_a_run_of_tokens_twice(decode, sources, config, wide):
+    for size in (1, 2, 3):
+        trace = decode(rules=Rules(no_repeat_ngram_size=size))
+        for row, length in enumerate(trace.lengths):
+            history = [config.decoder_start_id, *trace.tokens[row, :length].tolist()]
+            runs = [tuple(history[i : i + size]) for i in range(len(history) - size + 1)]
+            assert len(set(runs)) == len(runs)
+    assert (decode().tokens != decode(rules=Rules(no_repeat_ngram_size=2)).tokens).any()
+
+
+@pytree
+class ByState(PlanMaker):
+    """Runs the layers whose column of the mean state is positive, whatever the neighbours do."""
+
+    after = 1
+
+    def __call__(self, context):
+        there = context.mask[:, :, None]
+        mean = jnp.sum(jnp.where(there, context.hidden, 0), axis=1) / jnp.sum(there, axis=1)
+        runs, sizes = mean > 0, context.sizes
+        layers = [runs[:, i : i + sizes.layers] for i in range(3)]
+        encoder = [runs[:, 4 + i : 4 + i + sizes.encoder_layers] for i in range(2)]
+        return Plan(*layers, *encoder)
+
+    def flops(self, sizes):
+        return 2 * sizes.width * sizes.layers
+
+
+def test_a_plan_made_from_states_is_run_and_reported(decode, decode_by_definition, sources, config, wide):
+    trace = decode(plan=ByState())
+    assert trace.prefill.decisions.tolist() == [2 * 3] * 5
+    plans_by_hand = []
+    for row, source in enumerate(sources):
+        source = source[source != config.pad_id]
+        state = decode_by_definition.__self__.encode(source, lambda i: (i == 0, i == 0), norm=False)
+        runs = state.mean(axis=0) > 0
+        layers = np.stack([runs[i : i + 3] for i in range(3)])
+        encoder = np.stack([runs[4 + i : 6 + i] for i in range(2)])
+        encoder[:, 0] = True  # the layer that was looked at has run
+        plans_by_hand.append(layers)
+        for part, by_hand in zip(trace.plan, (*layers, *encoder)):
+            assert part[row].tolist() == by_hand.tolist()
+        reference = decode_by_definition(
+            source,
+            LENGTH,
+            None,
+            lambda position, layer, layers=layers: tuple(map(bool, layers[:, layer])),
+            encoder_sub_layers=lambda layer, encoder=encoder: tuple(map(bool, encoder[:, layer])),
+        )
+        matches(trace, row, reference)
+        alike(trace, row, decode(slice(row, row + 1), plan=ByState()))
+    assert len({each.tobytes() for each in plans_by_hand}) > 1
+
+
+@pytree
+class EveryOther(Gate):
+    """Remembers, through a token, how many layers opened, and closes self-attention or feed-forward by turns of that."""
+
+    def init(self, rows, sizes):
+        return jnp.zeros(rows, jnp.int32)
+
+    def __call__(self, memory, context):
+        even = (memory + context.position) % 2 == 0
+        opened = jnp.stack([even, jnp.ones_like(even), ~even | (context.hidden[:, 0] > 0)], axis=1)
+        return memory + opened[:, 2], opened
+
+    def flops(self, layer, sizes):
+        return 3
+
+
+def test_a_gate_may_choose_sub_layers_and_remember(decode, decode_by_definition, sources, wide):
+    trace = decode(gate=EveryOther(), exit=Exit(SoftmaxGap(), 0.6))
+    for row, source in enumerate(sources):
+        memory = {}
+
+        def sub_layers(position, layer, x, memory=memory):
+            if layer == 0:
+                memory['opened'] = 0
+            even = (memory['opened'] + position) % 2 == 0
+            feeds = (not even) or x[0, 0] > 0
+            memory['opened'] += feeds
+            return bool(even), True, bool(feeds)
+
+        matches(trace, row, decode_by_definition(source, LENGTH, gap(0.6), sub_layers))
+        alike(trace, row, decode(slice(row, row + 1), gate=EveryOther(), exit=Exit(SoftmaxGap(), 0.6)))
+        # Three operations are one unit of D, and the measure of a gap none: a unit for each layer entered.
+        assert trace.work.decisions[row].tolist() == trace.exit_layers[row].tolist()
+    assert 0 < trace.work.self_attention.sum() < trace.work.cross_attention.sum()
+
+
+def test_log_probabilities_are_those_of_the_logits_at_the_exit(decode, decode_by_definition, sources, wide):
+    parts = {'exit': Exit(SoftmaxGap(), 0.35), 'rules': Rules(no_repeat_ngram_size=2)}
+    trace = decode(**parts, options={'log_probabilities': True})
+    equal(trace, decode(**parts))
+    for row, source in enumerate(sources):
+        seen = {}
+
+        def leaves(layer, position, hidden, previous, logits, seen=seen, row=row):
+            seen[position] = log_softmax(logits)
+            confidence, left = gap(0.35)(layer, position, hidden, previous, logits)
+            return confidence, left, trace.tokens[row, position]
+
+        decode_by_definition(source, int(trace.lengths[row]), leaves)
+        for position in range(trace.lengths[row]):
+            assert np.isclose(trace.log_probabilities[row, position], seen[position][trace.tokens[row, position]], atol=1e-5)
+
+
+def test_beams_have_no_state_and_no_settings_of_rows(config, params, sources):
+    decoding = decoding_of(choice=Beam(2))
+    with pytest.raises(ValueError, match='beam search'):
+        begin(config, params, sources, decoding=decoding)
+    with pytest.raises(ValueError, match='beam search'):
+        generate(config, params, sources, decoding=decoding, rows=Rows(limit=np.ones(5, np.int32)))

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from calm_jax.checkpoints import huggingface
+from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import generate
 from calm_jax.decoding.propagation import Eager, Lazy
 from calm_jax.depth.confidence import SoftmaxGap, StateSimilarity
 from calm_jax.depth.contrast import WeightedContrast
-from calm_jax.depth.thresholds import Exit
-from calm_jax.depth.vocabulary import Pruned
+from calm_jax.depth.exits import Exit
+from calm_jax.depth.plans import GivenPlan
+from calm_jax.depth.vocabulary import FixedPruning
 from calm_jax.models.transformer import Transformer
 from calm_jax.types import Plan
 
@@ -41,9 +43,11 @@ def load(name):
     return config, params, np.where(reference['mask'], reference['source'], config.pad_id).astype(np.int32)
 
 
-def decode(name, source=None, **settings):
+def decode(name, source=None, plan=None, **parts):
     config, params, sources = load(name)
-    return jax.device_get(generate(config, params, sources if source is None else source, max_new_tokens=LENGTH, **settings))
+    plan = GivenPlan(plan) if isinstance(plan, Plan) else plan
+    decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), plan=plan, **parts)
+    return jax.device_get(generate(config, params, sources if source is None else source, decoding=decoding))
 
 
 def mixed_exit(name, measure):
@@ -59,7 +63,7 @@ def mixed_exit(name, measure):
 
 
 def assert_same(one, other):
-    for name in ('tokens', 'lengths', 'exit_layers', 'layers_run'):
+    for name in ('tokens', 'lengths', 'exit_layers'):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
     np.testing.assert_allclose(one.confidence, other.confidence, atol=1e-6)
 
@@ -93,7 +97,7 @@ def test_decoding_token_by_token_is_the_parallel_model(name):
     'name, measure',
     [(name, SoftmaxGap()) for name in NAMES]
     + [(name, StateSimilarity()) for name in ('bart', 'gpt2', 'opt_post_norm', 'llama_3')]
-    + [(name, WeightedContrast(vocabulary=Pruned(keep=8))) for name in NAMES],
+    + [(name, WeightedContrast(vocabulary=FixedPruning(keep=8))) for name in NAMES],
 )
 def test_with_exits_a_row_decodes_alike_alone_and_lazy_is_eager(name, measure):
     source, exit = load(name)[2], mixed_exit(name, measure)
@@ -109,7 +113,7 @@ def test_with_exits_a_row_decodes_alike_alone_and_lazy_is_eager(name, measure):
 def test_a_vocabulary_that_keeps_every_id_is_the_whole_one(name):
     config = load(name)[0]
     exit = mixed_exit(name, SoftmaxGap())
-    pruned = SoftmaxGap(Pruned(keep=config.vocab_size))
+    pruned = SoftmaxGap(FixedPruning(keep=config.vocab_size))
     assert_same(decode(name, exit=dataclasses.replace(exit, measure=pruned)), decode(name, exit=exit))
 
 
@@ -122,8 +126,9 @@ def test_a_plan_leaves_out_what_masks_would_leave_out(name):
     for kind in plan[:3]:
         kind[0, 1] = False
     together = decode(name, plan=plan)
-    assert (together.layers_run[together.exit_layers > 0] < layers).any()
+    assert (together.work.feed_forward[together.exit_layers > 0] < layers).any()
     for row in range(rows):
         alone = decode(name, source[row : row + 1], plan=Plan(*(kind[row : row + 1] for kind in plan)))
         np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
-        np.testing.assert_array_equal(alone.layers_run[0], together.layers_run[row])
+        for one, other in zip(alone.work, together.work):
+            np.testing.assert_array_equal(one[0], other[row])

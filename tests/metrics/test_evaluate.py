@@ -237,7 +237,7 @@ def test_the_command_runs_as_a_process_and_imports_no_model(predictions, referen
 def test_an_output_that_is_a_folder_is_refused_before_anything_is_read(tmp_path, capsys):
     (tmp_path / 'folder').mkdir()
     for overwrite in ([], ['--overwrite']):
-        assert 'folder is a folder; expected' in complaint(
+        assert 'folder is a folder; --output names' in complaint(
             capsys,
             '--predictions',
             'none',

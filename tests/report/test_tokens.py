@@ -2,8 +2,8 @@
 
 import pytest
 
-from calm_jax.report.run import Output
 from calm_jax.report.tokens import colour, plain
+from calm_jax.schemas import Output
 
 
 def output(pieces, layers=None, confidence=None):

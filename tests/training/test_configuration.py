@@ -7,7 +7,6 @@ import jax
 import pytest
 
 from calm_jax.commands import configuration, gin_state
-from calm_jax.decoding.settings import Settings
 from calm_jax.models.config import TransformerConfig
 from calm_jax.training import losses
 from calm_jax.training.jobs import PairedText
@@ -205,7 +204,7 @@ def test_bindings_are_found_however_gin_wraps_them(tmp_path):
         ('BATCH_SIZE=1.5', 'BATCH_SIZE is 1.5; expected a whole number'),
         ("LEARNING_RATE='a'", "LEARNING_RATE is 'a'; expected a number"),
         ("BEST_IS_HIGHER='no'", "BEST_IS_HIGHER is 'no'; expected True or False"),
-        ("Settings.max_new_tokens='a'", "Settings.max_new_tokens is 'a'; expected a whole number"),
+        ("Sampled.top_k='a'", "Sampled.top_k is 'a'; expected a whole number"),
         ('TransformerConfig.dtype=3', 'TransformerConfig.dtype is 3; expected a text'),
         ('TransformerConfig.mlp_activations=3', 'TransformerConfig.mlp_activations is 3; expected a list of texts'),
         ("OPTIMIZER='sgd'", "OPTIMIZER is 'sgd'; expected 'adafactor' or 'adamw'"),
@@ -220,7 +219,7 @@ def test_bindings_are_found_however_gin_wraps_them(tmp_path):
         ("EXIT_WEIGHTS='uniform'", "EXIT_WEIGHTS is 'uniform'; expected @proportional_to_layer or @uniform or @last_only"),
         ('EXIT_WEIGHTS=@geometric', 'EXIT_WEIGHTS is @geometric; expected @proportional_to_layer or @uniform or @last_only'),
         ('EXIT_WEIGHTS=@uniform()', 'EXIT_WEIGHTS is @uniform(); expected @proportional_to_layer or @uniform or @last_only'),
-        ('train_model.config=@Settings', 'train_model.config is @Settings; expected @TransformerConfig or None'),
+        ('train_model.config=@Decoding', 'train_model.config is @Decoding; expected @TransformerConfig or None'),
         ('train_model.data=@Optimizer()', 'train_model.data is @Optimizer(); expected @PairedText()'),
         ('job.run=5', 'job.run is 5; expected @train_model or @train_exit_classifier'),
     ],
@@ -251,11 +250,7 @@ def test_functions_of_the_user_s_own_stand_where_the_library_s_do(tmp_path, monk
 @pytest.mark.parametrize(
     'make, wrong, message',
     [
-        (Settings, {'max_new_tokens': 'a'}, "max_new_tokens is 'a'; expected a whole number"),
-        (Settings, {'threshold': 'a'}, "threshold is 'a'; expected a number"),
-        (Settings, {'measure': 3}, 'measure is 3; expected a text or None'),
         (model, {'encoder_attention': 'local', 'attention_scale': True}, "encoder_attention is 'local'; expected full"),
-        (Settings, {'dtype': 'flaot32'}, "unknown dtype 'flaot32'.*did you mean float32"),
         (LoopOptions, {'steps': 'a'}, "steps is 'a'; expected a whole number"),
         (model, {'emb_dim': 2.5}, 'TransformerConfig.emb_dim is 2.5; expected a whole number'),
         (model, {'dtype': 'flaot32'}, "dtype is 'flaot32'; expected one of float32, bfloat16, float16, float64"),

@@ -1,7 +1,6 @@
 """A host program's gin and the library's: neither sees what the other binds."""
 
 import copy
-import dataclasses
 import subprocess
 import sys
 
@@ -63,10 +62,10 @@ def test_reading_a_configuration_leaves_the_host_s_gin_as_it_was(host):
     with gin.config_scope('inner'):
         before = snapshot()
         read = configuration.read(FILES, REQUIRED)
-        settings = configuration.decode_settings([], ['Settings.max_new_tokens=3'])
+        decoding = configuration.decoding_bindings([], ['Decoding.seed=3'])
         assert snapshot() == before
         assert host().rate == 2.0
-    assert (read.macros['MODEL_DIR'], settings) == ('a', {'max_new_tokens': 3})
+    assert (read.macros['MODEL_DIR'], decoding) == ('a', {'seed': 3})
     assert 'RATE = 0.5' not in read.text and 'Optimizer.warmup_steps = %WARMUP_STEPS' in read.text
 
 
@@ -142,53 +141,3 @@ assert uniform() == 0.5
 def test_importing_the_library_leaves_the_host_s_gin_as_it_was():
     run = subprocess.run([sys.executable, '-c', IMPORTING], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-
-
-@dataclasses.dataclass(frozen=True)
-class Softmax:
-    power: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Exit:
-    measure: object
-    threshold: float
-
-    def __post_init__(self):
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f'threshold is {self.threshold}; expected 0 to 1')
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    exit: Exit | None = None
-    seed: int = 0
-
-
-BOUND = ['Decoding.exit=@Exit()', 'Exit.measure=@Softmax()', 'Softmax.power=2.0']
-
-
-def test_a_decoding_in_gin_is_made_of_what_is_registered(monkeypatch, tmp_path):
-    assert configuration.decoding_bindings(FILES, REQUIRED) == {}
-    monkeypatch.setattr(gin_registry, 'CONFIGURABLES', (*gin_registry.CONFIGURABLES, Decoding, Exit, Softmax))
-    assert configuration.decoding_bindings(FILES, REQUIRED) == {}
-    (tmp_path / 'mine.gin').write_text('Exit.threshold = 0.25\nDecoding.seed = 3\n')
-    bound = configuration.decoding_bindings(['mine.gin'], BOUND, [str(tmp_path)])
-    assert bound == {'exit': Exit(Softmax(2.0), 0.25), 'seed': 3} and type(bound['exit']) is Exit
-
-
-@pytest.mark.parametrize(
-    'bindings, message',
-    [
-        (['Exit.threshold=2.0'], 'threshold is 2.0; expected 0 to 1'),
-        ([], 'Exit lacks threshold: add a gin file that sets them, or --gin.Exit.threshold=...'),
-        (['Decoding.exit=@Softmax()'], 'Decoding.exit is @Softmax(); expected @Exit() or None'),
-        (["Exit.threshold='a'"], "Exit.threshold is 'a'; expected a number"),
-        (['Exit.treshold=0.5'], '--gin.Exit.treshold=0.5: Exit has no treshold; did you mean threshold?'),
-    ],
-)
-def test_a_decoding_that_cannot_be_meant_is_refused_in_one_line(monkeypatch, bindings, message):
-    monkeypatch.setattr(gin_registry, 'CONFIGURABLES', (*gin_registry.CONFIGURABLES, Decoding, Exit, Softmax))
-    with pytest.raises(ValueError) as error:
-        configuration.decoding_bindings([], [*BOUND, *bindings])
-    assert str(error.value) == message

@@ -1,0 +1,42 @@
+"""What a line of a decoded file holds: made of an output, and checked when it is read again."""
+
+
+def record(example_id, output) -> dict:
+    """What a line holds of a `calm_jax.model.Output`: all that is a function of input and settings, so no times."""
+    return {
+        'id': example_id,
+        'text': output.text,
+        'tokens': output.tokens,
+        'pieces': output.pieces,
+        'exit_layers': output.exit_layers,
+        'layers_run': output.layers_run,
+        'confidence': [round(value, 6) for value in output.confidence],
+        'layers': output.layers,
+        'executed': output.executed,
+        'flops': output.flops,
+        'flops_elbayad': output.flops_elbayad,
+        'source_tokens': output.source_tokens,
+        'truncated': output.truncated,
+    }
+
+
+# The fields that results are computed from, and their types; an id may be of any.
+_USED = {
+    'text': str,
+    'tokens': list,
+    'exit_layers': list,
+    'layers': int | float,
+    'flops': int | float,
+    'flops_elbayad': int | float,
+}
+
+
+def checked(line: dict, where: str) -> dict:
+    """The record of a decoded file, as it is. ValueError, naming `where` (`file:line`), for a field that results are computed
+    from and that is not there or of another type."""
+    for name, kind in _USED.items():
+        if not isinstance(line.get(name), kind) or isinstance(line[name], bool):
+            raise ValueError(f'{where}: no {name}, or a damaged one; decode again with --checkpoint and --overwrite')
+    if 'id' not in line:
+        raise ValueError(f'{where}: no id; decode again with --checkpoint and --overwrite')
+    return line

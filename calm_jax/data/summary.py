@@ -1,0 +1,57 @@
+"""Counts and times of a run that decodes, for the summary beside its file."""
+
+import time
+from array import array
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+
+class Summary:
+    """Counts and times of a run, gathered while outputs pass by."""
+
+    def __init__(self):
+        self._began = time.perf_counter()
+        self._rows = self._tokens = self._truncated = self._layers = self._timed_tokens = 0
+        self._flops = 0.0
+        self._seconds = array('d')  # of each example that this run decoded
+
+    def passing(self, outputs: Iterable) -> Iterator:
+        """The outputs, counted and timed."""
+        for output in outputs:
+            self._count(output.tokens, output.exit_layers, output.truncated, output.flops)
+            self._timed_tokens += len(output.tokens)
+            self._seconds.append(output.batch_seconds)
+            yield output
+
+    def include(self, records: Iterable[dict]) -> None:
+        """Counts records of an earlier run, which took other time."""
+        for each in records:
+            self._count(each['tokens'], each['exit_layers'], each['truncated'], each['flops'])
+
+    def _count(self, tokens, exit_layers, truncated, flops):
+        self._rows += 1
+        self._tokens += len(tokens)
+        self._layers += sum(exit_layers)
+        self._truncated += truncated
+        self._flops += flops
+
+    def as_dict(self) -> dict:
+        """Counts of all examples: examples, tokens, truncated inputs, layers and FLOPs per token. Times of this run:
+        seconds of all it did, and of decoding `timed_examples`: their sum, tokens per second, mean and median of an
+        example (None where there is none)."""
+        tokens = max(1, self._tokens)
+        decoding = sum(self._seconds)
+        return {
+            'examples': self._rows,
+            'tokens': self._tokens,
+            'truncated': self._truncated,
+            'layers_per_token': self._layers / tokens,
+            'flops_per_token': self._flops / tokens,
+            'seconds': time.perf_counter() - self._began,
+            'timed_examples': len(self._seconds),
+            'decode_seconds': decoding,
+            'tokens_per_second': self._timed_tokens / decoding if decoding else 0.0,
+            'seconds_per_example_mean': decoding / len(self._seconds) if self._seconds else None,
+            'seconds_per_example_median': float(np.median(self._seconds)) if self._seconds else None,
+        }

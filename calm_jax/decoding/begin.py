@@ -1,0 +1,293 @@
+"""Where the token loop begins: the source or prompt is planned and read, before anything is said.
+
+`decide` asks the plan maker, on the states of as many layers as it wants to see; `prefill` goes on from those states, to the
+first `DecodeState`; `begin` is both.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from calm_jax.decoding.choice import example_keys
+from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.rows import Rows
+from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState
+from calm_jax.models import cache as kv_cache
+from calm_jax.models import planned
+from calm_jax.models.cache import KVCache
+from calm_jax.models.config import TransformerConfig
+from calm_jax.models.layers import MASKED
+from calm_jax.models.transformer import Transformer
+from calm_jax.types import Array, Context, Plan, PrefillWork, Work
+
+
+class Decided(NamedTuple):
+    """What is known before the prefill. source: int32 [B, S]; mask: bool [B, S]; example_ids: int32 [B]; keys: [B].
+
+    plan: sub-layers that rows run; None: all. states: [B, S, D], after the `after` layers that the plan maker asked for, None
+    where it asked for none; keys_values: those of these layers, of a prompt.
+    """
+
+    source: Array
+    mask: Array
+    example_ids: Array
+    keys: Array
+    plan: Plan | None
+    states: Array | None
+    keys_values: tuple[KVCache, ...]
+
+
+def bound(config: TransformerConfig, params: dict) -> Callable:
+    """`call(*args, method)`: the methods of the model, parameters bound."""
+    model = Transformer(config)
+
+    def call(*args, method):
+        return model.apply({'params': params}, *args, method=method)
+
+    return call
+
+
+def decide(
+    call: Callable,
+    config: TransformerConfig,
+    tokens: Int[Array, 'B S'],
+    mask: Bool[Array, 'B S'],
+    decoding: Decoding,
+    example_ids: Int[Array, ' B'],
+) -> Decided:
+    """Which sub-layers each row runs, and the states that were looked at for it."""
+    keys = example_keys(jax.random.key(decoding.seed), example_ids)
+    decided = Decided(tokens, mask, example_ids, keys, None, None, ())
+    maker = decoding.plan
+    if maker is None:
+        return decided
+    if maker.after:
+        read = _first_prompt_layers if config.decoder_only else _first_encoder_layers
+        decided = read(call, decided, maker.after)
+    plan = maker(Context(config.sizes, example_ids, tokens, mask, decided.states, keys))
+    return decided._replace(plan=_with_first_layers(plan, maker.after, config))
+
+
+def _with_first_layers(plan: Plan, after: int, config: TransformerConfig) -> Plan:
+    """The plan with the layers that ran to make it."""
+    if config.decoder_only:
+        first = jnp.arange(config.num_decoder_layers) < after
+        return plan._replace(self_attention=plan.self_attention | first, feed_forward=plan.feed_forward | first)
+    first = jnp.arange(config.num_encoder_layers) < after
+    return plan._replace(
+        encoder_attention=plan.encoder_attention | first, encoder_feed_forward=plan.encoder_feed_forward | first
+    )
+
+
+def _first_encoder_layers(call, decided, after):
+    context = call(decided.mask, method='encoder_context')
+    x = call(decided.source, method='embed_source')
+    return decided._replace(states=planned.encode(call, range(after), x, context))
+
+
+def _first_prompt_layers(call, decided, after):
+    positions = _prompt_places(decided.mask)
+    bias = call(decided.source.shape[1], decided.mask, method='causal_bias')
+    x, keys_values = call(decided.source, positions, method='embed'), []
+    for layer in range(after):
+        x, made = planned.decoder_layer(call, layer, x, positions, bias)
+        keys_values.append(KVCache(*made))
+    return decided._replace(states=x, keys_values=tuple(keys_values))
+
+
+def prefill(
+    call: Callable,
+    config: TransformerConfig,
+    decided: Decided,
+    decoding: Decoding,
+    capacity: int,
+    rows: Rows = Rows(),
+    forced: Int[Array, 'B T'] | None = None,
+    head_table: Array | None = None,
+    log_probabilities: bool = False,
+    cursor: Int[Array, ''] | int | None = None,
+) -> DecodeState:
+    """The state before the first token.
+
+    capacity: generated tokens that caches and trace have room for (static), at least every row's limit.
+    cursor: the index of the first generated token, which is otherwise that of the first free slot: for states that other rows
+    are to join.
+    """
+    count = decided.source.shape[0]
+    adaptive = decoding.exit is not None or rows.depth is not None
+    read = decided.source.shape[1] - 1 if config.decoder_only else 0
+    ring = _rounded_up(read + capacity, decoding.propagation.window)
+    source = _read_prompt if config.decoder_only else _read_source
+    after = 0 if decoding.plan is None else decoding.plan.after
+    layers, cross_kv, work = source(call, config, decided, ring, after)
+    if decoding.plan is not None:
+        units = -(-decoding.plan.flops(config.sizes) // config.emb_dim)
+        work = work._replace(decisions=jnp.any(decided.mask, axis=1) * jnp.asarray(units, jnp.int32))
+    first = jnp.asarray(read, jnp.int32)
+    start = None
+    if config.decoder_only or cursor is not None:
+        padding = jnp.sum(~decided.mask, axis=1, dtype=jnp.int32) if config.decoder_only else jnp.zeros(count, jnp.int32)
+        start = padding
+    if cursor is not None:
+        shift = jnp.asarray(cursor, jnp.int32) - read
+        layers = tuple(kv_cache.turned(each, shift) for each in layers)
+        first, start = first + shift, start + shift
+    waits = adaptive and decoding.propagation.lazy
+    inputs = DecodeInputs(
+        source=decided.source,
+        mask=decided.mask,
+        prompt=decided.source if config.decoder_only else jnp.full((count, 1), config.decoder_start_id, jnp.int32),
+        example_ids=decided.example_ids,
+        keys=decided.keys,
+        first=first,
+        start=start,
+        limit=_limits(decoding, rows, count, capacity),
+        threshold=None if decoding.exit is None else _either(rows.threshold, decoding.exit.threshold),
+        asks=None if decoding.exit is None or rows.threshold is None else jnp.asarray(rows.threshold) < 1,
+        depth=rows.depth,
+        plan=decided.plan,
+        rules=decoding.rules.by_row(count),
+        forced=forced,
+        bias_table=_bias_table(call, ring, wraps=start is not None),
+        cross_kv=cross_kv,
+        cross_bias=None if config.decoder_only else call(decided.mask, method='cross_bias'),
+        head_table=_head_table(call, config, decoding, head_table),
+        prefill=work,
+    )
+    carry = DecodeCarry(
+        cursor=first,
+        last=decided.source[:, -1] if config.decoder_only else jnp.full(count, config.decoder_start_id, jnp.int32),
+        alive=jnp.any(decided.mask, axis=1),
+        lengths=jnp.zeros(count, jnp.int32),
+        cache=DecoderCache(
+            layers, tuple(first for _ in layers), jnp.zeros((count, ring, config.emb_dim), config.dtype) if waits else None
+        ),
+        own_filled=_own_filled(decided, len(layers), config) if waits else None,
+        table=jnp.zeros((count, 2 + len(Work._fields), capacity), jnp.int32),
+        confidence=jnp.zeros((count, capacity), jnp.float32),
+        executed=jnp.zeros(capacity, jnp.int32),
+        log_probabilities=jnp.zeros((count, capacity), jnp.float32) if log_probabilities else None,
+    )
+    return DecodeState(inputs, carry)
+
+
+@partial(jax.jit, static_argnames=('config', 'capacity', 'log_probabilities'))
+def begin_program(
+    config, params, tokens, mask, decoding, example_ids, *, capacity, rows, forced, head_table, log_probabilities, cursor
+):
+    """`prefill` after `decide`, compiled."""
+    call = bound(config, params)
+    decided = decide(call, config, tokens, mask, decoding, example_ids)
+    return prefill(call, config, decided, decoding, capacity, rows, forced, head_table, log_probabilities, cursor)
+
+
+def _either(by_row, shared):
+    return jnp.asarray(shared if by_row is None else by_row, jnp.float32)
+
+
+def _limits(decoding, rows, count, capacity):
+    """int32 [B], the most tokens of each row."""
+    limit = decoding.limits.max_new_tokens if rows.limit is None else rows.limit
+    return jnp.broadcast_to(jnp.minimum(jnp.asarray(limit, jnp.int32), capacity), (count,))
+
+
+def _head_table(call, config, decoding, head_table):
+    prunes = decoding.exit is not None and decoding.exit.measure.prunes
+    if not prunes or config.tied_head:
+        return None
+    return call(method='head_table') if head_table is None else head_table
+
+
+def _own_filled(decided, layers, config):
+    """int32 [B, L]: the positions that the prefill has filled, of each row alone."""
+    count = decided.source.shape[0]
+    if not config.decoder_only:
+        return jnp.zeros((count, layers), jnp.int32)
+    read = jnp.maximum(jnp.sum(decided.mask, axis=1, dtype=jnp.int32) - 1, 0)
+    return jnp.broadcast_to(read[:, None], (count, layers))
+
+
+def _rounded_up(length, multiple):
+    return -(-length // multiple) * multiple
+
+
+def _read_source(call, config, decided, ring, after):
+    """Empty caches, keys and values of the encoder's output, and the work of that."""
+    mask, plan, rows = decided.mask, decided.plan, decided.mask.shape[0]
+    context = call(mask, method='encoder_context')
+    x = decided.states if after else call(decided.source, method='embed_source')
+    x = planned.encode(call, range(after, config.num_encoder_layers), x, context, plan, planned.skipped)
+    encoded = call(x, method='encoder_norm')
+    cross_kv = []
+    for layer in range(config.num_decoder_layers):
+        reads = None if plan is None else plan.cross_attention[:, layer]
+        cross_kv.append(planned.keys_values(lambda x, i=layer: call(i, x, method='cross_kv'), encoded, reads))
+    parts = None if plan is None else (plan.encoder_attention, plan.encoder_feed_forward, plan.cross_attention)
+    layers = (config.num_encoder_layers, config.num_encoder_layers, config.num_decoder_layers)
+    counts, nothing = _layers_of(mask, parts, layers), jnp.zeros(rows, jnp.int32)
+    work = PrefillWork(*counts, nothing, nothing, nothing, nothing, nothing)
+    return _empty(config, rows, ring), tuple(cross_kv), work
+
+
+def _read_prompt(call, config, decided, ring, after):
+    """Caches with the keys and values of all prompt tokens but the last, and the work of that."""
+    mask, plan, rows = decided.mask, decided.plan, decided.mask.shape[0]
+    read, layers = decided.source.shape[1] - 1, list(_empty(config, rows, ring))
+    if read:
+        positions = _prompt_places(mask)[:, :-1]
+        bias = call(read, mask[:, :-1], method='causal_bias')
+        x = decided.states[:, :-1] if after else call(decided.source[:, :-1], positions, method='embed')
+        for layer in range(config.num_decoder_layers):
+            if layer < after:
+                made = KVCache(*(each[:, :-1] for each in decided.keys_values[layer]))
+            else:
+                x, made = planned.decoder_layer(call, layer, x, positions, bias, None, plan, planned.skipped)
+            layers[layer] = kv_cache.write(layers[layer], 0, *made)
+    parts = None if plan is None else (plan.self_attention, plan.feed_forward, plan.self_attention)
+    counts, nothing = _layers_of(mask, parts, (config.num_decoder_layers,) * 3), jnp.zeros(rows, jnp.int32)
+    looked = jnp.any(mask, axis=1) * jnp.asarray(after, jnp.int32)
+    return tuple(layers), None, PrefillWork(nothing, nothing, nothing, *counts, looked, nothing)
+
+
+def _layers_of(mask, parts, layers):
+    """How many layers each row runs of three kinds, int32 [B]: all of them, or those of the parts of its plan, bool [B, ·]."""
+    here = jnp.any(mask, axis=1).astype(jnp.int32)
+    if parts is None:
+        return [here * count for count in layers]
+    return [here * jnp.sum(part, axis=1, dtype=jnp.int32) for part in parts]
+
+
+def _empty(config, rows, ring):
+    """A cache per decoder layer."""
+    made = [kv_cache.init(rows, config.kv_heads, ring, config.head_dim, config.dtype) for _ in range(config.num_decoder_layers)]
+    return tuple(made)
+
+
+def _prompt_places(mask):
+    """int32 [B, S]: where in its row each token of a prompt stands, padding before it at 0."""
+    padding = jnp.sum(~mask, axis=1, dtype=jnp.int32)
+    return jnp.maximum(jnp.arange(mask.shape[1], dtype=jnp.int32)[None] - padding[:, None], 0)
+
+
+def _bias_table(call, ring, wraps):
+    """float32 [N|1, 2R − 1]: a slice of R from element R − 1 − slot on holds the self-attention's scores, of the query there,
+    for the key in each slot. Slots that the cursor has not reached hold keys of R entries before where the ring has wrapped;
+    where it never does, they are masked here, once."""
+    falling = jnp.arange(1 - ring, 1, dtype=jnp.int32)
+    table = call(falling, method='self_bias')
+    ahead = table[:, : ring - 1] if wraps else jnp.full_like(table[:, : ring - 1], MASKED)
+    return jnp.concatenate([table, ahead], axis=-1)
+
+
+def bias_at(inputs: DecodeInputs, cursor: Int[Array, ''], ring: int) -> Float[Array, 'rows heads 1 R']:
+    """Scores of the query at the cursor for the key in each slot: by its age; hidden where it is older than the row."""
+    slot = cursor if inputs.start is None else cursor % ring
+    bias = jax.lax.dynamic_slice_in_dim(inputs.bias_table, ring - 1 - slot, ring, axis=-1)[None, :, None, :]
+    if inputs.start is None:
+        return bias
+    age = (slot - jnp.arange(ring, dtype=jnp.int32)) % ring
+    return bias + jnp.where(age <= (cursor - inputs.start)[:, None], 0.0, MASKED)[:, None, None, :]

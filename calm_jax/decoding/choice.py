@@ -1,0 +1,111 @@
+"""From a distribution to a token: greedy, or drawn with keys that belong to the example and never to its batch."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int, Key, Shaped
+
+from calm_jax.argmax import argmax
+from calm_jax.options import option
+from calm_jax.pytrees import pytree
+from calm_jax.types import Array
+
+
+class Choice:
+    """What every choice of tokens is. `resolved()` leaves out of the program what would change nothing."""
+
+    def resolved(self) -> 'Choice':
+        """Itself, with None for the parts that are off."""
+        return self
+
+
+@pytree
+class Greedy(Choice):
+    """The most likely token."""
+
+    def __call__(self, logits: Float[Array, 'B V'], keys: Any) -> Int[Array, 'B']:
+        return argmax(logits)
+
+
+@pytree(static=('top_k',))
+class Sampled(Choice):
+    """A draw from softmax(logits / temperature), restricted to the `top_k` likeliest tokens (0: all) and to the smallest
+    set of tokens whose probability reaches `top_p` (1: all). Temperature and top_p change without compiling again.
+
+    Raises ValueError for a temperature that is not positive, a negative top_k, or a top_p outside (0, 1].
+    """
+
+    temperature: Any = option(1.0, '0 decodes greedily (the default), else samples', metavar='X', selects=0.0)
+    top_k: int = option(0, 'sample from the K likeliest tokens (0: all)', metavar='K')
+    top_p: Any = option(1.0, 'sample from the likeliest tokens of probability P', metavar='P')
+
+    def __post_init__(self):
+        if isinstance(self.temperature, int | float) and not self.temperature > 0:
+            raise ValueError(f'temperature is {self.temperature}; expected a positive number (greedy decoding samples nothing)')
+        if self.top_k < 0:
+            raise ValueError(f'top_k is {self.top_k}; expected 0 (all tokens) or more')
+        if isinstance(self.top_p, int | float) and not 0 < self.top_p <= 1:
+            raise ValueError(f'top_p is {self.top_p}; expected a number in (0, 1]')
+
+    def resolved(self):
+        off = isinstance(self.top_p, int | float) and self.top_p >= 1
+        return Sampled(self.temperature, self.top_k, None if off else self.top_p)
+
+    def __call__(self, logits: Float[Array, 'B V'], keys: Key[Array, 'B']) -> Int[Array, 'B']:
+        logits = logits / self.temperature
+        if self.top_k:
+            count = min(self.top_k, logits.shape[-1])
+            logits = jnp.where(logits < jax.lax.top_k(logits, count)[0][:, -1:], -jnp.inf, logits)
+        if self.top_p is not None:
+            logits = jnp.where(logits < nucleus_floor(logits, self.top_p), -jnp.inf, logits)
+        return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+
+@pytree(static=('size', 'early_stopping'))
+class Beam(Choice):
+    """The likeliest sequence that a few running ones lead to.
+
+    size: K sequences run side by side. length_penalty: finished sequences are compared by log-probability / lengthᵖ.
+    early_stopping: True ends a row when it has K finished ones; False, when no running one scores higher at its present length;
+    'never', when none could at any length.
+
+    Raises ValueError for a size below 1 and another kind of early stopping.
+    """
+
+    size: int = option(4, 'beam search with K sequences (1: none)', flag='num_beams', metavar='K', selects=1)
+    length_penalty: Any = option(1.0, 'beam search compares log-probability / length^P', metavar='P')
+    early_stopping: bool | Literal['never'] = option(
+        False, 'beam search ends a row with K finished sequences, or never before none could be better', metavar='WHEN'
+    )
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f'num_beams is {self.size}; expected 1 or more')
+        if self.early_stopping not in (True, False, 'never'):
+            raise ValueError(f'early_stopping is {self.early_stopping!r}; expected True, False or "never"')
+
+
+def nucleus_floor(logits: Float[Array, 'B V'], top_p) -> Float[Array, 'B 1']:
+    """The smallest logit inside the nucleus: tokens in falling order until their probability reaches top_p
+    (Holtzman et al. 2020). From top_p = 1 on: all of them."""
+    descending = -jnp.sort(-logits, axis=-1)
+    probabilities = jax.nn.softmax(descending, axis=-1)
+    before = jnp.cumsum(probabilities, axis=-1) - probabilities
+    floor = jnp.min(jnp.where(before < top_p, descending, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(jnp.asarray(top_p) >= 1, -jnp.inf, floor)
+
+
+def likeliest_id(logits: Float[Array, 'B K'], ids: Int[Array, 'B K']) -> Int[Array, 'B']:
+    """The id of the largest of logits."""
+    return jnp.take_along_axis(ids, argmax(logits)[:, None], axis=1)[:, 0]
+
+
+def example_keys(key: Key[Array, ''], example_ids: Int[Array, 'B']) -> Key[Array, 'B']:
+    """One key per row, of (key, example id): the same wherever the example stands in a batch."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, example_ids)
+
+
+def position_keys(keys: Key[Array, 'B'], position: Shaped[Array, 'B']) -> Key[Array, 'B']:
+    """One key per row for one generated position."""
+    return jax.vmap(jax.random.fold_in)(keys, position)

@@ -1,0 +1,124 @@
+"""How texts are decoded: one value, made of the classes that the loop takes."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from calm_jax.checks import check_seed
+from calm_jax.decoding.choice import Beam, Choice, Greedy, Sampled
+from calm_jax.decoding.propagation import PROPAGATIONS, Lazy, Propagation
+from calm_jax.decoding.rules import Rules
+from calm_jax.depth.exits import Exit
+from calm_jax.depth.gates import GATES, Gate
+from calm_jax.depth.plans import PLANS, PlanMaker
+from calm_jax.options import option
+from calm_jax.pytrees import pytree
+from calm_jax.types import Sizes
+
+CHOICES: dict[str, type[Choice]] = {'greedy': Greedy, 'sampled': Sampled, 'beam': Beam}
+
+
+@pytree(static=('max_source_length',))
+class Limits:
+    """How much is read and said, in tokens, the end-of-sequence included; None: what the checkpoint says, else 512 and 128.
+
+    Raises ValueError for a limit below 1.
+    """
+
+    max_source_length: int | None = option(None, 'input tokens; longer inputs are cut', metavar='S')
+    max_new_tokens: Any = option(None, 'most tokens generated', metavar='T')
+
+    def __post_init__(self):
+        for name in ('max_source_length', 'max_new_tokens'):
+            value = getattr(self, name)
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f'{name} is {value}; expected 1 or more')
+
+
+@pytree
+class Decoding:
+    """Everything about decoding that decides the output.
+
+    limits: how much is read and said. exit: when a token leaves. gate: which layers it enters. plan: which sub-layers its row
+    runs. propagation: what skipped layers hold. choice: how a token is chosen: greedy, sampled, or by beam search, which takes
+    no exit, gate or sampling. rules: what may not be said; measures look at what the model says all the same.
+    seed: of every draw, 0 ≤ seed < 2**32.
+
+    Frozen, and a pytree: what is compiled for one is compiled for every other that differs in numbers alone. `codec` writes it
+    as JSON. Raises TypeError for a part of another kind; ValueError for parts that exclude each other.
+    """
+
+    limits: Limits = option(Limits(), kind=Limits)
+    exit: Exit | None = option(None, kind=Exit)
+    gate: Gate | None = option(None, 'which layers a token enters', metavar='NAME', kinds=GATES, named=True)
+    plan: PlanMaker | None = option(
+        None, "which sub-layers a row runs: uniform:C for C of the decoder's layers", metavar='PLAN', kinds=PLANS, named=True
+    )
+    propagation: Propagation = option(
+        Lazy(), 'what skipped layers hold (the last two are ablations)', metavar='NAME', kinds=PROPAGATIONS
+    )
+    choice: Choice = option(Greedy(), kinds=CHOICES, flag=None)
+    rules: Rules = option(Rules(), kind=Rules)
+    seed: Any = option(0, 'of every draw')
+
+    def __post_init__(self):
+        for name, (kind, example) in _PARTS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) and not (value is None and name in ('exit', 'gate', 'plan')):
+                raise TypeError(f'{name} is {value!r}; expected {example}')
+        if isinstance(self.choice, Beam) and not (self.exit is None and self.gate is None):
+            other = 'an exit' if self.exit is not None else 'a gate'
+            raise ValueError(
+                f'beam search with {other}: beams are searched at full depth or within a plan; leave one of the two out'
+            )
+        if isinstance(self.seed, int):
+            check_seed('seed', self.seed)
+        shortest, longest = self.rules.min_new_tokens, self.limits.max_new_tokens
+        if isinstance(shortest, int) and isinstance(longest, int) and shortest > longest:
+            raise ValueError(f'min_new_tokens is {shortest}, max_new_tokens {longest}; expected no more')
+
+    def full(self) -> 'Decoding':
+        """Full depth: the same limits, choice and rules, without exit, gate, plan and pruning. What adaptive decodes are
+        compared with, and fall back on."""
+        return Decoding(limits=self.limits, choice=self.choice, rules=self.rules, seed=self.seed)
+
+    def resolved(self) -> 'Decoding':
+        """What is compiled: without the decisions whose dial stands at 1, the rules that are off, and what is no matter of the
+        loop, so that nothing of them is in the program. A dial that is no number yet, inside another program, stays; the loop
+        masks it."""
+        return dataclasses.replace(
+            self,
+            limits=Limits(max_new_tokens=self.limits.max_new_tokens),
+            exit=None if off(self.exit) else self.exit,
+            gate=None if off(self.gate) else self.gate,
+            plan=None if off(self.plan) else self.plan,
+            choice=self.choice.resolved(),
+            rules=self.rules.resolved(),
+        )
+
+    def check(self, sizes: Sizes) -> None:
+        """Raises ValueError where a model of these sizes cannot do it."""
+        self.rules.check(sizes.vocabulary)
+        for decision in (self.exit, self.plan):
+            if decision is not None:
+                decision.check(sizes)
+
+
+_PARTS = {
+    'limits': (Limits, 'Limits(…)'),
+    'exit': (Exit, 'an exit rule, such as Exit(SoftmaxGap(), threshold=0.8)'),
+    'gate': (Gate, 'a gate'),
+    'plan': (PlanMaker, 'a plan maker, such as Uniform(0.5)'),
+    'propagation': (Propagation, 'a propagation, such as Lazy()'),
+    'choice': (Choice, 'Greedy(), Sampled(…) or Beam(…)'),
+    'rules': (Rules, 'Rules(…)'),
+}
+
+
+def off(decision: Any) -> bool:
+    """Whether a decision is none, or its dial is a number and stands at 1."""
+    if decision is None or decision.dial is None:
+        return decision is None
+    dial = getattr(decision, decision.dial)
+    return not isinstance(dial, jax.core.Tracer) and float(dial) >= 1

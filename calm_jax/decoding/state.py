@@ -1,0 +1,157 @@
+"""The state of a decode: pytrees of arrays, rows first, that may leave the loop at any step and come back.
+
+A state has two parts. `DecodeInputs` is what every step reads and none writes: the loop closes over it. `DecodeCarry` is what
+a step makes anew: it is donated.
+
+*One write cursor serves all rows.* Caches are rings of R positions: the token of step `cursor` is written at slot
+cursor mod R of every row, and a row begins at an index of its own. How old the entry in a slot is follows from cursor and slot
+alone, so relative positions are the same for all rows; what differs is only which entries a row can see: those that are no
+older than itself.
+"""
+
+from typing import Any, NamedTuple
+
+from calm_jax.decoding.rules import Rules
+from calm_jax.models.cache import KVCache
+from calm_jax.types import Array, Plan, PrefillWork
+
+
+class DecodeInputs(NamedTuple):
+    """What every step reads.
+
+    source: int32 [B, S], the source or prompt; mask: bool [B, S], which of its tokens are there.
+    prompt: int32 [B, P], what stood before the first generated token: the prompt, or the start token.
+    example_ids: int32 [B]; keys: [B], of (seed, example id).
+    first: int32 [] or [B], the cursor at a row's first generated token. start: int32 [B], at the first entry of its caches,
+        which are those of its prompt too; None: every row starts with the others, at index 0.
+    limit: int32 [B], the most tokens that the row generates.
+    threshold: λ, [] or [B], None without an exit rule. asks: bool [B], rows whose exit rule is on; None: all.
+    depth: int32 [B], layers after which a row leaves whatever a measure says, 0 never; None where no row does.
+    plan: sub-layers that rows run; None: all.
+    rules: what may not be said, int32 [B] each, or None.
+    forced: int32 [B, T], tokens that are said whatever the model says, −1 where it is free; None: nowhere.
+    bias_table: float32 [N|1, ·], the self-attention's scores by falling distance, from which each step takes a slice.
+    cross_kv: keys and values of the source per layer, and cross_bias: float32 [B, 1, 1, S], which hides padding; None in a
+        decoder-only model.
+    head_table: [V, E], the head, a row per id; None where nothing takes rows of it, or they come from the embedding.
+    prefill: the work that was done.
+    """
+
+    source: Array
+    mask: Array
+    prompt: Array
+    example_ids: Array
+    keys: Array
+    first: Array
+    start: Array | None
+    limit: Array
+    threshold: Array | None
+    asks: Array | None
+    depth: Array | None
+    plan: Plan | None
+    rules: Rules | None
+    forced: Array | None
+    bias_table: Array
+    cross_kv: tuple[KVCache, ...] | None
+    cross_bias: Array | None
+    head_table: Array | None
+    prefill: PrefillWork
+
+
+class DecoderCache(NamedTuple):
+    """The decoder's memory of earlier tokens.
+
+    layers: the self-attention's keys and values per layer, rings of R positions.
+    filled: int32 [] or [B] per layer: up to which index, exclusive, a row's positions hold keys and values; [] where all rows
+        are filled together.
+    exit_states: [B, R, D], what layers that a position skipped project for it when they are first entered; None where no layer
+        is ever behind.
+    """
+
+    layers: tuple[KVCache, ...]
+    filled: tuple[Array, ...]
+    exit_states: Array | None
+
+    @property
+    def ring(self) -> int:
+        """R, positions of each ring."""
+        return self.layers[0].keys.shape[1]
+
+
+class DecodeCarry(NamedTuple):
+    """What a step makes anew.
+
+    cursor: int32 [], the index where the next token goes. last: int32 [B], the token to feed next; alive: bool [B], rows that
+    have not ended; lengths: int32 [B], tokens generated.
+    cache: the decoder's memory.
+    own_filled: int32 [B, L], up to which of its positions a row alone would have filled each layer: what its work is counted
+        by; None where no layer is ever behind.
+    table: int32 [B, 2 + kinds of work, T], a ring too: tokens, exit layers, and the columns of `Work`. confidence: float32
+        [B, T]; executed: int32 [T], sub-layers that the batch ran; log_probabilities: float32 [B, T], or None.
+    """
+
+    cursor: Array
+    last: Array
+    alive: Array
+    lengths: Array
+    cache: DecoderCache
+    own_filled: Array | None
+    table: Array
+    confidence: Array
+    executed: Array
+    log_probabilities: Array | None
+
+
+class DecodeState(NamedTuple):
+    """A decode between two steps: what is only read, and what the next step makes anew."""
+
+    inputs: DecodeInputs
+    carry: DecodeCarry
+
+
+class TokenInputs(NamedTuple):
+    """What is the same for all layers of one step.
+
+    cursor: int32 [], slot: int32 [], the cursor in the ring. position: int32 [B], generated tokens before this one; place:
+    int32 [B|1, 1], where in its row the token stands, its prompt counted. alive: bool [B], rows that have not ended.
+    self_bias: scores [B|1, N|1, 1, R] of the self-attention. keys: [B], of (seed, example id, position); None where nothing
+    draws. oracle: int32 [B], the full model's token, or None.
+    """
+
+    cursor: Array
+    slot: Array
+    position: Array
+    place: Array
+    alive: Array
+    self_bias: Array
+    keys: Array | None
+    oracle: Array | None
+
+
+class LayerState(NamedTuple):
+    """One token of every row on its way up.
+
+    hidden: [B, D], the state so far; first: [B, D], that after the first layer, None where propagation does not need it.
+    active: bool [B], rows that still run; visited: int32 [B], layers they entered; confidence: float32 [B].
+    prediction: int32 [B], valid where predicted bool [B].
+    sub_layers: int32 [B, 3], self-attention, cross-attention and feed-forward that ran; None where all of every layer visited
+        do. scored: int32 [B, 3], states put through the head, ids scored, operations of decisions in units of D; None without
+        exit rule and gate.
+    executed: int32 [], sub-layers that the batch ran.
+    memory, gate_memory: of the measure and the gate. exit_kv: keys and values of the last layer each row ran, where
+    propagation copies them.
+    """
+
+    hidden: Array
+    first: Array | None
+    active: Array
+    visited: Array
+    confidence: Array
+    prediction: Array
+    predicted: Array
+    sub_layers: Array | None
+    scored: Array | None
+    executed: Array
+    memory: Any
+    gate_memory: Any
+    exit_kv: KVCache | None

@@ -1,0 +1,106 @@
+"""One forward pass over whole sequences, within a plan: what training, analysis and the prefill of a decode compute.
+
+`call(*args, method)` is a method of `Transformer`, parameters bound. A plan says which sub-layers each row runs; a row that
+does not run one keeps its state. How that is computed is chosen by `run(rows, sub_layer, x)`: `masked` computes every sub-layer and
+keeps what rows do not run (and has gradients), `skipped` computes none that no row runs.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from calm_jax.models.cache import KVCache
+from calm_jax.types import Array, Plan
+
+Run = Callable[[Array, Callable[[Array], Array], Array], Array]
+
+
+def masked(rows: Array, sub_layer: Callable[[Array], Array], x: Array) -> Array:
+    """sub_layer(x) [B, T, D] for the rows bool [B] that run it, x for the others; computed for all."""
+    return jnp.where(rows[:, None, None], sub_layer(x), x)
+
+
+def skipped(rows: Array, sub_layer: Callable[[Array], Array], x: Array) -> Array:
+    """As `masked`, but nothing is computed where no row runs it."""
+    return jax.lax.cond(jnp.any(rows), lambda x: masked(rows, sub_layer, x), lambda x: x, x)
+
+
+def everyone(rows: Array, sub_layer: Callable[[Array], Array], x: Array) -> Array:
+    """sub_layer(x) for every row: where rows differ in nothing that is worth a mask."""
+    return sub_layer(x)
+
+
+def keys_values(project: Callable[[Array], tuple[Array, Array]], x: Array, rows: Array | None = None) -> KVCache:
+    """The keys and values that `project` makes of states; with rows bool [B] that read them, zeros where none does."""
+
+    def made(x):
+        return KVCache(*project(x))
+
+    if rows is None:
+        return made(x)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(made, x))
+    return jax.lax.cond(jnp.any(rows), made, lambda x: nothing, x)
+
+
+class CrossAttention(NamedTuple):
+    """What the decoder reads of its source: encoded [B, S, D]; bias [B, 1, 1, S], which hides padding."""
+
+    encoded: Array
+    bias: Array
+
+
+def encode(call: Callable, layers: Iterable[int], x: Array, context: Any, plan: Plan | None = None, run: Run = masked) -> Array:
+    """The source's states [B, S, D] after some encoder layers, from those that enter them; context: `encoder_context`."""
+    for layer in layers:
+
+        def attend(x, layer=layer):
+            return call(layer, x, context, method='encoder_attend')
+
+        def feed(x, layer=layer):
+            return call(layer, x, method='encoder_feed_forward')
+
+        if plan is None:
+            x = feed(attend(x))
+        else:
+            x = run(plan.encoder_attention[:, layer], attend, x)
+            x = run(plan.encoder_feed_forward[:, layer], feed, x)
+    return x
+
+
+def decoder_layer(
+    call: Callable,
+    layer: int,
+    x: Array,
+    positions: Array,
+    bias: Array,
+    cross: CrossAttention | None = None,
+    plan: Plan | None = None,
+    run: Run = masked,
+) -> tuple[Array, KVCache]:
+    """(states after one decoder layer [B, T, D], its keys and values [B·N, T, H]), all positions at once.
+
+    positions: int32 [B|1, T]; bias: scores of the self-attention [B|1, N|1, T, T]. A row that runs a layer's self-attention
+    runs it at every position, so the keys it reads are those of the states that entered the layer. Keys and values are zeros
+    where `run` skips what no row reads.
+    """
+    reads = plan.self_attention[:, layer] if plan is not None and run is skipped else None
+    made = keys_values(lambda x: call(layer, x, positions, method='self_kv'), x, reads)
+
+    def attend(x):
+        return call(layer, x, *made, bias, positions, method='self_attend')
+
+    def read(x):
+        return call(layer, x, *call(layer, cross.encoded, method='cross_kv'), cross.bias, method='cross_attend')
+
+    def feed(x):
+        return call(layer, x, method='feed_forward')
+
+    if plan is None:
+        x = attend(x)
+        return feed(x if cross is None else read(x)), made
+    x = run(plan.self_attention[:, layer], attend, x)
+    if cross is not None:
+        x = run(plan.cross_attention[:, layer], read, x)
+    return run(plan.feed_forward[:, layer], feed, x), made

@@ -1,0 +1,46 @@
+"""What result files hold, declared once for those who write them and for the report: points of a curve, outputs, examples.
+
+Written as `dataclasses.asdict` has them; a field that is null counts as not there.
+"""
+
+import dataclasses
+
+FULL_MODEL = 'full model'  # the label of its outputs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    """One setting of a curve: means over the examples, None where not measured. FLOPs are per token.
+
+    threshold: λ, None of the full model. loss: the largest mean over risks. p_value, rejected: where it was tested.
+    """
+
+    threshold: float | None = None
+    layers: float
+    flops: float | None = None
+    flops_elbayad: float | None = None
+    quality: float | None = None
+    consistency: float | None = None
+    loss: float | None = None
+    p_value: float | None = None
+    rejected: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """One generated text: its pieces, the layer each left at, 1…L, and the confidence there where recorded."""
+
+    label: str
+    pieces: tuple[str, ...]
+    exit_layers: tuple[int, ...]
+    confidence: tuple[float | None, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One input with its reference, the full model's output and the early ones."""
+
+    input: str
+    reference: str | None
+    full: Output
+    early: tuple[Output, ...]

@@ -1,0 +1,30 @@
+"""What is written is what the report reads: every field of a point, an output and an example."""
+
+import dataclasses
+
+from calm_jax.examples import examples
+from calm_jax.files import write_json
+from calm_jax.report import reader
+from calm_jax.schemas import FULL_MODEL, Example, Output, Point
+
+
+def test_every_field_of_a_point_is_read_as_it_was_written(tmp_path):
+    values = {field.name: 0.1 * (at + 1) for at, field in enumerate(dataclasses.fields(Point))}
+    whole, bare = Point(**{**values, 'rejected': True}), Point(layers=2.0)
+    curve = {'label': 'state', 'kind': 'measure', 'num_layers': 3, 'metric': 'rougeL'}
+    points = [dataclasses.asdict(point) for point in (whole, bare)]
+    write_json(tmp_path / 'curve.json', {**curve, 'points': points, 'full': points[1]})
+    (read,) = reader.read(tmp_path).curves
+    assert read.points == (whole, bare) and read.full == bare
+
+
+def test_examples_are_read_as_they_were_written(tmp_path):
+    full = [{'pieces': ['a', 'b'], 'exit_layers': [3, 3]}, {'pieces': [], 'exit_layers': []}, {}]
+    early = [{'pieces': ['a'], 'exit_layers': [1], 'confidence': [0.25]}, {'pieces': [], 'exit_layers': [], 'confidence': []}]
+    write_json(tmp_path / 'examples.json', examples(['x', 'y'], ['z', None], full, {'state, δ = 0.1': early}, 3))
+    (read,) = reader.read(tmp_path).examples
+    assert read.num_layers == 3
+    assert read.examples == (
+        Example('x', 'z', Output(FULL_MODEL, ('a', 'b'), (3, 3)), (Output('state, δ = 0.1', ('a',), (1,), (0.25,)),)),
+        Example('y', None, Output(FULL_MODEL, (), ()), (Output('state, δ = 0.1', (), (), ()),)),
+    )
