@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int
 
-from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecodeState
+from calm_jax.decoding.layer_loop import LayerLoop
+from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecodeState, LayerState
 from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Array, Trace, Work
 
