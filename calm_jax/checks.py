@@ -29,7 +29,7 @@ def check_type(name: str, value: Any, wanted: Any) -> None:
     them, a Literal, or a union of those. Other types are not checked."""
     kinds = parts(wanted)
     if all(expected(kind) for kind in kinds) and not any(_is(value, kind) for kind in kinds):
-        words = dict.fromkeys(expected(kind) for kind in kinds if not (kind is str and os.PathLike in kinds))
+        words = dict.fromkeys(str(expected(kind)) for kind in kinds if not (kind is str and os.PathLike in kinds))
         raise ValueError(f'{name} is {value!r}; expected {" or ".join(words)}')
 
 
@@ -42,7 +42,7 @@ def check_seed(name: str, value: Any) -> None:
 
 def parts(wanted: Any) -> tuple:
     """The types of a union, or the one type."""
-    return typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    return typing.get_args(wanted) if typing.get_origin(wanted) in (types.UnionType, typing.Union) else (wanted,)
 
 
 def expected(kind: Any) -> str | None:

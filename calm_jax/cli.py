@@ -6,6 +6,8 @@ import importlib
 import logging
 import sys
 
+from calm_jax import __version__
+
 # Said here and not in the commands' files, so that the list of commands imports none of them.
 COMMANDS = {
     'demo': 'calibrate and decode with a small trained model that comes along',
@@ -27,7 +29,7 @@ def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     name = argv[0] if argv else None
     parser = _OneLineParser(prog='calm', description='Adaptive-depth text generation with guarantees.')
-    parser.add_argument('--version', action='version', version=_version())
+    parser.add_argument('--version', action='version', version=f'calm_jax {__version__}')
     subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     command = chosen = None
     for each, summary in COMMANDS.items():
@@ -40,14 +42,15 @@ def main(argv=None) -> int:
     args = None
     try:
         args, unknown = parser.parse_known_args(argv)
+        assert command is not None and chosen is not None  # parsing refused any other name
         if unknown:
             chosen.error(f'unrecognized arguments: {" ".join(unknown)}')
         with _logged(name):
             command.run(args)
     except SystemExit as stop:  # argparse: --help is 0, a wrong flag is 2
-        return stop.code or 0
+        return int(stop.code or 0)
     except (ValueError, OSError) as error:
-        said = f'{error.filename}: {error.strerror}' if getattr(error, 'filename', None) else str(error)
+        said = f'{error.filename}: {error.strerror}' if isinstance(error, OSError) and error.filename else str(error)
         print(f'calm {name}: {" ".join(said.split())}', file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
@@ -116,15 +119,6 @@ def _out_of_memory(error) -> bool:
         and isinstance(error, jax.errors.JaxRuntimeError)
         and ('resource_exhausted' in text or 'out of memory' in text)
     )
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    try:
-        return f'calm_jax {metadata.version("calm_jax")}'
-    except metadata.PackageNotFoundError:  # a checkout that was never installed runs too
-        return 'calm_jax (not installed)'
 
 
 if __name__ == '__main__':

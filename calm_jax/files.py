@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -34,7 +34,7 @@ def write_text(path: str | os.PathLike, text: str, make_folders: bool = False) -
         file.write(text)
 
 
-def write_json(path: str | os.PathLike, content: dict, make_folders: bool = False, sort_keys: bool = False) -> None:
+def write_json(path: str | os.PathLike, content: Mapping, make_folders: bool = False, sort_keys: bool = False) -> None:
     """Writes a JSON object as `whole` does, indented by 2.
 
     Raises ValueError, and writes nothing, for a number that JSON has no name for: NaN or an infinity.

@@ -38,7 +38,7 @@ def check(content, kind: str, where: str) -> None:
         raise ValueError(f'{where}: written by calm_jax 0.1.0, whose {kind} format is no longer read: {REMEDIES[kind]}')
     if not isinstance(content, dict) or content.get('format') != expected:
         raise ValueError(f'{where}: not a {kind} file; expected a JSON object with "format": "{expected}"')
-    version, semantics = content.get('version'), content.get('semantics')
+    version, semantics = content.get('version', 0), content.get('semantics', 0)
     for name, number in (('version', version), ('semantics', semantics)):
         if type(number) is not int or number < (OLDEST if name == 'version' else 1):
             raise ValueError(f'{where}: no "{name}", or a damaged one; {REMEDIES[kind]}')

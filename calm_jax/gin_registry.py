@@ -8,7 +8,7 @@ from gin import config as gin_config
 
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.models.config import TransformerConfig
-from calm_jax.options import options
+from calm_jax.options import classes
 from calm_jax.training import classifier, jobs, losses
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions
@@ -22,19 +22,8 @@ def job(run: Callable[..., TrainState]) -> Callable:
     return run
 
 
-def _made_of(kind: type) -> Iterator[type]:
-    """A class and those of its options' values, but for classes whose arrays are a checkpoint's."""
-    fields = list(options(kind))
-    if any(option.array for _, option in fields):
-        return
-    yield kind
-    for _, option in fields:
-        for part in (option.kinds or {}).values() if option.kind is None else [option.kind]:
-            yield from _made_of(part)
-
-
 CONFIGURABLES: tuple[Callable, ...] = (
-    *dict.fromkeys(_made_of(Decoding)),
+    *classes(Decoding),
     TransformerConfig,
     Optimizer,
     LoopOptions,

@@ -5,8 +5,12 @@ else repeats its name, default or meaning.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from calm_jax.checks import parts
+from calm_jax.types import Array
 
 KEY = 'option'
 
@@ -52,6 +56,69 @@ def options(kind: type) -> Iterator[tuple[dataclasses.Field, Option]]:
             yield field, dataclasses.replace(each, flag=field.name) if each.flag == '' else each
 
 
+def of(field: dataclasses.Field) -> Option:
+    """What a field says of itself; nothing where it is no option."""
+    return field.metadata.get(KEY, Option())
+
+
 def owner(kind: type, name: str) -> type:
     """The class that defines the field `name` of a dataclass first."""
     return [each for each in kind.__mro__ if name in getattr(each, '__dataclass_fields__', {})][-1]
+
+
+class Place(NamedTuple):
+    """Where an option stands in a value: the names of the fields that lead to its own, the class that holds it there, its
+    field, and what it says of itself."""
+
+    path: tuple[str, ...]
+    kind: type
+    field: dataclasses.Field
+    option: Option
+
+    @property
+    def full_path(self) -> tuple[str, ...]:
+        """The names that lead to its value."""
+        return (*self.path, self.field.name)
+
+
+def walk(kind: type, more: Mapping[tuple[str, ...], Sequence[type]] = {}, path: tuple[str, ...] = ()) -> Iterator[Place]:
+    """Every option of a dataclass and of all that its fields may hold, itself before what it holds.
+
+    more: classes besides those that come along, by the path of the option that may be one of them.
+    """
+    for field, each in options(kind):
+        place = Place(path, kind, field, each)
+        yield place
+        inner = [each.kind] if each.kind else (each.kinds or {}).values()
+        for held in dict.fromkeys([*inner, *more.get(place.full_path, ())]):
+            yield from walk(held, more, place.full_path)
+
+
+def classes(kind: type) -> tuple[type, ...]:
+    """The dataclass and every class that comes along for what its fields may hold, each once."""
+    held = [kind]
+    for place in walk(kind):
+        held += [place.option.kind] if place.option.kind else (place.option.kinds or {}).values()
+    return tuple(dict.fromkeys(held))
+
+
+def annotations(kind: type) -> dict[str, Any]:
+    """The type of each field of a dataclass, as a number or text: without `Array`, which a field may hold as well inside a
+    compiled function. A field of any type is of that of its default."""
+    try:
+        hints = typing.get_type_hints(kind)
+    except (NameError, AttributeError, TypeError, SyntaxError):  # names that are there for type checkers alone
+        hints = {}
+    return {field.name: _narrowed(hints.get(field.name, field.type), field.default) for field in dataclasses.fields(kind)}
+
+
+def _narrowed(hint: Any, default: Any) -> Any:
+    if hint is Any and isinstance(default, bool | int | float | str):
+        return type(default)
+    kinds = [each for each in parts(hint) if each is not Array]
+    if len(kinds) == len(parts(hint)) or not kinds:
+        return hint
+    made = kinds[0]
+    for each in kinds[1:]:
+        made = made | each
+    return made

@@ -1,7 +1,7 @@
 """A progress bar with rate and remaining time, on standard error."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 
 from rich.console import Console
 from rich.progress import (
@@ -35,7 +35,7 @@ def progress(
     if quiet or not console.is_terminal:
         yield from iterable
         return
-    if total is None and hasattr(iterable, '__len__'):
+    if total is None and isinstance(iterable, Sized):
         total = initial + len(iterable)
     columns = (
         TextColumn('{task.description}'),

@@ -16,6 +16,17 @@ from calm_jax.models.config import TransformerConfig  # noqa: E402
 from calm_jax.models.transformer import init_params  # noqa: E402
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """The whole suite runs in two processes, each of which takes tests that stand together and helps the other at the end.
+
+    One process, as a debugger needs it, where a path, -n or --pdb is given.
+    """
+    whole = config.args_source is not config.ArgsSource.ARGS and not hasattr(config, 'workerinput')
+    if whole and config.option.numprocesses is None and not (config.option.usepdb or config.option.trace):
+        config.option.numprocesses, config.option.dist = 2, 'worksteal'
+
+
 @pytest.fixture(scope='session', autouse=True)
 def compiled(tmp_path_factory):
     """Commands keep compiled programs between runs: here for this session and all its processes, not in a home."""
@@ -34,7 +45,7 @@ def checkpoint(tmp_path_factory):
     kernel = 0.3 * np.linspace(-1, 1, 16, dtype=np.float32)[:, None]  # sure now and then
     heads = {'exit_classifier': {'kernel': kernel, 'bias': np.zeros(1, np.float32)}}
     directory = tmp_path_factory.mktemp('model') / 'tiny'
-    native.save(directory, config, params, ByteTokenizer(), heads, {'max_new_tokens': 8, 'max_source_length': 16})
+    native.save(directory, config, params, ByteTokenizer(), heads, {'limits': {'max_source_length': 16, 'max_new_tokens': 8}})
     return str(directory)
 
 

@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -23,7 +24,17 @@ def test_every_command_explains_itself(name, capsys):
 
 
 def test_the_version_is_printed(capsys):
-    assert main(['--version']) == 0 and capsys.readouterr().out.startswith('calm_jax 0.')
+    assert main(['--version']) == 0 and capsys.readouterr().out == f'calm_jax {metadata.version("calm_jax")}\n'
+
+
+def test_a_checkout_that_was_never_installed_says_so():
+    code = (
+        'from importlib import metadata\n'
+        'def absent(name): raise metadata.PackageNotFoundError(name)\n'
+        'metadata.version = absent\n'
+        'import calm_jax; print(calm_jax.__version__)'
+    )
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == 'not installed\n'
 
 
 @pytest.mark.parametrize('argv, word', [([], 'COMMAND'), (['generat'], 'generat'), (['--nonsense'], 'COMMAND')])

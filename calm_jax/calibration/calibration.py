@@ -144,7 +144,7 @@ class Calibration:
         the calibration `data` (its `name` goes into the guarantee), the `environment`. `Certificate.covers` compares it
         with a later run. `full`: the document of full depth ({} by default), decoded with where no point is valid.
         """
-        if not self._tested:
+        if self._rows is None:
             raise ValueError('nothing was tested yet: observe the losses of the first point')
         provenance = described(provenance or {}, 'provenance')
         if 'decoding' in provenance:

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from calm_jax import formats
 from calm_jax.calibration.procedures import bonferroni, fixed_sequence
@@ -95,7 +96,8 @@ class Certificate:
             raise ValueError(f'{name}: expected a list of points as "grid"')
         for index, point in enumerate(content['grid']):
             _check_fields(point, Point, f'{name}: grid point {index}')
-        certificate = cls(**content | {'grid': tuple(Point(**point) for point in content['grid'])})
+        fields: dict[str, Any] = content | {'grid': tuple(Point(**point) for point in content['grid'])}
+        certificate = cls(**fields)
         certificate._check_consistent(name)
         # Last, so that a fault with a name is said by it. This is no seal: it finds edits and damage, not forgery.
         if digest != expected:
@@ -176,11 +178,12 @@ def choose(grid: Sequence[Point], procedure: str, level: float) -> tuple[set[int
         valid = [] if last_rejected is None else list(range(last_rejected + 1))
     else:
         valid = bonferroni(p_values, level)
-    if all(grid[index].cost is not None for index in valid):
-        return set(valid), min(valid, key=lambda index: grid[index].cost, default=None)
+    costs = {index: cost for index in valid if (cost := grid[index].cost) is not None}
+    if len(costs) == len(valid):
+        return set(valid), min(costs, key=costs.__getitem__, default=None)
     if procedure == 'fixed_sequence':
         return set(valid), valid[-1]
-    thresholds = {index: math.inf if grid[index].threshold is None else grid[index].threshold for index in valid}
+    thresholds = {index: math.inf if (threshold := grid[index].threshold) is None else threshold for index in valid}
     return set(valid), min(valid, key=thresholds.__getitem__)
 
 
@@ -207,10 +210,10 @@ def described(description: Mapping, name: str) -> dict:
     """A description of a run, plain, with `environment` as an object ({} if absent); ValueError if it is none."""
     if not isinstance(description, Mapping):
         raise ValueError(f'{name}: expected a mapping, found {description!r}')
-    description = plain(dict(description), name)
-    if not isinstance(description.setdefault('environment', {}), dict):
-        raise ValueError(f'{name}: expected a mapping as "environment", found {description["environment"]!r}')
-    return description
+    content: dict = plain(dict(description), name)
+    if not isinstance(content.setdefault('environment', {}), dict):
+        raise ValueError(f'{name}: expected a mapping as "environment", found {content["environment"]!r}')
+    return content
 
 
 def _check_fields(content, kind: type, name: str) -> None:

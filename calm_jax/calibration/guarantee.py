@@ -20,7 +20,7 @@ def sentence(certificate: 'Certificate') -> str:
             f'No setting could be certified at epsilon {certificate.epsilon:g}{others} on {drawn}: '
             "decode at full depth, which is the full model's own output."
         )
-    quantity = OBJECTIVES.get(certificate.objective, 'loss')
+    quantity = OBJECTIVES.get(certificate.objective or '', 'loss')
     if certificate.signed:
         quantity = 'signed difference in loss from the full model (gains count against losses)'
     if isinstance(certificate.metric, str):

@@ -52,11 +52,11 @@ def signed_risk(differences, tolerance: float) -> tuple[np.ndarray, float]:
 
 def numbered(labels: Sequence, n: int, name: str) -> tuple[list, np.ndarray]:
     """The distinct labels in order of first appearance, and for each of n rows the number of its label, int [n]."""
-    labels = np.asarray(labels)
-    if labels.shape != (n,):
-        raise ValueError(f'{name}: expected {n} labels, one per example, found the shape {list(labels.shape)}')
+    column = np.asarray(labels)
+    if column.shape != (n,):
+        raise ValueError(f'{name}: expected {n} labels, one per example, found the shape {list(column.shape)}')
     numbers: dict = {}
-    inverse = np.array([numbers.setdefault(label, len(numbers)) for label in labels.tolist()], dtype=np.int64)
+    inverse = np.array([numbers.setdefault(label, len(numbers)) for label in column.tolist()], dtype=np.int64)
     return list(numbers), inverse
 
 

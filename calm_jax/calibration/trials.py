@@ -93,7 +93,7 @@ def run_trials(
             per_trial.append(
                 {
                     'point': point,
-                    'threshold': thresholds[point] if stop else None,
+                    'threshold': None if point is None else thresholds[point],
                     'test_risk': float(losses[test, point].mean()) if stop else 0.0,
                     'pool_risk': float(losses[:, point].mean()) if stop else 0.0,
                     'layers': float(layers[test, point].mean()) if stop else float(num_layers),

@@ -5,10 +5,11 @@ import os
 import pathlib
 import secrets
 import shutil
+from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def new_directory(path, overwrite=False, marker='config.json'):
+def new_directory(path: str | os.PathLike, overwrite: bool = False, marker: str = 'config.json') -> Iterator[pathlib.Path]:
     """Yields a temporary sibling of `path`, and renames it to `path` when the block ends without an exception.
 
     Whatever happens inside the block, `path` holds either what it held before or everything that was written: a
@@ -17,8 +18,7 @@ def new_directory(path, overwrite=False, marker='config.json'):
     finger in `--output` must not delete somebody's home. A process killed outright leaves its temporary sibling, whose
     hidden name ends in .tmp; killed at the very moment of a replacement, it leaves the old directory as a sibling in .old.
 
-    Raises:
-      FileExistsError: `path` exists and `overwrite` is false, or it exists and is not a checkpoint.
+    Raises FileExistsError where `path` exists and `overwrite` is false, or it exists and is not a checkpoint.
     """
     path = pathlib.Path(os.path.abspath(path))
     if path.exists() or path.is_symlink():

@@ -6,14 +6,17 @@ reader for weights alone; writing makes one file.
 """
 
 import json
+import os
 import pathlib
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 import safetensors
 
 from calm_jax.checkpoints import atomic, native, trees
@@ -25,22 +28,23 @@ from calm_jax.models import families
 _SINGLE, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
 _PICKLED, _PICKLED_INDEX = 'pytorch_model.bin', 'pytorch_model.bin.index.json'
 _DTYPES = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16', 'F64': 'float64'}
-# Our decoding defaults and where they are published; what leaves them off.
+# Where the published decoding defaults stand in ours, a document of `calm_jax.decoding.codec`: {part: {option: published}}.
 _DEFAULTS = {
-    'max_new_tokens': 'max_new_tokens',
-    'min_new_tokens': 'min_new_tokens',
-    'num_beams': 'num_beams',
-    'length_penalty': 'length_penalty',
-    'early_stopping': 'early_stopping',
-    'no_repeat_ngram_size': 'no_repeat_ngram_size',
-    'forced_first_id': 'forced_bos_token_id',
-    'forced_last_id': 'forced_eos_token_id',
+    'limits': {'max_new_tokens': 'max_new_tokens'},
+    'choice': {'size': 'num_beams', 'length_penalty': 'length_penalty', 'early_stopping': 'early_stopping'},
+    'rules': {
+        'no_repeat_ngram_size': 'no_repeat_ngram_size',
+        'min_new_tokens': 'min_new_tokens',
+        'forced_first_id': 'forced_bos_token_id',
+        'forced_last_id': 'forced_eos_token_id',
+    },
 }
+# What leaves a published default off.
 _OFF = {'num_beams': 1, 'length_penalty': 1.0, 'early_stopping': False, 'no_repeat_ngram_size': 0, 'min_new_tokens': 0}
 _CODES = {name: code for code, name in _DTYPES.items()}
 
 
-def is_published(directory):
+def is_published(directory: str | os.PathLike) -> bool:
     """Whether `directory` holds a published model's config.json (nothing else of it is checked)."""
     try:
         return 'model_type' in read_json(pathlib.Path(directory) / 'config.json')
@@ -48,7 +52,12 @@ def is_published(directory):
         return False
 
 
-def read(directory, dtype='float32', tokenizer=None, pending=False):
+def read(
+    directory: str | os.PathLike,
+    dtype: npt.DTypeLike | None = 'float32',
+    tokenizer: str | os.PathLike | None = None,
+    pending: bool = False,
+) -> native.Checkpoint:
     """Reads a published model as a `native.Checkpoint`; floating-point weights become `dtype` (None keeps what is stored).
 
     Every tensor in the files must be known, and every known tensor must be there with its shape; what a family stores twice
@@ -57,9 +66,8 @@ def read(directory, dtype='float32', tokenizer=None, pending=False):
     tokenizer: a folder that holds it, where it is not the model's own. pending: leave the parameters in their files, each
     to be read when it is used (`weights.Pending`).
 
-    Raises:
-      FileNotFoundError: config.json, the weights or the tokenizer are not there.
-      ValueError: the model is not understood, or its files are damaged or do not belong together.
+    Raises FileNotFoundError where config.json, the weights or the tokenizer are not there; ValueError where the model is not
+    understood, or its files are damaged or do not belong together.
     """
     directory = pathlib.Path(directory).absolute()
     path = directory / 'config.json'
@@ -76,21 +84,27 @@ def read(directory, dtype='float32', tokenizer=None, pending=False):
         config = families.config_from_published(published, where)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    tokenizer = _read_tokenizer(directory, family) if tokenizer is None else tokenizers.load_tokenizer(tokenizer)
+    text_tokenizer = _read_tokenizer(directory, family) if tokenizer is None else tokenizers.load_tokenizer(tokenizer)
     params = assemble(directory, config, family.weight_map(config), where, dtype)
-    native.check(str(directory), config, params, tokenizer)
-    return native.Checkpoint(config, params if pending else loaded(params), tokenizer, None, generation)
+    native.check(str(directory), config, params, text_tokenizer)
+    return native.Checkpoint(config, params if pending else loaded(params), text_tokenizer, None, generation)
 
 
-def write(directory, checkpoint, *, dtype=None, overwrite=False, watch=iter):
+def write(
+    directory: str | os.PathLike,
+    checkpoint: native.Checkpoint,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    overwrite: bool = False,
+    watch: Callable[[list], Iterable] = iter,
+) -> None:
     """Writes a published model directory, whole or not at all; reading it back gives the same bits.
 
     `dtype` converts the weights; None keeps theirs. Heads have no place in the published format and stay behind.
     `watch` passes the weights on, as a progress bar does.
 
-    Raises:
-      FileExistsError: `directory` is taken.
-      ValueError: no published family has such a configuration; a number does not fit `dtype`.
+    Raises FileExistsError where `directory` is taken; ValueError where no published family has such a configuration, or a
+    number does not fit `dtype`.
     """
     config = checkpoint.config
     native.check(str(directory), config, checkpoint.params, checkpoint.tokenizer)
@@ -106,8 +120,12 @@ def write(directory, checkpoint, *, dtype=None, overwrite=False, watch=iter):
             'eos_token_id': list(config.eos_ids) if config.other_eos_ids else config.eos_id,
             **({} if config.pad_id < 0 else {'pad_token_id': config.pad_id}),
         }
+        generation = checkpoint.generation or {}
         defaults = {
-            theirs: checkpoint.generation[ours] for ours, theirs in _DEFAULTS.items() if ours in (checkpoint.generation or {})
+            theirs: generation[part][ours]
+            for part, options in _DEFAULTS.items()
+            for ours, theirs in options.items()
+            if ours in generation.get(part, {})
         }
         write_json(temporary / 'config.json', {**family.published_from_config(config), 'torch_dtype': stored}, sort_keys=True)
         write_json(temporary / 'generation_config.json', {**ids, **defaults}, sort_keys=True)
@@ -115,7 +133,7 @@ def write(directory, checkpoint, *, dtype=None, overwrite=False, watch=iter):
 
 
 def _read_generation(path, published):
-    """Our decoding defaults; puts the token ids that generation_config.json gives in their place in `published`.
+    """Our decoding defaults, as a document; puts the token ids that generation_config.json gives in their place in `published`.
 
     The reference implementation prefers them to those of config.json when it generates; old directories keep all of it there.
     """
@@ -123,13 +141,22 @@ def _read_generation(path, published):
     for name in ('decoder_start_token_id', 'bos_token_id', 'eos_token_id', 'pad_token_id'):
         if settings.get(name) is not None:
             published[name] = settings[name]
-    said = {**published, **{name: value for name, value in settings.items() if value is not None}}
-    found = {ours: said[theirs] for ours, theirs in _DEFAULTS.items() if said.get(theirs) is not None}
+    merged = {**published, **{name: value for name, value in settings.items() if value is not None}}
     for ours, theirs in (('max_new_tokens', 'max_length'), ('min_new_tokens', 'min_length')):
-        # Of a decoder alone these count the prompt, of which a default knows nothing.
-        if ours not in found and isinstance(said.get(theirs), int) and said[theirs] > 1 and _encodes(published):
-            found[ours] = said[theirs] - 1  # they count the start token
-    return {name: value for name, value in found.items() if value != _OFF.get(name)}
+        # Of a decoder-only model these count the prompt, of which a default knows nothing.
+        length = merged.get(theirs)
+        if merged.get(ours) is None and isinstance(length, int) and length > 1 and _encodes(published):
+            merged[ours] = length - 1  # they count the start token
+    document = {
+        part: {
+            ours: merged[theirs]
+            for ours, theirs in options.items()
+            if merged.get(theirs) is not None and merged[theirs] != _OFF.get(theirs)
+        }
+        for part, options in _DEFAULTS.items()
+    }
+    document['choice'] = {'class': 'beam', **document['choice']} if 'size' in document['choice'] else {}
+    return {part: options for part, options in document.items() if options}
 
 
 def _encodes(published):
@@ -168,7 +195,7 @@ class _Tensor(NamedTuple):
     shape: tuple[int, ...]
     code: str
 
-    def read(self):
+    def read(self) -> np.ndarray:
         """The array, as stored. Raises ValueError for a type that no parameter has."""
         if self.code not in _DTYPES:
             raise ValueError(f'{self.name} is stored as {self.code}; expected one of {", ".join(_DTYPES)}')
@@ -184,10 +211,10 @@ class _Pickled(NamedTuple):
     name: str
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return tuple(self.tensor.shape)
 
-    def read(self):
+    def read(self) -> np.ndarray:
         """The array, as stored. Raises ValueError for a type that no parameter has."""
         if not self.tensor.is_floating_point():
             raise ValueError(f'{self.name} is stored as {self.tensor.dtype}; expected floating-point numbers')
@@ -266,7 +293,7 @@ def _unpickle(path):
 
 def _torch():
     try:
-        import torch  # of the extra [hf]; nothing else needs it
+        import torch  # pyright: ignore[reportMissingImports]  # optional; nothing else needs it
     except ImportError:
         raise ValueError(
             'weights that torch saved (.bin) need torch: pip install torch, or save the model again as safetensors'
@@ -282,7 +309,8 @@ def _write_weights(path, weights, params, dtype, watch=iter):
     write tensors that are all in memory at once.
     """
     leaves = {'/'.join(names): leaf for names, leaf in trees.flatten(params)}
-    header, offset, sizes = {'__metadata__': {'format': 'pt'}}, 0, {}
+    header: dict[str, dict] = {'__metadata__': {'format': 'pt'}}
+    offset, sizes = 0, {}
     for weight in weights:
         parts = [leaves[path] for path in weight.paths]
         stored = jnp.dtype(dtype or parts[0].dtype)
@@ -300,4 +328,4 @@ def _write_weights(path, weights, params, dtype, watch=iter):
         for weight in watch(weights):
             array = np.concatenate([trees.cast(leaves[path], dtype, path) for path in weight.paths], axis=-1)
             file.write(np.ascontiguousarray(as_published(weight, array)).view(np.uint8).data)
-    return max(sizes, key=sizes.get)
+    return max(sizes, key=sizes.__getitem__)

@@ -11,7 +11,9 @@ the arrays to the host and writes in the background; a step is visible under its
 what an interrupted save left behind is removed before the next one. Leaving the `with` block waits for the last save.
 """
 
+import os
 import pathlib
+from typing import Any
 
 import jax
 
@@ -21,16 +23,12 @@ from calm_jax.checkpoints import trees
 class Manager:
     """Saves and restores the steps of one training run through orbax.
 
-    Args:
-      directory: created when missing.
-      keep: how many of the latest steps stay on disk.
+    directory: created when missing. keep: how many of the latest steps stay on disk.
 
-    Raises:
-      ValueError: `keep` is less than 1.
-      FileExistsError: `directory` is a file.
+    Raises ValueError where `keep` is less than 1; FileExistsError where `directory` is a file.
     """
 
-    def __init__(self, directory, keep=2):
+    def __init__(self, directory: str | os.PathLike, keep: int = 2):
         import orbax.checkpoint as ocp
 
         if keep < 1:
@@ -45,7 +43,7 @@ class Manager:
             options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True, max_to_keep=keep),
         )
 
-    def save(self, step, tree):
+    def save(self, step: int, tree: Any) -> None:
         """Starts writing `tree` as `step`; a step that exists is replaced.
 
         The arrays may be donated or changed as soon as this returns.
@@ -55,17 +53,16 @@ class Manager:
             self._manager.delete(step)
         self._manager.save(step, args=self._ocp.args.StandardSave(tree), force=True)
 
-    def latest_step(self):
+    def latest_step(self) -> int | None:
         """The last complete step, or None."""
         self.wait()
         return self._manager.latest_step()
 
-    def restore(self, like, step=None):
+    def restore(self, like: Any, step: int | None = None) -> Any:
         """The tree saved as `step` (default: the latest), with the structure, dtypes and shardings of `like`.
 
-        Raises:
-          FileNotFoundError: there is no such step.
-          ValueError: the step is damaged, or does not have the structure of `like`.
+        Raises FileNotFoundError where there is no such step; ValueError where it is damaged, or does not have the structure
+        of `like`.
         """
         self.wait()
         steps = sorted(self._manager.all_steps())
@@ -89,11 +86,11 @@ class Manager:
         except Exception as error:
             raise trees.unreadable(where, error) from None
 
-    def wait(self):
+    def wait(self) -> None:
         """Returns when everything saved so far is complete on disk."""
         self._manager.wait_until_finished()
 
-    def close(self):
+    def close(self) -> None:
         """Waits, then releases orbax's threads."""
         self.wait()
         self._manager.close()

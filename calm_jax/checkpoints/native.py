@@ -4,22 +4,26 @@ config.json        TransformerConfig fields and "format": "calm_jax"
 spiece.model       (or other tokenizer files) as `calm_jax.data.tokenizers` writes them
 params/            orbax, in parts, with checksums
 heads/             the same; optional: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, ...}
-generation.json    defaults for decoding: max_new_tokens, max_source_length; {} is fine
+generation.json    defaults for decoding, a document of `calm_jax.decoding.codec` with limits, choice and rules; {} is fine
 """
 
 import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import types
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy.typing as npt
 
 from calm_jax.checkpoints import atomic, trees
 from calm_jax.checkpoints.trees import fingerprint
 from calm_jax.data import tokenizers
+from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.files import read_json, write_json
 from calm_jax.models import transformer
 from calm_jax.models.config import TransformerConfig
@@ -34,27 +38,35 @@ class Checkpoint(NamedTuple):
 
     config: TransformerConfig
     params: dict
-    tokenizer: Any
+    tokenizer: Tokenizer
     heads: dict | None = None
     generation: dict | None = None
 
 
-def save(directory, config, params, tokenizer, heads=None, generation=None, *, dtype=None, overwrite=False, watch=iter):
+def save(
+    directory: str | os.PathLike,
+    config: TransformerConfig,
+    params: Mapping,
+    tokenizer: Tokenizer,
+    heads: Mapping | None = None,
+    generation: Mapping | None = None,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    overwrite: bool = False,
+    watch: Callable[[list], Iterable] = iter,
+) -> None:
     """Writes a native checkpoint: complete in a temporary sibling first, then renamed to `directory`.
 
-    Args:
-      directory: must not exist or be empty, unless `overwrite` (and then it must hold a checkpoint).
-      config: TransformerConfig; `params` and `tokenizer` are checked against it.
-      params: nested dict of arrays, or of what an array is made of one at a time.
-      tokenizer: `calm_jax.data.tokenizers.Tokenizer`.
-      heads: nested dict of arrays, or None.
-      generation: dict of decoding defaults, or None.
-      dtype: stores the floating-point parameters as this type, e.g. 'float16'; heads keep their own.
-      watch: passes the parameters on, as a progress bar does.
+    directory: must not exist or be empty, unless `overwrite` (and then it must hold a checkpoint).
+    config: TransformerConfig; `params` and `tokenizer` are checked against it.
+    params: nested dict of arrays, or of what an array is made of one at a time.
+    tokenizer: `calm_jax.data.tokenizers.Tokenizer`.
+    heads: nested dict of arrays, or None. generation: dict of decoding defaults, or None.
+    dtype: stores the floating-point parameters as this type, e.g. 'float16'; heads keep their own.
+    watch: passes the parameters on, as a progress bar does.
 
-    Raises:
-      FileExistsError: `directory` is taken.
-      ValueError: params, heads or tokenizer do not match config; a number does not fit `dtype`.
+    Raises FileExistsError where `directory` is taken; ValueError where params, heads or tokenizer do not match config, or a
+    number does not fit `dtype`.
     """
     check(str(directory), config, params, tokenizer, heads)
     with atomic.new_directory(directory, overwrite) as temporary:
@@ -67,14 +79,13 @@ def save(directory, config, params, tokenizer, heads=None, generation=None, *, d
             trees.write(temporary / 'heads', heads)
 
 
-def load(directory, dtype='float32'):
+def load(directory: str | os.PathLike, dtype: npt.DTypeLike | None = 'float32') -> Checkpoint:
     """Reads a native checkpoint; floating-point parameters become `dtype` (None keeps what is stored).
 
     Heads stay as stored: they are tiny, and confidence is float32.
 
-    Raises:
-      FileNotFoundError: `directory` is no native checkpoint, or lacks a part.
-      ValueError: a part is damaged, or the parts do not belong together.
+    Raises FileNotFoundError where `directory` is no native checkpoint or lacks a part; ValueError where a part is damaged, or
+    the parts do not belong together.
     """
     directory = pathlib.Path(directory).absolute()
     config = read_config(directory)
@@ -89,7 +100,7 @@ def load(directory, dtype='float32'):
     return Checkpoint(config, params, tokenizer, heads, generation)
 
 
-def is_native(directory):
+def is_native(directory: str | os.PathLike) -> bool:
     """Whether `directory` says that it is a native checkpoint (nothing else of it is checked)."""
     try:
         return read_json(pathlib.Path(directory) / 'config.json').get('format') == FORMAT
@@ -97,7 +108,7 @@ def is_native(directory):
         return False
 
 
-def read_config(directory):
+def read_config(directory: str | os.PathLike) -> TransformerConfig:
     """The TransformerConfig of a native checkpoint."""
     directory = pathlib.Path(directory).absolute()
     path = directory / 'config.json'
@@ -121,21 +132,21 @@ def read_config(directory):
     unknown = sorted(set(fields) - known)
     if unknown:
         raise ValueError(f'{path}: unknown fields {", ".join(unknown)}; written by a newer version of calm_jax?')
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     try:
-        return TransformerConfig(**fields)
+        return TransformerConfig(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f'{path}: {str(error).splitlines()[0]}') from None
 
 
-def config_fingerprint(config):
+def config_fingerprint(config: TransformerConfig) -> str:
     """sha256 (hex) over every field of a TransformerConfig but dtype, which is how the model is run and not what it is."""
     fields = dataclasses.asdict(config)
     del fields['dtype']
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def check(name, config, params, tokenizer, heads=None):
+def check(name: str, config: TransformerConfig, params: Mapping, tokenizer: Tokenizer, heads: Mapping | None = None) -> None:
     """Raises ValueError unless params, tokenizer and heads belong to `config`; `name` starts the message."""
     check_shapes(name, config, params)
     check_heads(name, config, heads)
@@ -154,14 +165,14 @@ def check(name, config, params, tokenizer, heads=None):
         )
 
 
-def check_shapes(name, config, params):
+def check_shapes(name: str, config: TransformerConfig, params: Mapping) -> None:
     """Raises ValueError naming the parameters that are missing, unexpected or mis-shaped for `config`."""
     found = {'/'.join(path): tuple(leaf.shape) for path, leaf in trees.flatten(params)}
     if problems := trees.differences(parameter_shapes(config), found):
         raise ValueError(f'{name}: the parameters do not match the configuration: {problems}')
 
 
-def check_heads(name, config, heads):
+def check_heads(name: str, config: TransformerConfig, heads: Mapping | None) -> None:
     """Raises ValueError unless the exit classifier, where there is one, reads states of `config`'s width."""
     if heads and 'exit_classifier' in heads:
         classifier = heads['exit_classifier']
@@ -172,7 +183,7 @@ def check_heads(name, config, heads):
 
 
 @functools.lru_cache(maxsize=8)
-def parameter_shapes(config):
+def parameter_shapes(config: TransformerConfig) -> Mapping[str, tuple[int, ...]]:
     """{'encoder/layers_0/mlp/wo/kernel': shape, ...}: the parameters of a model with `config`, none of them allocated."""
     abstract = jax.eval_shape(lambda key: transformer.init_params(config, key), jax.random.key(0))
     return types.MappingProxyType({'/'.join(path): tuple(leaf.shape) for path, leaf in trees.flatten(abstract)})

@@ -5,10 +5,12 @@ whether the head is the embedding (T5 1.0, which scales what it reads by 1/√D)
 ReLU, and GELU where the feed-forward is gated.
 """
 
+import os
 import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from flax import serialization
 
 from calm_jax.checkpoints import native, trees
@@ -20,22 +22,26 @@ from calm_jax.models.families.weights import Weight
 _LEGACY, _ORBAX = 'checkpoint', 'state'
 
 
-def is_t5x(directory):
+def is_t5x(directory: str | os.PathLike) -> bool:
     """Whether `directory` looks like a checkpoint that t5x wrote (nothing in it is checked)."""
     directory = pathlib.Path(directory)
     state = directory / _ORBAX
     return (directory / _LEGACY).is_file() or any((state / name).exists() for name in ('_METADATA', 'manifest.ocdbt'))
 
 
-def read(directory, tokenizer, dtype='float32', pending=False):
+def read(
+    directory: str | os.PathLike,
+    tokenizer: str | os.PathLike | None,
+    dtype: npt.DTypeLike | None = 'float32',
+    pending: bool = False,
+) -> native.Checkpoint:
     """Reads a checkpoint of t5x as a `native.Checkpoint`; parameters become `dtype` (None keeps what is stored).
 
     tokenizer: a folder that holds one, since t5x keeps it elsewhere. pending: leave the parameters in their files, each to be
     read when it is used. The optimizer's state is left alone.
 
-    Raises:
-      FileNotFoundError: a part of the checkpoint or the tokenizer is not there.
-      ValueError: the checkpoint is damaged, or holds parameters that are not understood.
+    Raises FileNotFoundError where a part of the checkpoint or the tokenizer is not there; ValueError where the checkpoint is
+    damaged, or holds parameters that are not understood.
     """
     directory = pathlib.Path(directory).absolute()
     if tokenizer is None:

@@ -9,11 +9,15 @@ line.
 
 import hashlib
 import json
+import os
 import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from calm_jax.files import read_json, write_json
 
@@ -21,7 +25,7 @@ CHECKSUMS = 'checksums.json'
 PART_BYTES = 64 << 20  # of a part, but where one array is larger
 
 
-def flatten(tree, prefix=()):
+def flatten(tree: Mapping, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yields (path, leaf) of a nested dict in the order of its sorted paths; a path is a tuple of strings."""
     for name in sorted(tree):
         path = (*prefix, str(name))
@@ -31,7 +35,7 @@ def flatten(tree, prefix=()):
             yield path, tree[name]
 
 
-def fingerprint(tree):
+def fingerprint(tree: Mapping) -> str:
     """sha256 (hex) over the path, dtype, shape and bytes of every leaf; the order of dict entries does not matter."""
     digest = hashlib.sha256()
     for path, leaf in flatten(tree):
@@ -41,11 +45,10 @@ def fingerprint(tree):
     return digest.hexdigest()
 
 
-def cast(array, dtype, name):
+def cast(array: npt.ArrayLike, dtype: npt.DTypeLike | None, name: str) -> np.ndarray:
     """`array` as numpy of `dtype` when it holds floating-point numbers; integers and booleans keep theirs.
 
-    Raises:
-      ValueError: a finite number that `dtype` cannot hold would become infinite (float16 ends at 65504).
+    Raises ValueError where a finite number that `dtype` cannot hold would become infinite (float16 ends at 65504).
     """
     array = np.asarray(array)
     if dtype is None or not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype == jnp.dtype(dtype):
@@ -60,7 +63,9 @@ def cast(array, dtype, name):
     return narrow
 
 
-def write(directory, tree, dtype=None, watch=iter):
+def write(
+    directory: str | os.PathLike, tree: Mapping, dtype: npt.DTypeLike | None = None, watch: Callable[[list], Iterable] = iter
+) -> None:
     """Writes `tree` to the new `directory`, its floating-point leaves as `dtype` when one is given.
 
     Not atomic by itself: write inside `atomic.new_directory`. Arrays are stored without their sharding, so that a
@@ -79,14 +84,12 @@ def write(directory, tree, dtype=None, watch=iter):
     write_json(directory / CHECKSUMS, sums)
 
 
-def read(directory, dtype=None):
+def read(directory: str | os.PathLike, dtype: npt.DTypeLike | None = None) -> dict:
     """The tree in `directory` as jax arrays on the first device, floating-point leaves cast to `dtype` if given.
 
     The cast happens array by array while reading; the tree is never held twice.
 
-    Raises:
-      FileNotFoundError: no tree was written there.
-      ValueError: its files are damaged.
+    Raises FileNotFoundError where no tree was written there; ValueError where its files are damaged.
     """
     import orbax.checkpoint as ocp
 
@@ -113,7 +116,7 @@ def read(directory, dtype=None):
     return tree
 
 
-def differences(expected, found, most=4):
+def differences(expected: Mapping[str, tuple], found: Mapping[str, tuple], most: int = 4) -> str:
     """What is wrong with the shapes `found` where `expected` are wanted, '' if nothing; both are {name: shape}."""
     problems = [f'{name} is missing' for name in expected if name not in found]
     problems += [f'{name} is unexpected' for name in found if name not in expected]
@@ -126,7 +129,7 @@ def differences(expected, found, most=4):
     return '; '.join(problems[:most] + more)
 
 
-def unreadable(directory, error):
+def unreadable(directory: str | os.PathLike, error: Exception) -> ValueError:
     """The one-line error for a tree that orbax cannot read."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ValueError(
@@ -135,7 +138,7 @@ def unreadable(directory, error):
     )
 
 
-def put(tree, path, leaf):
+def put(tree: dict, path: Sequence[str], leaf: Any) -> None:
     """Puts a leaf into a nested dict, under a path of names."""
     for name in path[:-1]:
         tree = tree.setdefault(name, {})

@@ -2,12 +2,17 @@
 
 import dataclasses
 import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from calm_jax.checkpoints import native, trees
+from calm_jax.models.config import TransformerConfig
+from calm_jax.models.families.weights import Weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,15 +23,15 @@ class Pending:
     """
 
     directory: Any
-    where: dict
-    weight: Any
+    where: Mapping[str, Any]
+    weight: Weight
     source: str
     part: int
     shape: tuple[int, ...]
     dtype: Any
 
     @property
-    def size(self):
+    def size(self) -> int:
         return math.prod(self.shape)
 
     def __array__(self, dtype=None, copy=None):
@@ -43,7 +48,13 @@ class Pending:
         return trees.cast(np.ascontiguousarray(ours), self.dtype, f'{self.directory}: {self.source}')
 
 
-def assemble(directory, config, weights, where, dtype):
+def assemble(
+    directory: str | os.PathLike,
+    config: TransformerConfig,
+    weights: Iterable[Weight],
+    where: Mapping[str, Any],
+    dtype: npt.DTypeLike | None,
+) -> dict:
     """Our parameters, a nested dict of `Pending` ones, of the tensors {name: tensor} that a published checkpoint holds.
 
     weights: the `Weight` of every parameter. A tensor has a `shape` and can be `read` into an array. dtype: of the parameters;
@@ -54,13 +65,14 @@ def assemble(directory, config, weights, where, dtype):
     weights = list(weights)
     stored = {name: tensor.shape for name, tensor in where.items()}
     sources = {
-        weight.name: next((name for name in (weight.name, *weight.duplicates) if name in where), None) for weight in weights
+        weight.name: next((name for name in (weight.name, *weight.duplicates) if name in where), weight.name)
+        for weight in weights
     }
     shapes = native.parameter_shapes(config)
     expected = {}
     for weight in weights:
         shape = published_shape(weight, [shapes[path] for path in weight.paths])
-        expected[sources[weight.name] or weight.name] = shape
+        expected[sources[weight.name]] = shape
         expected |= {name: shape for name in weight.duplicates if name in where}
     if problems := trees.differences(expected, stored):
         raise ValueError(f'{directory}: the weights do not match config.json: {problems}')
@@ -75,7 +87,7 @@ def assemble(directory, config, weights, where, dtype):
     return params
 
 
-def loaded(params):
+def loaded(params: Mapping) -> dict:
     """The parameters as jax arrays, pending ones read."""
     tree = {}
     for path, leaf in trees.flatten(params):
@@ -83,19 +95,19 @@ def loaded(params):
     return tree
 
 
-def published_shape(weight, shapes):
+def published_shape(weight: Weight, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """The shape of the published tensor of parameters of these shapes."""
     *outer, _ = shapes[0]
     shape = (*outer, sum(each[-1] for each in shapes))
     return (1, *shape) if weight.row else shape[::-1] if weight.transpose else shape
 
 
-def as_ours(weight, array):
+def as_ours(weight: Weight, array: np.ndarray) -> np.ndarray:
     """The published tensor as its parameters have it, side by side."""
     return array[0] if weight.row else array.T if weight.transpose else array
 
 
-def as_published(weight, array):
+def as_published(weight: Weight, array: np.ndarray) -> np.ndarray:
     """Parameters side by side as the published tensor has them."""
     return array[None] if weight.row else array.T if weight.transpose else array
 

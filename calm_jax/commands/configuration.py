@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import inspect
 import logging
@@ -15,9 +16,11 @@ from typing import Any, NamedTuple
 import gin
 from gin import config as gin_config
 
-from calm_jax import gin_registry
+from calm_jax import gin_registry, options
 from calm_jax.checks import check_type, expected, parts
 from calm_jax.commands import gin_state
+from calm_jax.decoding.codec import class_reference
+from calm_jax.decoding.decoding import Decoding
 from calm_jax.nearest import did_you_mean
 
 
@@ -35,6 +38,20 @@ class Configuration(NamedTuple):
     text: str
     macros: dict[str, Any]
     state: gin_state.Bindings
+
+
+class BoundDecoding(NamedTuple):
+    """What gin files and bindings say of decoding.
+
+    Attributes:
+      document: a decoding document of what is bound, defaults included; a class is named where a reference is bound.
+      unused: {class: {option: value}} of classes that are bound and that nothing in the document names.
+      own: classes in the document that do not come along.
+    """
+
+    document: dict[str, Any]
+    unused: dict[type, dict[str, Any]]
+    own: tuple[type, ...]
 
 
 def gin_folder() -> pathlib.Path:
@@ -62,14 +79,67 @@ def read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[s
         return Configuration(_within(state, gin.get_configurable('job')()), gin.config_str(), macros, state)
 
 
-def decoding_bindings(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> dict[str, Any]:
-    """What files and bindings set of `Decoding`, by field: {'exit': Exit(SoftmaxGap(), 0.8)}, each @Class() made.
+def decoding(
+    files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = (), own: Sequence[type] = ()
+) -> BoundDecoding:
+    """What files and bindings set of `Decoding` and of the classes that it is made of.
 
-    Raises as `read`; a class that refuses its arguments raises its own ValueError, in one line.
+    own: classes of the user's that may be bound as well, without a registration of theirs.
+    Raises as `read`, and for a class that is bound where another kind is expected.
     """
-    with _parsed(files, bindings, search_paths):
-        with _one_line_errors():
-            return dict(gin.get_bindings('Decoding'))
+    with _parsed(files, bindings, search_paths, own):
+        visited: dict[type, None] = {}
+        document = _document(Decoding, 'calm_jax.Decoding', visited)
+        unused, within = {}, dict(visited)
+        for kind in (*options.classes(Decoding), *own):
+            if kind not in within and (bound := _document(kind, _selector(kind), within)):
+                unused[kind] = bound
+    return BoundDecoding(document, unused, tuple(kind for kind in visited if kind not in options.classes(Decoding)))
+
+
+@contextlib.contextmanager
+def _registered(kinds: Sequence[type]) -> Iterator[None]:
+    """gin with these classes too, for the length of a `with` block, but for those that it knows already."""
+    unknown = [kind for kind in kinds if kind not in gin_config._INVERSE_REGISTRY]
+    try:
+        for kind in unknown:
+            gin.external_configurable(kind, name=kind.__name__, module=kind.__module__)
+        yield
+    finally:
+        for kind in unknown:
+            if kind in gin_config._INVERSE_REGISTRY:
+                gin_config._REGISTRY.pop(gin_config._INVERSE_REGISTRY.pop(kind).selector)
+
+
+def _document(kind: type, selector: str, visited: dict[type, None]) -> dict[str, Any]:
+    """What is bound of a class that decodings are made of, as a decoding document has it, defaults included."""
+    visited[kind] = None
+    bound = gin.get_bindings(selector, resolve_references=False)
+    document = {}
+    hints = options.annotations(kind)
+    for field in dataclasses.fields(kind):
+        option, where = options.of(field), f'{kind.__name__}.{field.name}'
+        if field.name not in bound:
+            # Where there is one class alone, what is bound of it needs no reference to it.
+            if option.kind and (inner := _document(option.kind, _selector(option.kind), visited)):
+                document[field.name] = inner
+            continue
+        where, value = _followed(where, bound[field.name])
+        if not isinstance(value, gin_config.ConfigurableReference):
+            document[field.name] = value
+            continue
+        made, bases = value.configurable.wrapped, [each for each in parts(hints[field.name]) if isinstance(each, type)]
+        if not (value.evaluate and isinstance(made, type) and dataclasses.is_dataclass(made) and issubclass(made, (*bases,))):
+            classes = [option.kind] if option.kind else (option.kinds or {}).values()
+            raise ValueError(f'{where} is {value!r}; expected {" or ".join(f"@{each.__name__}()" for each in classes)}')
+        inner = _document(made, value.scoped_selector, visited)
+        named = {} if made is option.kind else class_reference(made, option.kinds)
+        document[field.name] = {**named, **inner}
+    return document
+
+
+def _selector(kind: type) -> str:
+    return gin_config._INVERSE_REGISTRY[kind].selector
 
 
 def bindings(resolved: str) -> dict[str, str]:
@@ -85,9 +155,11 @@ def search_folders(args: argparse.Namespace) -> list[str]:
 
 
 @contextlib.contextmanager
-def _parsed(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str]) -> Iterator[None]:
-    """Files and bindings in gin, checked, for the length of a `with` block."""
-    with gin_state.apart(folders=[*map(str, search_paths), str(gin_folder())]):
+def _parsed(
+    files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str], own: Sequence[type] = ()
+) -> Iterator[None]:
+    """Files and bindings in gin, checked, for the length of a `with` block; `own`: classes that may be bound as well."""
+    with gin_state.apart(folders=[*map(str, search_paths), str(gin_folder())]), _registered(own):
         for file in files:
             _parse(functools.partial(gin.parse_config_file, file), file)
         known = set(_macros())
@@ -130,9 +202,16 @@ def _check_types() -> None:
     """Raises ValueError for a value, function or object that is bound where another kind is expected, naming its macro."""
     for configurable in (*gin_registry.CONFIGURABLES, gin_registry.job):
         values = gin.get_bindings(configurable.__name__, resolve_references=False)
-        for name, parameter in inspect.signature(configurable).parameters.items():
+        for name, annotation in _annotations(configurable).items():
             if name in values:
-                _check_kind(*_followed(f'{configurable.__name__}.{name}', values[name]), parameter.annotation)
+                _check_kind(*_followed(f'{configurable.__name__}.{name}', values[name]), annotation)
+
+
+def _annotations(configurable: Callable) -> dict[str, Any]:
+    """The type of each parameter."""
+    if isinstance(configurable, type) and dataclasses.is_dataclass(configurable):
+        return options.annotations(configurable)
+    return {name: parameter.annotation for name, parameter in inspect.signature(configurable).parameters.items()}
 
 
 def _followed(where: str, value: Any) -> tuple[str, Any]:
@@ -176,8 +255,8 @@ def _words(kind: Any) -> list[str]:
     """What may be bound where a type is expected, as a gin file has it."""
     if _callable(kind):
         return [f'@{each.__name__}' for each in gin_registry.CONFIGURABLES if _fits(each, kind)]
-    classes = [f'@{each.__name__}()' for each in gin_registry.CONFIGURABLES if _is_a(each, kind)]
-    return classes or ([expected(kind)] if expected(kind) else [])
+    word = f'@{kind.__name__}()' if kind in gin_registry.CONFIGURABLES else expected(kind)
+    return [word] if word else []
 
 
 def _is_a(made: Any, kind: Any) -> bool:

@@ -1,21 +1,45 @@
-"""The flags of every command that decodes, and the settings they make."""
+"""The flags of every command that decodes, and the `Decoding` they make.
+
+The flags of the group "decoding" are the options of `Decoding` and of every class that it may hold: none is named here but λ. A
+class of the user's own, as in `--measure package.module:Class`, is imported before the command's flags are read, so that its
+options are flags too.
+"""
 
 import argparse
-import os
-from pathlib import Path
+import copy
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-import jax
-
-from calm_jax.commands import gin_flags
+from calm_jax.checks import check_type
+from calm_jax.commands import gin_flags, option_flags
 from calm_jax.commands.flag_types import positive
-from calm_jax.decoding.settings import FORMS, KEEP, MEASURES, PROPAGATIONS, PRUNINGS, Settings
+from calm_jax.commands.option_flags import Flag
+from calm_jax.decoding import partial
+from calm_jax.decoding.codec import class_name, from_json
+from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.layout import Layout, at
 from calm_jax.models.config import DEVICE_DTYPES
+from calm_jax.types import Sizes
 
-# What a checkpoint's defaults say of beam search, which other ways to decode do without.
-BEAMS = ('num_beams', 'length_penalty', 'early_stopping')
+MEASURE, THRESHOLD, CHOICE = ('exit', 'measure'), ('exit', 'threshold'), ('choice',)
 
 
-def add_model(parser, required=True):
+@dataclasses.dataclass
+class DecodeFlags:
+    """What a command's flags can say of decoding, and what gin said.
+
+    layout: with the classes of the user's that flags or gin name. flags: by name. bound: what gin says, a partial decoding
+    document. unused: {class: {option: value}} that gin binds, of classes that nothing in `bound` names.
+    """
+
+    layout: Layout
+    flags: dict[str, Flag]
+    bound: dict = dataclasses.field(default_factory=dict)
+    unused: dict[type, dict] = dataclasses.field(default_factory=dict)
+
+
+def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--checkpoint, --batch_size, --dtype, --quiet: which model, and how it is run."""
     parser.add_argument('--checkpoint', required=required, metavar='DIR', help='native checkpoint (see `calm import`)')
     parser.add_argument('--batch_size', type=positive, default=32, metavar='N', help='rows decoded together (default 32)')
@@ -25,170 +49,152 @@ def add_model(parser, required=True):
     parser.add_argument('--quiet', action='store_true', help='no progress bars, no summary')
 
 
-def add_settings(parser, threshold=True):
-    """Everything that decides the output. A flag that is not given leaves no attribute: defaults are those of Settings."""
-    group = parser.add_argument_group('decoding', argument_default=argparse.SUPPRESS)
-    group.add_argument(
-        '--max_new_tokens',
-        type=positive,
-        metavar='T',
-        help="most tokens generated, with the end-of-sequence (default: the checkpoint's own, else 128)",
-    )
-    group.add_argument(
-        '--max_source_length',
-        type=positive,
-        metavar='S',
-        help='input tokens, with the end-of-sequence; longer inputs are cut (default: as above, else 512)',
-    )
-    group.add_argument(
-        '--measure',
-        metavar='NAME',
-        help=f'confidence measure: {", ".join(MEASURES)}, or package.module:Class (default: full depth)',
-    )
-    group.add_argument('--measure_options', metavar='K=V,…', help='arguments of a measure of yours')
-    group.add_argument(
-        '--pruning',
-        metavar='KIND',
-        help=f'of the vocabulary that the measure looks at above layer --min_exit_layer: {", ".join(PRUNINGS)} (default none)',
-    )
-    group.add_argument('--keep', type=positive, metavar='K', help=f'ids kept by rank (default {KEEP}, decaying: all)')
-    group.add_argument('--keep_least', type=positive, metavar='K', help='where decaying pruning ends (default 256)')
-    group.add_argument(
-        '--partition',
-        metavar='KIND',
-        help="probabilities over the 'kept' ids, as published (default), or the 'full' vocabulary, others as "
-        'they stood when dropped',
-    )
-    group.add_argument(
-        '--alpha',
-        type=float,
-        metavar='α',
-        help='a contrast weighs ids of at least α times the largest probability (default 0.1)',
-    )
-    group.add_argument(
-        '--emits',
-        metavar='NAME',
-        help='the distribution that a contrast says tokens from: model (default), auto_contrastive or dola',
-    )
-    if threshold:
-        group.add_argument(
-            '--threshold',
-            type=float,
-            metavar='λ',
-            help='leave when the confidence reaches it, in [0, 1]; 1 is the full model (default 1)',
-        )
-    group.add_argument(
-        '--threshold_form',
-        metavar='FORM',
-        help=f'how λ becomes the threshold of a position: {", ".join(FORMS)} (default constant)',
-    )
-    group.add_argument('--decay_temperature', type=float, metavar='τ', help='of a decaying form (default 4)')
-    group.add_argument('--min_exit_layer', type=positive, metavar='J', help='layers every token visits (default 1)')
-    group.add_argument(
-        '--propagation',
-        metavar='NAME',
-        help=f'what skipped layers hold: {", ".join(PROPAGATIONS)} (default lazy; the last two are ablations)',
-    )
-    group.add_argument(
-        '--plan',
-        metavar='PLAN',
-        help='full (default), uniform:C for C evenly spaced decoder layers, or package.module:function',
-    )
-    group.add_argument('--temperature', type=float, metavar='X', help='0 decodes greedily (default), else samples')
-    group.add_argument('--top_k', type=int, metavar='K', help='sample from the K likeliest tokens (default 0: all)')
-    group.add_argument('--top_p', type=float, metavar='P', help='sample from the likeliest tokens of probability P (default 1)')
-    group.add_argument('--seed', type=int, help='of sampled draws (default 0)')
-    group.add_argument('--num_beams', type=positive, metavar='K', help='beam search with K sequences (default 1: none)')
-    group.add_argument(
-        '--length_penalty', type=float, metavar='P', help='beam search compares log-probability / length^P (default 1)'
-    )
-    group.add_argument(
-        '--early_stopping',
-        type=_early_stopping,
-        metavar='WHEN',
-        help='beam search ends a row with K finished sequences: true, false (default), or never',
-    )
-    group.add_argument('--no_repeat_ngram_size', type=int, metavar='N', help='no N tokens in a row twice (default 0: off)')
-    group.add_argument('--min_new_tokens', type=int, metavar='T', help='no end of sequence before T tokens (default 0)')
-    group.add_argument('--forced_first_id', type=int, metavar='ID', help='the first token (default -1: free)')
-    group.add_argument('--forced_last_id', type=int, metavar='ID', help='the last token that fits (default -1: free)')
-    gin_flags.add_arguments(parser)
+def add_decoding(parser: argparse.ArgumentParser, threshold: bool = True) -> None:
+    """Everything that decides the output. A flag that is not given leaves no attribute: defaults are those of the options.
 
-
-def given(args) -> dict:
-    """The settings that were said: by gin, and by flags, which win."""
-    said = {}
-    if args.gin_file or args.gin_binding:
-        # Imported here: gin brings the training code with it, which most decoding does without.
-        from calm_jax.commands import configuration
-
-        said = configuration.decode_settings(args.gin_file, args.gin_binding, configuration.search_folders(args))
-    flags = {name: getattr(args, name) for name in Settings.__dataclass_fields__ if name != 'dtype' and hasattr(args, name)}
-    return {**said, **flags}
-
-
-def settings(args, model) -> Settings:
-    """The settings that the flags make, over the checkpoint's defaults.
-
-    Raises ValueError for what is said and would change nothing, since its owner is off.
+    threshold: whether there is --threshold; without it the command itself chooses λ.
     """
-    said = given(args)
-    defaults = {name: value for name, value in model.generation.items() if name in Settings.__dataclass_fields__}
-    if 'num_beams' not in said and (said.get('measure') or said.get('temperature')):
-        defaults = {name: value for name, value in defaults.items() if name not in BEAMS}
-    length, source_length = model.limits(said.get('max_new_tokens'), said.get('max_source_length'))
-    made = Settings(
-        **{**defaults, **said, 'max_new_tokens': length, 'max_source_length': source_length, 'dtype': model.config.dtype}
-    )
-    if said.get('dtype', made.dtype) != made.dtype:
-        raise ValueError(f'Settings.dtype is {said["dtype"]}, and the model was loaded in {made.dtype}; say --dtype')
-    owners = {
-        '--measure': (
-            made.measure is not None,
-            ('measure_options', 'pruning', 'threshold_form', 'decay_temperature', 'min_exit_layer', 'propagation'),
-        ),
-        '--pruning': (made.pruning != 'none', ('keep', 'keep_least', 'partition')),
-        '--pruning decaying': (made.pruning != 'fixed', ('keep_least',)),
-        'a contrast as --measure': (made.contrasts, ('alpha', 'emits')),
-        '--temperature': (made.temperature > 0, ('top_k', 'top_p', 'seed')),
-        '--num_beams': (made.num_beams > 1, BEAMS[1:]),
-        'a decaying --threshold_form': (made.threshold_form != 'constant', ('decay_temperature',)),
-    }
-    for owner, (on, owned) in owners.items():
-        if not on and (idle := [name for name in owned if name in said]):
-            raise ValueError(f'--{idle[0]} changes nothing without {owner}')
-    return made
+    group = parser.add_argument_group('decoding', argument_default=argparse.SUPPRESS)
+    without = () if threshold else (THRESHOLD,)
+    layout = Layout()
+    known = option_flags.flags(layout, without)
+    option_flags.add_arguments(group, known, layout)
+    gin_flags.add_arguments(parser)
+    parse = parser.parse_known_args
+
+    # Which flags there are depends on the classes that flags name: those are read first.
+    def parse_known_args(args=None, namespace=None):
+        made = _named(args, known, without)
+        more = {name: flag for name, flag in made.flags.items() if name not in known}
+        option_flags.add_arguments(group, more, made.layout)
+        known.update(more)
+        namespace, others = parse(args, namespace)
+        namespace.decode_flags = made
+        return namespace, others
+
+    parser.parse_known_args = parse_known_args
 
 
-def stream(model, texts, settings: Settings, batch_size, first=0):
-    """Outputs of the texts under these settings."""
-    values = settings.build(model.config, model.heads)
-    return model.stream(
-        texts,
-        exit=values.exit,
-        plan=values.plan,
-        propagation=values.propagation,
-        sampling=values.sampling,
-        constraints=values.constraints,
-        beam=values.beam,
-        max_new_tokens=settings.max_new_tokens,
-        max_source_length=settings.max_source_length,
-        batch_size=batch_size,
-        seed=settings.seed,
-        first=first,
-    )
+def given(args: argparse.Namespace) -> dict:
+    """What was said of decoding, by gin and by flags, which win: a partial decoding document.
+
+    Raises ValueError for flags that exclude each other, and for what gin binds of a class where another is chosen.
+    """
+    made: DecodeFlags = args.decode_flags
+    flagged: dict = {}
+    for name, flag in made.flags.items():
+        if hasattr(args, name):
+            partial.put(flagged, flag.path, option_flags.content(flag, getattr(args, name)))
+    bound, selecting = copy.deepcopy(made.bound), [place.kind for place in made.layout.selecting()]
+    for kind in [kind for kind in made.unused if kind in selecting]:
+        partial.put(bound, made.layout.path_of(kind), made.unused[kind])
+    said = partial.merged(partial.selected(bound, made.layout), partial.selected(flagged, made.layout))
+    for kind in [kind for kind in made.unused if kind not in selecting]:
+        said = _with_unused(said, kind, made)
+    return said
 
 
-def _early_stopping(text):
-    """True, False or 'never'."""
-    known = {'true': True, 'false': False, 'never': 'never'}
-    if text.lower() not in known:
-        raise argparse.ArgumentTypeError(f'{text!r}; expected true, false or never')
-    return known[text.lower()]
+def decoding_of(args: argparse.Namespace, model: Any, by_record: bool = False) -> Decoding:
+    """What the flags make of a model: its checkpoint's defaults, under gin, under flags, with its limits filled in.
+
+    by_record: λ is each record's own, and --threshold need not say any. Raises ValueError for what is said and would change
+    nothing, since its owner is not chosen, and for what the model cannot do.
+    """
+    layout, said, sizes = args.decode_flags.layout, given(args), model.config.sizes
+    document = partial.merged(_defaults(said, model.generation), said)
+    document = partial.completed(partial.unselected(document, layout), layout, sizes)
+    _check_threshold(said, document, args.decode_flags, by_record)
+    if 'class' not in at(document, MEASURE):  # λ is 1, and said of nothing
+        said, document = _without_threshold(said), _without_threshold(document)
+    partial.check_owned(said, document, layout)
+    _check_changes(said, document)
+    return model.resolve(from_json(document, heads=model.heads, classes=layout.own))
 
 
-def use_compilation_cache():
-    """Keeps compiled programs between runs, in $JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
-    if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-        base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-        jax.config.update('jax_compilation_cache_dir', str(base / 'calm_jax'))
+def otherwise(args: argparse.Namespace, document: dict, sizes: Sizes) -> Iterator[tuple[str, Any, Any]]:
+    """(name of the flag, what was said, what the document has) of what flags and gin say otherwise than a decoding document.
+
+    sizes: of the model that it decodes with; they say what uniform:4 means.
+    """
+    layout = args.decode_flags.layout
+    yield from partial.otherwise(partial.completed(given(args), layout, sizes), document, layout)
+
+
+def _named(args: Sequence[str] | None, known: dict[str, Flag], without) -> DecodeFlags:
+    """The flags there are with the classes of the user's that flags and gin name, which are imported."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    naming = {name: flag for name, flag in known.items() if flag.option.named}
+    for name in naming:
+        first.add_argument(f'--{name}', nargs='?')
+    gin_flags.add_arguments(first)
+    try:
+        named, _ = first.parse_known_args(args)
+    except argparse.ArgumentError:  # the command's own parser says what is wrong
+        return DecodeFlags(Layout(), known)
+    texts = [(flag, getattr(named, name) or '') for name, flag in naming.items()]
+    own = [option_flags.imported(text, flag) for flag, text in texts if option_flags.is_own(flag, text)]
+    if not (named.gin_file or named.gin_binding):
+        layout = Layout(own)
+        return DecodeFlags(layout, option_flags.flags(layout, without))
+    # Imported here: gin brings the training code with it, which most decoding does without.
+    from calm_jax.commands import configuration
+
+    folders = configuration.search_folders(named)
+    said = configuration.decoding(named.gin_file, named.gin_binding, folders, Layout(own).own)
+    layout = Layout([*own, *said.own])
+    return DecodeFlags(layout, option_flags.flags(layout, without), said.document, said.unused)
+
+
+def _with_unused(said: dict, kind: type, made: DecodeFlags) -> dict:
+    """What was said, over what gin binds of a class that is chosen elsewhere. Raises ValueError where it is not."""
+    path, values = made.layout.path_of(kind), made.unused[kind]
+    option = made.layout.place(path).option
+    chosen = made.layout.chosen(said, path)
+    if chosen != class_name(kind, option.kinds):
+        instead = f'{option.flag or path[-1]} is {chosen}' if chosen else f'no {option.flag} is chosen'
+        raise ValueError(f'{kind.__name__}.{next(iter(values))}, which gin binds, changes nothing: {instead}')
+    below: dict = {}
+    partial.put(below, path, values)
+    return partial.merged(below, said)
+
+
+def _defaults(said: dict, generation: dict) -> dict:
+    """The checkpoint's own decoding document; without a beam search, which takes no exit or gate, where one is said."""
+    decides = 'class' in at(said, MEASURE) or 'class' in at(said, ('gate',))
+    if decides and at(said, CHOICE).get('class') != 'beam' and at(generation, CHOICE).get('class') == 'beam':
+        return {name: value for name, value in generation.items() if name != 'choice'}
+    return generation
+
+
+def _check_threshold(said: dict, document: dict, made: DecodeFlags, by_record: bool) -> None:
+    """Raises ValueError for λ without a measure, for a measure without λ where there is a flag for it, and for λ said twice."""
+    exit, kinds = at(document, ('exit',)), made.layout.place(MEASURE).option.kinds or {}
+    measure = at(exit, ('measure',)).get('class')
+    if 'threshold' in exit and measure is None:
+        check_type('threshold', exit['threshold'], float)
+        if exit['threshold'] < 1:
+            raise ValueError(f'threshold is {exit["threshold"]} without a measure; name one of {", ".join(kinds)}')
+    if by_record:
+        if measure is None:
+            raise ValueError('--threshold_field changes nothing without --measure')
+        if 'threshold' in exit:
+            raise ValueError('--threshold and --threshold_field both say λ; leave one of the two out')
+    elif measure is not None and 'threshold' not in exit and 'threshold' in made.flags:
+        raise ValueError(f'--measure {measure} without --threshold would decode at full depth; say λ')
+
+
+def _without_threshold(document: dict) -> dict:
+    """The document without λ, and without an exit of which it was all."""
+    exit = {name: value for name, value in at(document, ('exit',)).items() if name != 'threshold'}
+    others = {name: value for name, value in document.items() if name != 'exit'}
+    return {**others, 'exit': exit} if exit or document.get('exit') == {} else others
+
+
+def _check_changes(said: dict, document: dict) -> None:
+    """Raises ValueError for what every decoding has and this one has no use for: what skipped layers hold where none leaves
+    early, and the seed where nothing is drawn."""
+    if 'propagation' in said and not at(document, ('exit',)):
+        raise ValueError('--propagation changes nothing without --measure')
+    own = any(':' in at(document, (name,)).get('class', '') for name in ('gate', 'plan'))
+    if 'seed' in said and at(document, CHOICE).get('class') != 'sampled' and not own:
+        raise ValueError('--seed changes nothing without --temperature')

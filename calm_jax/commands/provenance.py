@@ -5,7 +5,7 @@ import os
 import platform
 import shlex
 
-UNSAID = ('command', 'analysis', 'quiet', 'overwrite')  # no flags, or none that decide what is written
+UNSAID = ('command', 'analysis', 'quiet', 'overwrite', 'decode_flags')  # no flags, or none that decide what is written
 
 
 def provenance(command: str, args, *, seed: int, settings: dict, fingerprints: dict, data: dict | None) -> dict:
@@ -47,8 +47,12 @@ def machine() -> str:
 def typed(command: str, args) -> str:
     """The command as a line of shell, from its parsed flags; what has no value is left out."""
     words = ['calm', *command.split()]
+    decoding = args.decode_flags.flags if hasattr(args, 'decode_flags') else {}
     for name, value in vars(args).items():
         if name in UNSAID:
+            continue
+        if name in decoding:
+            words += [f'--{name}', str(value).lower() if isinstance(value, bool) else str(value)]
             continue
         for each in value if isinstance(value, list) else [value]:
             if each is True:

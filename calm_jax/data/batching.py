@@ -214,7 +214,7 @@ def evaluation_batches(
 
 
 def collate(
-    examples: Sequence[Example],
+    examples: Sequence[Example | None],
     source_buckets: Buckets,
     target_buckets: Buckets,
     *,

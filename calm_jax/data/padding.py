@@ -39,7 +39,13 @@ class Buckets(NamedTuple):
 
 
 def pad_rows(
-    rows: Sequence[Sequence[int]], buckets: Buckets, num_rows: int, *, pad_id: int, eos_id: int | None, left: bool = False
+    rows: Sequence[Sequence[int] | np.ndarray],
+    buckets: Buckets,
+    num_rows: int,
+    *,
+    pad_id: int,
+    eos_id: int | None,
+    left: bool = False,
 ) -> np.ndarray:
     """[num_rows, S] int32, S the bucket of the longest row: the ids of each row, the end of sequence, then padding.
 

@@ -53,7 +53,7 @@ class _Source(NamedTuple):
     """Where a Task's examples come from and how they become texts."""
 
     tfds_name: str
-    to_texts: Callable[[tf.data.Dataset], tf.data.Dataset]
+    to_texts: Callable
 
 
 @seqio.map_over_dataset
@@ -99,7 +99,7 @@ def score(example: dict, benchmark: str) -> dict:
     return {**_identity(example), 'inputs': _named_fields(benchmark, example), 'targets': label}
 
 
-def _glue(name: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+def _glue(name: str) -> Callable:
     labels = GLUE_LABELS[name]
     if labels is None:
         return functools.partial(score, benchmark=name)
@@ -140,7 +140,7 @@ def register(vocabulary: seqio.Vocabulary | None = None, data_dir: str | os.Path
         seqio.TaskRegistry.remove(name)
         seqio.TaskRegistry.add(
             name,
-            source=seqio.TfdsDataSource(
+            source=seqio.TfdsDataSource(  # pyright: ignore[reportArgumentType]  # seqio's protocol is stricter than its sources
                 tfds_name=source.tfds_name,
                 tfds_data_dir=None if data_dir is None else os.fspath(data_dir),
                 read_only=data_dir is not None,
@@ -233,7 +233,7 @@ def _examples(task: seqio.Task, split: str, dataset: tf.data.Dataset) -> Iterato
         yield {'id': identity, 'source': source, 'target': target, **fields}
 
 
-def _read(task: seqio.Task, split: str, dataset: tf.data.Dataset) -> Iterator[dict[str, Any]]:
+def _read(task: seqio.Task, split: str, dataset: tf.data.Dataset) -> Iterator[Any]:
     """The examples of a dataset as arrays; what TensorFlow says of damaged data in one line."""
     try:
         yield from dataset.as_numpy_iterator()

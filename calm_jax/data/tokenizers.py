@@ -29,15 +29,19 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without an end-of-sequence id."""
+        ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids before the first end-of-sequence; never raises: ids without a text are dropped."""
+        ...
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """One printable string for each id, to be shown side by side; spaces are spaces."""
+        ...
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all that decides the ids of a text."""
+        ...
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes the files that `load_tokenizer(directory)` reads."""
@@ -212,8 +216,9 @@ class JsonTokenizer:
         self._tokenizer.no_padding()
         self.eos_token, self.pad_token = eos_token, pad_token
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
-        ids = {name: tokenizer.token_to_id(name) for name in (eos_token, pad_token) if name is not None}
-        if missing := [name for name, number in ids.items() if number is None]:
+        names = dict.fromkeys(name for name in (eos_token, pad_token) if name is not None)
+        ids = {name: number for name in names if (number := tokenizer.token_to_id(name)) is not None}
+        if missing := [name for name in names if name not in ids]:
             raise ValueError(f'{", ".join(missing)} is not in the vocabulary')
         self.eos_id: int = ids[eos_token]
         self.pad_id: int = -1 if pad_token is None or pad_token == eos_token else ids[pad_token]
@@ -267,7 +272,7 @@ class BytePairTokenizer(JsonTokenizer):
     FILES = ('vocab.json', 'merges.txt')
 
     @classmethod
-    def load(cls, directory: str | os.PathLike, special: tuple[str | None, ...] = (None, '<|endoftext|>', None)):
+    def load(cls, directory: str | os.PathLike, special: tuple[str | None, str, str | None] = (None, '<|endoftext|>', None)):
         """A JsonTokenizer from a folder. special: the tokens that start, end and pad a text, as the model's family has them;
         what `tokenizer_config.json` says wins, and tokens that the vocabulary lacks are none."""
         directory = Path(directory)

@@ -36,9 +36,9 @@ class Sampled(Choice):
     Raises ValueError for a temperature that is not positive, a negative top_k, or a top_p outside (0, 1].
     """
 
-    temperature: Any = option(1.0, '0 decodes greedily (the default), else samples', metavar='X', selects=0.0)
+    temperature: float | Array = option(1.0, '0 decodes greedily (the default), else samples', metavar='X', selects=0.0)
     top_k: int = option(0, 'sample from the K likeliest tokens (0: all)', metavar='K')
-    top_p: Any = option(1.0, 'sample from the likeliest tokens of probability P', metavar='P')
+    top_p: float | Array = option(1.0, 'sample from the likeliest tokens of probability P', metavar='P')
 
     def __post_init__(self):
         if isinstance(self.temperature, int | float) and not self.temperature > 0:
@@ -74,7 +74,7 @@ class Beam(Choice):
     """
 
     size: int = option(4, 'beam search with K sequences (1: none)', flag='num_beams', metavar='K', selects=1)
-    length_penalty: Any = option(1.0, 'beam search compares log-probability / length^P', metavar='P')
+    length_penalty: float | Array = option(1.0, 'beam search compares log-probability / length^P', metavar='P')
     early_stopping: bool | Literal['never'] = option(
         False, 'beam search ends a row with K finished sequences, or never before none could be better', metavar='WHEN'
     )

@@ -14,7 +14,7 @@ from calm_jax.depth.gates import GATES, Gate
 from calm_jax.depth.plans import PLANS, PlanMaker
 from calm_jax.options import option
 from calm_jax.pytrees import pytree
-from calm_jax.types import Sizes
+from calm_jax.types import Array, Sizes
 
 CHOICES: dict[str, type[Choice]] = {'greedy': Greedy, 'sampled': Sampled, 'beam': Beam}
 
@@ -26,8 +26,12 @@ class Limits:
     Raises ValueError for a limit below 1.
     """
 
-    max_source_length: int | None = option(None, 'input tokens; longer inputs are cut', metavar='S')
-    max_new_tokens: Any = option(None, 'most tokens generated', metavar='T')
+    max_source_length: int | None = option(
+        None, "input tokens; longer inputs are cut (default: the checkpoint's own, else 512)", metavar='S'
+    )
+    max_new_tokens: int | Array | None = option(
+        None, "most tokens generated, the end-of-sequence included (default: the checkpoint's own, else 128)", metavar='T'
+    )
 
     def __post_init__(self):
         for name in ('max_source_length', 'max_new_tokens'):
@@ -60,7 +64,7 @@ class Decoding:
     )
     choice: Choice = option(Greedy(), kinds=CHOICES, flag=None)
     rules: Rules = option(Rules(), kind=Rules)
-    seed: Any = option(0, 'of every draw')
+    seed: int | Array = option(0, 'of every draw')
 
     def __post_init__(self):
         for name, (kind, example) in _PARTS.items():

@@ -78,7 +78,7 @@ class LayerLoop(NamedTuple):
             if self.inputs.depth is not None:
                 state = state._replace(active=state.active & (self.inputs.depth != layer + 1))
         if self.decoding.exit is not None and self.decoding.exit.measure.prunes:
-            # Where no layer was sure the full head decides; a row that a plan or gate takes past the last layer has not seen it.
+            # Where no layer was sure the full head decides; a row that a plan or gate takes past the last has not seen it.
             state = state._replace(predicted=state.predicted & (~state.active | ran))
         return state, DecoderCache(tuple(layers), tuple(filled), self._exit_states(cache.exit_states, state))
 
@@ -96,7 +96,7 @@ class LayerLoop(NamedTuple):
             predicted=jnp.zeros(rows, bool),
             sub_layers=None if self.every_layer else jnp.zeros((rows, 3), jnp.int32),
             scored=None if measure is None and gate is None else jnp.zeros((rows, 3), jnp.int32),
-            executed=jnp.zeros((), jnp.int32),
+            executed=None if self.every_layer else jnp.zeros((), jnp.int32),
             memory=None if measure is None else measure.init(rows, self.config.sizes),
             gate_memory=None if gate is None else gate.init(rows, self.config.sizes),
             exit_kv=None if empty is None else KVCache(empty, empty),
@@ -160,13 +160,17 @@ class LayerLoop(NamedTuple):
     def _count(self, state, rows):
         """The state with the sub-layers that the rows run counted, and those that the batch ran."""
         if self.every_layer:
-            return state._replace(executed=state.executed + self.sub_layers)
+            return state
         ran = jnp.stack([rows.self_attention, rows.cross_attention, rows.feed_forward], axis=1)
         if self.config.decoder_only:
             ran = ran.at[:, 1].set(False)
         return state._replace(
             sub_layers=state.sub_layers + ran, executed=state.executed + jnp.sum(jnp.any(ran, axis=0), dtype=jnp.int32)
         )
+
+    def executed(self, state: LayerState) -> Int[Array, '']:
+        """Sub-layers that the batch ran for this token: where rows run every layer until they leave, those of the deepest."""
+        return self.sub_layers * jnp.max(state.visited) if state.executed is None else state.executed
 
     def _who_runs(self, layer, state) -> tuple[LayerState, SubLayers]:
         """The state, with what the gate remembers, and who runs the layer's sub-layers."""

@@ -137,7 +137,7 @@ class LayerState(NamedTuple):
     sub_layers: int32 [B, 3], self-attention, cross-attention and feed-forward that ran; None where all of every layer visited
         do. scored: int32 [B, 3], states put through the head, ids scored, operations of decisions in units of D; None without
         exit rule and gate.
-    executed: int32 [], sub-layers that the batch ran.
+    executed: int32 [], sub-layers that the batch ran; None as for `sub_layers`.
     memory, gate_memory: of the measure and the gate. exit_kv: keys and values of the last layer each row ran, where
     propagation copies them.
     """
@@ -151,7 +151,7 @@ class LayerState(NamedTuple):
     predicted: Array
     sub_layers: Array | None
     scored: Array | None
-    executed: Array
+    executed: Array | None
     memory: Any
     gate_memory: Any
     exit_kv: KVCache | None

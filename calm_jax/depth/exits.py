@@ -1,6 +1,6 @@
 """The exit rule: a measure, and the threshold at which a token leaves."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
@@ -35,7 +35,7 @@ class Exit:
     """
 
     measure: Measure = option(help='the confidence measure', metavar='NAME', kinds=MEASURES, named=True)
-    threshold: Any = option(1.0, 'leave when the confidence reaches λ in [0, 1]; 1 is off', metavar='λ')
+    threshold: float | Array = option(1.0, 'leave when the confidence reaches λ in [0, 1]; 1 is off', metavar='λ')
     form: ThresholdForm = option(
         Constant(), 'how λ becomes the threshold of a position', flag='threshold_form', metavar='FORM', kinds=FORMS
     )

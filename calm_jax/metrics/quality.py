@@ -209,7 +209,7 @@ def _sentence_bleu():
 
 @functools.cache
 def _bleurt_scorer(checkpoint: str):
-    from bleurt import score  # imports TensorFlow
+    from bleurt import score  # pyright: ignore[reportMissingImports]  # optional; imports TensorFlow
 
     return score.BleurtScorer(checkpoint)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -57,7 +58,9 @@ def _draw_ranks(ranks: Sequence[Ranks]) -> Figure:
     handles, width = {}, 0.7 / len(ranks)
     for index, each in enumerate(ranks):
         colour = LIGHT.series[index % len(LIGHT.series)]
-        boxes = [dict(zip(('whislo', 'q1', 'med', 'q3', 'whishi'), quantiles, strict=True)) for quantiles in each.quantiles]
+        boxes: list[dict[str, Any]] = [
+            dict(zip(('whislo', 'q1', 'med', 'q3', 'whishi'), quantiles, strict=True)) for quantiles in each.quantiles
+        ]
         places = [layer + 1 + (index - (len(ranks) - 1) / 2) * width for layer in range(len(boxes))]
         line = {'color': colour, 'linewidth': 1.2}
         drawn = axes.bxp(

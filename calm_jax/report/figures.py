@@ -84,7 +84,7 @@ def render(drawing: Drawing) -> Rendered:
 def new_figure(rows: int, height: float, ratios: Sequence[float] | None = None) -> tuple[Figure, Sequence[Axes]]:
     """A figure of `rows` axes over one another, `height` inches high, that share their horizontal axis."""
     figure = Figure(figsize=(4.8, height))
-    return figure, figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+    return figure, list(figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0])
 
 
 def head(axes: Axes, what: str) -> None:

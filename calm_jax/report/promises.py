@@ -63,7 +63,7 @@ def summary(promises: Sequence[Promise]) -> Grid:
     keep = [place for place in range(len(_COLUMNS)) if any(row[place] is not None for row in rows)]
     return Grid(
         [Heading(_COLUMNS[place][0], '', _COLUMNS[place][1]) for place in keep],
-        [[NOTHING if row[place] is None else row[place] for place in keep] for row in rows],
+        [[NOTHING if (cell := row[place]) is None else cell for place in keep] for row in rows],
     )
 
 

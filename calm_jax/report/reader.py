@@ -59,10 +59,11 @@ def read(directory: str | pathlib.Path) -> Run:
         raise NotADirectoryError(f'{directory}: a file; expected the folder it lies in')
     run = Run(directory)
     readers = (_certificate, _results, _curve, _trials, _sensitivity, _ranks, _confidences, _examples)
-    kept = (run.certificates, run.results, run.curves, run.trials, run.sensitivities, run.ranks, run.confidences, run.examples)
+    contents: list[list] = [run.certificates, run.results, run.curves, run.trials]
+    contents += [run.sensitivities, run.ranks, run.confidences, run.examples]
     named = [list(search(directory, pattern)) for pattern in PATTERNS]
     found = _recognized(directory, set().union(*named))
-    for reader, paths, into in zip(readers, named, kept, strict=True):
+    for reader, paths, into in zip(readers, named, contents, strict=True):
         for path in sorted([*paths, *found.get(reader, ())]):
             document = load(path)
             relative = path.relative_to(directory)
@@ -107,7 +108,7 @@ def _reader_of(content: object) -> Callable | None:
         return _results
     if {'metric', 'positions', 'sampling', 'layer'} <= content.keys():
         return _sensitivity
-    return {'ranks': _ranks, 'confidence': _confidences}.get(content.get('analysis'))
+    return {'ranks': _ranks, 'confidence': _confidences}.get(str(content.get('analysis')))
 
 
 def _provenance(document: Document) -> Provenance | None:

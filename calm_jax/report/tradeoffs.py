@@ -219,9 +219,9 @@ def _comparable(curves: Sequence[Curve]) -> list[list[Curve]]:
 def _same_data(one: Curve, other: Curve) -> bool:
     if (one.metric, one.num_layers, one.n) != (other.metric, other.num_layers, other.n):
         return False
-    qualities = [curve.full.quality if curve.full is not None else None for curve in (one, other)]
+    ours, theirs = (curve.full.quality if curve.full is not None else None for curve in (one, other))
     # A full model decoded on another machine may differ in a few tokens; another task differs by far more.
-    return None in qualities or abs(qualities[0] - qualities[1]) <= 0.005 * max(1.0, abs(qualities[1]))
+    return ours is None or theirs is None or abs(ours - theirs) <= 0.005 * max(1.0, abs(theirs))
 
 
 def _has(point: Point, *names: str) -> bool:

@@ -132,13 +132,13 @@ def _finding(trials: Trials) -> str:
     if trials.n_calibration and trials.n_test:
         sizes = f' ({trials.n_calibration:,} examples to calibrate, {trials.n_test:,} to test)'
     note = f'{trials.trials} random splits{sizes}.'
-    counted = [each for each in trials.tolerances if each.share_pool_above is not None]
+    counted = [(share, each.tolerance) for each in trials.tolerances if (share := each.share_pool_above) is not None]
     if not counted:
         return note
-    worst = max(counted, key=lambda each: each.share_pool_above)
+    share, tolerance = max(counted, key=lambda pair: pair[0])
     often = 'in none of them'
-    if worst.share_pool_above > 0:
-        often = f'in up to {percent(worst.share_pool_above)} of them, the most at δ = {number(worst.tolerance)}'
+    if share > 0:
+        often = f'in up to {percent(share)} of them, the most at δ = {number(tolerance)}'
     return f'{note} The risk of the setting chosen, over all the data, lay above δ {often}; ε is {percent(trials.epsilon)}.'
 
 

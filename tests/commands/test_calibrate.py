@@ -9,12 +9,12 @@ import shutil
 
 import numpy as np
 import pytest
+from calm_jax.decoding.settings import Settings
 
 from calm_jax import calibration
 from calm_jax.analysis import confidences
 from calm_jax.cli import main
 from calm_jax.commands import calibrate as command
-from calm_jax.decoding.settings import Settings
 from calm_jax.metrics import quality
 from calm_jax.model import load
 from calm_jax.report import reader
@@ -105,6 +105,7 @@ def test_the_same_comes_out_without_a_model(certified, calibrate, folder):
 def test_the_curve_holds_every_setting_that_was_decoded(certified, folder):
     curve = json.loads((folder / 'records' / 'curve.json').read_text())
     assert curve['num_layers'] == 3 and curve['full']['layers'] == 3 and curve['label'] == 'classifier'
+    assert len(curve['points']) > 1
     assert all(point['layers'] < 3 and point['flops'] < curve['full']['flops'] for point in curve['points'][1:])
 
 

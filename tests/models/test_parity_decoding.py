@@ -1,7 +1,10 @@
 """The token loop, with its caches, generates what the reference implementation generated (tests/fixtures/parity)."""
 
 import dataclasses
+import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -21,3 +24,12 @@ def test_the_token_loop_emits_the_references_64_greedy_tokens(name):
     trace = generate(config, checkpoint.params, source, max_new_tokens=64)
     np.testing.assert_array_equal(trace.tokens, reference['greedy'])
     np.testing.assert_array_equal(trace.exit_layers, config.num_decoder_layers)
+
+
+@pytest.mark.parametrize('name', ['gated_gelu', 'llama_3'])
+def test_the_optimised_program_emits_them_too(name):
+    """conftest.py turns XLA's optimiser off for the tests; what users run has it on."""
+    test = test_the_token_loop_emits_the_references_64_greedy_tokens.__name__
+    code = f'import runpy; runpy.run_path({__file__!r})[{test!r}]({name!r})'
+    environment = {key: value for key, value in os.environ.items() if key not in ('XLA_FLAGS', 'JAX_COMPILATION_CACHE_DIR')}
+    subprocess.run([sys.executable, '-c', code], env=environment, check=True)

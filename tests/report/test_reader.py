@@ -171,6 +171,7 @@ def test_certificates_tables_and_sensitivities_are_known_by_what_they_hold(some)
         '{"format": 3}',
         '[' * 100_000,
         '{"metric": 1, "positions": {}, "sampling": [], "layer": []}',
+        '{"analysis": ["ranks"]}',
         '\ufeff{}',
     ],
 )

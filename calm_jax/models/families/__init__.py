@@ -11,6 +11,11 @@
 A new family is a new file and its place in `FAMILIES`.
 """
 
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+from calm_jax.models.config import TransformerConfig
 from calm_jax.models.families import bart, gpt2, llama, opt, t5
 
 FAMILIES = (t5, bart, gpt2, opt, llama)
@@ -58,7 +63,7 @@ _BOOKKEEPING = frozenset(
 )
 
 
-def family_of(published):
+def family_of(published: dict[str, Any]) -> ModuleType:
     """The module that reads a published configuration (a dict).
 
     Raises:
@@ -71,7 +76,7 @@ def family_of(published):
     raise ValueError(f'model_type is {published.get("model_type")!r}; expected one of {known}')
 
 
-def config_from_published(published, tensors=()):
+def config_from_published(published: dict[str, Any], tensors: Iterable[str] = ()) -> TransformerConfig:
     """TransformerConfig of a published configuration (a dict) of any known family; tensors: the names in its files.
 
     Attributes that no forward pass reads are dropped first, and those that are null or empty: published files list
@@ -91,7 +96,7 @@ def config_from_published(published, tensors=()):
     )
 
 
-def family_for(config):
+def family_for(config: TransformerConfig) -> ModuleType:
     """The first module that can publish a model with `config`.
 
     Raises:

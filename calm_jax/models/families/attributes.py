@@ -1,13 +1,22 @@
 """Reading a published configuration: every attribute is understood or refused by name."""
 
 import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from calm_jax.models.config import TransformerConfig
 
 _TYPES = {field.name: field.type for field in dataclasses.fields(TransformerConfig)}
 
 
-def fields_of(published, attributes, *, fixed=(), without_effect=(), by_hand=()):
+def fields_of(
+    published: dict[str, Any],
+    attributes: Mapping[str, tuple[str, Any]],
+    *,
+    fixed: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
+    without_effect: Iterable[str] = (),
+    by_hand: Iterable[str] = (),
+) -> dict[str, Any]:
     """Fields of TransformerConfig from a published configuration (a dict).
 
     attributes: {published name: (our field, what leaving it out means, or None where it may not be left out)}.
@@ -31,21 +40,21 @@ def fields_of(published, attributes, *, fixed=(), without_effect=(), by_hand=())
     }
 
 
-def number(name, value, kind=int):
+def number(name: str, value: Any, kind: Any = int) -> Any:
     """A published value as a number of `kind`. Raises ValueError for one that is none."""
     if isinstance(value, bool) or not isinstance(value, (int, kind)):
         raise ValueError(f'{name} is {value!r}; expected a number')
     return kind(value)
 
 
-def one_of(name, value, table):
+def one_of(name: str, value: Any, table: Mapping[str, Any]) -> Any:
     """What a published value means. Raises ValueError for one that is not in the table."""
     if not isinstance(value, str) or value not in table:
         raise ValueError(f'{name} is {value!r}; expected one of {", ".join(table)}')
     return table[value]
 
 
-def published_as(what, value, table):
+def published_as(what: str, value: Any, table: Mapping[str, Any]) -> str:
     """The published name of our value. Raises ValueError where the family has none."""
     names = {ours: theirs for theirs, ours in table.items()}
     if value not in names:
@@ -53,7 +62,7 @@ def published_as(what, value, table):
     return names[value]
 
 
-def eos_ids(published, default):
+def eos_ids(published: dict[str, Any], default: int) -> dict[str, Any]:
     """Our fields of the ids that end a sequence: published are one or several."""
     value = published.get('eos_token_id')
     ids = [default] if value is None else value if isinstance(value, list) else [value]
@@ -61,18 +70,18 @@ def eos_ids(published, default):
     return {'eos_id': first, 'other_eos_ids': tuple(others)}
 
 
-def published_eos(config):
+def published_eos(config: TransformerConfig) -> int | list[int]:
     """One id or several, as published."""
     return config.eos_id if not config.other_eos_ids else list(config.eos_ids)
 
 
-def pad_id(published, eos):
+def pad_id(published: dict[str, Any], eos: int) -> int:
     """Of a decoder alone: −1 where the vocabulary has no padding, or pads with a token that texts hold."""
     value = published.get('pad_token_id')
     return -1 if value is None or value in (eos, published.get('bos_token_id')) else number('pad_token_id', value)
 
 
-def require(config, **wanted):
+def require(config: TransformerConfig, **wanted: Any) -> None:
     """Raises ValueError naming the first field of a configuration that the family does not have."""
     for name, value in wanted.items():
         found = getattr(config, name)

@@ -1,6 +1,9 @@
 """BART: Lewis et al. 2020. Sums are normed, and so are embeddings; positions are learned; the head is the embedding, and a
 bias."""
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.families.attributes import eos_ids, fields_of, one_of, published_as, published_eos, require
 from calm_jax.models.families.weights import Weight, linear, norm
@@ -57,7 +60,7 @@ _READ_BY_HAND = {'activation_function', 'scale_embedding', 'eos_token_id', *_SAM
 _OFFSET = 2
 
 
-def config_from_published(published, tensors):
+def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> TransformerConfig:
     """TransformerConfig of a published configuration (a dict). Raises ValueError for what is not computed."""
     fields = fields_of(published, _FIELDS, fixed=_FIXED, without_effect=_WITHOUT_EFFECT, by_hand=_READ_BY_HAND)
     for name, (other, default) in _SAME.items():
@@ -85,7 +88,7 @@ def config_from_published(published, tensors):
     )
 
 
-def published_from_config(config):
+def published_from_config(config: TransformerConfig) -> dict[str, Any]:
     """The published configuration (a dict) of a model with `config`. Raises ValueError where the family has none."""
     scaled = config.embedding_scale == config.emb_dim**0.5
     require(
@@ -128,7 +131,7 @@ def published_from_config(config):
     }
 
 
-def weight_map(config):
+def weight_map(config: TransformerConfig) -> Iterator[Weight]:
     """Yields a `Weight` for every parameter of a model with `config`."""
     yield Weight(
         'model.shared.weight',

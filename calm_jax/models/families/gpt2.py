@@ -1,6 +1,8 @@
 """GPT-2: Radford et al. 2019. Linear weights are published as [in, out], query, key and value side by side."""
 
 import re
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.families.attributes import eos_ids, fields_of, number, one_of, pad_id, published_as, published_eos, require
@@ -43,7 +45,7 @@ _WITHOUT_EFFECT = {
 _READ_BY_HAND = {'n_inner', 'activation_function', 'eos_token_id', 'bos_token_id', 'pad_token_id', 'tie_word_embeddings'}
 
 
-def config_from_published(published, tensors):
+def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> TransformerConfig:
     """TransformerConfig of a published configuration (a dict). Raises ValueError for what is not computed."""
     fields = fields_of(published, _FIELDS, fixed=_FIXED, without_effect=_WITHOUT_EFFECT, by_hand=_READ_BY_HAND)
     ends = eos_ids(published, 50256)
@@ -66,7 +68,7 @@ def config_from_published(published, tensors):
     )
 
 
-def published_from_config(config):
+def published_from_config(config: TransformerConfig) -> dict[str, Any]:
     """The published configuration (a dict) of a model with `config`. Raises ValueError where the family has none."""
     require(
         config,
@@ -104,7 +106,7 @@ def published_from_config(config):
     }
 
 
-def weight_map(config):
+def weight_map(config: TransformerConfig) -> Iterator[Weight]:
     """Yields a `Weight` for every parameter of a model with `config`."""
     yield Weight('transformer.wte.weight', 'token_embedder/embedding', False, ('lm_head.weight',) if config.tied_head else ())
     yield Weight('transformer.wpe.weight', 'decoder/position_embedder/embedding')

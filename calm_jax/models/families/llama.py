@@ -1,6 +1,8 @@
 """LLaMA 1, 2 and 3: Touvron et al. 2023, Grattafiori et al. 2024."""
 
 import re
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.families.attributes import eos_ids, fields_of, number, one_of, pad_id, published_as, published_eos, require
@@ -44,7 +46,7 @@ _READ_BY_HAND = {
 _SCALING = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
 
 
-def config_from_published(published, tensors):
+def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> TransformerConfig:
     """TransformerConfig of a published configuration (a dict). Raises ValueError for what is not computed."""
     fields = fields_of(published, _FIELDS, without_effect=_WITHOUT_EFFECT, by_hand=_READ_BY_HAND)
     ends = eos_ids(published, 2)
@@ -67,7 +69,7 @@ def config_from_published(published, tensors):
     )
 
 
-def _rotation(published):
+def _rotation(published) -> dict[str, Any]:
     """Our fields of the rotation; recent files keep all of it in `rope_parameters`."""
     rotation = {
         'rope_theta': published.get('rope_theta', 10_000.0),
@@ -88,7 +90,7 @@ def _rotation(published):
     return {'rotary_theta': theta, 'rotary_scaling': tuple(number(name, rotation[name], float) for name in _SCALING)}
 
 
-def published_from_config(config):
+def published_from_config(config: TransformerConfig) -> dict[str, Any]:
     """The published configuration (a dict) of a model with `config`. Raises ValueError where the family has none."""
     require(
         config,
@@ -125,7 +127,7 @@ def published_from_config(config):
     }
 
 
-def weight_map(config):
+def weight_map(config: TransformerConfig) -> Iterator[Weight]:
     """Yields a `Weight` for every parameter of a model with `config`."""
     yield Weight(
         'model.embed_tokens.weight', 'token_embedder/embedding', False, ('lm_head.weight',) if config.tied_head else ()

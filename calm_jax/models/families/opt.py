@@ -1,5 +1,8 @@
 """OPT: Zhang et al. 2022, 125m to 66b; 350m norms sums instead of inputs and embeds narrower than it computes."""
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.families.attributes import eos_ids, fields_of, number, one_of, pad_id, published_as, published_eos, require
 from calm_jax.models.families.weights import Weight, linear, norm
@@ -35,7 +38,7 @@ _READ_BY_HAND = {
 _OFFSET = 2
 
 
-def config_from_published(published, tensors):
+def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> TransformerConfig:
     """TransformerConfig of a published configuration (a dict). Raises ValueError for what is not computed."""
     fields = fields_of(published, _FIELDS, fixed=_FIXED, without_effect=_WITHOUT_EFFECT, by_hand=_READ_BY_HAND)
     ends = eos_ids(published, 2)
@@ -64,7 +67,7 @@ def config_from_published(published, tensors):
     )
 
 
-def published_from_config(config):
+def published_from_config(config: TransformerConfig) -> dict[str, Any]:
     """The published configuration (a dict) of a model with `config`. Raises ValueError where the family has none."""
     require(
         config,
@@ -100,7 +103,7 @@ def published_from_config(config):
     }
 
 
-def weight_map(config):
+def weight_map(config: TransformerConfig) -> Iterator[Weight]:
     """Yields a `Weight` for every parameter of a model with `config`."""
     stack, place = 'model.decoder', config.norm_position
     yield Weight(

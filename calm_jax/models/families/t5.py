@@ -9,6 +9,9 @@ T5 1.0 takes its head from the embedding and scales what it reads by 1/√D. Lat
 of theirs tie it all the same.
 """
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.families.attributes import eos_ids, fields_of, number, one_of, published_as, published_eos, require
 from calm_jax.models.families.weights import Weight
@@ -67,7 +70,7 @@ _READ_BY_HAND = {
 }
 
 
-def config_from_published(published, tensors):
+def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> TransformerConfig:
     """TransformerConfig of a published configuration (a dict), whose files hold tensors of these names.
 
     Raises:
@@ -100,7 +103,7 @@ def config_from_published(published, tensors):
     )
 
 
-def published_from_config(config):
+def published_from_config(config: TransformerConfig) -> dict[str, Any]:
     """The published configuration (a dict) of a model with `config`.
 
     Raises:
@@ -145,7 +148,7 @@ def published_from_config(config):
     }
 
 
-def weight_map(config):
+def weight_map(config: TransformerConfig) -> Iterator[Weight]:
     """Yields a `Weight` for every parameter of a model with `config`."""
     copies = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
     yield Weight(

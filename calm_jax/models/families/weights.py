@@ -1,5 +1,6 @@
 """How one published tensor becomes one parameter, or several."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 
@@ -26,14 +27,14 @@ class Weight(NamedTuple):
         return self.path.split()
 
 
-def linear(name, path, bias, transpose=True):
+def linear(name: str, path: str, bias: bool, transpose: bool = True) -> Iterator[Weight]:
     """The weight of a linear map, and its bias where there is one."""
     yield Weight(f'{name}.weight', _each(path, 'kernel'), transpose)
     if bias:
         yield Weight(f'{name}.bias', _each(path, 'bias'))
 
 
-def norm(name, path, kind):
+def norm(name: str, path: str, kind: str) -> Iterator[Weight]:
     """The scale of a norm, and the bias of one that subtracts the mean."""
     yield Weight(f'{name}.weight', f'{path}/scale')
     if kind == 'layer':

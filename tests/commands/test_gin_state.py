@@ -10,6 +10,11 @@ from gin import config as gin_config
 
 from calm_jax import gin_registry
 from calm_jax.commands import configuration, gin_state
+from calm_jax.decoding.codec import source_hash
+from calm_jax.depth.confidence import StaticDepth
+from calm_jax.depth.vocabulary import FixedPruning
+from calm_jax.options import option
+from calm_jax.pytrees import pytree
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions
 from calm_jax.training.train_state import TrainState
@@ -62,10 +67,10 @@ def test_reading_a_configuration_leaves_the_host_s_gin_as_it_was(host):
     with gin.config_scope('inner'):
         before = snapshot()
         read = configuration.read(FILES, REQUIRED)
-        decoding = configuration.decoding_bindings([], ['Decoding.seed=3'])
+        bound = configuration.decoding([], ['Limits.max_new_tokens=3'])
         assert snapshot() == before
         assert host().rate == 2.0
-    assert (read.macros['MODEL_DIR'], decoding) == ('a', {'seed': 3})
+    assert (read.macros['MODEL_DIR'], bound.document) == ('a', {'limits': {'max_new_tokens': 3}})
     assert 'RATE = 0.5' not in read.text and 'Optimizer.warmup_steps = %WARMUP_STEPS' in read.text
 
 
@@ -141,3 +146,33 @@ assert uniform() == 0.5
 def test_importing_the_library_leaves_the_host_s_gin_as_it_was():
     run = subprocess.run([sys.executable, '-c', IMPORTING], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+@pytree
+class Mine(StaticDepth):
+    gain: float = option(0.5)
+
+
+def test_classes_that_are_bound_leave_gin_as_it_was(host, tmp_path):
+    (tmp_path / 'mine.gin').write_text('Exit.measure = @Mine()\nExit.threshold = 0.25\nDecoding.seed = 3\n')
+    before = snapshot()
+    bound = configuration.decoding(['mine.gin'], ['Mine.gain=2.0', 'FixedPruning.keep=9'], [str(tmp_path)], [Mine])
+    assert snapshot() == before
+    measure = {'class': f'{__name__}:Mine', 'source': source_hash(Mine), 'gain': 2.0}
+    assert bound.document == {'exit': {'measure': measure, 'threshold': 0.25}, 'seed': 3}
+    assert bound.unused == {FixedPruning: {'keep': 9}} and bound.own == (Mine,)
+
+
+@pytest.mark.parametrize(
+    'binding, message',
+    [
+        ('Decoding.exit=@SoftmaxGap()', 'Decoding.exit is @SoftmaxGap(); expected @Exit() or None'),
+        ('Exit.measure=@Exit()', 'Exit.measure is @Exit(); expected @SoftmaxGap() or '),
+        ("Exit.threshold='a'", "Exit.threshold is 'a'; expected a number"),
+        ('Exit.treshold=0.5', '--gin.Exit.treshold=0.5: Exit has no treshold; did you mean threshold?'),
+    ],
+)
+def test_a_decoding_that_cannot_be_meant_is_refused_in_one_line(binding, message):
+    with pytest.raises(ValueError) as error:
+        configuration.decoding([], [binding])
+    assert str(error.value).startswith(message) and '\n' not in str(error.value)

@@ -1,0 +1,111 @@
+"""Work is counted where it is done: the operations of a decode are the matrix products that its program multiplies.
+
+Of one row without padding, so that what the batch runs is what the row needs. Two things are as shaped and not as needed: a
+step reads the whole ring of its caches, and a prompt all pairs of its positions; those are added to the count here.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calm_jax.decoding.choice import Beam
+from calm_jax.decoding.decoding import Decoding, Limits
+from calm_jax.decoding.generate import program
+from calm_jax.decoding.propagation import Eager, Lazy
+from calm_jax.depth.confidence import Measure, SoftmaxMax
+from calm_jax.depth.contrast import WeightedContrast
+from calm_jax.depth.exits import Exit
+from calm_jax.depth.gates import ScriptedGate
+from calm_jax.depth.plans import PlanMaker
+from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning
+from calm_jax.metrics import cost
+from calm_jax.models.config import TransformerConfig
+from calm_jax.models.transformer import init_params
+from calm_jax.pytrees import pytree
+from calm_jax.types import Plan
+from tests.metrics.products import products
+
+TOKENS, SOURCE = 6, 5
+T5 = TransformerConfig(
+    vocab_size=14, emb_dim=8, num_heads=2, head_dim=6, mlp_dim=10, num_encoder_layers=2, num_decoder_layers=3
+)
+LLAMA = dataclasses.replace(T5, num_encoder_layers=0, num_kv_heads=1, positions='rotary', mlp_activations=('silu', 'linear'))
+OPT = dataclasses.replace(T5, num_encoder_layers=0, mlp_activations=('relu',), embedding_dim=4, tied_head=True)
+
+
+@pytree
+class ScriptedExit(Measure):
+    """Sure after the layer that a table names for each token."""
+
+    layers: np.ndarray
+
+    def observe(self, memory, evidence):
+        sure = evidence.layer + 1 >= jnp.asarray(self.layers)[evidence.position]
+        return memory, sure.astype(jnp.float32), None
+
+
+@pytree(static=('after',))
+class DrawnPlan(PlanMaker):
+    """Sub-layers drawn once, some of each kind; asked after so many layers."""
+
+    after: int = 0
+
+    def __call__(self, context):
+        assert (context.hidden is None) == (self.after == 0)
+        rng, sizes = np.random.default_rng(3), context.sizes
+        layers = (sizes.layers,) * 3 + (sizes.encoder_layers,) * 2
+        return Plan(*(jnp.asarray(rng.random((context.tokens.shape[0], count)) < 0.6) for count in layers))
+
+
+def exits(measure=ScriptedExit(np.array([1, 3, 1, 2, 3, 1])), **options):
+    return Exit(measure, threshold=0.5, **options)
+
+
+GATE = ScriptedGate(np.random.default_rng(1).random((TOKENS, 3, 3)) < 0.6)
+FIXED = FixedPruning(keep=5, pruning_layer=1)
+DECAYING = DecayingPruning(keep_least=3, pruning_layer=1, partition='full')
+
+CASES = {
+    'full depth': (T5, {}),
+    'exits': (T5, {'exit': exits()}),
+    'exits, eager': (T5, {'exit': exits(), 'propagation': Eager()}),
+    'exits by softmax, pruned': (T5, {'exit': Exit(SoftmaxMax(FIXED), threshold=0.4)}),
+    'exits by contrast, pruned': (T5, {'exit': Exit(WeightedContrast(DECAYING), threshold=0.2)}),
+    'gates of sub-layers': (T5, {'gate': GATE}),
+    'a plan after a layer': (T5, {'plan': DrawnPlan(after=1)}),
+    'all together': (T5, {'exit': Exit(SoftmaxMax(FIXED), threshold=0.4), 'gate': GATE, 'plan': DrawnPlan(after=1)}),
+    'beams within a plan': (T5, {'choice': Beam(size=3), 'plan': DrawnPlan()}),
+    'decoder-only, a plan after a layer': (LLAMA, {'plan': DrawnPlan(after=1)}),
+    'decoder-only, all together': (LLAMA, {'exit': exits(), 'gate': GATE, 'plan': DrawnPlan(after=2)}),
+    'decoder-only, a narrower head': (OPT, {'exit': Exit(SoftmaxMax(FIXED), threshold=0.4)}),
+}
+
+
+@pytest.mark.parametrize('config, parts', CASES.values(), ids=CASES)
+def test_the_cost_of_a_decode_is_the_products_that_its_program_multiplies(config, parts):
+    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(4))
+    tokens = np.random.default_rng(7).integers(2, 14, (1, SOURCE))
+    decoding = Decoding(**{'propagation': Lazy(window=1), 'limits': Limits(max_new_tokens=TOKENS), **parts})
+    run, (_, _, *others), settings = program(config, params, tokens, None, decoding, capacity=TOKENS)
+    multiplied, trace = products(lambda params: run(config, params, *others, **settings), params)
+
+    counted = cost.exact(config, [SOURCE], trace.work, trace.prefill)
+    expected = counted.total - counted.decisions + _padding(config, decoding, trace)
+    assert multiplied == expected
+    assert trace.lengths[0] == TOKENS
+
+
+def _padding(config, decoding, trace):
+    """The operations of keys that are read and hidden, and of looking embeddings up where they are projected."""
+    read = SOURCE - 1 if config.decoder_only else 0
+    hidden = read + TOKENS - (read + np.arange(1, trace.work.self_attention.shape[1] + 1))
+    pairs = np.sum(trace.work.self_attention * hidden)
+    if config.decoder_only:
+        after = 0 if decoding.plan is None else decoding.plan.after
+        pairs = pairs + after * (SOURCE**2 - SOURCE * (SOURCE + 1) // 2)
+        pairs = pairs + (trace.prefill.prompt_attention[0] - after) * (read**2 - read * (read + 1) // 2)
+    looked_up = read + int(trace.lengths[0]) if config.embedding_dim else 0
+    return pairs * 4 * config.num_heads * config.head_dim + looked_up * 2 * config.embedding_dim * config.emb_dim
