@@ -39,7 +39,7 @@ MAY_IMPORT = {
     'output': set(),
     'streamed_text': {'data'},
     'request': {'nearest', 'data', 'depth', 'decoding', 'calibration'},
-    'certified': {'formats', 'models', 'data', 'decoding', 'calibration', 'checkpoints'},
+    'certified': {'__init__', 'formats', 'models', 'data', 'decoding', 'calibration', 'checkpoints'},
     'model': {
         'types',
         'output',
@@ -56,6 +56,7 @@ MAY_IMPORT = {
     'runs': {'certified', 'data', 'decoding', 'model', 'progress', 'request'},
     'demo': {'data'},
     '__init__': {'model', 'depth', 'decoding', 'calibration'},
+    'gin_registry': {'options', 'models', 'decoding', 'training'},
     'sweep': {'data'},
     'curve': {'sweep', 'metrics', 'schemas'},
     'analysis': {'types', 'models', 'depth', 'decoding', 'data', 'model', 'progress'},
