@@ -20,7 +20,7 @@ MAY_IMPORT = {
     'formats': set(),
     'files': set(),
     'schemas': set(),
-    'pytrees': set(),
+    'pytrees': {'options'},
     'argmax': set(),
     'nearest': set(),
     'examples': {'schemas'},
@@ -61,7 +61,6 @@ MAY_IMPORT = {
     'curve': {'sweep', 'metrics', 'schemas'},
     'analysis': {'types', 'models', 'depth', 'decoding', 'data', 'model', 'progress'},
     'training': {'types', 'checks', 'models', 'depth', 'data', 'checkpoints', 'progress'},
-    'gin_registry': {'options', 'models', 'decoding', 'training'},
 }
 PARTS = {path.stem for path in ROOT.glob('*.py')} | {path.parent.name for path in ROOT.glob('*/*.py')}
 MAY_IMPORT['commands'] = PARTS - {'commands', 'cli', '__init__'}
