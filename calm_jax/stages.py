@@ -9,8 +9,8 @@ from calm_jax.metrics.scores import score
 from calm_jax.model import Model, load
 from calm_jax.models.config import TransformerConfig
 from calm_jax.outputs import check_apart
-from calm_jax.report import page
-from calm_jax.report.reader import read
+from calm_jax.reporting import page
+from calm_jax.reporting.reader import read
 from calm_jax.training import jobs
 from calm_jax.training.jobs import PairedText
 from calm_jax.training.optimizer import Optimizer
@@ -64,9 +64,7 @@ def train_exit_classifier(
     return _trained(folder)
 
 
-def evaluate(
-    predictions: Sequence[Any], references: Sequence[str | Sequence[str]], metrics: Sequence[str]
-) -> dict[str, float]:
+def evaluate(predictions: Sequence[Any], references: Sequence[str | Sequence[str]], metrics: Sequence[str]) -> dict[str, float]:
     """{metric: value} of predictions, one for each list of references, in the same order.
 
     predictions: texts, or outputs of a model. references: one text each, or several. metrics: names, as `calm evaluate` takes.
@@ -78,7 +76,7 @@ def evaluate(
 
 
 def report(run: str | os.PathLike, output: str | os.PathLike, overwrite: bool = False) -> page.Written:
-    """Writes one HTML page, and figures beside it, of the JSON files that earlier stages wrote to a folder; returns their paths.
+    """Writes one HTML page, and figures beside it, of the JSON files that earlier stages wrote to a folder.
 
     Raises FileNotFoundError, FileExistsError or ValueError in one line.
     """
