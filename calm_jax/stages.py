@@ -82,7 +82,7 @@ def report(run: str | os.PathLike, output: str | os.PathLike, overwrite: bool = 
     """
     content = read(Path(run))
     check_apart(output, [content.directory / path for path in content.files])
-    return page.write(content, output, overwrite)
+    return page.write(content, Path(output), overwrite)
 
 
 def _folder(model_dir: str | os.PathLike, resume: bool) -> Path:

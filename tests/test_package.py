@@ -145,19 +145,23 @@ def test_a_users_script_is_checked_with_real_types(tmp_path):
     script = tmp_path / 'script.py'
     script.write_text(
         'import calm_jax as calm\n'
-        'reveal_type(calm.load("folder"))\n'
-        'reveal_type(calm.SoftmaxGap)\n'
+        'model = calm.load("folder")\n'
+        'reveal_type(model)\n'
+        'exit = calm.Exit(calm.SoftmaxGap(calm.FixedPruning(keep=9)), threshold=0.8)\n'
+        'reveal_type(exit)\n'
+        'reveal_type(model.generate("a text", exit=exit).text)\n'
+        'reveal_type(model.generate(["a", "b"], calm.Decoding(choice=calm.Beam(size=2)), batch_size=4))\n'
         'reveal_type(calm.calibrate([[0.0]], [0.5], tolerance=0.1, epsilon=0.05))\n'
         'reveal_type(calm.__version__)\n'
         'calm.nonsense\n'
+        'calm.Limits(max_tokens=3)\n'
+        'model.generate("a text", exitt=exit)\n'
     )
     command = [sys.executable, '-m', 'pyright', '--pythonpath', sys.executable, '--project', str(tmp_path), str(script)]
     printed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path).stdout
     types = re.findall(r'Type of ".*" is "(.*)"', printed)
-    assert types == ['Model', 'type[SoftmaxGap]', 'Certificate', 'str'], printed
-    assert re.findall(r':(\d+):\d+ - error: (.*) \(', printed) == [
-        ('6', '"nonsense" is not a known attribute of module "calm_jax"')
-    ]
+    assert types == ['Model', 'Exit', 'str', 'Outputs', 'Certificate', 'str'], printed
+    assert re.findall(r':(\d+):\d+ - error: ', printed) == ['10', '11', '12'], printed
 
 
 def test_using_the_package_imports_no_other_framework():
