@@ -22,17 +22,6 @@ def job(run: Callable[..., TrainState]) -> Callable:
     return run
 
 
-def _made_of(kind: type) -> Iterator[type]:
-    """A class and those of its options' values, but for classes whose arrays are a checkpoint's."""
-    fields = list(options(kind))
-    if any(option.array for _, option in fields):
-        return
-    yield kind
-    for _, option in fields:
-        for part in (option.kinds or {}).values() if option.kind is None else [option.kind]:
-            yield from _made_of(part)
-
-
 CONFIGURABLES: tuple[Callable, ...] = (
     *classes(Decoding),
     TransformerConfig,

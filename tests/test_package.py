@@ -70,6 +70,7 @@ MAY_IMPORT = {
         'training',
         'stages',
     },
+    'gin_registry': {'options', 'models', 'decoding', 'training'},
     'sweep': {'data'},
     'curve': {'sweep', 'metrics', 'schemas'},
     'analysis': {'types', 'models', 'depth', 'decoding', 'data', 'model', 'progress'},
