@@ -11,7 +11,7 @@ from calm_jax.cli import main
 from calm_jax.commands import benchmark as command
 from calm_jax.commands.benchmark import whole_batches
 from calm_jax.models.config import TransformerConfig
-from calm_jax.report import reader
+from calm_jax.reporting import reader
 
 
 def _rows(path):
