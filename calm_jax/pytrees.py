@@ -1,11 +1,24 @@
 """Frozen dataclasses that travel through compiled functions."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform, overload
 
 import jax
 
+Class = TypeVar('Class', bound=type)
 
-def pytree(cls=None, *, static=()):
+
+@overload
+def pytree(cls: Class, *, static: tuple[str, ...] = ()) -> Class: ...
+
+
+@overload
+def pytree(cls: None = None, *, static: tuple[str, ...] = ()) -> Callable[[Class], Class]: ...
+
+
+@dataclass_transform(frozen_default=True)
+def pytree(cls: Any = None, *, static: tuple[str, ...] = ()) -> Any:
     """Makes a class a frozen dataclass and a pytree: its fields are children, but those named `static`, which must hash.
 
     The class itself is part of the tree's structure. `jax.tree_util.register_dataclass` leaves it out (jax 0.10): two

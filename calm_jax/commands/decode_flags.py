@@ -97,8 +97,8 @@ def given(args: argparse.Namespace) -> dict:
 def decoding_of(args: argparse.Namespace, model: Any, by_record: bool = False) -> Decoding:
     """What the flags make of a model: its checkpoint's defaults, under gin, under flags, with its limits filled in.
 
-    by_record: λ is each record's own, and --threshold need not say any. Raises ValueError for what is said and would change nothing, since its owner is not chosen, and for what the model cannot
-    do.
+    by_record: λ is each record's own, and --threshold need not say any. Raises ValueError for what is said and would change
+    nothing, since its owner is not chosen, and for what the model cannot do.
     """
     layout, said, sizes = args.decode_flags.layout, given(args), model.config.sizes
     document = partial.merged(_defaults(said, model.generation), said)
@@ -118,7 +118,6 @@ def otherwise(args: argparse.Namespace, document: dict, sizes: Sizes) -> Iterato
     """
     layout = args.decode_flags.layout
     yield from partial.otherwise(partial.completed(given(args), layout, sizes), document, layout)
-
 
 
 def _named(args: Sequence[str] | None, known: dict[str, Flag], without) -> DecodeFlags:

@@ -21,13 +21,13 @@ from calm_jax.data.references import references
 from calm_jax.data.sources import open_records
 from calm_jax.files import write_json
 from calm_jax.metrics import quality
+from calm_jax.metrics.scores import score, unit
 from calm_jax.outputs import check_file
 from calm_jax.progress import progress
 
 # What records of `calm generate` tell beside their text: field → (name, unit).
 _COSTS = {
-    'layers': ('layers visited', 'per token'),
-    'executed': ('layers executed by the batch', 'per step, mean of examples'),
+    'layers': ('layers', 'per token'),
     'flops': ('FLOPs', 'per example'),
     'flops_elbayad': ('FLOPs, Elbayad et al. 2020', 'per example'),
 }
@@ -80,11 +80,8 @@ def run(args):
     _check_order(ids, reference_ids, predictions, wanted)
     columns, row = [], {'examples': len(texts)}
     for name in progress(names, 'metrics', quiet=args.quiet, unit='metric'):
-        if name in quality.CORPUS_METRICS:
-            row[name], unit = quality.CORPUS_METRICS[name](texts, reference_texts), 'corpus, 0–100'
-        else:
-            row[name], unit = float(quality.metric(name)(texts, reference_texts).mean()), 'mean of examples, 0–1'
-        columns.append({'key': name, 'name': name, 'unit': unit})
+        row[name] = score(name, texts, reference_texts)
+        columns.append({'key': name, 'name': name, 'unit': unit(name)})
     for key, value in costs.means().items():
         row[key] = value
         columns.append(dict(zip(('key', 'name', 'unit'), (key, *_COSTS[key]))))

@@ -14,7 +14,7 @@ from calm_jax.commands.benchmark import whole_batches
 from calm_jax.depth.confidence import Classifier
 from calm_jax.depth.thresholds import Decaying
 from calm_jax.model import load
-from calm_jax.report import reader
+from calm_jax.reporting import reader
 
 
 def _rows(path):
