@@ -6,18 +6,20 @@ from typing import Any, TypeVar, dataclass_transform, overload
 
 import jax
 
-Class = TypeVar('Class', bound=type)
+from calm_jax.options import array, option
+
+T = TypeVar('T')
 
 
 @overload
-def pytree(cls: Class, *, static: tuple[str, ...] = ()) -> Class: ...
+def pytree(cls: type[T]) -> type[T]: ...
 
 
 @overload
-def pytree(cls: None = None, *, static: tuple[str, ...] = ()) -> Callable[[Class], Class]: ...
+def pytree(*, static: tuple[str, ...] = ()) -> Callable[[type[T]], type[T]]: ...
 
 
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, option, array))
 def pytree(cls: Any = None, *, static: tuple[str, ...] = ()) -> Any:
     """Makes a class a frozen dataclass and a pytree: its fields are children, but those named `static`, which must hash.
 

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     'formats': set(),
     'files': set(),
     'schemas': set(),
-    'pytrees': set(),
+    'pytrees': {'options'},
     'argmax': set(),
     'nearest': set(),
     'examples': {'schemas'},
