@@ -1,70 +1,58 @@
 """A model ready to use: parameters, tokenizer, heads; texts in, texts with their depth and cost out."""
 
 import dataclasses
-import functools
-import itertools
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Unpack, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calm_jax import certified
+from calm_jax.calibration import Certificate
 from calm_jax.checkpoints import native
+from calm_jax.data.example_ids import ExampleIds, sequence_id
+from calm_jax.data.jsonl import Template
 from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.data.windows import DecodeBatch, decode_windows
-from calm_jax.decoding.beam import beam_search
-from calm_jax.decoding.constraints import Constraints
-from calm_jax.decoding.generate import generate
-from calm_jax.decoding.propagation import Lazy
-from calm_jax.decoding.sampling import Greedy
+from calm_jax.decoding import codec
+from calm_jax.decoding.choice import Beam
+from calm_jax.decoding.decoding import Decoding, Limits
+from calm_jax.decoding.generate import begin, generate, step
 from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import join, split
 from calm_jax.models.transformer import Transformer
+from calm_jax.output import BatchReport, Output, Outputs
+from calm_jax.request import (
+    BATCH_SIZE,
+    Options,
+    Request,
+    check_certificate_alone,
+    check_combination,
+    check_count,
+    check_names,
+    checked_rows,
+    chosen_decoding,
+)
+from calm_jax.streamed_text import StreamedText
+from calm_jax.types import Array, Trace
+
+NEW_TOKENS, SOURCE_LENGTH = 128, 512  # limits where neither the decoding nor the checkpoint says any
 
 
-@dataclasses.dataclass(frozen=True)
-class Output:
-    """One decoded example.
-
-    text; tokens: ids, end-of-sequence included; pieces: one printable string per token.
-    exit_layers: layers visited per token, 1…L; layers_run: those of them that ran; confidence: at each exit.
-    executed: layers per step that the batch ran while this row was in it: what costs time.
-    flops, flops_elbayad: of the whole example, exact and as the paper counts (`calm_jax.metrics.cost`).
-    source_tokens: with the end-of-sequence; truncated: whether the input was longer than the limit.
-    batch_seconds: wall time of the batch it was decoded in, over the batch's rows.
-    """
-
-    text: str
-    tokens: list[int]
-    pieces: list[str]
-    exit_layers: list[int]
-    layers_run: list[int]
-    confidence: list[float]
-    executed: float
-    flops: float
-    flops_elbayad: float
-    source_tokens: int
-    truncated: bool
-    batch_seconds: float
-
-    @property
-    def layers(self) -> float:
-        """Mean exit layer per token."""
-        return float(np.mean(self.exit_layers)) if self.exit_layers else 0.0
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Model:
     """A model with its tokenizer and trained heads; `load` makes one.
 
-    params: laid out for decoding (`calm_jax.models.joined`; change them apart, `join(split(params), config)`, or a tied head
-    keeps its copy), or under t5x's names, which decode alike but slower;
-    heads: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}} or None; generation: decoding defaults.
+    params: laid out for decoding (`calm_jax.models.joined`), or under t5x's names, which decode alike but slower. Arrays in it
+    may be replaced by others; what the model derives from an array is made again then. (An array of NumPy that is changed in
+    place is the same array, and is not seen.)
+    heads: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}} or None.
+    generation: the checkpoint's defaults, a document of `calm_jax.decoding.codec` with limits, choice and rules.
     """
 
     config: TransformerConfig
@@ -72,15 +60,123 @@ class Model:
     tokenizer: Tokenizer
     heads: dict | None = None
     generation: dict = dataclasses.field(default_factory=dict)
+    _derived: dict = dataclasses.field(default_factory=dict, init=False, compare=False)
 
-    def head_table(self, exit) -> jax.Array | None:
-        """The head as [V, E], where the exit's measure prunes it and it is not the embedding, which is laid out so: made when
-        first asked for, and kept."""
-        return self._head_table if exit is not None and exit.prunes and not self.config.tied_head else None
+    def __repr__(self) -> str:
+        config = self.config
+        stacks = (
+            config.num_decoder_layers if config.decoder_only else f'{config.num_encoder_layers} + {config.num_decoder_layers}'
+        )
+        head = self.params['decoder'].get('logits_dense', {})
+        copied = head['tied_kernel'].size if 'tied_kernel' in head else 0
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params)) - copied
+        heads = f', heads {", ".join(self.heads)}' if self.heads else ''
+        return f'Model({stacks} layers, {count / 1e6:.3g} M parameters, {config.dtype}, vocabulary {config.vocab_size}{heads})'
 
-    @functools.cached_property
-    def _head_table(self):
-        return jax.jit(lambda params: Transformer(self.config).apply({'params': params}, method='head_table'))(self.params)
+    @property
+    def decoding(self) -> Decoding:
+        """How this checkpoint decodes where nothing else is said."""
+        return self.resolve(codec.from_json(self.generation))
+
+    def resolve(self, decoding: Decoding) -> Decoding:
+        """The decoding with its limits as numbers. Raises ValueError where this model cannot do it."""
+        length, source_length = self.limits(decoding.limits.max_new_tokens, decoding.limits.max_source_length)
+        resolved = dataclasses.replace(decoding, limits=Limits(source_length, length))
+        resolved.check(self.config.sizes)
+        return resolved
+
+    def limits(self, max_new_tokens: int | None = None, max_source_length: int | None = None) -> tuple[int, int]:
+        """The two limits, in tokens: what is asked for, or else the checkpoint's, or else 128 and 512, as far as the model has
+        positions.
+
+        Raises ValueError where more is asked for than there are positions.
+        """
+        own, config = codec.from_json(self.generation).limits, self.config
+        positions = config.max_positions if config.positions == 'learned' else math.inf
+        length = max_new_tokens or own.max_new_tokens or min(NEW_TOKENS, positions // 2)
+        left = positions - (length if config.decoder_only else 0)
+        source_length = max_source_length or min(own.max_source_length or SOURCE_LENGTH, left)
+        if length > positions or source_length > left or left < 1:
+            raise ValueError(
+                f'max_new_tokens {length} and max_source_length {source_length}: the model has {positions} positions'
+                + (' for both together' if config.decoder_only else ' for each')
+            )
+        return int(length), int(source_length)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What this model is recognised by: see `calm_jax.certified.fingerprints`. Computed once for the same arrays."""
+        arrays = jax.tree.leaves((self.params, self.heads))
+        return dict(
+            self._derive(
+                'fingerprints', arrays, lambda: certified.fingerprints(self.config, self.params, self.heads, self.tokenizer)
+            )
+        )
+
+    @overload
+    def generate(self, texts: str, decoding: Decoding | None = None, **options: Unpack[Options]) -> Output: ...
+
+    @overload
+    def generate(
+        self, texts: Sequence[str | Mapping[str, Any]], decoding: Decoding | None = None, **options: Unpack[Options]
+    ) -> Outputs: ...
+
+    def generate(self, texts, decoding=None, **options):
+        """The output of a text, or of several in their order, decoded as they are asked for.
+
+        decoding: how, exactly; limits that it leaves open are the checkpoint's. None: as the checkpoint says, with the parts
+        that options name in place of its own. options: see `calm_jax.request.Options`. With num_return_sequences N a text gives
+        N outputs, one after the other.
+
+        Raises TypeError or ValueError in one line, before anything is decoded, for what cannot be done.
+        """
+        single = isinstance(texts, str)
+        texts = [texts] if single else texts
+        if not isinstance(texts, Sequence):
+            raise TypeError(f'texts is {type(texts).__name__}; expected a text or a list of texts (stream takes any iterable)')
+        request = self._request('generate', decoding, options, len(texts))
+        checked = [request.text(text, i) for i, text in enumerate(texts)]
+        outputs = Outputs(self._outputs(checked, request), len(checked) * request.sequences)
+        return outputs[0] if single and request.sequences == 1 else outputs
+
+    def stream(
+        self,
+        texts: Iterable[str | Mapping[str, Any]],
+        decoding: Decoding | None = None,
+        *,
+        first: int = 0,
+        example_ids: ExampleIds | None = None,
+        watch: Callable[[BatchReport], None] | None = None,
+        **options: Unpack[Options],
+    ) -> Iterator[Output]:
+        """Outputs of any number of texts in bounded memory, in input order, a window of 64 batches at a time: those of a window
+        come when its last batch is decoded, as its texts are sorted by length.
+
+        Arguments and errors as `generate`; a text that is none raises when its turn comes. first: the index of the first text,
+        where an interrupted run goes on, a multiple of `calm_jax.data.windows.WINDOW` · batch_size; rows are of all texts, those before it too.
+        example_ids: what counted the texts before. watch: called with what each batch took.
+        """
+        request = self._request('stream', decoding, options, None)
+        checked = (request.text(text, i) for i, text in enumerate(texts, start=first))
+        return self._outputs(checked, request, first, example_ids, watch)
+
+    def stream_tokens(self, prompt: str, decoding: Decoding | None = None, **options: Unpack[Options]) -> Iterator[str]:
+        """The text that answers a prompt, in parts, as it is said; together they are `generate`'s.
+
+        A part ends where a character ends. Arguments and errors as `generate`; beams say nothing before their end, and neither
+        log-probabilities nor several sequences are of a text.
+        """
+        request = self._request('stream_tokens', decoding, options, 1)
+        if isinstance(request.decoding.choice, Beam):
+            raise ValueError('stream_tokens with beam search: no token is certain before the end; pass choice=Greedy()')
+        for name, value in (('log_probabilities', request.log_probabilities), ('num_return_sequences', request.sequences > 1)):
+            if value:
+                raise ValueError(f'stream_tokens gives a text alone; {name} belongs to generate')
+        return self._text_parts(request.text(prompt, 0), request)
+
+    def check(self, decoding: Decoding | None = None, *, count: int | None = None, **options: Unpack[Options]) -> None:
+        """Raises what `generate` would raise of these arguments and `count` texts."""
+        self._request('check', decoding, options, count)
 
     def save(self, directory: str | os.PathLike, *, dtype: str | None = None, overwrite: bool = False) -> None:
         """Writes a native checkpoint, whole or not at all."""
@@ -95,77 +191,8 @@ class Model:
             overwrite=overwrite,
         )
 
-    def generate(self, texts: Sequence[str], **settings) -> 'Outputs':
-        """Outputs of the texts, in order, decoded as they are asked for. Arguments as `stream`."""
-        return Outputs(self.stream(texts, **settings), len(texts))
-
-    def stream(
-        self,
-        texts: Iterable[str],
-        *,
-        exit=None,
-        gate=None,
-        plan=None,
-        propagation=Lazy(),
-        sampling=Greedy(),
-        constraints=None,
-        beam=None,
-        max_new_tokens: int | None = None,
-        max_source_length: int | None = None,
-        batch_size: int = 32,
-        seed: int = 0,
-        first: int = 0,
-    ) -> Iterator[Output]:
-        """Outputs of any number of texts in bounded memory, in input order, one window of batches at a time.
-
-        exit, gate, propagation, sampling, constraints: as `calm_jax.decoding.generate` takes them. plan: example ids [B] →
-        Plan. beam: a `Beam` searches instead, at full depth or within the plan; it takes no exit, gate or sampling.
-        max_new_tokens, max_source_length: tokens with the end-of-sequence; the checkpoint's own defaults where None.
-        batch_size: rows decoded together. seed: of sampled draws. first: the id of the first text, where an
-        interrupted run goes on: a multiple of `calm_jax.data.windows.WINDOW` · batch_size.
-        """
-        length, source_length = self.limits(max_new_tokens, max_source_length)
-        windows = decode_windows(
-            map(self.encode, texts), batch_size, max_source_length=source_length, first=first, **self.padding
-        )
-        key = jax.random.key(seed)
-        # On the device once, and not as a host number with every batch.
-        if beam is not None and not (exit is None and gate is None and sampling == Greedy()):
-            raise ValueError('beam search is greedy and takes no exit or gate; a plan it takes')
-        device_exit, device_gate = jax.tree.map(jnp.asarray, (exit, gate))
-        for window in windows:
-            outputs = {}
-            for batch in window:
-                batch_plan = None if plan is None else plan(batch.rows)
-                began = time.perf_counter()
-                common = {'max_new_tokens': length, 'plan': batch_plan}
-                if beam is not None:
-                    trace = beam_search(
-                        self.config, self.params, batch.tokens, beam=beam, constraints=constraints or Constraints(), **common
-                    )
-                else:
-                    trace = generate(
-                        self.config,
-                        self.params,
-                        batch.tokens,
-                        exit=device_exit,
-                        gate=device_gate,
-                        propagation=propagation,
-                        sampling=sampling,
-                        constraints=constraints,
-                        head_table=self.head_table(exit),
-                        example_ids=batch.rows.astype(np.int32),
-                        key=key,
-                        **common,
-                    )
-                trace = jax.device_get(trace)
-                seconds = (time.perf_counter() - began) / max(1, int(np.sum(batch.rows >= 0)))
-                sequences = 1 if beam is None else beam.size
-                outputs.update(self._outputs(batch, trace, exit, batch_plan, propagation, seconds, sequences))
-            yield from (outputs[row] for row in sorted(outputs))
-
     def encode(self, text: str) -> list[int]:
-        """Ids of a source or prompt, without an end of sequence; a decoder alone needs one to start from."""
+        """Ids of a source or prompt, without an end of sequence; a decoder-only model needs one to start from."""
         ids = self.tokenizer.encode(text)
         return ids or [self.config.decoder_start_id] if self.config.decoder_only else ids
 
@@ -176,87 +203,176 @@ class Model:
         alone = self.config.decoder_only
         return {'pad_id': self.config.pad_id, 'eos_id': None if alone else self.config.eos_id, 'left': alone}
 
-    def limits(self, max_new_tokens: int | None, max_source_length: int | None) -> tuple[int, int]:
-        """The two limits, in tokens: what is asked for, or else the checkpoint's defaults, or else 128 and 512, as far as the
-        model has positions.
+    @property
+    def decoding_params(self) -> dict:
+        """`params`, with the kernel of a tied head made of the embedding that stands there now."""
+        head = self.params['decoder'].get('logits_dense', {})
+        if 'tied_kernel' not in head:
+            return self.params
+        embedding = self.params['token_embedder']['embedding']
+        kernel = self._derive('tied_kernel', [embedding], lambda: jnp.transpose(embedding))
+        return {**self.params, 'decoder': {**self.params['decoder'], 'logits_dense': {**head, 'tied_kernel': kernel}}}
 
-        Raises ValueError where more is asked for than there are positions.
+    def head_table(self, decoding: Decoding) -> Array | None:
+        """The head as [V, E], where the decoding's measure prunes it and it is not the embedding, which is laid out so: made
+        when first asked for, and kept."""
+        if self.config.tied_head or decoding.exit is None or not decoding.exit.measure.prunes:
+            return None
+        arrays = jax.tree.leaves((self.params['token_embedder'], self.params['decoder'].get('logits_dense')))
+        return self._derive('head_table', arrays, lambda: _head_table(self.config, self.params))
+
+    def _derive(self, name: str, arrays: Sequence[Any], make: Callable[[], Any]) -> Any:
+        """What `make` makes of arrays, kept until others stand in their place."""
+        sources, value = self._derived.get(name, ((), None))
+        if len(sources) != len(arrays) or any(one is not other for one, other in zip(sources, arrays)):
+            value = make()
+            self._derived[name] = (tuple(arrays), value)
+        return value
+
+    def _request(self, function: str, decoding: Decoding | None, options: Options, count: int | None) -> Request:
+        """The call, checked. count: how many texts there are; None where that is not known."""
+        check_names(function, options, tuple(Options.__annotations__))
+        sequences = check_count('num_return_sequences', options.get('num_return_sequences', 1))
+        log_probabilities = bool(options.get('log_probabilities', False))
+        given, batch_size, template = options.get('certificate'), options.get('batch_size'), None
+        if batch_size is not None:
+            batch_size = check_count('batch_size', batch_size)
+        if given is not None:
+            check_certificate_alone(decoding, options)
+            certificate = given if isinstance(given, Certificate) else Certificate.load(given)
+            batch_size = batch_size or certified.recorded_batch_size(certificate) or BATCH_SIZE
+            examples = None if count is None else count * sequences
+            decoding = self.certified(certificate, batch_size, examples, options.get('classes', ()))
+            field = certified.recorded_source_field(certificate)
+            template = None if field is None else Template(field)
+        else:
+            decoding = self.resolve(chosen_decoding(lambda: self.decoding, decoding, options))
+        check_combination(decoding, sequences, log_probabilities)
+        rows = checked_rows(options.get('rows'), decoding, self.config.num_decoder_layers, count)
+        if rows is not None and rows.threshold is not None:
+            # The dial that the rows' own stand for must not turn the rule off.
+            decoding = dataclasses.replace(decoding, exit=dataclasses.replace(decoding.exit, threshold=0.0))
+        return Request(decoding, batch_size or BATCH_SIZE, rows, sequences, log_probabilities, template)
+
+    def certified(
+        self, certificate: Certificate, batch_size: int, examples: int | None = None, classes: Sequence[type] = ()
+    ) -> Decoding:
+        """The decoding of a certificate, where it covers this model; what may change a few tokens by rounding is logged once.
+
+        examples: how many there are, which decides the rows of small batches. Raises ValueError where it does not cover.
         """
-        config = self.config
-        positions = config.max_positions if config.positions == 'learned' else math.inf
-        length = max_new_tokens or self.generation.get('max_new_tokens') or min(128, positions // 2)
-        left = positions - (length if config.decoder_only else 0)
-        source_length = max_source_length or min(self.generation.get('max_source_length') or 512, left)
-        if length > positions or source_length > left or left < 1:
-            raise ValueError(
-                f'max_new_tokens {length} and max_source_length {source_length}: the model has {positions} positions'
-                + (' for both together' if config.decoder_only else ' for each')
-            )
-        return int(length), int(source_length)
+        decoding = self.resolve(certified.decoding_of(certificate, self.heads, classes))
+        environment = certified.environment(batch_size, examples)
+        certified.warn(certified.check(certificate, decoding, self.fingerprints, environment))
+        return decoding
 
-    def _outputs(self, batch: DecodeBatch, trace, exit, plan, propagation, seconds, sequences) -> dict[int, Output]:
-        """Outputs of one decoded batch by input index; rows that only filled it up are thrown away."""
-        source_tokens = np.sum(batch.tokens != self.config.pad_id, axis=1)
-        measured = observation_cost(exit, self.config)
-        if exit is not None and exit.threshold >= 1:
-            plan = None  # λ ≥ 1 turned it off
-        flops = cost.exact(
-            self.config,
-            source_tokens,
-            trace.exit_layers,
-            layers_run=trace.layers_run,
-            plan=plan,
-            propagation=propagation.filling,
-            sequences=sequences,
-            **measured,
-        ).total
-        paper = cost.elbayad(
-            self.config,
-            source_tokens,
-            trace.exit_layers,
-            confidence_flops_per_layer=measured['confidence_flops_per_layer'],
-            predicts=measured['predicts'],
-        ).total
+    def _outputs(
+        self,
+        texts: Iterable[str],
+        request: Request,
+        first: int = 0,
+        example_ids: ExampleIds | None = None,
+        watch: Callable[[BatchReport], None] | None = None,
+    ) -> Iterator[Output]:
+        """Outputs of checked texts, in order."""
+        ids_of, waiting = example_ids or ExampleIds(), {}  # ids of the examples that are read and not decoded
+
+        def sources():
+            row = first
+            for text in texts:
+                encoded, example_id = self.encode(text), ids_of(text)
+                for sequence in range(request.sequences):
+                    waiting[row] = sequence_id(example_id, sequence)
+                    row += 1
+                    yield encoded
+
+        windows = decode_windows(
+            sources(),
+            request.batch_size,
+            max_source_length=request.decoding.limits.max_source_length,
+            first=first,
+            **self.padding,
+        )
+        return self._decoded(windows, request, waiting, watch)
+
+    def _decoded(self, windows, request, waiting, watch):
+        for window in windows:
+            outputs = {}
+            for batch in window:
+                ids = np.array([waiting.pop(row, 0) for row in batch.rows.tolist()], np.int32)
+                began = time.perf_counter()
+                trace = jax.device_get(
+                    generate(
+                        self.config,
+                        self.decoding_params,
+                        batch.tokens,
+                        batch.mask,
+                        request.decoding,
+                        rows=request.rows_at(batch.rows // request.sequences),
+                        example_ids=ids,
+                        head_table=self.head_table(request.decoding),
+                        log_probabilities=request.log_probabilities,
+                    )
+                )
+                seconds = time.perf_counter() - began
+                present = int(np.sum(batch.rows >= 0))
+                outputs.update(self._rows_of(batch, trace, request.sequences, seconds / max(1, present)))
+                if watch is not None:
+                    watch(batch_report(trace, present, seconds))
+            yield from (outputs[row] for row in sorted(outputs))
+
+    def _rows_of(self, batch: DecodeBatch, trace: Trace, sequences: int, seconds: float) -> dict[int, Output]:
+        """Outputs of a decoded batch by input index; rows that only filled it up are thrown away."""
+        source_tokens = batch.mask.sum(axis=1)
+        flops = cost.exact(self.config, source_tokens, trace.work, trace.prefill).total
+        paper = cost.elbayad(self.config, source_tokens, trace.work, trace.prefill).total
+        layers, per_layer = cost.layers(self.config, trace.work), cost.sub_layers(self.config)
         outputs = {}
         for row, index in enumerate(batch.rows.tolist()):
             if index < 0:
                 continue
             length = int(trace.lengths[row])
             tokens = trace.tokens[row, :length].tolist()
+            scores = trace.log_probabilities
             outputs[index] = Output(
                 text=self.tokenizer.decode(tokens),
                 tokens=tokens,
                 pieces=self.tokenizer.pieces(tokens),
                 exit_layers=trace.exit_layers[row, :length].tolist(),
-                layers_run=trace.layers_run[row, :length].tolist(),
+                sub_layers=np.rint(layers[row, :length] * per_layer).astype(int).tolist(),
                 confidence=trace.confidence[row, :length].tolist(),
-                executed=float(np.mean(trace.executed[:length])) if length else 0.0,
+                layers=float(np.mean(layers[row, :length])) if length else 0.0,
                 flops=float(flops[row]),
                 flops_elbayad=float(paper[row]),
                 source_tokens=int(source_tokens[row]),
                 truncated=bool(batch.truncated[row]),
                 batch_seconds=seconds,
+                log_probabilities=None if scores is None else scores[row, :length].tolist(),
+                sequence=index % sequences,
             )
         return outputs
 
-
-class Outputs(Sequence):
-    """Outputs that are decoded when they are first asked for, by index or in turn."""
-
-    def __init__(self, stream: Iterator[Output], length: int):
-        self._stream, self._length, self._seen = stream, length, []
-
-    def __len__(self):
-        return self._length
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._length))]
-        if not -self._length <= index < self._length:
-            raise IndexError(f'output {index} of {self._length}')
-        index %= self._length
-        self._seen.extend(itertools.islice(self._stream, max(0, index + 1 - len(self._seen))))
-        return self._seen[index]
+    def _text_parts(self, prompt: str, request: Request) -> Iterator[str]:
+        ((batch,),) = decode_windows(
+            [self.encode(prompt)], 1, max_source_length=request.decoding.limits.max_source_length, **self.padding
+        )
+        text, params = StreamedText(self.tokenizer), self.decoding_params
+        state = begin(
+            self.config,
+            params,
+            batch.tokens,
+            batch.mask,
+            request.decoding,
+            rows=request.rows_at(batch.rows),
+            example_ids=np.array([ExampleIds()(prompt)], np.int32),
+            head_table=self.head_table(request.decoding),
+        )
+        while state.carry.alive[0]:
+            state = step(self.config, params, state, request.decoding)
+            if part := text.add(int(state.carry.last[0])):
+                yield part
+        if part := text.end():
+            yield part
 
 
 def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
@@ -279,15 +395,12 @@ def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
     )
 
 
-def observation_cost(exit: Any, config: TransformerConfig) -> dict:
-    """What an exit's measure costs, in the terms of `metrics.cost`; nothing where exits are off."""
-    layers = range(config.num_decoder_layers)
-    if exit is None or exit.threshold >= 1:
-        return {'confidence_flops_per_layer': [0 for _ in layers], 'predicts': False}
-    decides = [layer + 1 >= exit.min_exit_layer for layer in layers]
-    return {
-        'confidence_flops_per_layer': [
-            exit.measure.flops(layer, config.sizes, decides[layer]) if exit.observes(layer) else 0 for layer in layers
-        ],
-        'predicts': [exit.measure.predicts and each for each in decides],
-    }
+def batch_report(trace: Trace, sequences: int, seconds: float) -> BatchReport:
+    """What a batch took, of its trace on the host."""
+    work = trace.work
+    needed = sum(int(np.sum(each, dtype=np.int64)) for each in (work.self_attention, work.cross_attention, work.feed_forward))
+    return BatchReport(seconds, sequences, int(np.sum(trace.executed, dtype=np.int64)) * len(trace.tokens), needed)
+
+
+def _head_table(config: TransformerConfig, params: dict) -> Array:
+    return jax.jit(lambda params: Transformer(config).apply({'params': params}, method='head_table'))(params)

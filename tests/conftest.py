@@ -45,7 +45,7 @@ def checkpoint(tmp_path_factory):
     kernel = 0.3 * np.linspace(-1, 1, 16, dtype=np.float32)[:, None]  # sure now and then
     heads = {'exit_classifier': {'kernel': kernel, 'bias': np.zeros(1, np.float32)}}
     directory = tmp_path_factory.mktemp('model') / 'tiny'
-    native.save(directory, config, params, ByteTokenizer(), heads, {'max_new_tokens': 8, 'max_source_length': 16})
+    native.save(directory, config, params, ByteTokenizer(), heads, {'limits': {'max_source_length': 16, 'max_new_tokens': 8}})
     return str(directory)
 
 

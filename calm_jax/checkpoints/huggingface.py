@@ -28,17 +28,18 @@ from calm_jax.models import families
 _SINGLE, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
 _PICKLED, _PICKLED_INDEX = 'pytorch_model.bin', 'pytorch_model.bin.index.json'
 _DTYPES = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16', 'F64': 'float64'}
-# Our decoding defaults and where they are published; what leaves them off.
+# Where the published decoding defaults stand in ours, a document of `calm_jax.decoding.codec`: {part: {option: published}}.
 _DEFAULTS = {
-    'max_new_tokens': 'max_new_tokens',
-    'min_new_tokens': 'min_new_tokens',
-    'num_beams': 'num_beams',
-    'length_penalty': 'length_penalty',
-    'early_stopping': 'early_stopping',
-    'no_repeat_ngram_size': 'no_repeat_ngram_size',
-    'forced_first_id': 'forced_bos_token_id',
-    'forced_last_id': 'forced_eos_token_id',
+    'limits': {'max_new_tokens': 'max_new_tokens'},
+    'choice': {'size': 'num_beams', 'length_penalty': 'length_penalty', 'early_stopping': 'early_stopping'},
+    'rules': {
+        'no_repeat_ngram_size': 'no_repeat_ngram_size',
+        'min_new_tokens': 'min_new_tokens',
+        'forced_first_id': 'forced_bos_token_id',
+        'forced_last_id': 'forced_eos_token_id',
+    },
 }
+# What leaves a published default off.
 _OFF = {'num_beams': 1, 'length_penalty': 1.0, 'early_stopping': False, 'no_repeat_ngram_size': 0, 'min_new_tokens': 0}
 _CODES = {name: code for code, name in _DTYPES.items()}
 
@@ -120,14 +121,19 @@ def write(
             **({} if config.pad_id < 0 else {'pad_token_id': config.pad_id}),
         }
         generation = checkpoint.generation or {}
-        defaults = {theirs: generation[ours] for ours, theirs in _DEFAULTS.items() if ours in generation}
+        defaults = {
+            theirs: generation[part][ours]
+            for part, options in _DEFAULTS.items()
+            for ours, theirs in options.items()
+            if ours in generation.get(part, {})
+        }
         write_json(temporary / 'config.json', {**family.published_from_config(config), 'torch_dtype': stored}, sort_keys=True)
         write_json(temporary / 'generation_config.json', {**ids, **defaults}, sort_keys=True)
         _write_tokenizer(temporary, checkpoint.tokenizer)
 
 
 def _read_generation(path, published):
-    """Our decoding defaults; puts the token ids that generation_config.json gives in their place in `published`.
+    """Our decoding defaults, as a document; puts the token ids that generation_config.json gives in their place in `published`.
 
     The reference implementation prefers them to those of config.json when it generates; old directories keep all of it there.
     """
@@ -135,13 +141,22 @@ def _read_generation(path, published):
     for name in ('decoder_start_token_id', 'bos_token_id', 'eos_token_id', 'pad_token_id'):
         if settings.get(name) is not None:
             published[name] = settings[name]
-    said = {**published, **{name: value for name, value in settings.items() if value is not None}}
-    found = {ours: said[theirs] for ours, theirs in _DEFAULTS.items() if said.get(theirs) is not None}
+    merged = {**published, **{name: value for name, value in settings.items() if value is not None}}
     for ours, theirs in (('max_new_tokens', 'max_length'), ('min_new_tokens', 'min_length')):
-        # Of a decoder alone these count the prompt, of which a default knows nothing.
-        if ours not in found and isinstance(said.get(theirs), int) and said[theirs] > 1 and _encodes(published):
-            found[ours] = said[theirs] - 1  # they count the start token
-    return {name: value for name, value in found.items() if value != _OFF.get(name)}
+        # Of a decoder-only model these count the prompt, of which a default knows nothing.
+        length = merged.get(theirs)
+        if merged.get(ours) is None and isinstance(length, int) and length > 1 and _encodes(published):
+            merged[ours] = length - 1  # they count the start token
+    document = {
+        part: {
+            ours: merged[theirs]
+            for ours, theirs in options.items()
+            if merged.get(theirs) is not None and merged[theirs] != _OFF.get(theirs)
+        }
+        for part, options in _DEFAULTS.items()
+    }
+    document['choice'] = {'class': 'beam', **document['choice']} if 'size' in document['choice'] else {}
+    return {part: options for part, options in document.items() if options}
 
 
 def _encodes(published):

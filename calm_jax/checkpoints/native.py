@@ -4,7 +4,7 @@ config.json        TransformerConfig fields and "format": "calm_jax"
 spiece.model       (or other tokenizer files) as `calm_jax.data.tokenizers` writes them
 params/            orbax, in parts, with checksums
 heads/             the same; optional: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, ...}
-generation.json    defaults for decoding: max_new_tokens, max_source_length; {} is fine
+generation.json    defaults for decoding, a document of `calm_jax.decoding.codec` with limits, choice and rules; {} is fine
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ def save(
     config: TransformerConfig; `params` and `tokenizer` are checked against it.
     params: nested dict of arrays, or of what an array is made of one at a time.
     tokenizer: `calm_jax.data.tokenizers.Tokenizer`.
-    heads: nested dict of arrays, or None. generation: dict of decoding defaults, or None.
+    heads: nested dict of arrays, or None. generation: document of decoding defaults, or None.
     dtype: stores the floating-point parameters as this type, e.g. 'float16'; heads keep their own.
     watch: passes the parameters on, as a progress bar does.
 

@@ -21,6 +21,7 @@ from calm_jax.commands import decode_flags
 from calm_jax.commands.flag_types import numbers, positive
 from calm_jax.commands.generate import model_fingerprints
 from calm_jax.commands.provenance import data_of, provenance
+from calm_jax.compilation import use_compilation_cache
 from calm_jax.data import jsonl
 from calm_jax.data.sources import open_records
 from calm_jax.decoding.settings import KEEP, Settings
@@ -61,7 +62,7 @@ def _add_common(parser):
 
 def run(args):
     check_file(args.output, args.overwrite, [args.data])
-    decode_flags.use_compilation_cache()
+    use_compilation_cache()
     if args.analysis == 'sensitivity':
         quality.metric(args.metric)  # a name that is none is said before the model is read
     records, template = open_records(args.data), jsonl.Template(args.source_field)

@@ -23,6 +23,7 @@ from calm_jax.commands.flag_types import numbers
 from calm_jax.commands.provenance import provenance
 from calm_jax.commands.records import RECORDS, kept, open_sweep, recorded_source_field
 from calm_jax.commands.trials import check_trials, run_trials
+from calm_jax.compilation import use_compilation_cache
 from calm_jax.curve import curve
 from calm_jax.data import jsonl
 from calm_jax.data.references import references
@@ -167,7 +168,7 @@ def calibration_of(args, data, thresholds):
 
 def calibrate_in(args, data, objective, thresholds, directory):
     """Decodes, tests, and writes everything the flags ask for."""
-    decode_flags.use_compilation_cache()
+    use_compilation_cache()
     run_, sweep, model = open_sweep(args, data, directory)
     if model is None and not args.grid:
         thresholds = run_['thresholds']

@@ -8,12 +8,8 @@ options are flags too.
 import argparse
 import copy
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
-
-import jax
 
 from calm_jax.checks import check_type
 from calm_jax.commands import gin_flags, option_flags
@@ -98,16 +94,16 @@ def given(args: argparse.Namespace) -> dict:
     return said
 
 
-def decoding_of(args: argparse.Namespace, model: Any) -> Decoding:
+def decoding_of(args: argparse.Namespace, model: Any, by_record: bool = False) -> Decoding:
     """What the flags make of a model: its checkpoint's defaults, under gin, under flags, with its limits filled in.
 
-    Raises ValueError for what is said and would change nothing, since its owner is not chosen, and for what the model cannot
-    do.
+    by_record: λ is each record's own, and --threshold need not say any. Raises ValueError for what is said and would change
+    nothing, since its owner is not chosen, and for what the model cannot do.
     """
     layout, said, sizes = args.decode_flags.layout, given(args), model.config.sizes
     document = partial.merged(_defaults(said, model.generation), said)
     document = partial.completed(partial.unselected(document, layout), layout, sizes)
-    _check_threshold(said, document, args.decode_flags)
+    _check_threshold(said, document, args.decode_flags, by_record)
     if 'class' not in at(document, MEASURE):  # λ is 1, and said of nothing
         said, document = _without_threshold(said), _without_threshold(document)
     partial.check_owned(said, document, layout)
@@ -122,13 +118,6 @@ def otherwise(args: argparse.Namespace, document: dict, sizes: Sizes) -> Iterato
     """
     layout = args.decode_flags.layout
     yield from partial.otherwise(partial.completed(given(args), layout, sizes), document, layout)
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, in $JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
-    if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
-        base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-        jax.config.update('jax_compilation_cache_dir', str(base / 'calm_jax'))
 
 
 def _named(args: Sequence[str] | None, known: dict[str, Flag], without) -> DecodeFlags:
@@ -177,15 +166,20 @@ def _defaults(said: dict, generation: dict) -> dict:
     return generation
 
 
-def _check_threshold(said: dict, document: dict, made: DecodeFlags) -> None:
-    """Raises ValueError for λ without a measure, and for a measure without λ where there is a flag for it."""
+def _check_threshold(said: dict, document: dict, made: DecodeFlags, by_record: bool) -> None:
+    """Raises ValueError for λ without a measure, for a measure without λ where there is a flag for it, and for λ said twice."""
     exit, kinds = at(document, ('exit',)), made.layout.place(MEASURE).option.kinds or {}
     measure = at(exit, ('measure',)).get('class')
     if 'threshold' in exit and measure is None:
         check_type('threshold', exit['threshold'], float)
         if exit['threshold'] < 1:
             raise ValueError(f'threshold is {exit["threshold"]} without a measure; name one of {", ".join(kinds)}')
-    if measure is not None and 'threshold' not in exit and 'threshold' in made.flags:
+    if by_record:
+        if measure is None:
+            raise ValueError('--threshold_field changes nothing without --measure')
+        if 'threshold' in exit:
+            raise ValueError('--threshold and --threshold_field both say λ; leave one of the two out')
+    elif measure is not None and 'threshold' not in exit and 'threshold' in made.flags:
         raise ValueError(f'--measure {measure} without --threshold would decode at full depth; say λ')
 
 

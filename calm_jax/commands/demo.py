@@ -41,7 +41,7 @@ EXAMPLES = 12
 SPLITS = ('tune', 'calibration', 'test')
 MARKER = 'demo.json'
 # A small model has no use for more, and buckets of a long limit are wide: all texts share one compiled shape.
-GENERATION = {'max_new_tokens': 48, 'max_source_length': 320}
+GENERATION = {'limits': {'max_source_length': 320, 'max_new_tokens': 48}}
 
 
 def add_arguments(parser):

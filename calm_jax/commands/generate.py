@@ -8,191 +8,124 @@ Writes one JSON record a line, in input order: the text, and per token its exit 
 continues with --resume; the file is the same to the byte as if it had not been interrupted.
 """
 
-import collections
-import dataclasses
-import sys
+import argparse
+from pathlib import Path
 
-import jax
-
+from calm_jax import certified
 from calm_jax.calibration import Certificate
-from calm_jax.checkpoints.native import config_fingerprint, fingerprint
 from calm_jax.commands import decode_flags
+from calm_jax.compilation import use_compilation_cache
 from calm_jax.data import jsonl
-from calm_jax.data.decoded import Decoded, check_path, header
-from calm_jax.data.record_schema import record
-from calm_jax.data.sources import open_records
-from calm_jax.data.summary import Summary
-from calm_jax.data.windows import WINDOW
-from calm_jax.decoding.settings import Settings
-from calm_jax.model import load
-from calm_jax.models.joined import split
+from calm_jax.data.decoded import check_path
+from calm_jax.decoding.decoding import Decoding
+from calm_jax.model import Model, load
 from calm_jax.outputs import check_apart
-from calm_jax.progress import progress
+from calm_jax.request import BATCH_SIZE
+from calm_jax.runs import decode_file
+
+SOURCE_FIELD = 'source'
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `calm generate`."""
     decode_flags.add_model(parser)
+    parser.set_defaults(batch_size=None)  # a certificate has its own default
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument('--input', metavar='FILE', help='JSONL, plain, .gz or .xz, or seqio:TASK:SPLIT')
     source.add_argument('--prompt', metavar='TEXT', help='decode this text to standard output')
     parser.add_argument(
         '--source_field',
-        default='source',
         metavar='FIELD',
-        help="field that holds the input text, or a template such as 'translate: {en}' (default source)",
+        help="field that holds the input text, or a template such as 'translate: {en}' (default: the certificate's, else source)",
     )
+    parser.add_argument('--threshold_field', metavar='FIELD', help="field that holds a record's own λ, instead of --threshold")
     parser.add_argument('--output', metavar='FILE', help='JSONL to write; required with --input')
     parser.add_argument('--certificate', metavar='FILE', help='decode within the guarantee of this certificate')
     parser.add_argument('--resume', action='store_true', help='go on where an interrupted run stopped')
     parser.add_argument('--overwrite', action='store_true', help='replace the output if it exists')
-    decode_flags.add_settings(parser)
+    decode_flags.add_decoding(parser)
 
 
-def run(args):
-    decode_flags.use_compilation_cache()
+def run(args: argparse.Namespace) -> None:
+    """Decodes a file, or prints what answers a prompt."""
+    use_compilation_cache()
+    check_flags(args)
+    certificate = None if args.certificate is None else Certificate.load(args.certificate)
+    model = load(args.checkpoint, args.dtype)
+    recorded = certificate and certified.recorded_batch_size(certificate)
+    batch_size = args.batch_size or recorded or BATCH_SIZE
+    source_field = args.source_field or (certificate and certified.recorded_source_field(certificate)) or SOURCE_FIELD
+    if certificate is None:
+        decoding = decode_flags.decoding_of(args, model, by_record=args.threshold_field is not None)
+    else:
+        decoding = certified_decoding(args, certificate, model, batch_size)
+        if args.prompt is None:
+            report(certified.source_warnings(certificate, source_field))
+    if args.prompt is not None:
+        print(model.generate(args.prompt, decoding).text)
+        return
+    result = decode_file(
+        model,
+        decoding,
+        args.input,
+        source_field,
+        args.output,
+        batch_size=batch_size,
+        threshold_field=args.threshold_field,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        quiet=args.quiet,
+    )
+    if not args.quiet:
+        print(describe(args.output, result.summary, result.decoded, model, decoding))
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises ValueError or OSError for flags that contradict each other, a prompt that is no text, and an output that cannot be
+    written, before anything takes time."""
     if args.input and not args.output:
         raise ValueError('--input needs --output, the JSONL file to write')
-    if args.prompt is not None and (args.output or args.resume or args.overwrite):
-        raise ValueError('--prompt prints to standard output; --output, --resume and --overwrite belong to --input')
-    if 'measure' in (said := decode_flags.given(args)) and 'threshold' not in said and not args.certificate:
-        raise ValueError(f'--measure {said["measure"]} without --threshold would decode at full depth; say λ')
+    if args.prompt is not None and (args.output or args.resume or args.overwrite or args.threshold_field):
+        raise ValueError(
+            '--prompt prints to standard output; --output, --resume, --overwrite and --threshold_field belong to --input'
+        )
     if args.resume and args.overwrite:
         raise ValueError('--resume and --overwrite contradict each other; pass one')
+    if args.threshold_field is not None and args.certificate:
+        raise ValueError('--threshold_field and --certificate both say λ; leave one of the two out')
     if args.prompt is not None and not jsonl.is_unicode(args.prompt):
         raise ValueError('--prompt: not text; it holds bytes that are not UTF-8, or half of a surrogate pair')
     if args.output:
         check_path(args.output)
         check_apart(args.output, [args.input, args.certificate])
-    model = load(args.checkpoint, args.dtype)
-    if args.certificate:
-        settings = certified(Certificate.load(args.certificate), args, model)
-    else:
-        settings = decode_flags.settings(args, model)
-    if args.prompt is not None:
-        for output in decode_flags.stream(model, [args.prompt], settings, 1):
-            print(output.text)
-        return
-    decode_file(
-        model,
-        settings,
-        args.input,
-        args.source_field,
-        args.output,
-        args.batch_size,
-        resume=args.resume,
-        overwrite=args.overwrite,
-        quiet=args.quiet,
-    )
 
 
-def decode_file(
-    model,
-    settings,
-    source_path,
-    source_field,
-    output_path,
-    batch_size,
-    *,
-    resume=False,
-    overwrite=False,
-    quiet=False,
-    parameters=None,
-):
-    """Decodes a JSONL file into another; returns the summary. `parameters`: their fingerprint, if it is known."""
-    records = open_records(source_path)
-    template = jsonl.Template(source_field)
-    settings.build(model.config, model.heads)  # what is wrong with them is said before anything is written
-    for i, each in enumerate(progress(records, 'checking', quiet=quiet, unit='examples')):
-        template(each, records.where(i))
-    fingerprints = model_fingerprints(model, parameters)
-    run_header = header(records.fingerprint(), source_field, settings.deciding(), batch_size, fingerprints)
-    decoded = Decoded(output_path, run_header, WINDOW * batch_size, resume, overwrite)
-    summary = Summary()
-    if not decoded.complete or not decoded.summarized:
-        summary.include(decoded.finished_records())
-    machine = environment(batch_size)
-    if decoded.complete:
-        if not decoded.summarized:
-            decoded.summarize({**summary.as_dict(), **machine})
-        if not quiet:
-            print(f'{output_path} is complete: {decoded.finished} records')
-        return None
+def certified_decoding(args: argparse.Namespace, certificate: Certificate, model: Model, batch_size: int) -> Decoding:
+    """The decoding that the certificate covers.
 
-    ids = collections.deque()  # of the examples that are being decoded, in order
-
-    def texts():
-        for i in range(decoded.finished, len(records)):
-            example = records[i]
-            ids.append(example.get('id', i))
-            yield template(example, records.where(i))
-
-    outputs = summary.passing(decode_flags.stream(model, texts(), settings, batch_size, first=decoded.finished))
-    lines = (record(ids.popleft(), output) for output in outputs)
-    written = decoded.write(lines)
-    for _ in progress(written, 'decoding', total=len(records), initial=decoded.finished, quiet=quiet, unit='examples'):
-        pass
-    result = {**summary.as_dict(), **machine}
-    decoded.summarize(result)
-    if not quiet:
-        print(
-            f'{output_path}: {result["examples"]} examples, {result["tokens"]} tokens, '
-            f'{result["layers_per_token"]:.2f} of {model.config.num_decoder_layers} layers per token, '
-            f'{result["tokens_per_second"]:.1f} tokens/s, {result["truncated"]} inputs cut at '
-            f'{settings.max_source_length} tokens'
-        )
-    return result
-
-
-def model_fingerprints(model, parameters=None):
-    """Fingerprints of everything trained, of the configuration and of the tokenizer."""
-    return {
-        'parameters': parameters or fingerprint({'params': split(model.params), 'heads': model.heads or {}}),
-        'config': config_fingerprint(model.config),
-        'tokenizer': model.tokenizer.fingerprint(),
-    }
-
-
-def environment(batch_size):
-    """What may differ from a certificate's with no more than a warning."""
-    return {'backend': jax.default_backend(), 'jax': jax.__version__, 'batch_size': batch_size}
-
-
-def certified(certificate, args, model):
-    """The settings that the certificate covers, with its λ.
-
-    Whatever a flag says otherwise than the certificate, or the model is otherwise, is refused by name.
+    Raises ValueError for whatever a flag says otherwise than the certificate, or the model is otherwise, by name.
     """
-    settings = Settings(**{**certified_settings(certificate), 'dtype': model.config.dtype})
-    for name, value in decode_flags.given(args).items():
-        if value != getattr(settings, name):
-            raise ValueError(
-                f'--{name} {value}: the certificate covers {getattr(settings, name)}; leave the flag out, or calibrate again'
-            )
-    current = {
-        **model_fingerprints(model),
-        'settings': dataclasses.asdict(settings),
-        'environment': environment(args.batch_size),
-    }
-    warnings = certificate.covers(current)
-    data = certificate.provenance.get('data')
-    template = data.get('source_field') if isinstance(data, dict) else None
-    if args.prompt is None and template is not None and template != args.source_field:
-        warnings.append(
-            f'--source_field is {args.source_field!r} here, {template!r} in the certificate: the guarantee is for '
-            'inputs made alike'
-        )
+    for name, value, covered in decode_flags.otherwise(args, certificate.decoding, model.config.sizes):
+        raise ValueError(f'--{name} {value}: the certificate covers {covered}; leave the flag out, or calibrate again')
+    decoding = model.resolve(certified.decoding_of(certificate, model.heads, args.decode_flags.layout.own))
+    environment = certified.environment(batch_size, None if args.prompt is None else 1)
+    report(certified.check(certificate, decoding, model.fingerprints, environment))
+    return decoding
+
+
+def report(warnings: list[str]) -> None:
+    """Logs every warning, each time."""
     for warning in warnings:
-        print(f'calm generate: warning: {warning}', file=sys.stderr)
-    return settings
+        certified.LOGGER.warning(warning)
 
 
-def certified_settings(certificate):
-    """The fields of Settings that a certificate holds, λ among them."""
-    recorded = certificate.provenance.get('settings', {}) | certificate.setting
-    unknown = sorted(set(recorded) - set(Settings.__dataclass_fields__))
-    if unknown or not recorded:
-        raise ValueError(
-            f'the certificate records no decode settings known here ({", ".join(unknown) or "none"}); it was '
-            'not written by `calm calibrate`'
-        )
-    return {**recorded, 'threshold': certificate.threshold}
+def describe(output: str | Path, summary: dict, decoded: int, model: Model, decoding: Decoding) -> str:
+    """What was done, in a line."""
+    if not decoded:
+        return f'{output} is complete: {summary["examples"]} records'
+    return (
+        f'{output}: {summary["examples"]} examples, {summary["tokens"]} tokens, '
+        f'{summary["layers_per_token"]:.2f} of {model.config.num_decoder_layers} layers per token, '
+        f'{summary["tokens_per_second"]:.1f} tokens/s, {summary["truncated"]} inputs cut at '
+        f'{decoding.limits.max_source_length} tokens'
+    )

@@ -1,7 +1,7 @@
 """Decoded files: one JSON record a line, resumable, byte-identical however often it was interrupted.
 
     OUT               records in input order, once complete; OUT.partial until then
-    OUT.config.json   the header: fingerprints of input and model, resolved settings; OUT.partial.config.json until then
+    OUT.config.json   the header: fingerprints of input and model, the resolved decoding; OUT.partial.config.json until then
     OUT.summary.json  counts and times of the run
 
 Times stand in the summary alone, and are of the examples that the last run decoded (`timed_examples`): an example's time is
@@ -18,10 +18,10 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from calm_jax import formats
 from calm_jax.files import read_json, write_json
 
 HEADER = '.config.json'  # follows the name of a decoded file, whole or not, in that of its header
-FINGERPRINTS = ('parameters', 'config', 'tokenizer')
 
 
 class Decoded:
@@ -112,21 +112,31 @@ class Decoded:
         write_json(self._summary, summary)
 
     @property
-    def _summary(self):
-        return self.path.with_name(self.path.name + '.summary.json')
+    def _summary(self) -> Path:
+        return summary_path(self.path)
 
 
-def header(input_fingerprint: str, source_field: str, settings: dict, batch_size: int, fingerprints: dict) -> dict:
+def header(
+    input_fingerprint: str,
+    source_field: str,
+    decoding: dict,
+    batch_size: int,
+    fingerprints: dict,
+    threshold_field: str | None = None,
+) -> dict:
     """What an interrupted run must share with the one that continues it: all that decides the records.
 
-    source_field: what inputs are made of. fingerprints: of the model, FINGERPRINTS among them.
+    source_field: what inputs are made of; threshold_field: what holds their own λ, if anything. decoding: the document.
+    fingerprints: of the model.
     """
     return {
+        **formats.stamp('records'),
         'input': input_fingerprint,
         'source_field': source_field,
-        'settings': settings,
+        **({} if threshold_field is None else {'threshold_field': threshold_field}),
+        'decoding': decoding,
         'batch_size': batch_size,
-        **{name: fingerprints[name] for name in FINGERPRINTS},
+        **fingerprints,
     }
 
 
@@ -136,17 +146,33 @@ def header_path(path: Path) -> Path:
 
 
 def header_differences(path: Path, header: dict) -> list[str]:
-    """As `differences`, of the header that stands beside a decoded file; or that it is missing or damaged."""
+    """As `differences`, of the header that stands beside a decoded file; or why there is none to read."""
+    beside = header_path(path)
     try:
-        return differences(read_json(header_path(path)), header)
+        before = read_json(beside)
     except (OSError, ValueError):
-        return [f'{header_path(path).name} is missing or damaged']
+        return [f'{beside.name} is missing or damaged']
+    try:
+        formats.check(before, 'records', beside.name)
+    except ValueError as error:
+        return [str(error)]
+    return differences(before, header)
 
 
 def differences(before: dict, now: dict) -> list[str]:
-    """The names under which two headers differ, settings by their own."""
-    flat = [_flat(json.loads(json.dumps(each))) for each in (before, now)]
+    """The dotted names under which two headers differ."""
+    flat = [dict(_leaves(json.loads(json.dumps(each)))) for each in (before, now)]
     return [name for name in {**flat[1], **flat[0]} if flat[0].get(name) != flat[1].get(name)]
+
+
+def read_summary(path: str | os.PathLike) -> dict:
+    """The summary beside a decoded file. Raises OSError or ValueError where there is none to read."""
+    return read_json(summary_path(Path(path)))
+
+
+def summary_path(path: Path) -> Path:
+    """Where the summary of a decoded file stands."""
+    return path.with_name(path.name + '.summary.json')
 
 
 def check_path(path: str | os.PathLike) -> None:
@@ -161,10 +187,14 @@ def check_path(path: str | os.PathLike) -> None:
         raise FileNotFoundError(f'{path.parent}: no such folder; make it, or write elsewhere')
 
 
-def _flat(header):
-    """A header with its settings beside the rest."""
-    settings = header.get('settings')
-    return {**header, **settings, 'settings': None} if isinstance(settings, dict) else header
+def _leaves(content: dict, path: str = '') -> Iterator[tuple[str, object]]:
+    """What a JSON object holds that is no object, by dotted path."""
+    for name, value in content.items():
+        inner = f'{path}.{name}' if path else name
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, inner)
+        else:
+            yield inner, value
 
 
 def _whole_records(path):

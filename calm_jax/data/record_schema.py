@@ -2,17 +2,16 @@
 
 
 def record(example_id, output) -> dict:
-    """What a line holds of a `calm_jax.model.Output`: all that is a function of input and settings, so no times."""
+    """What a line holds of a `calm_jax.output.Output`: all that is a function of input and settings, so no times."""
     return {
         'id': example_id,
         'text': output.text,
         'tokens': output.tokens,
         'pieces': output.pieces,
         'exit_layers': output.exit_layers,
-        'layers_run': output.layers_run,
+        'sub_layers': output.sub_layers,
         'confidence': [round(value, 6) for value in output.confidence],
         'layers': output.layers,
-        'executed': output.executed,
         'flops': output.flops,
         'flops_elbayad': output.flops_elbayad,
         'source_tokens': output.source_tokens,

@@ -12,34 +12,40 @@ class Summary:
 
     def __init__(self):
         self._began = time.perf_counter()
-        self._rows = self._tokens = self._truncated = self._layers = self._timed_tokens = 0
-        self._flops = 0.0
+        self._rows = self._tokens = self._truncated = self._timed_tokens = 0
+        self._executed = self._needed = 0
+        self._layers = self._flops = 0.0
         self._seconds = array('d')  # of each example that this run decoded
 
     def passing(self, outputs: Iterable) -> Iterator:
         """The outputs, counted and timed."""
         for output in outputs:
-            self._count(output.tokens, output.exit_layers, output.truncated, output.flops)
+            self._count(output.tokens, output.layers, output.truncated, output.flops)
             self._timed_tokens += len(output.tokens)
             self._seconds.append(output.batch_seconds)
             yield output
 
+    def batch(self, report) -> None:
+        """Counts what a batch executed, a `calm_jax.output.BatchReport`."""
+        self._executed += report.executed
+        self._needed += report.needed
+
     def include(self, records: Iterable[dict]) -> None:
         """Counts records of an earlier run, which took other time."""
         for each in records:
-            self._count(each['tokens'], each['exit_layers'], each['truncated'], each['flops'])
+            self._count(each['tokens'], each['layers'], each['truncated'], each['flops'])
 
-    def _count(self, tokens, exit_layers, truncated, flops):
+    def _count(self, tokens, layers, truncated, flops):
         self._rows += 1
         self._tokens += len(tokens)
-        self._layers += sum(exit_layers)
+        self._layers += layers * len(tokens)
         self._truncated += truncated
         self._flops += flops
 
     def as_dict(self) -> dict:
-        """Counts of all examples: examples, tokens, truncated inputs, layers and FLOPs per token. Times of this run:
-        seconds of all it did, and of decoding `timed_examples`: their sum, tokens per second, mean and median of an
-        example (None where there is none)."""
+        """Counts of all examples: examples, tokens, truncated inputs, layers and FLOPs per token. Of this run: the places that
+        its batches executed (sub-layers of each step times rows) and those that its tokens needed; seconds of all it did, and
+        of decoding `timed_examples`: their sum, tokens per second, mean and median of an example (None where there is none)."""
         tokens = max(1, self._tokens)
         decoding = sum(self._seconds)
         return {
@@ -48,6 +54,8 @@ class Summary:
             'truncated': self._truncated,
             'layers_per_token': self._layers / tokens,
             'flops_per_token': self._flops / tokens,
+            'places_executed': self._executed,
+            'places_needed': self._needed,
             'seconds': time.perf_counter() - self._began,
             'timed_examples': len(self._seconds),
             'decode_seconds': decoding,

@@ -14,12 +14,13 @@ WINDOW = 64  # batches that are sorted together, and written together
 class DecodeBatch(NamedTuple):
     """One batch of sources to decode.
 
-    tokens: [B, S] int32.
+    tokens: [B, S] int32. mask: [B, S] bool, which of them are there; told by lengths, as a text may hold the id that pads.
     rows: [B] int64, the index of each row in the input; −1 for a row that fills up the batch, to be thrown away.
     truncated: [B] bool, whether the row lost ids to the length limit.
     """
 
     tokens: np.ndarray
+    mask: np.ndarray
     rows: np.ndarray
     truncated: np.ndarray
 
@@ -39,8 +40,8 @@ def decode_windows(
     """Lists of at most `window` batches that hold the next `window · batch_size` sources, shortest batches first.
 
     One window is in memory at a time. Within it sources are sorted by length (those of equal length keep their order)
-    and cut into batches of `batch_size` rows; the last batch is filled up with rows of nothing but padding, which a
-    decoder counts as ended. S is a multiple of `length_multiple`, by default the smallest multiple of 8 that
+    and cut into batches of `batch_size` rows. The last batch has as many rows as are left, filled up to the next power of two,
+    or to `batch_size`, with rows of nothing but padding, which a decoder counts as ended. S is a multiple of `length_multiple`, by default the smallest multiple of 8 that
     leaves at most eight values up to `max_source_length`.
 
     `eos_id` is put after each source, inside the limit; None puts nothing, for prompts to be continued. `left` puts
@@ -69,19 +70,33 @@ def _windows(
     left: bool,
 ) -> Iterator[list[DecodeBatch]]:
     limit = buckets.limit - (eos_id is not None)
-    while held := list(itertools.islice(sources, size)):
-        order = sorted(range(len(held)), key=lambda row: min(len(held[row]), limit))
+    while window_sources := list(itertools.islice(sources, size)):
+        order = sorted(range(len(window_sources)), key=lambda row: min(len(window_sources[row]), limit))
         batches = []
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            missing = batch_size - len(rows)
-            ids = [held[row] for row in rows]
+            missing = row_bucket(len(rows), batch_size) - len(rows)
+            ids = [window_sources[row] for row in rows]
+            tokens = pad_rows(ids, buckets, len(rows) + missing, pad_id=pad_id, eos_id=eos_id, left=left)
+            lengths = [min(len(row), limit) + (eos_id is not None) for row in ids] + [0] * missing
             batches.append(
                 DecodeBatch(
-                    tokens=pad_rows(ids, buckets, batch_size, pad_id=pad_id, eos_id=eos_id, left=left),
+                    tokens=tokens,
+                    mask=length_mask(np.array(lengths), tokens.shape[1], left),
                     rows=np.array([first + row for row in rows] + [-1] * missing),
                     truncated=np.array([len(row) > limit for row in ids] + [False] * missing),
                 )
             )
         yield batches
-        first += len(held)
+        first += len(window_sources)
+
+
+def row_bucket(rows: int, batch_size: int) -> int:
+    """How many rows a batch of `rows` examples is compiled for: the next power of two, at most `batch_size`."""
+    return min(batch_size, 1 << max(0, rows - 1).bit_length())
+
+
+def length_mask(lengths: np.ndarray, width: int, left: bool) -> np.ndarray:
+    """bool [B, width]: the first `lengths` places of each row, or the last ones where padding stands on the `left`."""
+    places = np.arange(width)
+    return (width - 1 - places if left else places) < lengths[:, None]

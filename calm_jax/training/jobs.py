@@ -69,8 +69,9 @@ class PairedText:
 
     @property
     def generation(self) -> dict:
-        """Decoding defaults that fit this data, stored with checkpoints."""
-        return {'max_new_tokens': self._lengths['max_target_length'], 'max_source_length': self._lengths['max_source_length']}
+        """Decoding defaults that fit this data, as a document, stored with checkpoints."""
+        lengths = self._lengths
+        return {'limits': {'max_source_length': lengths['max_source_length'], 'max_new_tokens': lengths['max_target_length']}}
 
     @functools.cached_property
     def _records(self) -> dict[str, Records]:

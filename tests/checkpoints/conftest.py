@@ -20,7 +20,7 @@ def checkpoint():
 
     read = huggingface.read(PARITY / 'plain_relu')
     heads = {'exit_classifier': {'kernel': jnp.linspace(-1, 1, 16)[:, None], 'bias': jnp.array([0.25])}}
-    return read._replace(heads=heads, generation={'max_new_tokens': 7, 'max_source_length': 40})
+    return read._replace(heads=heads, generation={'limits': {'max_source_length': 40, 'max_new_tokens': 7}})
 
 
 @pytest.fixture(scope='session')

@@ -68,9 +68,11 @@ def test_weights_are_converted_while_writing_when_asked(published, tmp_path):
 
 
 def test_the_default_token_limit_goes_both_ways(published, tmp_path):
-    checkpoint = huggingface.read(published / 'plain_relu')._replace(generation={'max_new_tokens': 9, 'max_source_length': 4})
+    checkpoint = huggingface.read(published / 'plain_relu')._replace(
+        generation={'limits': {'max_source_length': 4, 'max_new_tokens': 9}}
+    )
     huggingface.write(tmp_path / 'model', checkpoint)
-    assert huggingface.read(tmp_path / 'model').generation == {'max_new_tokens': 9}
+    assert huggingface.read(tmp_path / 'model').generation == {'limits': {'max_new_tokens': 9}}
 
 
 def test_writing_holds_one_tensor_more_than_the_model(tmp_path):

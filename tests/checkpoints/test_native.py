@@ -28,7 +28,7 @@ def test_every_part_comes_back(checkpoint, saved):
     assert native.fingerprint(loaded.params) == native.fingerprint(checkpoint.params)
     assert native.fingerprint(loaded.heads) == native.fingerprint(checkpoint.heads)
     assert loaded.tokenizer.fingerprint() == checkpoint.tokenizer.fingerprint()
-    assert loaded.generation == {'max_new_tokens': 7, 'max_source_length': 40}
+    assert loaded.generation == {'limits': {'max_source_length': 40, 'max_new_tokens': 7}}
 
 
 def test_heads_and_generation_may_be_absent(checkpoint, tmp_path):

@@ -6,11 +6,14 @@ import pathlib
 
 import pytest
 
+from calm_jax import formats
 from calm_jax.data.decoded import Decoded, differences, header, header_differences
 
 RECORDS = [{'id': i, 'text': 'é' * i} for i in range(7)]
 OTHER = [{'id': i, 'text': 'other'} for i in range(9)]
-HEADER, OTHER_HEADER = {'settings': {'threshold': 0.5}, 'input': 'x'}, {'settings': {'threshold': 0.9}, 'input': 'x'}
+HEADER, OTHER_HEADER = (
+    header('x', 'en', {'exit': {'threshold': threshold}}, 8, {'parameters': 'p'}) for threshold in (0.5, 0.9)
+)
 
 
 class Killed(BaseException):
@@ -107,7 +110,7 @@ def test_records_of_another_run_are_not_continued(tmp_path):
     for _ in range(5):
         next(writing)
     writing.close()
-    with pytest.raises(ValueError, match=r'other input or settings than these \(threshold\)'):
+    with pytest.raises(ValueError, match=r'other input or settings than these \(decoding.exit.threshold\)'):
         Decoded(tmp_path / 'out', HEADER, 3, resume=True)
     header = tmp_path / 'out.partial.config.json'
     header.write_text('[]')
@@ -122,18 +125,37 @@ def test_the_header_stands_beside_the_file(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['out', 'out.config.json', 'out.summary.json']
 
 
-def test_two_headers_differ_by_what_decides_the_records_and_settings_are_named_themselves(tmp_path):
-    fingerprints = {'parameters': 'p', 'config': 'c', 'tokenizer': 't', 'other': 'not of the records'}
-    first = header('x', 'en', {'threshold': 0.5, 'top': (1, 2)}, 8, fingerprints)
+def test_two_headers_differ_by_what_decides_the_records_by_dotted_names(tmp_path):
+    fingerprints = {'parameters': 'p', 'config': 'c'}
+    first = header('x', 'en', {'exit': {'threshold': 0.5}, 'eos': (1, 2)}, 8, fingerprints)
     assert differences(first, json.loads(json.dumps(first))) == []  # as read from its file
-    assert differences(first, header('x', 'en', {'threshold': 0.5, 'top': (1, 2)}, 8, {**fingerprints, 'other': ''})) == []
-    second = header('y', 'en', {'threshold': 0.4, 'measure': 'state'}, 4, {**fingerprints, 'config': 'd'})
-    assert sorted(differences(first, second)) == ['batch_size', 'config', 'input', 'measure', 'threshold', 'top']
-    assert 'settings' in differences({**first, 'settings': 'damaged'}, first)
+    second = header('y', 'en', {'exit': {'threshold': 0.4, 'measure': 'state'}}, 4, {**fingerprints, 'config': 'd'}, 'lambda')
+    assert sorted(differences(first, second)) == [
+        'batch_size',
+        'config',
+        'decoding.eos',
+        'decoding.exit.measure',
+        'decoding.exit.threshold',
+        'input',
+        'threshold_field',
+    ]
+    assert 'decoding' in differences({**first, 'decoding': 'damaged'}, first)
     assert header_differences(tmp_path / 'out', first) == ['out.config.json is missing or damaged']
 
 
 def test_the_header_of_a_whole_file_is_compared_with_what_is_to_be_decoded(tmp_path):
     decode(tmp_path / 'out')
     assert header_differences(tmp_path / 'out', HEADER) == []
-    assert header_differences(tmp_path / 'out', OTHER_HEADER) == ['threshold']
+    assert header_differences(tmp_path / 'out', OTHER_HEADER) == ['decoding.exit.threshold']
+
+
+def test_a_header_of_another_version_says_what_to_do(tmp_path):
+    decode(tmp_path / 'out')
+    path = tmp_path / 'out.config.json'
+    for content, message in (
+        ({'input': 'x', 'settings': {}}, 'written by calm_jax 0.1.0, .* decode again'),
+        ({**HEADER, 'semantics': formats.SEMANTICS + 1}, 'its tokens may differ: decode again'),
+    ):
+        path.write_text(json.dumps(content))
+        with pytest.raises(FileExistsError, match=message):
+            Decoded(tmp_path / 'out', HEADER, 3, resume=True)

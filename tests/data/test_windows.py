@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from calm_jax.data.windows import decode_windows
+from calm_jax.data.windows import decode_windows, row_bucket
 
 SETTINGS = {'max_source_length': 64, 'pad_id': 0, 'eos_id': 1, 'window': 4}
 
@@ -31,13 +31,16 @@ def flat(windows_):
 def test_every_source_is_once_in_the_rows_that_name_it(left, eos_id):
     found = {}
     for batch in flat(windows(left=left, eos_id=eos_id)):
-        assert batch.tokens.dtype == np.int32 and batch.tokens.shape[0] == len(batch.rows) == len(batch.truncated) == 8
-        for tokens, row, truncated in zip(batch.tokens.tolist(), batch.rows.tolist(), batch.truncated.tolist()):
+        assert batch.tokens.dtype == np.int32 and batch.tokens.shape == batch.mask.shape
+        assert batch.tokens.shape[0] == len(batch.rows) == len(batch.truncated) == 8
+        for tokens, mask, row, truncated in zip(*(each.tolist() for each in batch)):
             if row >= 0:
                 assert row not in found
                 ids = SOURCES[row][: 64 - (eos_id is not None)] + [1] * (eos_id is not None)
                 padding = [0] * (len(tokens) - len(ids))
                 assert tokens == (padding + ids if left else ids + padding)
+                there, absent = [True] * len(ids), [False] * len(padding)
+                assert mask == (absent + there if left else there + absent)
                 found[row] = truncated
     assert sorted(found) == list(range(150))
     assert [found[row] for row in range(150)] == [len(ids) > 64 - (eos_id is not None) for ids in SOURCES]
@@ -62,9 +65,21 @@ def test_batches_are_full_and_only_the_last_is_filled_up():
 @pytest.mark.parametrize('left', [False, True])
 @pytest.mark.parametrize('eos_id', [7, None])
 def test_rows_that_fill_up_hold_nothing_but_padding(left, eos_id):
-    ((batch,),) = windows([[5, 6]], 3, left=left, eos_id=eos_id)
-    assert batch.rows.tolist() == [0, -1, -1]
-    assert (batch.tokens[1:] == 0).all()
+    ((batch,),) = windows([[5, 6]] * 3, 4, left=left, eos_id=eos_id)
+    assert batch.rows.tolist() == [0, 1, 2, -1]
+    assert (batch.tokens[3] == 0).all() and not batch.mask[3].any() and batch.mask[:3].any(axis=1).all()
+
+
+@pytest.mark.parametrize('left', [False, True])
+def test_a_token_that_is_the_one_that_pads_is_there_where_its_text_says_it(left):
+    ((batch,),) = windows([[5, 0, 6]], 8, left=left, eos_id=None)
+    assert batch.mask.sum() == 3 and batch.tokens[batch.mask].tolist() == [5, 0, 6]
+
+
+@pytest.mark.parametrize('count, rows', [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8), (9, 10), (10, 10)])
+def test_a_batch_that_is_not_full_has_the_next_power_of_two_of_rows(count, rows):
+    ((batch,),) = windows(SOURCES[:count], 10)
+    assert len(batch.tokens) == rows == row_bucket(count, 10) and (batch.rows >= 0).sum() == count
 
 
 def test_batches_are_a_function_of_order_and_settings_and_read_one_window_at_a_time():

@@ -73,7 +73,7 @@ def test_both_stages_run_as_a_user_would_and_leave_loadable_checkpoints(tmp_path
     assert 'TRAIN_STEPS = 2' in written and 'BATCH_SIZE = 8' in written and 'LEARNING_RATE = 0.01' in written
     first = native.load(model_dir / 'best')
     assert first.config.num_encoder_layers == 1 and first.config.num_decoder_layers == 2
-    assert first.generation['max_new_tokens'] == 8
+    assert first.generation['limits']['max_new_tokens'] == 8
 
     assert (
         main(
@@ -113,7 +113,7 @@ def test_a_checkpoint_is_trained_on_with_its_own_tokenizer_and_configuration(tmp
         begun.params,
         begun.tokenizer,
         begun.heads,
-        {**begun.generation, 'num_beams': 4, 'max_new_tokens': 5},
+        {'limits': {'max_new_tokens': 5}, 'choice': {'class': 'beam', 'size': 4}},
     )
     # At a rate of nearly 0 what is written is what was begun with.
     assert (
@@ -137,7 +137,10 @@ def test_a_checkpoint_is_trained_on_with_its_own_tokenizer_and_configuration(tmp
         == 0
     )
     after = native.load(tmp_path / 'tuned' / 'last')
-    assert (after.generation['num_beams'], after.generation['max_new_tokens']) == (4, 8)  # its own, and those of the data
+    assert (after.generation['choice']['size'], after.generation['limits']['max_new_tokens']) == (
+        4,
+        8,
+    )  # its own, and those of the data
     assert after.config == begun.config and after.tokenizer.fingerprint() == begun.tokenizer.fingerprint()
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), after.params, begun.params)
 

@@ -1,0 +1,101 @@
+"""Decoding within a certificate: what a model is recognised by, what may only warn, and whether a certificate covers a run."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+
+import calm_jax
+from calm_jax import formats
+from calm_jax.calibration import Certificate
+from calm_jax.checkpoints.native import config_fingerprint, fingerprint
+from calm_jax.data.tokenizers import Tokenizer
+from calm_jax.data.windows import row_bucket
+from calm_jax.decoding import codec
+from calm_jax.decoding.decoding import Decoding
+from calm_jax.models.config import TransformerConfig
+from calm_jax.models.joined import split
+
+LOGGER = logging.getLogger('calm_jax')
+_warned: set[str] = set()  # what this process has said already
+
+
+def fingerprints(config: TransformerConfig, params: dict, heads: dict | None, tokenizer: Tokenizer) -> dict[str, str]:
+    """What decides the output of a model beside the decoding: sha256 of its parameters, heads, configuration and tokenizer,
+    and the dtype that it computes in. A run under another of them is another run, and no certificate covers it."""
+    return {
+        'parameters': fingerprint(split(params)),
+        'heads': fingerprint(heads or {}),
+        'config': config_fingerprint(config),
+        'tokenizer': tokenizer.fingerprint(),
+        'dtype': config.dtype,
+    }
+
+
+def environment(batch_size: int, examples: int | None = None) -> dict[str, Any]:
+    """What may change a few tokens by rounding, and so gives a warning where it differs from a certificate's.
+
+    batch_size: rows asked for; recorded is what the largest batch of so many examples has (None: as many as it takes).
+    """
+    return {
+        'backend': jax.default_backend(),
+        'jax': jax.__version__,
+        'calm_jax': calm_jax.__version__,
+        'batch_size': batch_size if examples is None else row_bucket(examples, batch_size),
+    }
+
+
+def decoding_of(certificate: Certificate, heads: dict | None = None, classes: Sequence[type] = ()) -> Decoding:
+    """The decoding that a certificate is of; full depth where nothing was certified.
+
+    heads: of the model, which hold a measure's trained arrays. classes: of the user's own that the certificate names.
+    Raises ValueError for a certificate that names no decoding, what `codec.from_json` raises, and another semantics.
+    """
+    if certificate.semantics != formats.SEMANTICS:
+        raise ValueError(
+            f'the certificate is of decoding semantics {certificate.semantics}, and this calm_jax decodes under '
+            f'{formats.SEMANTICS}: its tokens may differ: calibrate again'
+        )
+    if not certificate.decoding:
+        raise ValueError('the certificate says nothing of how to decode; expected one that `calm calibrate` wrote')
+    return codec.from_json(certificate.decoding, heads=heads, classes=classes)
+
+
+def check(certificate: Certificate, decoding: Decoding, fingerprints: dict[str, str], environment: dict[str, Any]) -> list[str]:
+    """Warnings, one line each, where the certificate covers a run of this decoding, model and environment.
+
+    Raises ValueError, naming the first difference, where it does not.
+    """
+    return certificate.covers({'decoding': codec.to_json(decoding), **fingerprints, 'environment': environment})
+
+
+def recorded_batch_size(certificate: Certificate) -> int | None:
+    """Rows decoded together when the certificate was made; None where it does not say."""
+    return _recorded(certificate, 'environment', 'batch_size')
+
+
+def recorded_source_field(certificate: Certificate) -> str | None:
+    """The field or template that made inputs of records when the certificate was made; None where it does not say."""
+    return _recorded(certificate, 'data', 'source_field')
+
+
+def source_warnings(certificate: Certificate, source_field: str) -> list[str]:
+    """A warning where inputs are made of records otherwise than when the certificate was made."""
+    recorded = recorded_source_field(certificate)
+    if recorded in (None, source_field):
+        return []
+    return [f'source_field is {source_field!r} here, {recorded!r} in the certificate: the guarantee is for inputs made alike']
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Logs warnings to the logger `calm_jax`, each once in a process."""
+    for warning in warnings:
+        if warning not in _warned:
+            _warned.add(warning)
+            LOGGER.warning(warning)
+
+
+def _recorded(certificate: Certificate, part: str, name: str) -> Any:
+    content = certificate.provenance.get(part)
+    return content.get(name) if isinstance(content, dict) else None

@@ -1,0 +1,98 @@
+"""What decoding a text gives: the text, and of each token its depth and cost."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, overload
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """One decoded sequence.
+
+    text; tokens: ids, end-of-sequence included; pieces: one printable string per token.
+    exit_layers: layers visited per token, 1…L; sub_layers: sub-layers run per token; confidence: at each exit.
+    layers: mean over the tokens of the sub-layers run, in layers (sub-layers over those of one layer).
+    flops, flops_elbayad: of the whole example, exact and as the paper counts (`calm_jax.metrics.cost`).
+    source_tokens: with the end-of-sequence; truncated: whether the input was longer than the limit.
+    batch_seconds: wall time of the batch it was decoded in, over the batch's sequences.
+    log_probabilities: of each token under the model's own logits at its exit, before rules and temperature; None where they
+    were not asked for. sequence: which of the text's sequences it is, from 0.
+    """
+
+    text: str
+    tokens: list[int]
+    pieces: list[str]
+    exit_layers: list[int]
+    sub_layers: list[int]
+    confidence: list[float]
+    layers: float
+    flops: float
+    flops_elbayad: float
+    source_tokens: int
+    truncated: bool
+    batch_seconds: float
+    log_probabilities: list[float] | None = None
+    sequence: int = 0
+
+
+class BatchReport(NamedTuple):
+    """What a batch took, whose rows shared it: seconds, how many sequences it decoded (rows that filled it up left out), the
+    places that it executed (sub-layers of each step times rows) and those of them that its sequences needed."""
+
+    seconds: float
+    sequences: int
+    executed: int
+    needed: int
+
+
+class Outputs(Sequence[Output]):
+    """Outputs that are decoded when they are first asked for, by index or in turn.
+
+    After a failure those decoded before it are still there, and asking for any other raises RuntimeError, each time, with
+    the failure as its cause.
+    """
+
+    def __init__(self, stream: Iterator[Output], length: int) -> None:
+        self._stream, self._length = stream, length
+        self._decoded: list[Output] = []
+        self._failure: BaseException | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Output]:
+        return (self[i] for i in range(self._length))
+
+    def __repr__(self) -> str:
+        return f'Outputs({self._length}, {len(self._decoded)} of them decoded)'
+
+    @overload
+    def __getitem__(self, index: int) -> Output: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Output]: ...
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._length))]
+        if not -self._length <= index < self._length:
+            raise IndexError(f'output {index} of {self._length}')
+        index %= self._length
+        self._decode(index + 1)
+        return self._decoded[index]
+
+    def _decode(self, count: int) -> None:
+        """Decodes until there are `count` outputs."""
+        if count <= len(self._decoded):
+            return
+        if self._failure is not None:
+            raise RuntimeError(f'decoding failed after {len(self._decoded)} outputs: {self._failure!r}') from self._failure
+        try:
+            for output in itertools.islice(self._stream, count - len(self._decoded)):
+                self._decoded.append(output)
+            if len(self._decoded) < count:
+                raise RuntimeError(f'{len(self._decoded)} outputs were decoded, of {self._length}')
+        except BaseException as failure:
+            self._failure = failure
+            raise

@@ -1,0 +1,196 @@
+"""What is asked of a model beside the texts, checked before anything is decoded."""
+
+import dataclasses
+import numbers
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+
+from calm_jax.calibration import Certificate
+from calm_jax.data.jsonl import Template, is_unicode
+from calm_jax.decoding.choice import Beam, Choice, Greedy, Sampled
+from calm_jax.decoding.decoding import Decoding, Limits, off
+from calm_jax.decoding.rows import Rows
+from calm_jax.depth.exits import Exit
+from calm_jax.depth.gates import Gate
+from calm_jax.depth.plans import PlanMaker
+from calm_jax.nearest import did_you_mean
+
+BATCH_SIZE = 32  # rows decoded together where nothing says how many
+
+
+class Options(TypedDict, total=False):
+    """What `Model.generate` and its like take by name, beside the texts and a whole `decoding`.
+
+    Parts of the checkpoint's own decoding to replace, where no `decoding` is passed: exit, when a token leaves; gate, which
+    layers it enters; plan, which sub-layers its row runs; limits; choice, how a token is chosen. An exit, a gate or another
+    choice ends a beam search that is the checkpoint's default.
+
+    certificate: a `Certificate` or its path: decode as it says, and only where it covers this model; the decoding is its own,
+        and its batch size the default. classes: those of the user's that it names.
+    rows: settings of each text, arrays as long as the texts.
+    batch_size: rows decoded together (default: the certificate's, else 32).
+    num_return_sequences: how many draws of each text, text by text; for `Sampled` alone.
+    log_probabilities: whether outputs hold those of their tokens.
+    """
+
+    exit: Exit | None
+    gate: Gate | None
+    plan: PlanMaker | None
+    limits: Limits | None
+    choice: Choice | None
+    certificate: Certificate | str | os.PathLike | None
+    classes: Sequence[type]
+    rows: Rows | None
+    batch_size: int | None
+    num_return_sequences: int
+    log_probabilities: bool
+
+
+PARTS = ('exit', 'gate', 'plan', 'limits', 'choice')  # of a `Decoding`, that options replace
+
+
+_OWNERS = (('exit', Exit), ('limits', Limits), ('choice', Sampled), ('choice', Beam), ('decoding', Decoding))
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A checked call. decoding: with its limits as numbers. rows: of the texts, numpy arrays, or None. sequences: for each
+    text. template: what makes a text of a record, where there is one."""
+
+    decoding: Decoding
+    batch_size: int = BATCH_SIZE
+    rows: Rows | None = None
+    sequences: int = 1
+    log_probabilities: bool = False
+    template: Template | None = None
+
+    def rows_at(self, texts: np.ndarray) -> Rows | None:
+        """The settings of a batch: of the texts with these indices, int [B]; below 0, of rows that fill it up, the first's."""
+        if self.rows is None:
+            return None
+        return Rows(**{name: value if value is None else value[np.maximum(texts, 0)] for name, value in _fields(self.rows)})
+
+    def text(self, text: str | Mapping, index: int) -> str:
+        """The text itself, or what the template makes of a record.
+
+        Raises TypeError for what is neither, ValueError for what is not Unicode.
+        """
+        if isinstance(text, Mapping) and self.template is not None:
+            text = self.template(dict(text), f'texts[{index}]')
+        if not isinstance(text, str):
+            more = ' (records need a certificate, whose template makes texts of them)' if isinstance(text, Mapping) else ''
+            raise TypeError(f'texts[{index}] is {_short(text)}; expected a text{more}')
+        if not is_unicode(text):
+            raise ValueError(f'texts[{index}] is not text; it holds half of a surrogate pair')
+        return text
+
+
+def check_names(function: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raises TypeError for an option that a function does not have; one of a class says which."""
+    for name in options:
+        if name not in known:
+            where = {field: f'; it is of {part}={kind.__name__}({field}=…)' for part, kind in _OWNERS for field in _names(kind)}
+            raise TypeError(f'{function}() has no option {name!r}{where.get(name) or did_you_mean(name, [*known, *where])}')
+
+
+def chosen_decoding(default: Callable[[], Decoding], decoding: Decoding | None, options: Options) -> Decoding:
+    """The decoding that is passed, or else the default with the parts that options replace.
+
+    Raises ValueError where both are passed, TypeError where a decoding is none.
+    """
+    parts: dict[str, Any] = {name: options[name] for name in PARTS if options.get(name) is not None}
+    if decoding is None:
+        decoding = default()
+        if isinstance(decoding.choice, Beam) and ('exit' in parts or 'gate' in parts):
+            parts = {'choice': Greedy(), **parts}
+        return dataclasses.replace(decoding, **parts)
+    if parts:
+        name = next(iter(parts))
+        raise ValueError(f'a decoding and {name}: a decoding says all of it; pass dataclasses.replace(decoding, {name}=…)')
+    if not isinstance(decoding, Decoding):
+        raise TypeError(f'decoding is {_short(decoding)}; expected a Decoding, such as Decoding(exit=Exit(…)), or exit=…')
+    return decoding
+
+
+def check_certificate_alone(decoding: Decoding | None, options: Options) -> None:
+    """Raises ValueError where a certificate is passed beside what it says itself."""
+    others = ['decoding'] if decoding is not None else [name for name in (*PARTS, 'rows') if options.get(name) is not None]
+    if others:
+        raise ValueError(f'certificate and {others[0]}: the certificate says how to decode; leave one of the two out')
+
+
+def check_count(name: str, value: Any) -> int:
+    """Raises TypeError for what is no whole number, ValueError below 1."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f'{name} is {_short(value)}; expected a whole number')
+    if value < 1:
+        raise ValueError(f'{name} is {value}; expected 1 or more')
+    return int(value)
+
+
+def check_combination(decoding: Decoding, sequences: int, log_probabilities: bool) -> None:
+    """Raises ValueError for sequences of what draws nothing, and for log-probabilities that nothing computes."""
+    if sequences > 1 and not isinstance(decoding.choice, Sampled):
+        raise ValueError(
+            f'num_return_sequences is {sequences}, and nothing is drawn: every sequence would be the same; '
+            'pass choice=Sampled(…)'
+        )
+    if not log_probabilities:
+        return
+    if isinstance(decoding.choice, Beam):
+        raise ValueError('log_probabilities with beam search: its scores are of sequences; leave one of the two out')
+    if not off(decoding.exit) and decoding.exit is not None and decoding.exit.measure.prunes:
+        raise ValueError(
+            'log_probabilities with a vocabulary that is pruned: not all ids have a score; leave one of the two out'
+        )
+
+
+def checked_rows(rows: Rows | None, decoding: Decoding, num_layers: int, count: int | None) -> Rows | None:
+    """The settings of rows as arrays of numbers.
+
+    count: how many texts there are; None where that is not known. Raises TypeError or ValueError for what is none, has another
+    length, or says something that the decoding or the model does not have.
+    """
+    if rows is None:
+        return None
+    if not isinstance(rows, Rows):
+        raise TypeError(f'rows is {_short(rows)}; expected Rows(threshold=[…])')
+    if rows.threshold is not None and decoding.exit is None:
+        raise ValueError('rows.threshold without an exit: the thresholds of a measure; pass exit=Exit(measure)')
+    bounds = {
+        'threshold': (np.float32, 0, 1),
+        'depth': (np.int32, 0, num_layers),
+        'limit': (np.int32, 1, decoding.limits.max_new_tokens),
+    }
+    arrays = {}
+    for name, value in _fields(rows):
+        dtype, least, most = bounds[name]
+        if value is None:
+            arrays[name] = None
+            continue
+        array = np.asarray(value)
+        if array.ndim != 1 or array.dtype.kind not in ('iu' if dtype is np.int32 else 'iuf'):
+            raise TypeError(f'rows.{name} is {_short(value)}; expected a list of numbers, one for each text')
+        if count is not None and len(array) != count:
+            raise ValueError(f'rows.{name} has {len(array)} numbers for {count} texts; expected one for each')
+        outside = array[~((array >= least) & (array <= most))]
+        if outside.size:
+            raise ValueError(f'rows.{name} holds {outside[0]}; expected numbers from {least} to {most}')
+        arrays[name] = array.astype(dtype)
+    return Rows(**arrays)
+
+
+def _names(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _fields(rows: Rows) -> list[tuple[str, Any]]:
+    return [(name, getattr(rows, name)) for name in _names(type(rows))]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return ' '.join((text if len(text) <= 60 else text[:56] + ' …').split())

@@ -1,0 +1,112 @@
+"""A file of records decoded into another: what `calm generate` does with --input."""
+
+import collections
+import os
+from array import array
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from calm_jax.certified import environment
+from calm_jax.data.decoded import Decoded, header, read_summary
+from calm_jax.data.example_ids import ExampleIds
+from calm_jax.data.jsonl import Records, Template, value_of
+from calm_jax.data.record_schema import record
+from calm_jax.data.sources import open_records
+from calm_jax.data.summary import Summary
+from calm_jax.data.windows import WINDOW
+from calm_jax.decoding import codec
+from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.rows import Rows
+from calm_jax.model import Model
+from calm_jax.progress import progress
+from calm_jax.request import BATCH_SIZE
+
+
+class FileRun(NamedTuple):
+    """A run that came to its end: its summary, and how many records it decoded itself; 0 where an earlier run had left none."""
+
+    summary: dict
+    decoded: int
+
+
+def decode_file(
+    model: Model,
+    decoding: Decoding,
+    source: str | os.PathLike,
+    source_field: str,
+    output: str | os.PathLike,
+    *,
+    batch_size: int = BATCH_SIZE,
+    threshold_field: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = True,
+) -> FileRun:
+    """Decodes the records of a file into another, as `calm_jax.data.decoded` lays it out.
+
+    source: as `open_records` takes it; source_field: the field or template that makes the input of a record. threshold_field:
+    the field of a record's own λ. resume: go on where an interrupted run stopped; overwrite: replace the output.
+
+    Raises ValueError or OSError in one line, before anything is written, for settings, records and files that do not do.
+    """
+    decoding, records, template = model.resolve(decoding), open_records(source), Template(source_field)
+    thresholds = check_records(records, template, threshold_field, quiet)
+    rows = None if thresholds is None else Rows(threshold=thresholds)
+    model.check(decoding, rows=rows, batch_size=batch_size)
+    content = header(
+        records.fingerprint(), source_field, codec.to_json(decoding), batch_size, model.fingerprints, threshold_field
+    )
+    decoded, summary = Decoded(output, content, WINDOW * batch_size, resume, overwrite), Summary()
+    if decoded.complete and decoded.summarized:
+        return FileRun(read_summary(output), 0)
+    summary.include(decoded.finished_records())
+    machine = environment(batch_size)
+    if not decoded.complete:
+        example_ids, names = ExampleIds(), collections.deque()  # the records' own ids, of those that are being decoded
+
+        def texts() -> Iterator[str]:
+            for index, each in enumerate(records):
+                text = template(each, records.where(index))
+                if index < decoded.finished:
+                    example_ids(text)
+                    continue
+                names.append(each.get('id', index))
+                yield text
+
+        outputs = model.stream(
+            texts(),
+            decoding,
+            rows=rows,
+            batch_size=batch_size,
+            first=decoded.finished,
+            example_ids=example_ids,
+            watch=summary.batch,
+        )
+        lines = (record(names.popleft(), each) for each in summary.passing(outputs))
+        written = decoded.write(lines)
+        for _ in progress(written, 'decoding', total=len(records), initial=decoded.finished, quiet=quiet, unit='examples'):
+            pass
+    result = {**summary.as_dict(), **machine}
+    decoded.summarize(result)
+    return FileRun(result, len(records) - decoded.finished)
+
+
+def check_records(records: Records, template: Template, threshold_field: str | None = None, quiet: bool = True) -> array | None:
+    """The records' own λ, where a field holds them.
+
+    Raises ValueError, naming the line, for a record that the template makes no text of or whose λ is none.
+    """
+    thresholds = None if threshold_field is None else array('d')
+    for index, each in enumerate(progress(records, 'checking', quiet=quiet, unit='examples')):
+        where = records.where(index)
+        template(each, where)
+        if thresholds is not None:
+            thresholds.append(_threshold(each, threshold_field, where))
+    return thresholds
+
+
+def _threshold(each: dict, field: str, where: str) -> float:
+    value = value_of(each, field, where)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError(f'{where}: {field} is {value!r}; expected λ, a number from 0 to 1')
+    return float(value)
