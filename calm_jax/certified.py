@@ -22,14 +22,14 @@ _warned: set[str] = set()  # what this process has said already
 
 
 def fingerprints(config: TransformerConfig, params: dict, heads: dict | None, tokenizer: Tokenizer) -> dict[str, str]:
-    """What decides the output of a model beside the decoding: sha256 of its parameters, heads, configuration and tokenizer,
-    and the dtype that it computes in. A run under another of them is another run, and no certificate covers it."""
+    """What decides the output of a model beside the decoding: the dtype that it computes in, and sha256 of its parameters,
+    heads, configuration and tokenizer. A run under another of them is another run, and no certificate covers it."""
     return {
+        'dtype': config.dtype,  # first, as parameters are stored in it
         'parameters': fingerprint(split(params)),
         'heads': fingerprint(heads or {}),
         'config': config_fingerprint(config),
         'tokenizer': tokenizer.fingerprint(),
-        'dtype': config.dtype,
     }
 
 

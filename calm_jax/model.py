@@ -153,7 +153,7 @@ class Model:
         come when its last batch is decoded, as its texts are sorted by length.
 
         Arguments and errors as `generate`; a text that is none raises when its turn comes. first: the index of the first text,
-        where an interrupted run goes on, a multiple of `calm_jax.data.windows.WINDOW` · batch_size; rows are of all texts, those before it too.
+        where an interrupted run goes on, a multiple of 64 · batch_size; rows are of all texts, those before it too.
         example_ids: what counted the texts before. watch: called with what each batch took.
         """
         request = self._request('stream', decoding, options, None)

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--source_field',
         metavar='FIELD',
-        help="field that holds the input text, or a template such as 'translate: {en}' (default: the certificate's, else source)",
+        help="field of the input text, or a template such as 'translate: {en}' (default: the certificate's, else source)",
     )
     parser.add_argument('--threshold_field', metavar='FIELD', help="field that holds a record's own λ, instead of --threshold")
     parser.add_argument('--output', metavar='FILE', help='JSONL to write; required with --input')

@@ -41,8 +41,8 @@ def decode_windows(
 
     One window is in memory at a time. Within it sources are sorted by length (those of equal length keep their order)
     and cut into batches of `batch_size` rows. The last batch has as many rows as are left, filled up to the next power of two,
-    or to `batch_size`, with rows of nothing but padding, which a decoder counts as ended. S is a multiple of `length_multiple`, by default the smallest multiple of 8 that
-    leaves at most eight values up to `max_source_length`.
+    or to `batch_size`, with rows of nothing but padding, which a decoder counts as ended. S is a multiple of
+    `length_multiple`, by default the smallest multiple of 8 that leaves at most eight values up to `max_source_length`.
 
     `eos_id` is put after each source, inside the limit; None puts nothing, for prompts to be continued. `left` puts
     padding before the ids. `first` is the input index of the first source: a run that goes on at a window's start

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int
 
-from calm_jax.decoding.begin import bias_at, bound, decide, prefill
+from calm_jax.decoding.begin import bias_at, bound, decided, prefilled
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop
@@ -50,14 +50,14 @@ def beam_search(config, params, tokens, mask, example_ids, decoding: Decoding, *
     rows, beam = tokens.shape[0], decoding.choice
     size, length = beam.size, capacity
     call = bound(config, params)
-    decided = decide(call, config, tokens, mask, decoding, example_ids)
-    state = prefill(call, config, decided, decoding, capacity)
+    plans = decided(call, config, tokens, mask, decoding, example_ids)
+    state = prefilled(call, config, plans, decoding, capacity)
     repeat = partial(_repeated, rows=rows, size=size)
     inputs = state.inputs._replace(
         prompt=repeat(state.inputs.prompt),
         start=repeat(state.inputs.start),
         limit=repeat(state.inputs.limit),
-        plan=repeat(decided.plan),
+        plan=repeat(plans.plan),
         rules=repeat(state.inputs.rules),
         cross_kv=repeat(state.inputs.cross_kv),
         cross_bias=repeat(state.inputs.cross_bias),
@@ -104,7 +104,7 @@ def beam_search(config, params, tokens, mask, example_ids, decoding: Decoding, *
 
     begun = _search(beam, alive, repeat(state.carry.cache.layers), state.carry.cache.filled, length)
     final = jax.lax.while_loop(unfinished, body, begun)
-    return _trace(config, final, alive, decided.plan, state.inputs, beam)
+    return _trace(config, final, alive, plans.plan, state.inputs, beam)
 
 
 def _search(beam, alive, layers, filled, length) -> Search:
@@ -196,7 +196,7 @@ def _reordered(cache: DecoderCache, origin: Int[Array, 'B K']) -> DecoderCache:
 
 
 def _trace(config, final: Search, alive, plan, inputs: DecodeInputs, beam: Beam) -> Trace:
-    rows, length = final.finished.shape[0], final.finished.shape[2]
+    length = final.finished.shape[2]
     lengths = jnp.where(alive, final.lengths[:, 0], 0)
     there, steps = jnp.arange(length) < lengths[:, None], jnp.arange(length)
     work, batch = _work(config, plan, alive)

@@ -7,20 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
 
 from calm_jax.decoding.beam import beam_search
-from calm_jax.decoding.begin import begin_program, bias_at, bound, decide, prefill
-from calm_jax.decoding.choice import Beam, Greedy, likeliest_id, position_keys
+from calm_jax.decoding.begin import Decided, bound, decided, prefilled
+from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.layer_loop import LayerLoop
 from calm_jax.decoding.rows import Rows
-from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecodeState, LayerState, TokenInputs
+from calm_jax.decoding.state import DecodeCarry, DecodeState
+from calm_jax.decoding.step import advance
+from calm_jax.decoding.trace import cut, trace_of
 from calm_jax.models.config import TransformerConfig
-from calm_jax.types import Array, Trace, Work
+from calm_jax.types import Array, Trace
 
-# The logit of ids that pruning has dropped: below all others, above those that a rule forbids.
-UNKEPT = -1e30
 # Room for generated tokens grows by steps, so that one more token compiles nothing new.
 CAPACITY_STEP = 16
 
@@ -80,6 +78,38 @@ def program(
     )
 
 
+def decide(
+    config: TransformerConfig,
+    params: dict,
+    tokens: Any,
+    mask: Any = None,
+    decoding: Decoding = Decoding(),
+    example_ids: Any = None,
+) -> Decided:
+    """Which sub-layers each row runs, and the states that the plan maker looked at; arguments as `generate`."""
+    tokens, mask, example_ids = _inputs(config, tokens, mask, example_ids)
+    return decide_program(config, params, tokens, mask, example_ids, _stateful(decoding).resolved())
+
+
+def prefill(
+    config: TransformerConfig,
+    params: dict,
+    plans: Decided,
+    decoding: Decoding = Decoding(),
+    *,
+    rows: Rows | None = None,
+    capacity: int | None = None,
+    forced: Any = None,
+    head_table: Array | None = None,
+    log_probabilities: bool = False,
+    cursor: Any = None,
+) -> DecodeState:
+    """The state before the first token, from what was decided; arguments as `program`, cursor as `prefilled`."""
+    decoding, rows, settings = resolved(_stateful(decoding), rows, capacity)
+    options = {'forced': forced, 'head_table': head_table, 'log_probabilities': log_probabilities, 'cursor': cursor}
+    return prefill_program(config, params, plans, decoding, rows=rows, **settings, **options)
+
+
 def begin(
     config: TransformerConfig,
     params: dict,
@@ -87,33 +117,11 @@ def begin(
     mask: Any = None,
     decoding: Decoding = Decoding(),
     *,
-    rows=None,
-    example_ids=None,
-    capacity=None,
-    forced=None,
-    head_table=None,
-    log_probabilities=False,
-    cursor=None,
+    example_ids: Any = None,
+    **options,
 ) -> DecodeState:
-    """The state before the first token; arguments as `generate`. cursor: as `prefill`."""
-    decoding, rows, settings = resolved(decoding, rows, capacity)
-    if isinstance(decoding.choice, Beam):
-        raise ValueError('a beam search has no state that leaves it; use generate')
-    tokens, mask, example_ids = _inputs(config, tokens, mask, example_ids)
-    return begin_program(
-        config,
-        params,
-        tokens,
-        mask,
-        decoding,
-        example_ids,
-        rows=rows,
-        forced=forced,
-        head_table=head_table,
-        log_probabilities=log_probabilities,
-        cursor=cursor,
-        **settings,
-    )
+    """The state before the first token: `prefill` after `decide`; arguments as theirs."""
+    return prefill(config, params, decide(config, params, tokens, mask, decoding, example_ids), decoding, **options)
 
 
 def step(config: TransformerConfig, params: dict, state: DecodeState, decoding: Decoding = Decoding()) -> DecodeState:
@@ -129,18 +137,40 @@ def generate_program(
 ) -> Trace:
     """`generate`, compiled: decide, prefill, then steps while any row is alive."""
     call = bound(config, params)
-    decided = decide(call, config, tokens, mask, decoding, example_ids)
-    state = prefill(call, config, decided, decoding, capacity, rows, forced, head_table, log_probabilities)
+    plans = decided(call, config, tokens, mask, decoding, example_ids)
+    state = prefilled(call, config, plans, decoding, capacity, rows, forced, head_table, log_probabilities)
     carry = jax.lax.while_loop(
         lambda carry: jnp.any(carry.alive), lambda carry: advance(call, config, state.inputs, carry, decoding), state.carry
     )
     return trace_of(config, DecodeState(state.inputs, carry))
 
 
+@partial(jax.jit, static_argnames=('config',))
+def decide_program(config, params, tokens, mask, example_ids, decoding) -> Decided:
+    """`decide`, compiled."""
+    return decided(bound(config, params), config, tokens, mask, decoding, example_ids)
+
+
+@partial(jax.jit, static_argnames=('config', 'capacity', 'log_probabilities'))
+def prefill_program(
+    config, params, plans, decoding, *, capacity, rows, forced, head_table, log_probabilities, cursor
+) -> DecodeState:
+    """`prefill`, compiled."""
+    call = bound(config, params)
+    return prefilled(call, config, plans, decoding, capacity, rows, forced, head_table, log_probabilities, cursor)
+
+
 @partial(jax.jit, static_argnames=('config',), donate_argnames=('carry',))
 def step_program(config, params, inputs, carry, decoding) -> DecodeCarry:
-    """`advance`, compiled."""
+    """`step`, compiled."""
     return advance(bound(config, params), config, inputs, carry, decoding)
+
+
+def _stateful(decoding):
+    """The decoding, refused where its state cannot leave it."""
+    if isinstance(decoding.choice, Beam):
+        raise ValueError('a beam search has no state that leaves it; use generate')
+    return decoding
 
 
 def resolved(decoding: Decoding, rows: Rows | None, capacity: int | None) -> tuple[Decoding, Rows, dict]:
@@ -179,185 +209,3 @@ def _inputs(config, tokens, mask, example_ids):
     mask = tokens != config.pad_id if mask is None else jnp.asarray(mask, bool)
     ids = jnp.arange(tokens.shape[0], dtype=jnp.int32) if example_ids is None else jnp.asarray(example_ids, jnp.int32)
     return tokens, mask, ids
-
-
-def advance(call, config: TransformerConfig, inputs: DecodeInputs, carry: DecodeCarry, decoding: Decoding) -> DecodeCarry:
-    """One step: the next token of every row."""
-    rows, ring = carry.last.shape[0], carry.cache.ring
-    position = jnp.broadcast_to(carry.cursor - inputs.first, (rows,))
-    place = carry.cursor[None, None] if inputs.start is None else (carry.cursor - inputs.start)[:, None]
-    draws = not isinstance(decoding.choice, Greedy) or decoding.gate is not None
-    token = TokenInputs(
-        cursor=carry.cursor,
-        slot=carry.cursor if inputs.start is None else carry.cursor % ring,
-        position=position,
-        place=jnp.maximum(place, 0),
-        alive=carry.alive,
-        self_bias=bias_at(inputs, carry.cursor, ring),
-        keys=position_keys(inputs.keys, position) if draws else None,
-        oracle=None,
-    )
-    choose = partial(_choose, config, inputs, carry, token, decoding)
-    hidden = call(carry.last, token.place[:, 0], method='embed')
-    loop, cache = LayerLoop(call, config, decoding, inputs, token, choose), carry.cache
-    if decoding.exit is not None and decoding.exit.measure.looks_ahead:
-        oracle, cache = _look_ahead(loop, hidden, cache)
-        loop = loop._replace(token=token._replace(oracle=oracle))
-    state, cache = loop.run(hidden, cache)
-    state, chosen = _emit(loop, state)
-    if inputs.forced is not None:
-        forced = jnp.take_along_axis(inputs.forced, jnp.minimum(position, inputs.forced.shape[1] - 1)[:, None], axis=1)[:, 0]
-        chosen = jnp.where(forced >= 0, forced, chosen)
-    chosen = jnp.where(carry.alive, chosen, config.pad_id)
-    ends = jnp.any(chosen[:, None] == jnp.asarray(config.eos_ids, jnp.int32), axis=1) | (position + 1 >= inputs.limit)
-    return _recorded(loop, carry, state, cache, chosen)._replace(
-        cursor=carry.cursor + 1, last=chosen, alive=carry.alive & ~ends, lengths=carry.lengths + carry.alive
-    )
-
-
-def _choose(config, inputs, carry, token, decoding, logits, ids=None):
-    """The token int32 [B] that logits [B, V], or [B, K] of ids int32 [B, K], say under rules and choice."""
-    greedy = isinstance(decoding.choice, Greedy)
-    if ids is not None and inputs.rules is None and greedy:
-        return likeliest_id(logits, ids)
-    rows = logits.shape[0]
-    if ids is not None:
-        # Rules and draws are about all ids: the same draw falls on the same token where that was kept.
-        logits = jnp.full((rows, config.vocab_size), UNKEPT).at[jnp.arange(rows)[:, None], ids].set(logits)
-    if inputs.rules is not None:
-        history = jnp.concatenate([inputs.prompt, said(inputs, carry)], axis=1)
-        length = inputs.prompt.shape[1] + token.position
-        logits = inputs.rules(logits, history, length, token.position, inputs.limit, config.eos_ids)
-    return decoding.choice(logits, token.keys)
-
-
-def said(inputs: DecodeInputs, carry: DecodeCarry) -> Int[Array, 'B T']:
-    """The tokens of each row in order, anything after its last."""
-    return _in_order(inputs, carry.table[:, 0])
-
-
-def _in_order(inputs, ring):
-    """[B, T, …] of a ring written at the cursor, each row from its first token on."""
-    places = (inputs.first[..., None] + jnp.arange(ring.shape[1], dtype=jnp.int32)) % ring.shape[1]
-    places = jnp.broadcast_to(places, ring.shape[:2])
-    return jnp.take_along_axis(ring, places, axis=1)
-
-
-def _look_ahead(loop, hidden, cache):
-    """The token that the model without exits would emit here, and the caches. Layers that were behind stay filled; this
-    position does not count as filled, so the exiting pass overwrites it."""
-    without = loop._replace(decoding=dataclasses.replace(loop.decoding, exit=None))
-    state, seen = without.run(hidden, cache)
-    filled = tuple(jnp.minimum(each, loop.token.cursor) for each in seen.filled)
-    return _emit(without, state)[1], seen._replace(filled=filled, exit_states=cache.exit_states)
-
-
-def _emit(loop: LayerLoop, state: LayerState) -> tuple[LayerState, Array]:
-    """The state with the head's last work counted, and the token of each row: what its measure computed on the way, or the
-    head applied once to its exit state."""
-    needs, rule = loop.token.alive & ~state.predicted, loop.decoding.exit
-
-    def head(state):
-        token = loop.choose(loop.call(state.hidden, method='unembed'))
-        return jnp.where(state.predicted, state.prediction, token) if predicts else token
-
-    predicts = rule is not None and rule.measure.predicts
-    if state.scored is not None:
-        scored = state.scored + needs[:, None] * jnp.array([1, loop.config.vocab_size, 0], jnp.int32)
-        state = state._replace(scored=scored)
-    if not predicts:
-        return state, head(state)
-    return state, jax.lax.cond(jnp.any(needs), head, lambda state: state.prediction, state)
-
-
-def _recorded(loop, carry, state, cache, chosen):
-    """The carry with what this token was, and what it needed, written down."""
-    work, own_filled = _work(loop, carry, state)
-    # Times a row's being there: nothing is counted past its end.
-    columns = jnp.stack([state.visited, *work], axis=1) * carry.alive[:, None]
-    column = jnp.concatenate([chosen[:, None], columns], axis=1)[:, :, None]
-    slot = carry.cursor % carry.table.shape[2]
-    write = jax.lax.dynamic_update_slice_in_dim
-    log_probabilities = carry.log_probabilities
-    if log_probabilities is not None:
-        logits = jax.nn.log_softmax(loop.call(state.hidden, method='unembed'), axis=-1)
-        of_chosen = jnp.take_along_axis(logits, jnp.maximum(chosen, 0)[:, None], axis=1).astype(jnp.float32)
-        log_probabilities = write(log_probabilities, jnp.where(carry.alive[:, None], of_chosen, 0), slot, axis=1)
-    confidence = jnp.where(carry.alive, state.confidence, 0)[:, None]
-    return carry._replace(
-        cache=cache,
-        own_filled=own_filled,
-        table=write(carry.table, column, slot, axis=2),
-        confidence=write(carry.confidence, confidence, slot, axis=1),
-        executed=write(carry.executed, loop.executed(state)[None], slot, axis=0),
-        log_probabilities=log_probabilities,
-    )
-
-
-def _work(loop, carry, state):
-    """`Work` of this token, int32 [B] each, and how far each row alone would have filled its layers."""
-    layers, inputs, propagation = loop.config.num_decoder_layers, loop.inputs, loop.decoding.propagation
-    visited = state.visited
-    if state.sub_layers is None:
-        ran = [visited, jnp.zeros_like(visited) if loop.config.decoder_only else visited, visited]
-    else:
-        ran = [state.sub_layers[:, i] for i in range(3)]
-    own_filled = carry.own_filled
-    if own_filled is None and inputs.plan is None:
-        written = visited if propagation.copies else jnp.full_like(visited, layers)
-    else:
-        # Of layers that the row's plan reads: those it entered, or all of them where they are written at once.
-        entered = jnp.arange(layers) < visited[:, None]
-        if own_filled is None and not propagation.copies:
-            entered = jnp.ones_like(entered)
-        if inputs.plan is not None:
-            entered = entered & inputs.plan.self_attention
-        if own_filled is None:
-            written = jnp.sum(entered, axis=1, dtype=jnp.int32)
-        else:
-            filled = jnp.where(entered, loop.token.place + 1, own_filled)
-            written, own_filled = jnp.sum(filled - own_filled, axis=1, dtype=jnp.int32), filled
-    if state.scored is None:
-        one = jnp.ones_like(visited)
-        scored = [one, one * loop.config.vocab_size, jnp.zeros_like(visited)]
-    else:
-        scored = [state.scored[:, i] for i in range(3)]
-    return Work(*ran, written, *scored), own_filled
-
-
-def trace_of(config: TransformerConfig, state: DecodeState) -> Trace:
-    """What the decode reports so far."""
-    inputs, carry = state
-    there = jnp.arange(carry.confidence.shape[1]) < carry.lengths[:, None]
-    table = [_in_order(inputs, carry.table[:, i]) for i in range(carry.table.shape[1])]
-    tokens, exit_layers, *work = [jnp.where(there, column, 0) for column in table]
-    executed = carry.executed if inputs.first.ndim else jnp.roll(carry.executed, -inputs.first)
-    return Trace(
-        tokens=jnp.where(there, tokens, config.pad_id),
-        lengths=carry.lengths,
-        exit_layers=exit_layers,
-        confidence=jnp.where(there, _in_order(inputs, carry.confidence), 0),
-        work=Work(*work),
-        prefill=inputs.prefill,
-        plan=inputs.plan,
-        executed=executed,
-        log_probabilities=None
-        if carry.log_probabilities is None
-        else jnp.where(there, _in_order(inputs, carry.log_probabilities), 0),
-    )
-
-
-def cut(trace: Trace, length: int) -> Trace:
-    """The trace without the room behind its longest row's limit: T becomes `length`."""
-
-    def columns(array):
-        return array[:, :length]
-
-    return trace._replace(
-        tokens=columns(trace.tokens),
-        exit_layers=columns(trace.exit_layers),
-        confidence=columns(trace.confidence),
-        work=Work(*map(columns, trace.work)),
-        executed=trace.executed[:length],
-        log_probabilities=None if trace.log_probabilities is None else columns(trace.log_probabilities),
-    )

@@ -78,7 +78,7 @@ class LayerLoop(NamedTuple):
             if self.inputs.depth is not None:
                 state = state._replace(active=state.active & (self.inputs.depth != layer + 1))
         if self.decoding.exit is not None and self.decoding.exit.measure.prunes:
-            # Where no layer was sure the full head decides; a row that a plan or gate takes past the last layer has not seen it.
+            # Where no layer was sure the full head decides; a row that a plan or gate takes past the last has not seen it.
             state = state._replace(predicted=state.predicted & (~state.active | ran))
         return state, DecoderCache(tuple(layers), tuple(filled), self._exit_states(cache.exit_states, state))
 

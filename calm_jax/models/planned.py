@@ -1,8 +1,8 @@
 """One forward pass over whole sequences, within a plan: what training, analysis and the prefill of a decode compute.
 
 `call(*args, method)` is a method of `Transformer`, parameters bound. A plan says which sub-layers each row runs; a row that
-does not run one keeps its state. How that is computed is chosen by `run(rows, sub_layer, x)`: `masked` computes every sub-layer and
-keeps what rows do not run (and has gradients), `skipped` computes none that no row runs.
+does not run one keeps its state. How is chosen by `run(rows, sub_layer, x)`: `masked` computes every sub-layer and keeps what
+rows do not run, with gradients; `skipped` computes none that no row runs.
 """
 
 from collections.abc import Callable, Iterable

@@ -114,6 +114,7 @@ class CalmJax:
 
     def _exit(self, case):
         from calm_jax.decoding.settings import MEASURES
+
         from calm_jax.depth.thresholds import Exit
 
         if case['measure'] is None:

@@ -9,12 +9,12 @@ import shutil
 
 import numpy as np
 import pytest
+from calm_jax.decoding.settings import Settings
 
 from calm_jax import calibration
 from calm_jax.analysis import confidences
 from calm_jax.cli import main
 from calm_jax.commands import calibrate as command
-from calm_jax.decoding.settings import Settings
 from calm_jax.metrics import quality
 from calm_jax.model import load
 from calm_jax.report import reader

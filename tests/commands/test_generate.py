@@ -1,6 +1,5 @@
 """`calm generate`, as a user runs it: files, resuming, certificates, and every mistake."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -13,12 +12,17 @@ import time
 import numpy as np
 import pytest
 
-from calm_jax.calibration import calibrate
+from calm_jax.calibration import Certificate, Point, calibrate
+from calm_jax.certified import environment
+from calm_jax.checkpoints import huggingface, native
 from calm_jax.cli import main
-from calm_jax.commands.generate import environment, model_fingerprints
 from calm_jax.data import jsonl
-from calm_jax.decoding.settings import Settings
-from calm_jax.model import load
+from calm_jax.decoding import codec
+from calm_jax.decoding.choice import Sampled
+from calm_jax.decoding.decoding import Decoding, Limits
+from calm_jax.depth.confidence import StateSimilarity
+from calm_jax.depth.exits import Exit
+from calm_jax.model import Model, load
 
 
 @pytest.fixture
@@ -53,6 +57,7 @@ def records(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+HEAD = {name: {'head': 'exit_classifier'} for name in ('kernel', 'bias')}
 EXITS = ('--measure', 'classifier', '--threshold', '0.6')
 
 
@@ -65,7 +70,7 @@ def test_one_record_a_line_in_input_order_with_depth_and_cost_of_every_token(gen
         assert len(row['tokens']) == len(row['pieces']) == len(row['exit_layers']) == len(row['confidence']) <= 8
         assert row['layers'] == pytest.approx(sum(row['exit_layers']) / len(row['exit_layers']))
         assert 1 <= min(row['exit_layers']) and max(row['exit_layers']) <= 3 and row['flops'] > 0
-        assert row['layers'] <= row['executed'] + 2 and row['executed'] <= 3
+        assert row['sub_layers'] == [3 * layer for layer in row['exit_layers']]
     assert len({layer for row in rows for layer in row['exit_layers']}) > 1
     assert any(row['truncated'] for row in rows) and not all(row['truncated'] for row in rows)
     summary = json.loads(path.with_name('out.jsonl.summary.json').read_text())
@@ -73,8 +78,12 @@ def test_one_record_a_line_in_input_order_with_depth_and_cost_of_every_token(gen
     assert summary['truncated'] == sum(row['truncated'] for row in rows)
     assert summary['seconds_per_example_mean'] == pytest.approx(summary['decode_seconds'] / 70)
     assert 0 < summary['seconds_per_example_median'] < summary['decode_seconds']
+    assert summary['places_needed'] == sum(sum(row['sub_layers']) for row in rows) < summary['places_executed']
+    assert summary['layers_per_token'] == pytest.approx(sum(sum(row['exit_layers']) for row in rows) / summary['tokens'])
     header = json.loads(path.with_name('out.jsonl.config.json').read_text())
-    assert header['settings']['threshold'] == 0.6 and header['settings']['max_new_tokens'] == 8
+    assert header['decoding']['exit'] == {'measure': {'class': 'classifier', **HEAD}, 'threshold': 0.6}
+    assert header['decoding']['limits'] == {'max_source_length': 16, 'max_new_tokens': 8}
+    assert header['dtype'] == 'float32' and header['format'] == 'calm_jax records'
     assert not path.with_name('out.jsonl.partial').exists()
 
 
@@ -110,10 +119,8 @@ def test_a_file_is_opened_and_its_lines_are_parsed_as_often_whatever_the_number_
 
 
 def test_a_run_killed_anywhere_resumes_to_the_same_bytes(generate, monkeypatch):
-    from calm_jax.commands import decode_flags
-
     whole = generate(*EXITS, '--batch_size', '1')[1].read_bytes()
-    real = decode_flags.stream
+    real = Model.stream
 
     def dies(*args, **kwargs):
         for i, output in enumerate(real(*args, **kwargs)):
@@ -121,13 +128,13 @@ def test_a_run_killed_anywhere_resumes_to_the_same_bytes(generate, monkeypatch):
                 raise KeyboardInterrupt
             yield output
 
-    monkeypatch.setattr(decode_flags, 'stream', dies)
+    monkeypatch.setattr(Model, 'stream', dies)
     code, path = generate(*EXITS, '--batch_size', '1', output='torn.jsonl')
     partial = path.with_name('torn.jsonl.partial')
     assert code == 130 and not path.exists() and partial.exists()
     with open(partial, 'ab') as file:
         file.write(b'{"id": "row 67", "te')
-    monkeypatch.setattr(decode_flags, 'stream', real)
+    monkeypatch.setattr(Model, 'stream', real)
     assert generate(*EXITS, '--batch_size', '1', output='torn.jsonl')[0] == 2  # neither resumed nor overwritten unasked
     other = ('--measure', 'state', '--threshold', '.6')
     assert generate(*other, '--resume', '--batch_size', '1', output='torn.jsonl')[0] == 2
@@ -248,17 +255,15 @@ def test_gin_sets_what_flags_do_not(generate, capsys):
     by_gin = generate('--gin_file=depth/classifier.gin', '--threshold', '0.6', output='gin.jsonl')[1]
     by_flags = generate(*EXITS, '--threshold_form', 'decaying', output='flags.jsonl')[1]
     assert by_gin.read_bytes() == by_flags.read_bytes()
-    bound = generate('--gin.Settings.max_new_tokens=3', output='bound.jsonl')[1]
+    bound = generate('--gin.Limits.max_new_tokens=3', output='bound.jsonl')[1]
     assert max(len(row['tokens']) for row in records(bound)) == 3
-    assert generate('--gin.Settings.mesure=3', output='wrong.jsonl')[0] == 2
+    assert generate('--gin.Exit.mesure=3', output='wrong.jsonl')[0] == 2
     assert 'did you mean measure' in capsys.readouterr().err
 
 
 def test_an_interrupted_overwrite_resumes_what_it_was_writing_and_not_what_stood_there(generate, monkeypatch):
-    from calm_jax.commands import decode_flags
-
     _, path = generate(*EXITS, '--batch_size', '1')
-    whole, real = path.read_bytes(), decode_flags.stream
+    whole, real = path.read_bytes(), Model.stream
 
     def dies(*args, **kwargs):
         for i, output in enumerate(real(*args, **kwargs)):
@@ -266,10 +271,10 @@ def test_an_interrupted_overwrite_resumes_what_it_was_writing_and_not_what_stood
                 raise KeyboardInterrupt
             yield output
 
-    monkeypatch.setattr(decode_flags, 'stream', dies)
+    monkeypatch.setattr(Model, 'stream', dies)
     other = ('--measure', 'static', '--threshold', '0.5', '--batch_size', '1')
     assert generate(*other, '--overwrite')[0] == 130
-    monkeypatch.setattr(decode_flags, 'stream', real)
+    monkeypatch.setattr(Model, 'stream', real)
     assert path.read_bytes() == whole  # what stood there is not lost until the new file is whole
     assert generate(*other, '--resume')[0] == 0
     assert path.read_bytes() == generate(*other, output='plain.jsonl')[1].read_bytes()
@@ -292,13 +297,29 @@ def test_another_configuration_around_the_same_parameters_is_not_resumed(generat
     assert 'from other input or settings (config)' in capsys.readouterr().err
 
 
-def test_a_certificate_does_not_cover_another_configuration(generate, checkpoint, tmp_path, capsys):
-    model = load(checkpoint)
-    settings = Settings(**model.generation, measure='state', threshold=0.9)
-    recorded = {name: value for name, value in dataclasses.asdict(settings).items() if name != 'threshold'}
-    provenance = {**model_fingerprints(model), 'settings': recorded, 'environment': environment(8)}
-    calibrate(np.zeros((200, 1)), [0.9], 0.2, 0.05, provenance=provenance).save(tmp_path / 'c.json')
-    flags = ('--certificate', str(tmp_path / 'c.json'))
+@pytest.fixture
+def certificate(checkpoint, tmp_path):
+    """Writes a certificate of an exit by state, as `calm calibrate` does; returns its path."""
+
+    def write(decoding=Decoding(exit=Exit(StateSimilarity(), 0.9)), certified=True, source_field='en', batch_size=8):
+        model = load(checkpoint)
+        decoding = model.resolve(decoding)
+        document = codec.to_json(decoding)
+        losses = np.zeros((200, 1)) if certified else np.ones((200, 1))
+        provenance = {
+            **model.fingerprints,
+            'data': {'name': 'cal.jsonl', 'source_field': source_field},
+            'environment': environment(batch_size),
+        }
+        made = calibrate(losses, [Point(document, 0.9)], 0.2, 0.05, provenance=provenance, full=codec.to_json(decoding.full()))
+        made.save(tmp_path / 'c.json')
+        return str(tmp_path / 'c.json')
+
+    return write
+
+
+def test_a_certificate_does_not_cover_another_configuration(generate, checkpoint, certificate, tmp_path, capsys):
+    flags = ('--certificate', certificate())
     assert generate(*flags)[0] == 0
     copy = tmp_path / 'copy'
     shutil.copytree(checkpoint, copy)
@@ -307,6 +328,177 @@ def test_a_certificate_does_not_cover_another_configuration(generate, checkpoint
     assert generate(*flags, '--checkpoint', str(copy), output='other.jsonl')[0] == 2
     error = capsys.readouterr().err
     assert 'does not cover this run: config is' in error and len(error.splitlines()) == 1
+    with pytest.raises(ValueError, match='does not cover this run: config is'):
+        load(copy).generate('a cat', certificate=flags[1])
+    with pytest.raises(ValueError, match='does not cover this run: dtype is "bfloat16"'):
+        load(checkpoint, dtype='bfloat16').generate('a cat', certificate=flags[1])
+
+
+def test_a_certificate_says_how_to_decode_in_the_command_and_in_python(generate, checkpoint, data, certificate, capsys):
+    path = certificate()
+    code, out = generate('--certificate', path, '--quiet')
+    assert code == 0 and capsys.readouterr().err == ''
+    rows = records(out)
+    assert min(layer for row in rows for layer in row['exit_layers']) < 3
+    model, inputs = load(checkpoint), [json.loads(line) for line in open(data)]
+    assert tokens_of(model.generate(inputs, certificate=path)) == [row['tokens'] for row in rows]  # its template and batch size
+    texts = [each['en'] for each in inputs]
+    assert tokens_of(model.generate(texts, certificate=Certificate.load(path))) == [row['tokens'] for row in rows]
+    exit = Exit(StateSimilarity(), 0.9)
+    assert tokens_of(model.generate(texts, exit=exit, batch_size=8)) == [row['tokens'] for row in rows]
+
+
+def test_where_nothing_was_certified_full_depth_is_decoded(generate, certificate):
+    rows = records(generate('--certificate', certificate(certified=False))[1])
+    assert {layer for row in rows for layer in row['exit_layers']} == {3}
+    assert [row['tokens'] for row in rows] == [row['tokens'] for row in records(generate(output='full.jsonl')[1])]
+
+
+def test_the_source_field_and_the_batch_size_of_a_certificate_are_defaults(checkpoint, data, certificate, tmp_path, capsys):
+    path = certificate(batch_size=4)
+
+    def run(output, *flags):
+        files = ('--input', data, '--output', str(tmp_path / output))
+        assert main(['generate', '--checkpoint', checkpoint, '--certificate', path, '--quiet', *files, *flags]) == 0
+        return json.loads((tmp_path / f'{output}.config.json').read_text()), capsys.readouterr().err
+
+    header, error = run('a.jsonl')
+    assert (header['source_field'], header['batch_size'], error) == ('en', 4, '')
+    header, error = run('b.jsonl', '--source_field', 'fr', '--batch_size', '2')
+    assert (header['source_field'], header['batch_size']) == ('fr', 2)
+    assert "source_field is 'fr' here, 'en' in the certificate" in error and 'batch_size is 2 here, 4' in error
+
+
+def test_a_prompt_is_a_batch_of_one_row_and_is_compared_as_that(checkpoint, certificate, capsys):
+    flags = ['generate', '--checkpoint', checkpoint, '--prompt', 'a cat']
+    assert main([*flags, '--certificate', certificate(batch_size=1)]) == 0
+    assert capsys.readouterr().err == ''
+    path = certificate(batch_size=8)
+    for more in ([], ['--batch_size', '8']):
+        assert main([*flags, '--certificate', path, *more]) == 0
+        error = capsys.readouterr().err
+        assert 'calm generate: warning: batch_size is 1 here, 8 in the certificate' in error
+
+
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        (('--threshold', '0.5'), '--threshold 0.5: the certificate covers 0.9'),
+        (('--measure', 'classifier'), '--measure classifier: the certificate covers state'),
+        (('--max_new_tokens', '4'), '--max_new_tokens 4: the certificate covers 8'),
+        (('--threshold_field', 'page'), 'both say λ'),
+    ],
+)
+def test_what_a_flag_says_otherwise_than_the_certificate_is_refused(generate, certificate, capsys, flags, message):
+    assert generate('--certificate', certificate(), *flags)[0] == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+    assert generate('--certificate', certificate(), '--threshold', '0.9', '--measure', 'state')[0] == 0
+
+
+MINE = """
+from calm_jax.depth.confidence import StaticDepth
+from calm_jax.pytrees import pytree
+
+@pytree
+class Mine(StaticDepth):
+    pass
+"""
+
+
+def test_a_class_of_ones_own_is_handed_in_and_must_not_have_changed(
+    generate, checkpoint, certificate, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / 'my_measure.py').write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'my_measure', raising=False)
+    from my_measure import Mine
+
+    model = load(checkpoint)
+    path = certificate(Decoding(exit=Exit(Mine(), 0.5)))
+    with pytest.raises(ValueError, match='hand the class in'):
+        model.generate('a cat', certificate=path)
+    assert set(model.generate('a cat', certificate=path, classes=[Mine]).exit_layers) == {2}
+    assert generate('--certificate', path)[0] == 2 and '--measure my_measure:Mine' in capsys.readouterr().err
+    assert generate('--certificate', path, '--measure', 'my_measure:Mine', output='own.jsonl')[0] == 0
+    (tmp_path / 'my_measure.py').write_text(MINE + '# changed\n')
+    with pytest.raises(ValueError, match='is not what the document was made with'):
+        model.generate('a cat', certificate=path, classes=[Mine])
+    capsys.readouterr()
+    assert generate('--certificate', path, '--measure', 'my_measure:Mine', output='changed.jsonl')[0] == 2
+    assert 'is not what the document was made with' in capsys.readouterr().err
+
+
+def test_python_warns_of_another_environment_once_in_a_process(checkpoint, certificate, caplog, monkeypatch):
+    monkeypatch.setattr('calm_jax.certified._warned', set())
+    model, path = load(checkpoint), certificate(batch_size=8)
+    for _ in range(2):
+        model.generate(['a cat'] * 8, certificate=path)
+    assert caplog.records == []
+    for _ in range(2):
+        model.generate(['a cat'] * 3, certificate=path)
+    (warning,) = caplog.records
+    assert 'batch_size is 4 here, 8 in the certificate' in warning.getMessage() and warning.name == 'calm_jax'
+
+
+def test_records_have_their_own_threshold(generate, data, tmp_path, capsys):
+    inputs = [{**json.loads(line), 'own': (0.6, 1, 0.2)[i % 3]} for i, line in enumerate(open(data))]
+    source = tmp_path / 'own.jsonl'
+    source.write_text(''.join(json.dumps(each) + '\n' for each in inputs))
+    rows = records(generate('--measure', 'classifier', '--threshold_field', 'own', source=str(source))[1])
+    for k, threshold in enumerate(('0.6', '1', '0.2')):
+        flags = ('--measure', 'classifier', '--threshold', threshold)
+        alike = records(generate(*flags, source=str(source), output=f'{k}.jsonl')[1])
+        assert [row['exit_layers'] for row in rows[k::3]] == [row['exit_layers'] for row in alike[k::3]]
+    assert generate('--threshold_field', 'own', source=str(source), output='x.jsonl')[0] == 2
+    assert '--threshold_field changes nothing without --measure' in capsys.readouterr().err
+    both = ('--measure', 'state', '--threshold', '0.5', '--threshold_field', 'own')
+    assert generate(*both, source=str(source), output='x.jsonl')[0] == 2
+    assert 'both say λ' in capsys.readouterr().err
+    for value, message in (('2', 'own is 2; expected λ'), ('"a"', "own is 'a'; expected λ"), ('true', 'own is True')):
+        source.write_text('{"en": "a", "own": 0.5}\n{"en": "a", "own": ' + value + '}\n')
+        assert generate('--measure', 'state', '--threshold_field', 'own', source=str(source), output='x.jsonl')[0] == 2
+        error = capsys.readouterr().err
+        assert 'own.jsonl:2' in error and message in error and len(error.splitlines()) == 1
+
+
+def test_draws_of_a_resumed_run_are_those_of_the_whole_one_and_of_python(generate, checkpoint, data, monkeypatch):
+    flags = ('--temperature', '1.5', '--batch_size', '1')
+    whole, real = generate(*flags)[1], Model.stream
+
+    def dies(*args, **kwargs):
+        for i, output in enumerate(real(*args, **kwargs)):
+            if i == 67:
+                raise KeyboardInterrupt
+            yield output
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, 'stream', dies)
+        assert generate(*flags, output='torn.jsonl')[0] == 130
+    assert generate(*flags, '--resume', output='torn.jsonl')[1].read_bytes() == whole.read_bytes()
+    texts = [json.loads(line)['en'] for line in open(data)]
+    assert len(set(texts)) < len(texts)  # copies, whose draws are their own
+    assert tokens_of(load(checkpoint).generate(texts, choice=Sampled(1.5))) == [row['tokens'] for row in records(whole)]
+
+
+FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'parity'
+
+
+@pytest.mark.parametrize('name', sorted(path.name for path in FIXTURES.iterdir()))
+def test_python_says_what_the_command_says(name, tmp_path, capsys):
+    native.save(tmp_path / 'model', *huggingface.read(FIXTURES / name, 'float32'))
+    model, text = load(tmp_path / 'model'), 'the quick brown fox'
+    own = model.limits()
+    flags = ['generate', '--checkpoint', str(tmp_path / 'model'), '--prompt', text]
+    assert main([*flags, '--max_new_tokens', '6']) == 0
+    assert capsys.readouterr().out == model.generate(text, limits=Limits(max_new_tokens=6)).text + '\n'
+    if own[0] <= 32:
+        assert main(flags) == 0
+        assert capsys.readouterr().out == model.generate(text).text + '\n'
+
+
+def tokens_of(outputs):
+    return [each.tokens for each in outputs]
 
 
 def test_a_prompt_that_is_no_text_is_one_line(checkpoint, capsys):
@@ -331,7 +523,7 @@ def test_checking_the_input_and_decoding_show_how_far_they_are(checkpoint, data,
         shown.append((description, len(iterable) if total is None else total, quiet))
         yield from iterable
 
-    monkeypatch.setattr('calm_jax.commands.generate.progress', watched)
+    monkeypatch.setattr('calm_jax.runs.progress', watched)
     assert (
         main(
             [

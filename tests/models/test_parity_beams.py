@@ -5,10 +5,10 @@ import pathlib
 
 import numpy as np
 import pytest
+from calm_jax.decoding.constraints import Constraints
 
 from calm_jax.checkpoints import huggingface
 from calm_jax.decoding.beam import Beam, beam_search
-from calm_jax.decoding.constraints import Constraints
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'parity'
 SETTINGS = {

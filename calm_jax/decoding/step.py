@@ -1,0 +1,96 @@
+"""One step of a decode: the next token of every row."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from calm_jax.decoding.begin import bias_at
+from calm_jax.decoding.choice import Greedy, likeliest_id, position_keys
+from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.layer_loop import LayerLoop
+from calm_jax.decoding.state import DecodeCarry, DecodeInputs, LayerState, TokenInputs
+from calm_jax.decoding.trace import recorded, said
+from calm_jax.models.config import TransformerConfig
+from calm_jax.types import Array
+
+# The logit of ids that pruning has dropped: below all others, above those that a rule forbids.
+UNKEPT = -1e30
+
+
+def advance(call, config: TransformerConfig, inputs: DecodeInputs, carry: DecodeCarry, decoding: Decoding) -> DecodeCarry:
+    """One step: the next token of every row."""
+    rows, ring = carry.last.shape[0], carry.cache.ring
+    position = jnp.broadcast_to(carry.cursor - inputs.first, (rows,))
+    place = carry.cursor[None, None] if inputs.start is None else (carry.cursor - inputs.start)[:, None]
+    draws = not isinstance(decoding.choice, Greedy) or decoding.gate is not None
+    token = TokenInputs(
+        cursor=carry.cursor,
+        slot=carry.cursor if inputs.start is None else carry.cursor % ring,
+        position=position,
+        place=jnp.maximum(place, 0),
+        alive=carry.alive,
+        self_bias=bias_at(inputs, carry.cursor, ring),
+        keys=position_keys(inputs.keys, position) if draws else None,
+        oracle=None,
+    )
+    choose = partial(_choose, config, inputs, carry, token, decoding)
+    hidden = call(carry.last, token.place[:, 0], method='embed')
+    loop, cache = LayerLoop(call, config, decoding, inputs, token, choose), carry.cache
+    if decoding.exit is not None and decoding.exit.measure.looks_ahead:
+        oracle, cache = _look_ahead(loop, hidden, cache)
+        loop = loop._replace(token=token._replace(oracle=oracle))
+    state, cache = loop.run(hidden, cache)
+    state, chosen = _emit(loop, state)
+    if inputs.forced is not None:
+        forced = jnp.take_along_axis(inputs.forced, jnp.minimum(position, inputs.forced.shape[1] - 1)[:, None], axis=1)[:, 0]
+        chosen = jnp.where(forced >= 0, forced, chosen)
+    chosen = jnp.where(carry.alive, chosen, config.pad_id)
+    ends = jnp.any(chosen[:, None] == jnp.asarray(config.eos_ids, jnp.int32), axis=1) | (position + 1 >= inputs.limit)
+    return recorded(loop, carry, state, cache, chosen)._replace(
+        cursor=carry.cursor + 1, last=chosen, alive=carry.alive & ~ends, lengths=carry.lengths + carry.alive
+    )
+
+
+def _choose(config, inputs, carry, token, decoding, logits, ids=None):
+    """The token int32 [B] that logits [B, V], or [B, K] of ids int32 [B, K], say under rules and choice."""
+    greedy = isinstance(decoding.choice, Greedy)
+    if ids is not None and inputs.rules is None and greedy:
+        return likeliest_id(logits, ids)
+    rows = logits.shape[0]
+    if ids is not None:
+        # Rules and draws are about all ids: the same draw falls on the same token where that was kept.
+        logits = jnp.full((rows, config.vocab_size), UNKEPT).at[jnp.arange(rows)[:, None], ids].set(logits)
+    if inputs.rules is not None:
+        history = jnp.concatenate([inputs.prompt, said(inputs, carry)], axis=1)
+        length = inputs.prompt.shape[1] + token.position
+        logits = inputs.rules(logits, history, length, token.position, inputs.limit, config.eos_ids)
+    return decoding.choice(logits, token.keys)
+
+
+def _look_ahead(loop, hidden, cache):
+    """The token that the model without exits would emit here, and the caches. Layers that were behind stay filled; this
+    position does not count as filled, so the exiting pass overwrites it."""
+    without = loop._replace(decoding=dataclasses.replace(loop.decoding, exit=None))
+    state, seen = without.run(hidden, cache)
+    filled = tuple(jnp.minimum(each, loop.token.cursor) for each in seen.filled)
+    return _emit(without, state)[1], seen._replace(filled=filled, exit_states=cache.exit_states)
+
+
+def _emit(loop: LayerLoop, state: LayerState) -> tuple[LayerState, Array]:
+    """The state with the head's last work counted, and the token of each row: what its measure computed on the way, or the
+    head applied once to its exit state."""
+    needs, rule = loop.token.alive & ~state.predicted, loop.decoding.exit
+
+    def head(state):
+        token = loop.choose(loop.call(state.hidden, method='unembed'))
+        return jnp.where(state.predicted, state.prediction, token) if predicts else token
+
+    predicts = rule is not None and rule.measure.predicts
+    if state.scored is not None:
+        scored = state.scored + needs[:, None] * jnp.array([1, loop.config.vocab_size, 0], jnp.int32)
+        state = state._replace(scored=scored)
+    if not predicts:
+        return state, head(state)
+    return state, jax.lax.cond(jnp.any(needs), head, lambda state: state.prediction, state)

@@ -1,0 +1,114 @@
+"""What a decode writes down: the token, and what it needed, of every row at every step; and the Trace that this makes."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Int
+
+from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecodeState
+from calm_jax.models.config import TransformerConfig
+from calm_jax.types import Array, Trace, Work
+
+
+def said(inputs: DecodeInputs, carry: DecodeCarry) -> Int[Array, 'B T']:
+    """The tokens of each row in order, anything after its last."""
+    return in_order(inputs, carry.table[:, 0])
+
+
+def in_order(inputs, ring):
+    """[B, T, …] of a ring written at the cursor, each row from its first token on."""
+    places = (inputs.first[..., None] + jnp.arange(ring.shape[1], dtype=jnp.int32)) % ring.shape[1]
+    places = jnp.broadcast_to(places, ring.shape[:2])
+    return jnp.take_along_axis(ring, places, axis=1)
+
+
+def recorded(loop, carry, state, cache, chosen):
+    """The carry with what this token was, and what it needed, written down."""
+    work, own_filled = _work(loop, carry, state)
+    # Times a row's being there: nothing is counted past its end.
+    columns = jnp.stack([state.visited, *work], axis=1) * carry.alive[:, None]
+    column = jnp.concatenate([chosen[:, None], columns], axis=1)[:, :, None]
+    slot = carry.cursor % carry.table.shape[2]
+    write = jax.lax.dynamic_update_slice_in_dim
+    log_probabilities = carry.log_probabilities
+    if log_probabilities is not None:
+        logits = jax.nn.log_softmax(loop.call(state.hidden, method='unembed'), axis=-1)
+        of_chosen = jnp.take_along_axis(logits, jnp.maximum(chosen, 0)[:, None], axis=1).astype(jnp.float32)
+        log_probabilities = write(log_probabilities, jnp.where(carry.alive[:, None], of_chosen, 0), slot, axis=1)
+    confidence = jnp.where(carry.alive, state.confidence, 0)[:, None]
+    return carry._replace(
+        cache=cache,
+        own_filled=own_filled,
+        table=write(carry.table, column, slot, axis=2),
+        confidence=write(carry.confidence, confidence, slot, axis=1),
+        executed=write(carry.executed, loop.executed(state)[None], slot, axis=0),
+        log_probabilities=log_probabilities,
+    )
+
+
+def _work(loop, carry, state):
+    """`Work` of this token, int32 [B] each, and how far each row alone would have filled its layers."""
+    layers, inputs, propagation = loop.config.num_decoder_layers, loop.inputs, loop.decoding.propagation
+    visited = state.visited
+    if state.sub_layers is None:
+        ran = [visited, jnp.zeros_like(visited) if loop.config.decoder_only else visited, visited]
+    else:
+        ran = [state.sub_layers[:, i] for i in range(3)]
+    own_filled = carry.own_filled
+    if own_filled is None and inputs.plan is None:
+        written = visited if propagation.copies else jnp.full_like(visited, layers)
+    else:
+        # Of layers that the row's plan reads: those it entered, or all of them where they are written at once.
+        entered = jnp.arange(layers) < visited[:, None]
+        if own_filled is None and not propagation.copies:
+            entered = jnp.ones_like(entered)
+        if inputs.plan is not None:
+            entered = entered & inputs.plan.self_attention
+        if own_filled is None:
+            written = jnp.sum(entered, axis=1, dtype=jnp.int32)
+        else:
+            filled = jnp.where(entered, loop.token.place + 1, own_filled)
+            written, own_filled = jnp.sum(filled - own_filled, axis=1, dtype=jnp.int32), filled
+    if state.scored is None:
+        one = jnp.ones_like(visited)
+        scored = [one, one * loop.config.vocab_size, jnp.zeros_like(visited)]
+    else:
+        scored = [state.scored[:, i] for i in range(3)]
+    return Work(*ran, written, *scored), own_filled
+
+
+def trace_of(config: TransformerConfig, state: DecodeState) -> Trace:
+    """What the decode reports so far."""
+    inputs, carry = state
+    there = jnp.arange(carry.confidence.shape[1]) < carry.lengths[:, None]
+    table = [in_order(inputs, carry.table[:, i]) for i in range(carry.table.shape[1])]
+    tokens, exit_layers, *work = [jnp.where(there, column, 0) for column in table]
+    executed = carry.executed if inputs.first.ndim else jnp.roll(carry.executed, -inputs.first)
+    return Trace(
+        tokens=jnp.where(there, tokens, config.pad_id),
+        lengths=carry.lengths,
+        exit_layers=exit_layers,
+        confidence=jnp.where(there, in_order(inputs, carry.confidence), 0),
+        work=Work(*work),
+        prefill=inputs.prefill,
+        plan=inputs.plan,
+        executed=executed,
+        log_probabilities=None
+        if carry.log_probabilities is None
+        else jnp.where(there, in_order(inputs, carry.log_probabilities), 0),
+    )
+
+
+def cut(trace: Trace, length: int) -> Trace:
+    """The trace without the room behind its longest row's limit: T becomes `length`."""
+
+    def columns(array):
+        return array[:, :length]
+
+    return trace._replace(
+        tokens=columns(trace.tokens),
+        exit_layers=columns(trace.exit_layers),
+        confidence=columns(trace.confidence),
+        work=Work(*map(columns, trace.work)),
+        executed=trace.executed[:length],
+        log_probabilities=None if trace.log_probabilities is None else columns(trace.log_probabilities),
+    )
