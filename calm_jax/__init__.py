@@ -2,8 +2,8 @@
 
     import calm_jax as calm
     model = calm.load('DIR')
-    outputs = model.generate(texts, exit=calm.Exit(calm.SoftmaxGap(), threshold=0.8), max_new_tokens=64)
-    certificate = calm.calibrate(losses, thresholds, tolerance=0.1, epsilon=0.05)
+    outputs = model.generate(texts, exit=calm.Exit(calm.SoftmaxGap(), threshold=0.8), limits=calm.Limits(max_new_tokens=64))
+    outputs = model.generate(texts, certificate='certificate.json')
 
 Names are imported when first used: a report needs no JAX, and statistics need no model. `__version__` is the installed one.
 """
@@ -17,20 +17,39 @@ except metadata.PackageNotFoundError:  # a checkout that was never installed run
     __version__ = 'not installed'
 
 if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with what Python finds, below
+    from calm_jax.calibration import Calibration as Calibration
     from calm_jax.calibration import Certificate as Certificate
+    from calm_jax.calibration import Point as Point
     from calm_jax.calibration import calibrate as calibrate
+    from calm_jax.checkpoints.published import import_checkpoint as import_checkpoint
+    from calm_jax.compilation import use_compilation_cache as use_compilation_cache
+    from calm_jax.decoding.choice import Beam as Beam
     from calm_jax.decoding.choice import Greedy as Greedy
     from calm_jax.decoding.choice import Sampled as Sampled
+    from calm_jax.decoding.decoding import Decoding as Decoding
+    from calm_jax.decoding.decoding import Limits as Limits
     from calm_jax.decoding.generate import generate as generate
+    from calm_jax.decoding.propagation import CopyKV as CopyKV
+    from calm_jax.decoding.propagation import Eager as Eager
+    from calm_jax.decoding.propagation import FirstState as FirstState
+    from calm_jax.decoding.propagation import Lazy as Lazy
+    from calm_jax.decoding.rows import Rows as Rows
+    from calm_jax.decoding.rules import Rules as Rules
     from calm_jax.depth.confidence import Classifier as Classifier
+    from calm_jax.depth.confidence import Measure as Measure
     from calm_jax.depth.confidence import Oracle as Oracle
     from calm_jax.depth.confidence import SoftmaxGap as SoftmaxGap
     from calm_jax.depth.confidence import SoftmaxMax as SoftmaxMax
     from calm_jax.depth.confidence import StateSimilarity as StateSimilarity
     from calm_jax.depth.confidence import StaticDepth as StaticDepth
+    from calm_jax.depth.confidence import VocabularyMeasure as VocabularyMeasure
     from calm_jax.depth.contrast import DivergentContrast as DivergentContrast
     from calm_jax.depth.contrast import WeightedContrast as WeightedContrast
     from calm_jax.depth.exits import Exit as Exit
+    from calm_jax.depth.gates import Gate as Gate
+    from calm_jax.depth.gates import ScriptedGate as ScriptedGate
+    from calm_jax.depth.plans import PlanMaker as PlanMaker
+    from calm_jax.depth.plans import Uniform as Uniform
     from calm_jax.depth.thresholds import Constant as Constant
     from calm_jax.depth.thresholds import Decaying as Decaying
     from calm_jax.depth.thresholds import ScaledDecaying as ScaledDecaying
@@ -38,19 +57,60 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.depth.vocabulary import FixedPruning as FixedPruning
     from calm_jax.depth.vocabulary import Whole as Whole
     from calm_jax.model import Model as Model
-    from calm_jax.model import Output as Output
     from calm_jax.model import load as load
+    from calm_jax.options import array as array
+    from calm_jax.options import option as option
+    from calm_jax.output import Output as Output
+    from calm_jax.output import Outputs as Outputs
+    from calm_jax.pytrees import pytree as pytree
+    from calm_jax.stages import evaluate as evaluate
+    from calm_jax.stages import report as report
+    from calm_jax.stages import train as train
+    from calm_jax.stages import train_exit_classifier as train_exit_classifier
+    from calm_jax.training.jobs import PairedText as PairedText
+    from calm_jax.training.optimizer import Optimizer as Optimizer
+    from calm_jax.training.train_loop import LoopOptions as LoopOptions
+    from calm_jax.types import Context as Context
+    from calm_jax.types import Evidence as Evidence
+    from calm_jax.types import Plan as Plan
+    from calm_jax.types import Sizes as Sizes
+    from calm_jax.types import Trace as Trace
 else:
     _NAMES = {
-        'calm_jax.calibration': ('Certificate', 'calibrate'),
-        'calm_jax.decoding.choice': ('Greedy', 'Sampled'),
+        'calm_jax.calibration': ('Calibration', 'Certificate', 'Point', 'calibrate'),
+        'calm_jax.checkpoints.published': ('import_checkpoint',),
+        'calm_jax.compilation': ('use_compilation_cache',),
+        'calm_jax.decoding.choice': ('Beam', 'Greedy', 'Sampled'),
+        'calm_jax.decoding.decoding': ('Decoding', 'Limits'),
         'calm_jax.decoding.generate': ('generate',),
-        'calm_jax.depth.confidence': ('Classifier', 'Oracle', 'SoftmaxGap', 'SoftmaxMax', 'StateSimilarity', 'StaticDepth'),
+        'calm_jax.decoding.propagation': ('CopyKV', 'Eager', 'FirstState', 'Lazy'),
+        'calm_jax.decoding.rows': ('Rows',),
+        'calm_jax.decoding.rules': ('Rules',),
+        'calm_jax.depth.confidence': (
+            'Classifier',
+            'Measure',
+            'Oracle',
+            'SoftmaxGap',
+            'SoftmaxMax',
+            'StateSimilarity',
+            'StaticDepth',
+            'VocabularyMeasure',
+        ),
         'calm_jax.depth.contrast': ('DivergentContrast', 'WeightedContrast'),
         'calm_jax.depth.exits': ('Exit',),
+        'calm_jax.depth.gates': ('Gate', 'ScriptedGate'),
+        'calm_jax.depth.plans': ('PlanMaker', 'Uniform'),
         'calm_jax.depth.thresholds': ('Constant', 'Decaying', 'ScaledDecaying'),
         'calm_jax.depth.vocabulary': ('DecayingPruning', 'FixedPruning', 'Whole'),
-        'calm_jax.model': ('Model', 'Output', 'load'),
+        'calm_jax.model': ('Model', 'load'),
+        'calm_jax.options': ('array', 'option'),
+        'calm_jax.output': ('Output', 'Outputs'),
+        'calm_jax.pytrees': ('pytree',),
+        'calm_jax.stages': ('evaluate', 'report', 'train', 'train_exit_classifier'),
+        'calm_jax.training.jobs': ('PairedText',),
+        'calm_jax.training.optimizer': ('Optimizer',),
+        'calm_jax.training.train_loop': ('LoopOptions',),
+        'calm_jax.types': ('Context', 'Evidence', 'Plan', 'Sizes', 'Trace'),
     }
     _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
     __all__ = sorted(_MODULE_OF)

@@ -1,4 +1,4 @@
-"""Scores of generated texts against references, and what they cost."""
+"""Scores of a file of generated texts against references, and what they cost."""
 
 import collections
 import dataclasses
@@ -17,6 +17,7 @@ from calm_jax.data.references import references as texts_of
 from calm_jax.data.sources import open_records
 from calm_jax.files import read_json
 from calm_jax.metrics import quality
+from calm_jax.metrics.scores import score, unit
 from calm_jax.progress import progress
 
 # What decoded records say beside their text: field → (name, unit).
@@ -46,7 +47,7 @@ class Evaluation:
         return {'columns': list(self.columns), 'rows': [self.values]}
 
 
-def evaluate(
+def evaluate_file(
     predictions: Paths,
     references: Paths,
     metric: str | quality.Metric | Sequence[str | quality.Metric],
@@ -71,11 +72,8 @@ def evaluate(
     values: dict[str, float | int] = {}
     columns = []
     for name, each in progress(named.items(), 'metrics', quiet=quiet, unit='metric'):
-        if name in quality.CORPUS_METRICS:
-            values[name], unit = quality.CORPUS_METRICS[name](texts, wanted), 'corpus, 0–100'
-        else:
-            values[name], unit = float(quality.metric(each)(texts, wanted).mean()), 'mean of examples, 0–1'
-        columns.append({'key': name, 'name': name, 'unit': unit})
+        values[name] = score(each, texts, wanted)
+        columns.append({'key': name, 'name': name, 'unit': unit(each)})
     for key, value in costs.means().items():
         values[key] = value
         columns.append(dict(zip(('key', 'name', 'unit'), (key, *_COSTS[key]))))

@@ -80,7 +80,10 @@ class Model:
 
     def resolve(self, decoding: Decoding) -> Decoding:
         """The decoding with its limits as numbers. Raises ValueError where this model cannot do it."""
-        length, source_length = self.limits(decoding.limits.max_new_tokens, decoding.limits.max_source_length)
+        limits = decoding.limits
+        length, source_length = self.limits(
+            None if limits.max_new_tokens is None else int(limits.max_new_tokens), limits.max_source_length
+        )
         resolved = dataclasses.replace(decoding, limits=Limits(source_length, length))
         resolved.check(self.config.sizes)
         return resolved
@@ -113,15 +116,17 @@ class Model:
             )
         )
 
-    @overload
-    def generate(self, texts: str, decoding: Decoding | None = None, **options: Unpack[Options]) -> Output: ...
+    @overload  # a text is a sequence of texts too; the first overload that fits is taken
+    def generate(  # pyright: ignore[reportOverlappingOverload]
+        self, texts: str, decoding: Decoding | None = None, **options: Unpack[Options]
+    ) -> Output: ...
 
     @overload
     def generate(
         self, texts: Sequence[str | Mapping[str, Any]], decoding: Decoding | None = None, **options: Unpack[Options]
     ) -> Outputs: ...
 
-    def generate(self, texts, decoding=None, **options):
+    def generate(self, texts: Any, decoding: Decoding | None = None, **options: Unpack[Options]) -> Any:
         """The output of a text, or of several in their order, decoded as they are asked for.
 
         decoding: how, exactly; limits that it leaves open are the checkpoint's. None: as the checkpoint says, with the parts
@@ -249,7 +254,7 @@ class Model:
             decoding = self.resolve(chosen_decoding(lambda: self.decoding, decoding, options))
         check_combination(decoding, sequences, log_probabilities)
         rows = checked_rows(options.get('rows'), decoding, self.config.num_decoder_layers, count)
-        if rows is not None and rows.threshold is not None:
+        if rows is not None and rows.threshold is not None and decoding.exit is not None:
             # The dial that the rows' own stand for must not turn the rule off.
             decoding = dataclasses.replace(decoding, exit=dataclasses.replace(decoding.exit, threshold=0.0))
         return Request(decoding, batch_size or BATCH_SIZE, rows, sequences, log_probabilities, template)
@@ -287,11 +292,7 @@ class Model:
                     yield encoded
 
         windows = decode_windows(
-            sources(),
-            request.batch_size,
-            max_source_length=request.decoding.limits.max_source_length,
-            first=first,
-            **self.padding,
+            sources(), request.batch_size, max_source_length=request.source_length, first=first, **self.padding
         )
         return self._decoded(windows, request, waiting, watch)
 
@@ -353,9 +354,7 @@ class Model:
         return outputs
 
     def _text_parts(self, prompt: str, request: Request) -> Iterator[str]:
-        ((batch,),) = decode_windows(
-            [self.encode(prompt)], 1, max_source_length=request.decoding.limits.max_source_length, **self.padding
-        )
+        ((batch,),) = decode_windows([self.encode(prompt)], 1, max_source_length=request.source_length, **self.padding)
         text, params = StreamedText(self.tokenizer), self.decoding_params
         state = begin(
             self.config,

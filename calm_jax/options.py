@@ -38,7 +38,7 @@ class Option:
     array: bool = False
 
 
-def option(default: Any = dataclasses.MISSING, help: str = '', *, flag: str | None = '', **said: Any) -> Any:
+def option(help: str = '', *, default: Any = dataclasses.MISSING, flag: str | None = '', **said: Any) -> Any:
     """A dataclass field that is an option. flag: '' where its flag is named as the field is; None where it has no flag."""
     return dataclasses.field(default=default, metadata={KEY: Option(help, flag, **said)})
 

@@ -1,11 +1,26 @@
 """Frozen dataclasses that travel through compiled functions."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform, overload
 
 import jax
 
+from calm_jax.options import array, option
 
-def pytree(cls=None, *, static=()):
+T = TypeVar('T')
+
+
+@overload
+def pytree(cls: type[T]) -> type[T]: ...
+
+
+@overload
+def pytree(*, static: tuple[str, ...] = ()) -> Callable[[type[T]], type[T]]: ...
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, option, array))
+def pytree(cls: Any = None, *, static: tuple[str, ...] = ()) -> Any:
     """Makes a class a frozen dataclass and a pytree: its fields are children, but those named `static`, which must hash.
 
     The class itself is part of the tree's structure. `jax.tree_util.register_dataclass` leaves it out (jax 0.10): two

@@ -67,6 +67,13 @@ class Request:
     log_probabilities: bool = False
     template: Template | None = None
 
+    @property
+    def source_length(self) -> int:
+        """Tokens of an input, longer ones being cut."""
+        length = self.decoding.limits.max_source_length
+        assert length is not None  # resolved
+        return length
+
     def rows_at(self, texts: np.ndarray) -> Rows | None:
         """The settings of a batch: of the texts with these indices, int [B]; below 0, of rows that fill it up, the first's."""
         if self.rows is None:
@@ -101,7 +108,7 @@ def chosen_decoding(default: Callable[[], Decoding], decoding: Decoding | None, 
 
     Raises ValueError where both are passed, TypeError where a decoding is none.
     """
-    parts: dict[str, Any] = {name: options[name] for name in PARTS if options.get(name) is not None}
+    parts: dict[str, Any] = {name: value for name, value in options.items() if name in PARTS and value is not None}
     if decoding is None:
         decoding = default()
         if isinstance(decoding.choice, Beam) and ('exit' in parts or 'gate' in parts):

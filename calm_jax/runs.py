@@ -96,13 +96,13 @@ def check_records(records: Records, template: Template, threshold_field: str | N
 
     Raises ValueError, naming the line, for a record that the template makes no text of or whose λ is none.
     """
-    thresholds = None if threshold_field is None else array('d')
+    thresholds = array('d')
     for index, each in enumerate(progress(records, 'checking', quiet=quiet, unit='examples')):
         where = records.where(index)
         template(each, where)
-        if thresholds is not None:
+        if threshold_field is not None:
             thresholds.append(_threshold(each, threshold_field, where))
-    return thresholds
+    return None if threshold_field is None else thresholds
 
 
 def _threshold(each: dict, field: str, where: str) -> float:

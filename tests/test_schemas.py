@@ -4,7 +4,7 @@ import dataclasses
 
 from calm_jax.examples import examples
 from calm_jax.files import write_json
-from calm_jax.report import reader
+from calm_jax.reporting import reader
 from calm_jax.schemas import FULL_MODEL, Example, Output, Point
 
 

@@ -61,7 +61,7 @@ def save(
     config: TransformerConfig; `params` and `tokenizer` are checked against it.
     params: nested dict of arrays, or of what an array is made of one at a time.
     tokenizer: `calm_jax.data.tokenizers.Tokenizer`.
-    heads: nested dict of arrays, or None. generation: dict of decoding defaults, or None.
+    heads: nested dict of arrays, or None. generation: document of decoding defaults, or None.
     dtype: stores the floating-point parameters as this type, e.g. 'float16'; heads keep their own.
     watch: passes the parameters on, as a progress bar does.
 

@@ -74,7 +74,7 @@ def write(
     import orbax.checkpoint as ocp  # Takes seconds to import, and most commands never write a tree.
 
     directory = pathlib.Path(directory).absolute()
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    with _checkpointer(ocp) as checkpointer:
         for number, part in enumerate(_parts(watch(list(flatten(tree))), dtype)):
             checkpointer.save(directory / str(number), args=ocp.args.StandardSave(part))
             # It names the folder that was written to, which is gone by the time that anybody reads it.
@@ -106,7 +106,7 @@ def read(directory: str | os.PathLike, dtype: npt.DTypeLike | None = None) -> di
 
     tree = {}
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        with _checkpointer(ocp) as checkpointer:
             for number in numbers:
                 part = directory / str(number)
                 stored = checkpointer.metadata(part).item_metadata.tree
@@ -145,14 +145,24 @@ def put(tree: dict, path: Sequence[str], leaf: Any) -> None:
     tree[path[-1]] = leaf
 
 
+def _checkpointer(ocp):
+    """Orbax for this process alone: of several that train together one may write, and none waits for the others."""
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f'process_{process}'
+    )
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
+
+
 def _parts(leaves, dtype):
     """Yields nested dicts of arrays on the host, of `PART_BYTES` or one array more each."""
     host, part, size = jax.local_devices(backend='cpu')[0], {}, 0
     for path, leaf in leaves:
         array = cast(jax.device_get(leaf), dtype, '/'.join(path))
         size += array.nbytes
-        # Orbax copies a device's array once and numpy's twice; numpy's may be of a type that devices have not.
-        fits = jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype
+        # Orbax copies a device's array once and numpy's twice; numpy's may be of a type that devices have not, and a device's
+        # must be known to all of several processes.
+        fits = jax.process_count() == 1 and jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype
         put(part, path, jax.device_put(array, host) if fits else array)
         del array
         if size >= PART_BYTES:

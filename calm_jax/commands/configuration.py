@@ -255,8 +255,8 @@ def _words(kind: Any) -> list[str]:
     """What may be bound where a type is expected, as a gin file has it."""
     if _callable(kind):
         return [f'@{each.__name__}' for each in gin_registry.CONFIGURABLES if _fits(each, kind)]
-    word = f'@{kind.__name__}()' if kind in gin_registry.CONFIGURABLES else expected(kind)
-    return [word] if word else []
+    classes = [f'@{each.__name__}()' for each in gin_registry.CONFIGURABLES if _is_a(each, kind)]
+    return classes or ([expected(kind)] if expected(kind) else [])
 
 
 def _is_a(made: Any, kind: Any) -> bool:
@@ -319,7 +319,7 @@ def _explained(message: str, where: str) -> str:
     """gin's message in one line, with the nearest known name, and quotes proposed for a bare string."""
     line = re.search(r'line (\d+)', message)
     at = f' (line {line[1]})' if line and not where.startswith('--gin.') else ''
-    if unknown := re.search(r"No configurable matching (?:reference )?'@?([\w./]+)'", message):
+    if unknown := re.search(r"No configurable matching (?:reference )?'@?([\w./]+)(?:\(\))?'", message):
         return f'nothing is called {unknown[1]}{at}{did_you_mean(unknown[1], _parameters())}'
     if unknown := re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", message):
         return f'{unknown[1]} has no {unknown[2]}{at}{did_you_mean(unknown[2], _parameters().get(unknown[1], ()))}'

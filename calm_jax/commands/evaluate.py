@@ -15,7 +15,7 @@ from rich.table import Table
 
 from calm_jax.commands import own
 from calm_jax.commands.provenance import origin
-from calm_jax.evaluation import Evaluation, evaluate
+from calm_jax.evaluation import Evaluation, evaluate_file
 from calm_jax.files import write_json
 from calm_jax.metrics import quality
 from calm_jax.outputs import check_file
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if args.output:
         check_file(args.output, args.overwrite, [args.predictions, args.references])
     metrics = [own.metric(each) for each in dict.fromkeys(args.metric)]
-    evaluation = evaluate(args.predictions, args.references, metrics, args.reference_field, quiet=args.quiet)
+    evaluation = evaluate_file(args.predictions, args.references, metrics, args.reference_field, quiet=args.quiet)
     Console().print(table(evaluation))
     if args.output:
         title = f'{args.predictions} against {args.references}'

@@ -4,12 +4,14 @@ The weights keep their bits unless --dtype says otherwise; importing the result 
 classifiers and other heads have no place in that format and stay behind.
 """
 
+import functools
 import pathlib
 
 from calm_jax.checkpoints import huggingface, native
-from calm_jax.commands import import_
+from calm_jax.checkpoints.published import describe, megabytes
 from calm_jax.models.config import DEVICE_DTYPES
 from calm_jax.outputs import check_apart
+from calm_jax.progress import progress
 
 
 def add_arguments(parser):
@@ -25,10 +27,9 @@ def run(args):
     source, output = pathlib.Path(args.directory), pathlib.Path(args.output)
     check_apart(output, [source])
     checkpoint = native.load(source, dtype=None)
-    huggingface.write(
-        output, checkpoint, dtype=args.dtype, overwrite=args.overwrite, watch=import_.watched('writing', args.quiet)
-    )
+    watch = functools.partial(progress, description='writing', quiet=args.quiet, unit='tensors')
+    huggingface.write(output, checkpoint, dtype=args.dtype, overwrite=args.overwrite, watch=watch)
     if not args.quiet:
         left = f'; without its heads ({", ".join(sorted(checkpoint.heads))})' if checkpoint.heads else ''
-        print(f'{source}: {import_.description(checkpoint)}')
-        print(f'{output}: written, {import_.megabytes(output)}{left}')
+        print(f'{source}: {describe(checkpoint)}')
+        print(f'{output}: written, {megabytes(output)}{left}')

@@ -6,11 +6,8 @@ appears whole or not at all.
 """
 
 import functools
-import pathlib
 
-import jax
-
-from calm_jax.checkpoints import huggingface, native, t5x
+from calm_jax.checkpoints.published import describe, import_checkpoint, megabytes
 from calm_jax.models.config import DEVICE_DTYPES
 from calm_jax.outputs import check_apart
 from calm_jax.progress import progress
@@ -29,54 +26,15 @@ def add_arguments(parser):
 
 def run(args):
     """Detects the format of args.directory, converts, prints two lines."""
-    source, output = pathlib.Path(args.directory), pathlib.Path(args.output)
-    check_apart(output, [source, args.tokenizer])
-    checkpoint = read(source, args.dtype, args.tokenizer)
-    native.save(output, *checkpoint, overwrite=args.overwrite, watch=watched('converting', args.quiet))
+    check_apart(args.output, [args.directory, args.tokenizer])
+    checkpoint = import_checkpoint(
+        args.directory,
+        args.output,
+        dtype=args.dtype,
+        tokenizer=args.tokenizer,
+        overwrite=args.overwrite,
+        watch=functools.partial(progress, description='converting', quiet=args.quiet, unit='tensors'),
+    )
     if not args.quiet:
-        print(f'{source}: {description(checkpoint)}')
-        print(f'{output}: written, {megabytes(output)}; decode with `calm generate --checkpoint {output}`')
-
-
-def watched(description, quiet):
-    """Weights → the same weights, with a progress bar."""
-    return functools.partial(progress, description=description, quiet=quiet, unit='tensors')
-
-
-def read(directory, dtype, tokenizer=None):
-    """The checkpoint in a published directory, whichever format it has; with the tokenizer of another folder if one is named.
-    Its parameters stay in their files until they are used.
-
-    Raises:
-      FileNotFoundError: there is no such directory.
-      ValueError: it is native already, or its format is not known; and what the format's reader raises.
-    """
-    if not directory.is_dir():
-        found = 'not a directory' if directory.exists() else 'no such directory'
-        raise FileNotFoundError(f'{directory}: {found}; expected a published model')
-    if huggingface.is_published(directory):
-        return huggingface.read(directory, dtype, tokenizer, pending=True)
-    if t5x.is_t5x(directory):
-        return t5x.read(directory, tokenizer, dtype, pending=True)
-    if native.is_native(directory):
-        raise ValueError(f'{directory}: already a native checkpoint; use it as it is')
-    names = sorted(path.name for path in directory.iterdir())
-    raise ValueError(
-        f'{directory}: format not recognised: found {", ".join(names[:6]) or "nothing"}; expected a published '
-        'model with config.json ("model_type") and its weights, or a checkpoint of t5x'
-    )
-
-
-def description(checkpoint):
-    """'8 + 8 layers, 76.9 M parameters (float32), vocabulary 32128'"""
-    config, leaves = checkpoint.config, jax.tree.leaves(checkpoint.params)
-    dtypes = ', '.join(sorted({leaf.dtype.name for leaf in leaves}))
-    return (
-        f'{config.num_encoder_layers} + {config.num_decoder_layers} layers, '
-        f'{sum(leaf.size for leaf in leaves) / 1e6:.3g} M parameters ({dtypes}), vocabulary {config.vocab_size}'
-    )
-
-
-def megabytes(directory):
-    """'12.3 MB', of all files below."""
-    return f'{sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) / 1e6:.3g} MB'
+        print(f'{args.directory}: {describe(checkpoint)}')
+        print(f'{args.output}: written, {megabytes(args.output)}; decode with `calm generate --checkpoint {args.output}`')

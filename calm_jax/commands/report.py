@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Reads RUN, writes the page and its figures, and says where they are."""
     from calm_jax.outputs import check_apart
-    from calm_jax.report import page
-    from calm_jax.report.reader import read
+    from calm_jax.reporting import page
+    from calm_jax.reporting.reader import read
 
     found = read(args.run)
     check_apart(args.output, [found.directory / path for path in found.files])

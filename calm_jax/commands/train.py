@@ -8,6 +8,8 @@ import shutil
 import sys
 import tempfile
 
+import jax
+
 from calm_jax.commands import configuration, gin_flags
 from calm_jax.files import read_json, write_json, write_text
 from calm_jax.outputs import check_apart
@@ -123,9 +125,11 @@ def _same_inputs(model_dir, inputs):
 
 
 def _start(model_dir, found, resolved, args, inputs):
-    """Everything has been read and checked: prepares the model folder, and says what is cut."""
+    """Everything has been read and checked: prepares the model folder, and says what is cut; the first process for all."""
     if found and args.resume:
         _same_inputs(model_dir, inputs)
+    if jax.process_index() > 0:
+        return
     with _replaced(model_dir) if found and args.overwrite else contextlib.nullcontext():
         model_dir.mkdir(parents=True, exist_ok=True)
         write_json(model_dir / 'inputs.json', inputs)

@@ -13,13 +13,16 @@ order, with the label's name as target. Summarisation sets that are not in that 
 import functools
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
+from calm_jax.data.definition import digest
 from calm_jax.data.jsonl import Records
 from calm_jax.data.tokenizers import ByteTokenizer, SentencePieceTokenizer, load_tokenizer
 from calm_jax.files import whole
@@ -178,6 +181,16 @@ def text_examples(task: str, split: str) -> Iterator[dict[str, Any]]:
     return _examples(texts, split, _dataset(texts, split))
 
 
+def fingerprint(task: str) -> str:
+    """sha256 (hex) over what a registered Task makes texts of: its source with its parameters and version, and the
+    preprocessors up to its tokenisation with their code. Its vocabulary changes no text, and is not looked at.
+
+    Raises ValueError as `text_examples` does.
+    """
+    texts = _text_task(task)
+    return digest(texts.source, texts.preprocessors)
+
+
 def task_records(task: str, split: str, path: str | os.PathLike) -> Records:
     """Random access to the texts of a Task's split: writes `text_examples` to `path`, a .jsonl, and opens it.
 
@@ -185,9 +198,12 @@ def task_records(task: str, split: str, path: str | os.PathLike) -> Records:
     written.
     """
     examples = text_examples(task, split)
-    with whole(path, make_folders=True) as lines:
+    path = Path(path)
+    own = path.with_name(f'{path.name}.{secrets.token_hex(4)}')  # another process may be writing the same
+    with whole(own, make_folders=True) as lines:
         for example in examples:
             lines.write(json.dumps(example, ensure_ascii=False) + '\n')
+    own.replace(path)
     return Records(path)
 
 

@@ -13,8 +13,8 @@ PREFIX = 'seqio:'
 def open_records(source: Paths) -> Records:
     """Records of .jsonl, .jsonl.gz or .jsonl.xz files, or of 'seqio:TASK:SPLIT' (fields source, target, …).
 
-    A Task's texts are written once to the cache folder ($XDG_CACHE_HOME/calm_jax/tasks) and read from there; delete the
-    file to read the Task again.
+    A Task's texts are written once to the cache folder ($XDG_CACHE_HOME/calm_jax/tasks) and read from there, as long as its
+    source and the preprocessors of its texts stay what they are; delete the file to read the Task again.
     Raises FileNotFoundError or ValueError in one line: a file, Task or split that is not there, a malformed line, seqio
     not installed.
     """
@@ -23,14 +23,12 @@ def open_records(source: Paths) -> Records:
     task, _, split = source.removeprefix(PREFIX).partition(':')
     if not task or not split:
         raise ValueError(f'{source!r}: expected seqio:TASK:SPLIT, such as seqio:xsum:validation')
-    path = _cache() / f'{task}-{split}.jsonl'
-    if path.is_file():
-        return Records(path)
     if importlib.util.find_spec('seqio') is None:
         raise ValueError(f"{source}: seqio is not installed; pip install 'calm_jax[seqio]'")
     from calm_jax.data import seqio_tasks
 
-    return seqio_tasks.task_records(task, split, path)
+    path = _cache() / f'{task}-{split}-{seqio_tasks.fingerprint(task)[:16]}.jsonl'
+    return Records(path) if path.is_file() else seqio_tasks.task_records(task, split, path)
 
 
 def data_of(records: Records, source_field: str, used: int | None = None) -> dict:

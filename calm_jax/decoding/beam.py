@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Int
 
 from calm_jax.decoding.begin import bias_at, bound, decided, prefilled
-from calm_jax.decoding.choice import Beam
+from calm_jax.decoding.choice import Beam, likeliest_id
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop
 from calm_jax.decoding.state import DecodeInputs, DecoderCache, TokenInputs
@@ -48,6 +48,7 @@ def beam_search(config, params, tokens, mask, example_ids, decoding: Decoding, *
     best finished sequence; its work is that of all of them, as long as the row was searched.
     """
     rows, beam = tokens.shape[0], decoding.choice
+    assert isinstance(beam, Beam)
     size, length = beam.size, capacity
     call = bound(config, params)
     plans = decided(call, config, tokens, mask, decoding, example_ids)
@@ -138,10 +139,10 @@ def _loop(call, config, inputs: DecodeInputs, search: Search, decoding, first, a
         place=jnp.maximum(place, 0),
         alive=alive,
         self_bias=bias_at(inputs, cursor, search.cache.ring),
-        keys=None,
+        keys=inputs.keys,
         oracle=None,
     )
-    return LayerLoop(call, config, decoding, inputs, token, None)
+    return LayerLoop(call, config, decoding, inputs, token, likeliest_id)
 
 
 def _finish(search, candidates, best, ends, beam):
@@ -215,11 +216,22 @@ def _trace(config, final: Search, alive, plan, inputs: DecodeInputs, beam: Beam)
 
 def _work(config, plan, alive) -> tuple[Work, Array]:
     """What one step of one sequence of each row needs, int32 [B] each, and the sub-layers that the batch runs, int32 []."""
-    one = jnp.ones(alive.shape, jnp.int32)
-    layers = (config.num_decoder_layers, 0 if config.decoder_only else config.num_decoder_layers, config.num_decoder_layers)
-    ran, batch = [one * count for count in layers], jnp.asarray(sum(layers), jnp.int32)
-    if plan is not None:
-        parts = [part & (count > 0) for part, count in zip(plan[:3], layers)]
-        ran = [jnp.sum(part, axis=1, dtype=jnp.int32) for part in parts]
-        batch = sum(jnp.sum(jnp.any(part & alive[:, None], axis=0), dtype=jnp.int32) for part in parts)
-    return Work(*ran, ran[0], one, one * config.vocab_size, 0 * one), batch
+    one, crosses = jnp.ones(alive.shape, jnp.int32), not config.decoder_only
+    if plan is None:
+        layers = one * config.num_decoder_layers
+        ran, batch = (layers, layers * crosses, layers), jnp.asarray(config.num_decoder_layers * (2 + crosses), jnp.int32)
+    else:
+        parts = (plan.self_attention, plan.cross_attention & crosses, plan.feed_forward)
+        ran = tuple(jnp.sum(part, axis=1, dtype=jnp.int32) for part in parts)
+        executed = jnp.stack([jnp.any(part & alive[:, None], axis=0) for part in parts])
+        batch = jnp.sum(executed, dtype=jnp.int32)
+    work = Work(
+        self_attention=ran[0],
+        cross_attention=ran[1],
+        feed_forward=ran[2],
+        keys_values=ran[0],
+        head_states=one,
+        head_ids=one * config.vocab_size,
+        decisions=0 * one,
+    )
+    return work, batch

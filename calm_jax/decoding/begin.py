@@ -126,15 +126,13 @@ def prefilled(
     if decoding.plan is not None:
         units = -(-decoding.plan.flops(config.sizes) // config.emb_dim)
         work = work._replace(decisions=jnp.any(plans.mask, axis=1) * jnp.asarray(units, jnp.int32))
-    first = jnp.asarray(read, jnp.int32)
-    start = None
-    if config.decoder_only or cursor is not None:
-        padding = jnp.sum(~plans.mask, axis=1, dtype=jnp.int32) if config.decoder_only else jnp.zeros(count, jnp.int32)
-        start = padding
+    first, start = jnp.asarray(read, jnp.int32), None
+    if config.decoder_only:
+        start = jnp.sum(~plans.mask, axis=1, dtype=jnp.int32)
     if cursor is not None:
         shift = jnp.asarray(cursor, jnp.int32) - read
         layers = tuple(kv_cache.turned(each, shift) for each in layers)
-        first, start = first + shift, start + shift
+        first, start = first + shift, (jnp.zeros(count, jnp.int32) if start is None else start) + shift
     waits = adaptive and decoding.propagation.lazy
     inputs = DecodeInputs(
         source=plans.source,
@@ -218,7 +216,16 @@ def _read_source(call, config, plans, ring, after):
     parts = None if plan is None else (plan.encoder_attention, plan.encoder_feed_forward, plan.cross_attention)
     layers = (config.num_encoder_layers, config.num_encoder_layers, config.num_decoder_layers)
     counts, nothing = _layers_of(mask, parts, layers), jnp.zeros(rows, jnp.int32)
-    work = PrefillWork(*counts, nothing, nothing, nothing, nothing, nothing)
+    work = PrefillWork(
+        encoder_attention=counts[0],
+        encoder_feed_forward=counts[1],
+        cross_keys_values=counts[2],
+        prompt_attention=nothing,
+        prompt_feed_forward=nothing,
+        prompt_keys_values=nothing,
+        prompt_last=nothing,
+        decisions=nothing,
+    )
     return _empty(config, rows, ring), tuple(cross_kv), work
 
 
@@ -239,7 +246,17 @@ def _read_prompt(call, config, plans, ring, after):
     parts = None if plan is None else (plan.self_attention, plan.feed_forward, plan.self_attention)
     counts, nothing = _layers_of(mask, parts, (config.num_decoder_layers,) * 3), jnp.zeros(rows, jnp.int32)
     looked = jnp.any(mask, axis=1) * jnp.asarray(after, jnp.int32)
-    return tuple(layers), None, PrefillWork(nothing, nothing, nothing, *counts, looked, nothing)
+    work = PrefillWork(
+        encoder_attention=nothing,
+        encoder_feed_forward=nothing,
+        cross_keys_values=nothing,
+        prompt_attention=counts[0],
+        prompt_feed_forward=counts[1],
+        prompt_keys_values=counts[2],
+        prompt_last=looked,
+        decisions=nothing,
+    )
+    return tuple(layers), None, work
 
 
 def _layers_of(mask, parts, layers):

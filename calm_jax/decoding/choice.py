@@ -36,9 +36,9 @@ class Sampled(Choice):
     Raises ValueError for a temperature that is not positive, a negative top_k, or a top_p outside (0, 1].
     """
 
-    temperature: float | Array = option(1.0, '0 decodes greedily (the default), else samples', metavar='X', selects=0.0)
-    top_k: int = option(0, 'sample from the K likeliest tokens (0: all)', metavar='K')
-    top_p: float | Array = option(1.0, 'sample from the likeliest tokens of probability P', metavar='P')
+    temperature: float | Array = option('0 decodes greedily (the default), else samples', default=1.0, metavar='X', selects=0.0)
+    top_k: int = option('sample from the K likeliest tokens (0: all)', default=0, metavar='K')
+    top_p: float | Array = option('sample from the likeliest tokens of probability P', default=1.0, metavar='P')
 
     def __post_init__(self):
         if isinstance(self.temperature, int | float) and not self.temperature > 0:
@@ -50,7 +50,8 @@ class Sampled(Choice):
 
     def resolved(self):
         off = isinstance(self.top_p, int | float) and self.top_p >= 1
-        return Sampled(self.temperature, self.top_k, None if off else self.top_p)
+        top_p: Any = None if off else self.top_p
+        return Sampled(self.temperature, self.top_k, top_p)
 
     def __call__(self, logits: Float[Array, 'B V'], keys: Key[Array, 'B']) -> Int[Array, 'B']:
         logits = logits / self.temperature
@@ -73,10 +74,10 @@ class Beam(Choice):
     Raises ValueError for a size below 1 and another kind of early stopping.
     """
 
-    size: int = option(4, 'beam search with K sequences (1: none)', flag='num_beams', metavar='K', selects=1)
-    length_penalty: float | Array = option(1.0, 'beam search compares log-probability / length^P', metavar='P')
+    size: int = option('beam search with K sequences (1: none)', default=4, flag='num_beams', metavar='K', selects=1)
+    length_penalty: float | Array = option('beam search compares log-probability / length^P', default=1.0, metavar='P')
     early_stopping: bool | Literal['never'] = option(
-        False, 'beam search ends a row with K finished sequences, or never before none could be better', metavar='WHEN'
+        'beam search ends a row with K finished sequences, or never before none could be better', default=False, metavar='WHEN'
     )
 
     def __post_init__(self):

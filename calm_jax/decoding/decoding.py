@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-import jax
+from jax.core import Tracer
 
 from calm_jax.checks import check_seed
 from calm_jax.decoding.choice import Beam, Choice, Greedy, Sampled
@@ -27,10 +27,12 @@ class Limits:
     """
 
     max_source_length: int | None = option(
-        None, "input tokens; longer inputs are cut (default: the checkpoint's own, else 512)", metavar='S'
+        "input tokens; longer inputs are cut (default: the checkpoint's own, else 512)", default=None, metavar='S'
     )
     max_new_tokens: int | Array | None = option(
-        None, "most tokens generated, the end-of-sequence included (default: the checkpoint's own, else 128)", metavar='T'
+        "most tokens generated, the end-of-sequence included (default: the checkpoint's own, else 128)",
+        default=None,
+        metavar='T',
     )
 
     def __post_init__(self):
@@ -53,18 +55,22 @@ class Decoding:
     as JSON. Raises TypeError for a part of another kind; ValueError for parts that exclude each other.
     """
 
-    limits: Limits = option(Limits(), kind=Limits)
-    exit: Exit | None = option(None, kind=Exit)
-    gate: Gate | None = option(None, 'which layers a token enters', metavar='NAME', kinds=GATES, named=True)
+    limits: Limits = option(default=Limits(), kind=Limits)
+    exit: Exit | None = option(default=None, kind=Exit)
+    gate: Gate | None = option('which layers a token enters', default=None, metavar='NAME', kinds=GATES, named=True)
     plan: PlanMaker | None = option(
-        None, "which sub-layers a row runs: uniform:C for C of the decoder's layers", metavar='PLAN', kinds=PLANS, named=True
+        "which sub-layers a row runs: uniform:C for C of the decoder's layers",
+        default=None,
+        metavar='PLAN',
+        kinds=PLANS,
+        named=True,
     )
     propagation: Propagation = option(
-        Lazy(), 'what skipped layers hold (the last two are ablations)', metavar='NAME', kinds=PROPAGATIONS
+        'what skipped layers hold (the last two are ablations)', default=Lazy(), metavar='NAME', kinds=PROPAGATIONS
     )
-    choice: Choice = option(Greedy(), kinds=CHOICES, flag=None)
-    rules: Rules = option(Rules(), kind=Rules)
-    seed: int | Array = option(0, 'of every draw')
+    choice: Choice = option(default=Greedy(), kinds=CHOICES, flag=None)
+    rules: Rules = option(default=Rules(), kind=Rules)
+    seed: int | Array = option('of every draw', default=0)
 
     def __post_init__(self):
         for name, (kind, example) in _PARTS.items():
@@ -125,4 +131,4 @@ def off(decision: Any) -> bool:
     if decision is None or decision.dial is None:
         return decision is None
     dial = getattr(decision, decision.dial)
-    return not isinstance(dial, jax.core.Tracer) and float(dial) >= 1
+    return not isinstance(dial, Tracer) and float(dial) >= 1

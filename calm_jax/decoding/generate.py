@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from calm_jax.decoding.beam import beam_search
 from calm_jax.decoding.begin import Decided, bound, decided, prefilled
@@ -182,7 +183,7 @@ def resolved(decoding: Decoding, rows: Rows | None, capacity: int | None) -> tup
     if not isinstance(rows, Rows):
         raise TypeError(f'rows is {rows!r}; expected Rows(…)')
     decoding = decoding.resolved()
-    if rows.threshold is None and decoding.exit is not None and isinstance(decoding.exit.threshold, jax.core.Tracer):
+    if rows.threshold is None and decoding.exit is not None and isinstance(decoding.exit.threshold, Tracer):
         rows = dataclasses.replace(rows, threshold=decoding.exit.threshold)
     if rows.threshold is not None and decoding.exit is None:
         raise ValueError('rows have thresholds, and there is no exit rule whose they are')
@@ -201,7 +202,7 @@ def _longest(decoding, rows):
     limit = decoding.limits.max_new_tokens if rows is None or rows.limit is None else rows.limit
     if limit is None:
         raise ValueError('max_new_tokens is None; expected the most tokens to generate')
-    return None if isinstance(limit, jax.core.Tracer) else int(np.max(limit))
+    return None if isinstance(limit, Tracer) else int(np.max(limit))
 
 
 def _inputs(config, tokens, mask, example_ids):

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.state import DecodeInputs, DecoderCache, LayerState, TokenInputs
+from calm_jax.depth.exits import Exit
 from calm_jax.models import cache as kv_cache
 from calm_jax.models import planned
 from calm_jax.models.cache import KVCache
@@ -74,7 +75,7 @@ class LayerLoop(NamedTuple):
                 layer, state, layers[layer], filled[layer], cache.exit_states
             )
             if self.decoding.exit is not None and self.decoding.exit.observes(layer):
-                state = self._observe(layer, state, previous, ran)
+                state = self._observe(self.decoding.exit, layer, state, previous, ran)
             if self.inputs.depth is not None:
                 state = state._replace(active=state.active & (self.inputs.depth != layer + 1))
         if self.decoding.exit is not None and self.decoding.exit.measure.prunes:
@@ -246,9 +247,9 @@ class LayerLoop(NamedTuple):
         table = self.call(method='head_table') if self.inputs.head_table is None else self.inputs.head_table
         return self.call(ids, table, method='head_rows')
 
-    def _observe(self, layer, state, previous, ran) -> LayerState:
+    def _observe(self, rule: Exit, layer, state, previous, ran) -> LayerState:
         """Asks the measure, and takes out of the race the rows that it is sure of."""
-        rule, token, inputs = self.decoding.exit, self.token, self.inputs
+        token, inputs = self.token, self.inputs
         asked = ran if inputs.asks is None else ran & inputs.asks
 
         def look(state):

@@ -23,10 +23,10 @@ class Rules:
     Raises ValueError for negative numbers that do not mean off.
     """
 
-    no_repeat_ngram_size: Any = option(0, 'no N tokens in a row occur twice (0: off)', metavar='N')
-    min_new_tokens: Any = option(0, 'no end of sequence before T tokens (0: off)', metavar='T')
-    forced_first_id: Any = option(-1, 'the first token (-1: free)', metavar='ID')
-    forced_last_id: Any = option(-1, 'the last token that the limit leaves room for (-1: free)', metavar='ID')
+    no_repeat_ngram_size: Any = option('no N tokens in a row occur twice (0: off)', default=0, metavar='N')
+    min_new_tokens: Any = option('no end of sequence before T tokens (0: off)', default=0, metavar='T')
+    forced_first_id: Any = option('the first token (-1: free)', default=-1, metavar='ID')
+    forced_last_id: Any = option('the last token that the limit leaves room for (-1: free)', default=-1, metavar='ID')
 
     def __post_init__(self):
         for name, off in _OFF.items():

@@ -114,8 +114,8 @@ class TokenInputs(NamedTuple):
 
     cursor: int32 [], slot: int32 [], the cursor in the ring. position: int32 [B], generated tokens before this one; place:
     int32 [B|1, 1], where in its row the token stands, its prompt counted. alive: bool [B], rows that have not ended.
-    self_bias: scores [B|1, N|1, 1, R] of the self-attention. keys: [B], of (seed, example id, position); None where nothing
-    draws. oracle: int32 [B], the full model's token, or None.
+    self_bias: scores [B|1, N|1, 1, R] of the self-attention. keys: [B], of (seed, example id, position).
+    oracle: int32 [B], the full model's token, or None.
     """
 
     cursor: Array
@@ -124,7 +124,7 @@ class TokenInputs(NamedTuple):
     place: Array
     alive: Array
     self_bias: Array
-    keys: Array | None
+    keys: Array
     oracle: Array | None
 
 

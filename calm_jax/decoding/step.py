@@ -24,7 +24,6 @@ def advance(call, config: TransformerConfig, inputs: DecodeInputs, carry: Decode
     rows, ring = carry.last.shape[0], carry.cache.ring
     position = jnp.broadcast_to(carry.cursor - inputs.first, (rows,))
     place = carry.cursor[None, None] if inputs.start is None else (carry.cursor - inputs.start)[:, None]
-    draws = not isinstance(decoding.choice, Greedy) or decoding.gate is not None
     token = TokenInputs(
         cursor=carry.cursor,
         slot=carry.cursor if inputs.start is None else carry.cursor % ring,
@@ -32,7 +31,7 @@ def advance(call, config: TransformerConfig, inputs: DecodeInputs, carry: Decode
         place=jnp.maximum(place, 0),
         alive=carry.alive,
         self_bias=bias_at(inputs, carry.cursor, ring),
-        keys=position_keys(inputs.keys, position) if draws else None,
+        keys=position_keys(inputs.keys, position),
         oracle=None,
     )
     choose = partial(_choose, config, inputs, carry, token, decoding)

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int
 
-from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecodeState
+from calm_jax.decoding.layer_loop import LayerLoop
+from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecodeState, LayerState
 from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Array, Trace, Work
 
@@ -45,35 +46,34 @@ def recorded(loop, carry, state, cache, chosen):
     )
 
 
-def _work(loop, carry, state):
+def _work(loop: LayerLoop, carry: DecodeCarry, state: LayerState) -> tuple[Work, Array | None]:
     """`Work` of this token, int32 [B] each, and how far each row alone would have filled its layers."""
-    layers, inputs, propagation = loop.config.num_decoder_layers, loop.inputs, loop.decoding.propagation
-    visited = state.visited
+    visited, one = state.visited, jnp.ones_like(state.visited)
     if state.sub_layers is None:
-        ran = [visited, jnp.zeros_like(visited) if loop.config.decoder_only else visited, visited]
+        ran = (visited, jnp.zeros_like(visited) if loop.config.decoder_only else visited, visited)
     else:
-        ran = [state.sub_layers[:, i] for i in range(3)]
-    own_filled = carry.own_filled
-    if own_filled is None and inputs.plan is None:
-        written = visited if propagation.copies else jnp.full_like(visited, layers)
-    else:
-        # Of layers that the row's plan reads: those it entered, or all of them where they are written at once.
-        entered = jnp.arange(layers) < visited[:, None]
-        if own_filled is None and not propagation.copies:
-            entered = jnp.ones_like(entered)
-        if inputs.plan is not None:
-            entered = entered & inputs.plan.self_attention
-        if own_filled is None:
-            written = jnp.sum(entered, axis=1, dtype=jnp.int32)
-        else:
-            filled = jnp.where(entered, loop.token.place + 1, own_filled)
-            written, own_filled = jnp.sum(filled - own_filled, axis=1, dtype=jnp.int32), filled
+        ran = tuple(state.sub_layers[:, i] for i in range(3))
     if state.scored is None:
-        one = jnp.ones_like(visited)
-        scored = [one, one * loop.config.vocab_size, jnp.zeros_like(visited)]
+        scored = (one, one * loop.config.vocab_size, 0 * one)
     else:
-        scored = [state.scored[:, i] for i in range(3)]
-    return Work(*ran, written, *scored), own_filled
+        scored = tuple(state.scored[:, i] for i in range(3))
+    written, own_filled = _written(loop, carry.own_filled, visited)
+    return Work._make((*ran, written, *scored)), own_filled
+
+
+def _written(loop, own_filled, visited):
+    """At how many positions, summed over layers, keys and values were projected for this token of each row alone, int32 [B];
+    and how far its layers are filled then."""
+    layers, plan, copies = loop.config.num_decoder_layers, loop.inputs.plan, loop.decoding.propagation.copies
+    entered = jnp.arange(layers) < visited[:, None]
+    if own_filled is None and not copies:
+        entered = jnp.ones_like(entered)  # written at once, whoever enters them
+    if plan is not None:
+        entered = entered & plan.self_attention
+    if own_filled is None:
+        return jnp.sum(entered, axis=1, dtype=jnp.int32), None
+    filled = jnp.where(entered, loop.token.place + 1, own_filled)
+    return jnp.sum(filled - own_filled, axis=1, dtype=jnp.int32), filled
 
 
 def trace_of(config: TransformerConfig, state: DecodeState) -> Trace:

@@ -58,7 +58,7 @@ class Measure:
 class VocabularyMeasure(Measure):
     """What measures share that look at the logits of one layer: `score` makes candidates a confidence [B]."""
 
-    vocabulary: Vocabulary = option(Whole(), 'the ids that the measure looks at', kinds=VOCABULARIES)
+    vocabulary: Vocabulary = option('the ids that the measure looks at', default=Whole(), kinds=VOCABULARIES)
 
     predicts: ClassVar[bool] = True
 

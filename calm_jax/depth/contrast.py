@@ -16,6 +16,7 @@ from calm_jax.depth.confidence import VocabularyMeasure, two_largest
 from calm_jax.nearest import did_you_mean
 from calm_jax.options import option
 from calm_jax.pytrees import pytree
+from calm_jax.types import Array
 
 EMITS = ('model', 'auto_contrastive', 'dola')
 # What a choice sees in the place of −∞, so that something is left to say where nothing plausible may be said.
@@ -30,8 +31,8 @@ class Contrast(VocabularyMeasure):
     Raises ValueError for an alpha outside (0, 1) and an unknown distribution.
     """
 
-    alpha: float = option(0.1, 'a contrast weighs ids of at least α times the largest probability', metavar='α')
-    emits: str = option('model', 'the distribution that a contrast says tokens from', choices=EMITS)
+    alpha: float = option('a contrast weighs ids of at least α times the largest probability', default=0.1, metavar='α')
+    emits: str = option('the distribution that a contrast says tokens from', default='model', choices=EMITS)
 
     remembers: ClassVar[bool] = True
 
@@ -43,6 +44,14 @@ class Contrast(VocabularyMeasure):
                 f'unknown output distribution {self.emits!r}; expected one of {", ".join(EMITS)}'
                 f'{did_you_mean(self.emits, EMITS)}'
             )
+
+    def amateurs(self, layer: int) -> list[int]:
+        """The layers (from 0) that it looks at after a layer."""
+        raise NotImplementedError
+
+    def amateur(self, layer: int, expert, likely, earlier: dict, seen) -> tuple[Array, Array]:
+        """(log a [B, K] of the one that it takes, whether the row has one [B, 1])."""
+        raise NotImplementedError
 
     def init(self, rows, sizes):
         return self.vocabulary.init(rows, sizes, self._remembered(sizes.layers)), jnp.zeros((rows, sizes.layers), bool)

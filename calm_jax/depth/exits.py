@@ -35,11 +35,11 @@ class Exit:
     """
 
     measure: Measure = option(help='the confidence measure', metavar='NAME', kinds=MEASURES, named=True)
-    threshold: float | Array = option(1.0, 'leave when the confidence reaches λ in [0, 1]; 1 is off', metavar='λ')
+    threshold: float | Array = option('leave when the confidence reaches λ in [0, 1]; 1 is off', default=1.0, metavar='λ')
     form: ThresholdForm = option(
-        Constant(), 'how λ becomes the threshold of a position', flag='threshold_form', metavar='FORM', kinds=FORMS
+        'how λ becomes the threshold of a position', default=Constant(), flag='threshold_form', metavar='FORM', kinds=FORMS
     )
-    min_exit_layer: int = option(1, 'layers that every token visits', metavar='J')
+    min_exit_layer: int = option('layers that every token visits', default=1, metavar='J')
 
     dial: ClassVar[str] = 'threshold'
 

@@ -42,10 +42,10 @@ class ScriptedGate(Gate):
     dial: ClassVar[str | None] = 'threshold'
 
     runs: Array
-    threshold: float = option(0.0, 'the gate runs every layer at 1, and what its table says below', flag=None)
+    threshold: float = option('the gate runs every layer at 1, and what its table says below', default=0.0, flag=None)
 
     def __call__(self, memory, context):
-        runs = jnp.asarray(self.runs)[jnp.minimum(context.position, len(self.runs) - 1), context.layer]
+        runs = jnp.asarray(self.runs)[jnp.minimum(jnp.asarray(context.position), len(self.runs) - 1), context.layer]
         return memory, runs | (jnp.asarray(self.threshold) >= 1)
 
 

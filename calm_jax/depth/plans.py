@@ -43,7 +43,9 @@ class Uniform(PlanMaker):
 
     dial: ClassVar[str | None] = 'share'
 
-    share: float = option(1.0, "the share of the decoder's layers that runs, evenly spaced", flag='uniform_share', metavar='X')
+    share: float = option(
+        "the share of the decoder's layers that runs, evenly spaced", default=1.0, flag='uniform_share', metavar='X'
+    )
 
     def __post_init__(self):
         if not 0 < self.share <= 1:

@@ -33,7 +33,7 @@ class DecayingForm(ThresholdForm):
     Raises ValueError for a negative τ.
     """
 
-    temperature: float = option(4.0, 'how fast a decaying threshold falls', flag='decay_temperature', metavar='τ')
+    temperature: float = option('how fast a decaying threshold falls', default=4.0, flag='decay_temperature', metavar='τ')
 
     def __post_init__(self):
         if isinstance(self.temperature, int | float) and not self.temperature >= 0:

@@ -6,8 +6,8 @@ later one asks for, as contrasts do.
 """
 
 import functools
-from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from calm_jax.nearest import did_you_mean
 from calm_jax.options import option
 from calm_jax.pytrees import pytree
-from calm_jax.types import Array, HeadRows, Sizes
+from calm_jax.types import Array, Evidence, HeadRows, Sizes
 
 PARTITIONS = ('kept', 'full')
 
@@ -51,6 +51,14 @@ class Vocabulary:
     """What every choice of ids is, and what it says of itself where it prunes nothing."""
 
     prunes: ClassVar[bool] = False
+
+    def init(self, rows: int, sizes: Sizes, remembered: Sequence[int] = ()) -> Any:
+        """What it remembers before the first layer."""
+        raise NotImplementedError
+
+    def look(self, memory: Any, evidence: Evidence) -> tuple[Any, Candidates | None]:
+        """The new memory, and what this layer says of the ids it looks at."""
+        raise NotImplementedError
 
     def starts(self, layer: int) -> bool:
         """Whether it must see this layer (from 0), though no token may leave there."""
@@ -101,10 +109,12 @@ class Pruned(Vocabulary):
     Raises ValueError for j, k or k* below what they can be, and k* > k; `check` for those beyond the model's.
     """
 
-    pruning_layer: int = option(1, 'the layer that ranks all ids, for later layers to look at the likeliest alone', metavar='J')
+    pruning_layer: int = option(
+        'the layer that ranks all ids, for later layers to look at the likeliest alone', default=1, metavar='J'
+    )
     partition: str = option(
-        'kept',
         "probabilities over the 'kept' ids, as published, or the 'full' vocabulary, others as they stood when dropped",
+        default='kept',
         choices=PARTITIONS,
     )
 
@@ -199,7 +209,7 @@ class Pruned(Vocabulary):
 class FixedPruning(Pruned):
     """The k likeliest ids of the pruning layer, to the end."""
 
-    keep: int = option(256, 'ids kept by rank', metavar='K')
+    keep: int = option('ids kept by rank', default=256, metavar='K')
 
     def __post_init__(self):
         super().__post_init__()
@@ -221,8 +231,8 @@ class FixedPruning(Pruned):
 class DecayingPruning(Pruned):
     """Ever fewer ids: of k₁ after layer i of L, max(k*, ⌊k₁ / (1 + ((k₁ − k*) / k*) · i / L)⌋."""
 
-    keep_first: int = option(0, 'ids that decaying pruning begins with (0: all)', metavar='K')
-    keep_least: int = option(256, 'ids that decaying pruning ends with', metavar='K')
+    keep_first: int = option('ids that decaying pruning begins with (0: all)', default=0, metavar='K')
+    keep_least: int = option('ids that decaying pruning ends with', default=256, metavar='K')
 
     def __post_init__(self):
         super().__post_init__()

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from calm_jax.checkpoints.manager import Manager
@@ -88,9 +89,13 @@ def fit(
     A run that was killed and resumed ends with the same parameters, bit for bit, as one that was not, on the same
     devices: batches are a function of the step, and keys of seed and step.
 
+    Several processes (`jax.distributed.initialize`) train one model, each on its rows, with `model_dir` on a file system
+    that all of them see. The checkpoints in state/ are written by all together, the rest by the first process alone.
+
     Args:
       eval_batches: small enough to hold in memory; read in order at each evaluation.
-      start: called once everything has been checked, before anything is written or read under `model_dir`.
+      start: called once everything has been checked, before anything is written or read under `model_dir`; in every
+        process, and none goes on before all have returned from it.
 
     Raises:
       ValueError: loss or gradient is not finite; the batch cannot be split over devices and micro-batches; no such
@@ -101,13 +106,13 @@ def fit(
     _check_batch_size(batches.batch_size, options.micro_batches)
     if options.best_metric not in stage.metrics:
         raise ValueError(f'best_metric {options.best_metric!r} is not evaluated; choose from {", ".join(stage.metrics)}')
-    start()
     model_dir = pathlib.Path(model_dir).absolute()
+    # No process looks for an earlier run where another has begun this one.
+    multihost_utils.sync_global_devices('checked')
+    start()
     model_dir.mkdir(parents=True, exist_ok=True)
+    multihost_utils.sync_global_devices('started')
     put = functools.partial(_put, sharding=by_row)
-    # A terminal has progress bars; a log file gets lines instead.
-    bars = not quiet and sys.stderr.isatty()
-    say = (lambda line: None) if quiet or bars else functools.partial(print, file=sys.stderr, flush=True)
     step_fn = jax.jit(
         functools.partial(update, stage, optimizer, options.micro_batches, options.seed),
         in_shardings=(everywhere, everywhere, by_row),
@@ -116,22 +121,22 @@ def fit(
     )
     measure = jax.jit(stage.measure, in_shardings=(everywhere, everywhere, by_row), out_shardings=everywhere)
 
-    state = jax.device_put(initial_state(stage.params, optimizer), everywhere)
-    frozen = jax.device_put(stage.frozen, everywhere)
+    begin = jax.jit(functools.partial(initial_state, optimizer=optimizer), out_shardings=everywhere)
+    state, frozen = begin(_replicated(stage.params, everywhere)), _replicated(stage.frozen, everywhere)
     with Manager(model_dir / 'state', keep=options.keep) as manager:
         if manager.latest_step() is not None:
             state = manager.restore(state)
         first = int(state.step)
-        log = MetricsLog(model_dir / 'metrics.jsonl', first)
+        run = _Run(stage, model_dir, first, quiet)
         started = clock = time.monotonic()
         clock_step = first
         in_flight: collections.deque = collections.deque()
 
-        bar = _training_bar(first, options.steps, bars)
+        bar = _training_bar(first, options.steps, run.bars)
         for step, batch in zip(range(first + 1, options.steps + 1), read_ahead(batches, first, options.steps)):
             state, metrics = step_fn(state, frozen, put(batch))
             in_flight.append((step, metrics))
-            minutes = (time.monotonic() - started) / 60
+            minutes = _agreed((time.monotonic() - started) / 60, options)
             last = step == options.steps or 0 < options.max_minutes <= minutes
             evaluating = last or _due(step, options.eval_every)
             saving = last or _due(step, options.save_every)
@@ -142,8 +147,8 @@ def fit(
             if logging:
                 now = time.monotonic()
                 rate = (step - clock_step) / (now - clock)
-                log.write({'step': step, **numbers, 'steps_per_second': round(rate, 4), 'minutes': round(minutes, 2)})
-                say(
+                run.log({'step': step, **numbers, 'steps_per_second': round(rate, 4), 'minutes': round(minutes, 2)})
+                run.say(
                     f'step {step}/{options.steps}: loss {numbers["loss"]:.4f}, {rate:.2f} steps/s, '
                     f'{(options.steps - step) / rate / 60:.0f} min left'
                 )
@@ -151,16 +156,16 @@ def fit(
             next(bar, None)
             if evaluating and eval_batches:
                 bar.close()  # a terminal shows one at a time
-                shown = progress(eval_batches, 'evaluating', quiet=not bars, unit='batches')
+                shown = progress(eval_batches, 'evaluating', quiet=not run.bars, unit='batches')
                 report = evaluate(stage, measure, state.params, frozen, map(put, shown))
-                log.write({'step': step, 'eval': report})
-                say(
+                run.log({'step': step, 'eval': report})
+                run.say(
                     f'step {step}: evaluation '
                     + ', '.join(f'{name} {value:.4f}' for name, value in report.items() if isinstance(value, float))
                 )
-                state = _keep_best(stage, state, report, model_dir / 'best', options)
+                state = _keep_best(run, state, report, options)
                 if not last:
-                    bar = _training_bar(step, options.steps, bars)
+                    bar = _training_bar(step, options.steps, run.bars)
             if saving:
                 manager.save(step, state)
                 # A checkpoint that is still being written when the power fails is no checkpoint.
@@ -168,8 +173,40 @@ def fit(
             if last:
                 break
         bar.close()
-        stage.export(state.params, model_dir / 'last')
+        run.export(state.params, 'last')
+    multihost_utils.sync_global_devices('exported')
     return state
+
+
+class _Run:
+    """What a run writes under its folder beside the checkpoints to resume from, and says: both in the first process alone.
+
+    Args:
+      first_step: metrics of later steps, which the run makes again, are removed.
+    """
+
+    def __init__(self, stage: Stage, model_dir: pathlib.Path, first_step: int, quiet: bool):
+        self._stage, self._model_dir = stage, model_dir
+        self._writes = jax.process_index() == 0
+        self._metrics = MetricsLog(model_dir / 'metrics.jsonl', first_step) if self._writes else None
+        # A terminal has progress bars; a log file gets lines instead.
+        self.bars = self._writes and not quiet and sys.stderr.isatty()
+        self._lines = self._writes and not quiet and not self.bars
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Appends a record to metrics.jsonl."""
+        if self._metrics:
+            self._metrics.write(record)
+
+    def say(self, line: str) -> None:
+        """One line on standard error."""
+        if self._lines:
+            print(line, file=sys.stderr, flush=True)
+
+    def export(self, params: Any, name: str) -> None:
+        """Writes the checkpoint best/ or last/."""
+        if self._writes:
+            self._stage.export(params, self._model_dir / name)
 
 
 def evaluate(stage: Stage, measure, params: Any, frozen: Any, eval_batches: Iterable[Batch]) -> dict[str, Any]:
@@ -181,13 +218,13 @@ def evaluate(stage: Stage, measure, params: Any, frozen: Any, eval_batches: Iter
     return stage.report(totals)
 
 
-def _keep_best(stage: Stage, state: TrainState, report: dict, directory: pathlib.Path, options: LoopOptions) -> TrainState:
+def _keep_best(run: _Run, state: TrainState, report: dict, options: LoopOptions) -> TrainState:
     """Exports the parameters if the report is the best so far; the state that remembers how good."""
     value, best = np.float32(report[options.best_metric]), float(state.best)
     if not math.isnan(best) and not (value > best if options.best_is_higher else value < best):
         return state
-    stage.export(state.params, directory)
-    return state._replace(best=jax.device_put(value, state.best.sharding))
+    run.export(state.params, 'best')
+    return state._replace(best=_replicated(value, state.best.sharding))
 
 
 def _finite(step: int, metrics: dict[str, jax.Array], manager: Manager) -> dict[str, float]:
@@ -219,6 +256,20 @@ def _training_bar(first: int, steps: int, shown: bool) -> Iterator:
     bar = progress(range(first, steps), 'training', total=steps, quiet=not shown, unit='steps', initial=first)
     next(bar, None)
     return bar
+
+
+def _agreed(minutes: float, options: LoopOptions) -> float:
+    """The minutes of the first process, where all must find the time limit reached at the same step."""
+    if not options.max_minutes or jax.process_count() == 1:
+        return minutes
+    return float(multihost_utils.broadcast_one_to_all(np.float32(minutes)))
+
+
+def _replicated(tree: Any, sharding: NamedSharding) -> Any:
+    """The whole tree, which every process has, on every device."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)  # what already lies there is not copied
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
 
 
 def _put(batch: dict[str, np.ndarray], sharding: NamedSharding) -> Batch:

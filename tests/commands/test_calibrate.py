@@ -17,7 +17,7 @@ from calm_jax.cli import main
 from calm_jax.commands import calibrate as command
 from calm_jax.metrics import quality
 from calm_jax.model import load
-from calm_jax.report import reader
+from calm_jax.reporting import reader
 from calm_jax.sweep import Sweep
 from calm_jax.types import Plan
 

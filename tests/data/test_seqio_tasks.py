@@ -1,5 +1,6 @@
 """seqio Tasks over small tfds datasets, written by tfds itself under the published names, features and versions."""
 
+import functools
 import json
 import re
 import shutil
@@ -269,6 +270,64 @@ def test_any_registered_task_gives_its_texts_without_its_vocabulary():
     ]
 
 
+def prefix(text):
+    """A preprocessor that puts a text before the inputs; its code is the same for every text."""
+
+    @seqio.map_over_dataset
+    def prefixed(example):
+        return {**example, 'inputs': tf.strings.join([text, example['inputs']])}
+
+    return prefixed
+
+
+def suffix(example, text):
+    return {**example, 'inputs': tf.strings.join([example['inputs'], text])}
+
+
+def sources_of(task):
+    return [record['source'] for record in open_records(f'seqio:{task}:train')]
+
+
+@pytest.mark.parametrize(
+    'first, second, texts',
+    [
+        ([prefix('x: ')], [prefix('y: ')], (['x: a', 'x: b'], ['y: a', 'y: b'])),
+        ([prefix('x: ')], [prefix('x: '), prefix('y: ')], (['x: a', 'x: b'], ['y: x: a', 'y: x: b'])),
+        (
+            [functools.partial(seqio.map_over_dataset(suffix), text='!')],
+            [functools.partial(seqio.map_over_dataset(suffix), text='?')],
+            (['a!', 'b!'], ['a?', 'b?']),
+        ),
+        ([lambda data: data.take(1)], [lambda data: data.skip(1)], (['a'], ['b'])),
+    ],
+    ids=['closure', 'one more', 'arguments', 'code'],
+)
+def test_a_task_registered_again_with_other_preprocessors_is_read_again(first, second, texts, tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    for steps, expected in zip((first, second), texts, strict=True):
+        assert sources_of(other_task('again', [*steps, seqio.preprocessors.tokenize])) == expected
+    monkeypatch.setattr(seqio_tasks, 'task_records', None)  # both are still there, and the first is found again
+    assert sources_of(other_task('again', [*first, seqio.preprocessors.tokenize])) == texts[0]
+
+
+def test_a_fingerprint_is_of_version_and_folder_and_not_of_the_vocabulary(data_dir, trained, tmp_path, monkeypatch):
+    before = seqio_tasks.fingerprint('xsum')
+    try:
+        seqio_tasks.register(seqio.ByteVocabulary(), data_dir)
+        assert seqio_tasks.fingerprint('xsum') == before != seqio_tasks.fingerprint('samsum')
+        seqio_tasks.register(seqio.ByteVocabulary(), tmp_path)
+        assert seqio_tasks.fingerprint('xsum') != before
+        source = seqio_tasks._SOURCES['xsum']
+        monkeypatch.setitem(seqio_tasks._SOURCES, 'xsum', source._replace(tfds_name='xsum:1.0.9'))
+        seqio_tasks.register(seqio.ByteVocabulary(), data_dir)
+        assert seqio_tasks.fingerprint('xsum') != before
+    finally:
+        monkeypatch.undo()
+        seqio_tasks.register(seqio_tasks.vocabulary(trained[0]), data_dir)
+    list(seqio_tasks.text_examples('xsum', 'validation'))
+    assert seqio_tasks.fingerprint('xsum') == before
+
+
 def test_what_cannot_be_read_is_refused_in_one_line(tmp_path):
     def message(error, task, split='validation'):
         with pytest.raises(error) as caught:
@@ -340,7 +399,9 @@ def test_a_command_reads_a_task_by_name_and_keeps_its_texts(checkpoint, tmp_path
     ]
     assert main(command) == 0
     assert len(output.read_text().splitlines()) == 2
-    kept = open_records(tmp_path / 'cache' / 'calm_jax' / 'tasks' / 'xsum-validation.jsonl')
+    (cached,) = (tmp_path / 'cache' / 'calm_jax' / 'tasks').iterdir()
+    assert re.fullmatch(r'xsum-validation-[0-9a-f]{16}\.jsonl', cached.name)
+    kept = open_records(cached)
     assert [kept[0]['source'], kept[0]['target']] == list(PRINTED['xsum'][1:])
     assert open_records('seqio:xsum:validation')[1] == kept[1]
     for name, message in (

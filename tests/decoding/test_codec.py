@@ -104,7 +104,7 @@ def test_defaults_are_left_out_wherever_they_stand():
 def test_a_document_of_before_an_option_reads_as_its_default_and_is_written_as_it_was(monkeypatch):
     @pytree
     class SoftmaxGapOfLater(SoftmaxGap):
-        power: float = option(2.0)
+        power: float = option(default=2.0)
 
     document = {'exit': {'measure': {'class': 'softmax_gap'}, 'threshold': 0.5}}
     before = to_json(from_json(document))
@@ -335,7 +335,7 @@ def test_a_class_that_no_file_defines_and_an_option_that_documents_need_are_refu
 
     @pytree
     class Sourced(StateSimilarity):
-        source: int = option(3)
+        source: int = option(default=3)
 
     with pytest.raises(ValueError, match='exit.measure.source: an option cannot be called source'):
         to_json(Decoding(exit=Exit(Sourced(), 0.5)))

@@ -49,13 +49,13 @@ class ScriptedExit(Measure):
 
 @pytree(static=('after',))
 class DrawnPlan(PlanMaker):
-    """Sub-layers drawn once, some of each kind; asked after so many layers."""
+    """Sub-layers drawn once, of each kind another number; asked after so many layers."""
 
     after: int = 0
 
     def __call__(self, context):
         assert (context.hidden is None) == (self.after == 0)
-        rng, sizes = np.random.default_rng(3), context.sizes
+        rng, sizes = np.random.default_rng(12), context.sizes
         layers = (sizes.layers,) * 3 + (sizes.encoder_layers,) * 2
         return Plan(*(jnp.asarray(rng.random((context.tokens.shape[0], count)) < 0.6) for count in layers))
 

@@ -12,7 +12,7 @@ import sacrebleu
 
 from calm_jax import cli
 from calm_jax.metrics import quality
-from calm_jax.report import reader
+from calm_jax.reporting import reader
 
 TEXTS = ['a man rides a red horse', 'two dogs play', 'the end']
 REFERENCES = ['a man rides a brown horse today', 'two dogs play', 'an end']

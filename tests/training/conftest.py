@@ -122,3 +122,34 @@ def jsonl(tmp_path, lines):
     path = tmp_path / 'train.jsonl'
     path.write_text(lines)
     return path
+
+
+@pytest.fixture
+def arguments(tmp_path, tokenizer, jsonl):
+    """Flags of a run in a folder that holds its data and tokenizer, of the smallest transformer with an exit."""
+    tokenizer.save(tmp_path / 'tokenizer')
+    return [
+        'train',
+        '--gin_file=models/tiny.gin',
+        '--gin_file=runs/train.gin',
+        f"--gin.MODEL_DIR='{tmp_path}/model'",
+        f"--gin.TRAIN_DATA='{tmp_path}/train.jsonl'",
+        f"--gin.EVAL_DATA='{tmp_path}/train.jsonl'",
+        "--gin.SOURCE='{en}'",
+        '--gin.TARGET="fr"',
+        f"--gin.TOKENIZER='{tmp_path}/tokenizer'",
+        '--gin.MAX_SOURCE_LENGTH=8',
+        '--gin.MAX_TARGET_LENGTH=8',
+        '--gin.TransformerConfig.num_encoder_layers=1',
+        "--gin.OPTIMIZER='adamw'",
+        '--gin.TransformerConfig.emb_dim=16',
+        '--gin.TransformerConfig.head_dim=8',
+        '--gin.TransformerConfig.mlp_dim=24',
+        "--gin.TransformerConfig.mlp_activations=('relu',)",
+        '--gin.DROPOUT_RATE=0.2',
+        '--gin.SAMPLED_EXITS=True',
+        '--steps=2',
+        '--batch_size=8',
+        '--learning_rate=0.01',
+        '--quiet',
+    ]

@@ -1,5 +1,6 @@
 import ast
 import functools
+import inspect
 
 import gin
 import jax
@@ -131,6 +132,28 @@ def test_every_run_file_reads_with_its_required_macros(file):
     ]
     resolved = configuration.read([file], bindings).text
     assert "MODEL_DIR = 'a'" in resolved and 'REQUIRED' not in resolved
+
+
+def test_both_stages_share_data_and_loop_and_have_their_own_loss_and_rate():
+    first = configuration.bindings(configuration.read(['runs/train.gin'], REQUIRED).text)
+    second = configuration.bindings(configuration.read(['runs/classifier.gin'], [*REQUIRED[:4], "CHECKPOINT='d'"]).text)
+    own = {name: (first.get(name), second.get(name)) for name in {**first, **second} if first.get(name) != second.get(name)}
+    assert {name: values for name, values in own.items() if None not in values} == {
+        'TRAIN_STEPS': ('500000', '10000'),
+        'OPTIMIZER': ("'adafactor'", "'adamw'"),
+        'LEARNING_RATE': ('0.001', '0.01'),
+        'WARMUP_STEPS': ('1000', '100'),
+        'DECAY': ("'constant'", "'linear'"),
+        'BEST_METRIC': ("'nll'", "'loss'"),
+        'job.run': ('@train_model', '@train_exit_classifier'),
+    }
+    assert {name for name, (one, _) in own.items() if one is None} == {'CHECKPOINT', 'OBJECTIVE'} | {
+        f'train_exit_classifier.{name}' for name in ('model_dir', 'data', 'checkpoint', 'optimizer', 'options', 'objective')
+    }
+    # Every option of the loop and of the data is in reach of a macro, but for how many checkpoints stay.
+    for owner, without in ((LoopOptions, {'keep'}), (PairedText, set())):
+        named = {name.split('.')[1] for name in first if name.startswith(f'{owner.__name__}.')}
+        assert named == set(inspect.signature(owner).parameters) - without
 
 
 def test_the_resolved_configuration_reads_back_to_itself(tmp_path):

@@ -15,41 +15,6 @@ from calm_jax.commands import train
 from calm_jax.training import jobs
 
 
-def flags(folder):
-    """Flags of a run in a folder that holds its data and tokenizer, of the smallest transformer with an exit."""
-    return [
-        'train',
-        '--gin_file=models/tiny.gin',
-        '--gin_file=runs/train.gin',
-        f"--gin.MODEL_DIR='{folder}/model'",
-        f"--gin.TRAIN_DATA='{folder}/train.jsonl'",
-        f"--gin.EVAL_DATA='{folder}/train.jsonl'",
-        "--gin.SOURCE='{en}'",
-        '--gin.TARGET="fr"',
-        f"--gin.TOKENIZER='{folder}/tokenizer'",
-        '--gin.MAX_SOURCE_LENGTH=8',
-        '--gin.MAX_TARGET_LENGTH=8',
-        '--gin.TransformerConfig.num_encoder_layers=1',
-        "--gin.OPTIMIZER='adamw'",
-        '--gin.TransformerConfig.emb_dim=16',
-        '--gin.TransformerConfig.head_dim=8',
-        '--gin.TransformerConfig.mlp_dim=24',
-        "--gin.TransformerConfig.mlp_activations=('relu',)",
-        '--gin.DROPOUT_RATE=0.2',
-        '--gin.SAMPLED_EXITS=True',
-        '--steps=2',
-        '--batch_size=8',
-        '--learning_rate=0.01',
-        '--quiet',
-    ]
-
-
-@pytest.fixture
-def arguments(tmp_path, tokenizer, jsonl):
-    tokenizer.save(tmp_path / 'tokenizer')
-    return flags(tmp_path)
-
-
 @pytest.fixture
 def light(arguments, monkeypatch, toy):
     """The same flags where the model is a vector: all that a command does around training, and nothing to compile."""

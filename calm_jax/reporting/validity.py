@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, StrMethodFormatter
 
-from calm_jax.report.figures import (
+from calm_jax.reporting.figures import (
     Drawing,
     Hues,
     Panel,
@@ -20,9 +20,9 @@ from calm_jax.report.figures import (
     styles,
     without_empty_columns,
 )
-from calm_jax.report.numerals import number, percent
-from calm_jax.report.palette import LIGHT
-from calm_jax.report.run import Tolerance, Trials
+from calm_jax.reporting.numerals import number, percent
+from calm_jax.reporting.palette import LIGHT
+from calm_jax.reporting.run import Tolerance, Trials
 
 
 def panels(trials: Sequence[Trials], hues: Hues) -> list[Panel]:

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
-from calm_jax.report import reader, validity
-from calm_jax.report.figures import hues
+from calm_jax.reporting import reader, validity
+from calm_jax.reporting.figures import hues
 
 
 def panel_of(folder):

@@ -150,7 +150,7 @@ def test_importing_the_library_leaves_the_host_s_gin_as_it_was():
 
 @pytree
 class Mine(StaticDepth):
-    gain: float = option(0.5)
+    gain: float = option(default=0.5)
 
 
 def test_classes_that_are_bound_leave_gin_as_it_was(host, tmp_path):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from calm_jax.calibration import calibrate
-from calm_jax.report import reader
-from calm_jax.report.promises import promise, summary
+from calm_jax.reporting import reader
+from calm_jax.reporting.promises import promise, summary
 
 
 @pytest.fixture

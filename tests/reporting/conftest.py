@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from calm_jax.report import page, reader
-from calm_jax.report.figures import Rendered
+from calm_jax.reporting import page, reader
+from calm_jax.reporting.figures import Rendered
 
 EXAMPLE = pathlib.Path(__file__).parent / 'example'
 VOID = {'meta', 'link', 'img', 'input', 'br'}

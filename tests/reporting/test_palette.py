@@ -2,7 +2,7 @@
 
 import pytest
 
-from calm_jax.report.palette import DARK, LIGHT, contrast, layer_swatches, luminance
+from calm_jax.reporting.palette import DARK, LIGHT, contrast, layer_swatches, luminance
 
 DEPTHS = [1, 2, 3, 6, 8, 12, 24, 32, 48]
 

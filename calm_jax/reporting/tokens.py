@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from calm_jax.report.numerals import number, percent
+from calm_jax.reporting.numerals import number, percent
 from calm_jax.schemas import Output
 
 _SPACE = '▁'  # how SentencePiece writes the space a piece begins with

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from calm_jax.report.grids import Grid, Heading
-from calm_jax.report.numerals import NOTHING, deltas, number, percent
-from calm_jax.report.run import Certificate, Curve, Tested
+from calm_jax.reporting.grids import Grid, Heading
+from calm_jax.reporting.numerals import NOTHING, deltas, number, percent
+from calm_jax.reporting.run import Certificate, Curve, Tested
 
 # Heading of each column, and whether it holds numbers.
 _COLUMNS = (

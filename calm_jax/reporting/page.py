@@ -10,14 +10,14 @@ from typing import NamedTuple
 import jinja2
 
 from calm_jax.files import write_text
-from calm_jax.report import depths, sensitivity, tradeoffs, validity
-from calm_jax.report.figures import Drawing, Panel, Rendered, hues, render
-from calm_jax.report.grids import Grid, grid
-from calm_jax.report.numerals import number
-from calm_jax.report.palette import layer_swatches
-from calm_jax.report.promises import promise, summary
-from calm_jax.report.run import Run
-from calm_jax.report.tokens import Coloured, colour, plain
+from calm_jax.reporting import depths, sensitivity, tradeoffs, validity
+from calm_jax.reporting.figures import Drawing, Panel, Rendered, hues, render
+from calm_jax.reporting.grids import Grid, grid
+from calm_jax.reporting.numerals import number
+from calm_jax.reporting.palette import layer_swatches
+from calm_jax.reporting.promises import promise, summary
+from calm_jax.reporting.run import Run
+from calm_jax.reporting.tokens import Coloured, colour, plain
 from calm_jax.schemas import Example, Output
 
 _INTRODUCTIONS = {
@@ -93,7 +93,7 @@ def compose(run: Run) -> tuple[str, dict[str, bytes]]:
     rendered = {drawing.name: render(drawing) for group in panels.values() for panel in group for drawing in panel.drawings}
     promises = [promise(certificate, run.curves) for certificate in run.certificates]
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader('calm_jax.report', ''),
+        loader=jinja2.PackageLoader('calm_jax.reporting', ''),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

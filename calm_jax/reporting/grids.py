@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from calm_jax.report.numerals import column, number
+from calm_jax.reporting.numerals import column, number
 
 
 class Heading(NamedTuple):

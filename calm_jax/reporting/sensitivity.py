@@ -6,10 +6,10 @@ from functools import partial
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from calm_jax.report.figures import Drawing, Panel, Table, add_legend, head, new_figure
-from calm_jax.report.numerals import number
-from calm_jax.report.palette import LIGHT
-from calm_jax.report.run import Sensitivity
+from calm_jax.reporting.figures import Drawing, Panel, Table, add_legend, head, new_figure
+from calm_jax.reporting.numerals import number
+from calm_jax.reporting.palette import LIGHT
+from calm_jax.reporting.run import Sensitivity
 
 _SERIES = (('sampled token', 'sampling', LIGHT.series[1], 'D'), ('first layer’s token', 'layer', LIGHT.series[0], 'o'))
 

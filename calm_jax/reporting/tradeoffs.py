@@ -6,7 +6,7 @@ from functools import partial
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from calm_jax.report.figures import (
+from calm_jax.reporting.figures import (
     Drawing,
     Hues,
     Panel,
@@ -18,9 +18,9 @@ from calm_jax.report.figures import (
     styles,
     without_empty_columns,
 )
-from calm_jax.report.numerals import deltas, number
-from calm_jax.report.palette import LIGHT
-from calm_jax.report.run import Curve
+from calm_jax.reporting.numerals import deltas, number
+from calm_jax.reporting.palette import LIGHT
+from calm_jax.reporting.run import Curve
 from calm_jax.schemas import Point
 
 _COSTS = (('layers', 'decoder layers', 'mean decoder layers per token'), ('flops', 'FLOPs', 'mean FLOPs per token'))

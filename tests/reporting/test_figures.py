@@ -5,9 +5,9 @@ import re
 
 import matplotlib
 
-from calm_jax.report import depths, figures, reader, sensitivity, tradeoffs
-from calm_jax.report.figures import hues
-from calm_jax.report.palette import DARK, LIGHT
+from calm_jax.reporting import depths, figures, reader, sensitivity, tradeoffs
+from calm_jax.reporting.figures import hues
+from calm_jax.reporting.palette import DARK, LIGHT
 
 
 def drawing(example):

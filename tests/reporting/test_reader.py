@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from calm_jax.report import reader
+from calm_jax.reporting import reader
 
 
 def broken(content, place, value):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from calm_jax.report.numerals import column, deltas, number, percent
+from calm_jax.reporting.numerals import column, deltas, number, percent
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import json
 import pathlib
 from collections.abc import Callable, Iterator
 
-from calm_jax.report.document import Document, load, search
-from calm_jax.report.run import (
+from calm_jax.reporting.document import Document, load, search
+from calm_jax.reporting.run import (
     Certificate,
     Column,
     Confidences,

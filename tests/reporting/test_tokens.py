@@ -2,7 +2,7 @@
 
 import pytest
 
-from calm_jax.report.tokens import colour, plain
+from calm_jax.reporting.tokens import colour, plain
 from calm_jax.schemas import Output
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from calm_jax.report import reader, tradeoffs
-from calm_jax.report.figures import hues, styles
-from calm_jax.report.palette import LIGHT
+from calm_jax.reporting import reader, tradeoffs
+from calm_jax.reporting.figures import hues, styles
+from calm_jax.reporting.palette import LIGHT
 
 
 def panels(folder):

@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from calm_jax.report.numerals import deltas
-from calm_jax.report.palette import DARK, LIGHT
-from calm_jax.report.run import Curve, Trials
+from calm_jax.reporting.numerals import deltas
+from calm_jax.reporting.palette import DARK, LIGHT
+from calm_jax.reporting.run import Curve, Trials
 
 Hues = dict[str, int]
 

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from calm_jax.report import page, reader
-from calm_jax.report.palette import layer_swatches
+from calm_jax.reporting import page, reader
+from calm_jax.reporting.palette import layer_swatches
 
 SECTIONS = {
     'softmax_gap/certificate.json': 'guarantee',

@@ -8,10 +8,10 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from calm_jax.report.figures import Drawing, Panel, Table, add_legend, head, new_figure
-from calm_jax.report.numerals import number, percent
-from calm_jax.report.palette import LIGHT
-from calm_jax.report.run import Confidences, Ranks
+from calm_jax.reporting.figures import Drawing, Panel, Table, add_legend, head, new_figure
+from calm_jax.reporting.numerals import number, percent
+from calm_jax.reporting.palette import LIGHT
+from calm_jax.reporting.run import Confidences, Ranks
 
 _MARKERS = ('o', 'D', '^', 'v', 'P', 'X')
 
