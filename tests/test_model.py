@@ -101,6 +101,23 @@ def test_an_output_is_the_same_wherever_its_text_stands_and_whatever_its_batch(m
         assert [each.exit_layers for each in forward] == [each.exit_layers for each in backward]
 
 
+@pytest.mark.parametrize('name, threshold', [('t5_1_0', 0.001), ('gpt2', 0.02)])
+def test_in_float64_outputs_are_the_same_whatever_the_rows_of_their_batch(name, threshold):
+    """Batches of other sizes are other programs, whose float32 kernels may round otherwise."""
+    with jax.enable_x64(True):
+        single = loaded(name)
+        params = jax.tree.map(lambda x: np.asarray(x, np.float64), single.params)
+        model = dataclasses.replace(single, config=dataclasses.replace(single.config, dtype='float64'), params=params)
+        parts = {'exit': Exit(SoftmaxGap(), threshold), 'choice': DRAWS, 'limits': Limits(32, 8)}
+        texts = ['the quick brown fox', 'a', 'layers', 'lazy dog', 'the']
+        whole, small, one = (list(model.generate(texts, batch_size=size, **parts)) for size in (8, 2, 1))
+        assert len({layer for output in whole for layer in output.exit_layers}) > 1
+        for other in (small, one):
+            assert tokens(other) == tokens(whole)
+            assert [each.exit_layers for each in other] == [each.exit_layers for each in whole]
+            assert [each.flops for each in other] == [each.flops for each in whole]
+
+
 def test_rows_cost_what_there_are_of_them_and_not_a_whole_batch(model):
     places = {}
     for count in (1, 3, 5):
