@@ -1,34 +1,33 @@
 """The trade-off curve of a sweep: what curve.json holds."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
-from calm_jax.metrics.objective import Objective
+from calm_jax.calibration import Certificate
+from calm_jax.measured import Measured
 from calm_jax.schemas import Point
-from calm_jax.sweep import Sweep
+from calm_jax.sweep import Decodes, Sweep
 
 
-def curve(sweep: Sweep, objective: Objective, num_layers: int, label: str, kind: str, certificate=None) -> dict:
-    """What curve.json holds: depth, cost and quality at every λ that was asked for, and of the full model.
+def curve(sweep: Sweep, measured: Measured, label: str, kind: str, certificate: Certificate | None = None) -> dict:
+    """What curve.json holds: depth, cost and quality at every point that was asked for, in test order, and of the full model.
 
     Those that the certificate tested have their p-value. layers and FLOPs are per token, over all tokens; quality and
     losses are means over examples.
     """
-    full = sweep.texts(1.0)
-    tested = {point.threshold: point for point in certificate.grid} if certificate else {}
+    tested = list(certificate.grid) if certificate else []
     points = []
-    for threshold in sweep.asked:
-        early = sweep.texts(threshold)
-        losses = objective.losses(early, full)
-        point = tested.get(threshold)
+    for asked in sweep.asked():
+        losses = measured.losses(sweep, asked)
+        point = next((each for each in tested if each.decoding == asked.decoding), None)
         points.append(
             Point(
-                threshold=threshold,
-                **_cost(sweep.at(threshold)),
-                quality=_mean(objective.quality(early)),
-                consistency=_mean(objective.consistency(early, full)),
+                decoding=asked.decoding,
+                threshold=asked.threshold,
+                **_cost(sweep.at(asked.decoding)),
+                quality=_mean(measured.quality(sweep.at(asked.decoding))),
+                consistency=_mean(measured.consistency(sweep.at(asked.decoding), sweep.full)),
                 loss=_mean(max(losses.values(), key=np.mean) if isinstance(losses, dict) else losses),
                 p_value=point.p_value if point else None,
                 rejected=bool(point and point.rejected),
@@ -37,24 +36,21 @@ def curve(sweep: Sweep, objective: Objective, num_layers: int, label: str, kind:
     return {
         'label': label,
         'kind': kind,
-        'num_layers': num_layers,
-        'metric': objective.names[0],
-        'objective': objective.kind,
+        'num_layers': sweep.recorded.sizes.layers,
+        'metric': measured.names[0],
+        'objective': measured.objective,
         'tolerance': certificate.tolerance if certificate else None,
         'epsilon': certificate.epsilon if certificate else None,
-        'n': len(full),
+        'n': len(sweep.full.ids),
         'points': [dataclasses.asdict(point) for point in points],
-        'full': dataclasses.asdict(Point(**_cost(sweep.at(1.0)), quality=_mean(objective.quality(full)))),
+        'full': dataclasses.asdict(
+            Point(decoding=sweep.recorded.full, **_cost(sweep.full), quality=_mean(measured.quality(sweep.full)))
+        ),
     }
 
 
-def _cost(records: Sequence[dict]) -> dict:
-    tokens = max(1, sum(len(record['tokens']) for record in records))
-    return {
-        'layers': sum(sum(record['exit_layers']) for record in records) / tokens,
-        'flops': sum(record['flops'] for record in records) / tokens,
-        'flops_elbayad': sum(record['flops_elbayad'] for record in records) / tokens,
-    }
+def _cost(decodes: Decodes) -> dict:
+    return {name: decodes.per_token(name) for name in ('layers', 'exit_layers', 'flops', 'flops_elbayad')}
 
 
 def _mean(values):

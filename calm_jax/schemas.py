@@ -12,11 +12,14 @@ FULL_MODEL = 'full model'  # the label of its outputs
 class Point:
     """One setting of a curve: means over the examples, None where not measured. FLOPs are per token.
 
-    threshold: λ, None of the full model. loss: the largest mean over risks. p_value, rejected: where it was tested.
+    decoding: its document. threshold: its λ, if it has one. layers: sub-layers run over those of a layer; exit_layers: the
+    layers that tokens left after; both per token. loss: the largest mean over risks. p_value, rejected: where it was tested.
     """
 
+    decoding: dict | None = None
     threshold: float | None = None
     layers: float
+    exit_layers: float | None = None
     flops: float | None = None
     flops_elbayad: float | None = None
     quality: float | None = None

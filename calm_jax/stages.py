@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from calm_jax.metrics.quality import Metric, metric_name
 from calm_jax.metrics.scores import score
 from calm_jax.model import Model, load
 from calm_jax.models.config import TransformerConfig
@@ -64,15 +65,18 @@ def train_exit_classifier(
     return _trained(folder)
 
 
-def evaluate(predictions: Sequence[Any], references: Sequence[str | Sequence[str]], metrics: Sequence[str]) -> dict[str, float]:
+def evaluate(
+    predictions: Sequence[Any], references: Sequence[str | Sequence[str]], metrics: Sequence[str | Metric]
+) -> dict[str, float]:
     """{metric: value} of predictions, one for each list of references, in the same order.
 
-    predictions: texts, or outputs of a model. references: one text each, or several. metrics: names, as `calm evaluate` takes.
+    predictions: texts, or outputs of a model. references: one text each, or several. metrics: names, as `calm evaluate` takes,
+    or functions (predictions, references) → [B] in [0, 1] of one's own.
     Raises ValueError for an unknown metric, and where the numbers of predictions and references differ.
     """
     texts = [each if isinstance(each, str) else each.text for each in predictions]
     several = [[each] if isinstance(each, str) else list(each) for each in references]
-    return {name: score(name, texts, several) for name in metrics}
+    return {metric_name(each): score(each, texts, several) for each in metrics}
 
 
 def report(run: str | os.PathLike, output: str | os.PathLike, overwrite: bool = False) -> page.Written:

@@ -1,69 +1,226 @@
-"""One data set decoded at full depth and at one λ after another, every run kept as a file of records. With the files at hand
-everything recomputes without a model."""
+"""One data set decoded at full depth and at one point after another, every run kept as a file of records. With the files at
+hand everything recomputes without a model."""
 
+import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from calm_jax.calibration import Point
+from calm_jax.certified import environment
 from calm_jax.data import jsonl
+from calm_jax.data.jsonl import Records
 from calm_jax.data.record_schema import checked
+from calm_jax.data.sources import data_of
+from calm_jax.decoding import codec
+from calm_jax.decoding.decoding import Decoding
+from calm_jax.model import Model
+from calm_jax.recorded import RECORDS, Recorded, read
+from calm_jax.runs import decode_file
+
+
+class Decodes(NamedTuple):
+    """What results need of n records: ids; texts; tokens: how many there are, [n]; layers, exit_layers: means over the tokens
+    of each, [n]; flops, flops_elbayad: of each, [n]."""
+
+    ids: list
+    texts: list[str]
+    tokens: np.ndarray
+    layers: np.ndarray
+    exit_layers: np.ndarray
+    flops: np.ndarray
+    flops_elbayad: np.ndarray
+
+    def per_token(self, name: str) -> float:
+        """The mean over all tokens of layers or exit_layers, or the FLOPs per token."""
+        values = getattr(self, name)
+        weighed = values * self.tokens if name in ('layers', 'exit_layers') else values
+        return float(np.sum(weighed) / max(1, np.sum(self.tokens)))
 
 
 class Sweep:
-    """The records of a directory.
+    """The records of a folder.
 
-    provide: (λ, path) → None, sees to it that the file holds the records at this λ (1.0: full depth); raises where it
-    cannot, as FileNotFoundError for a λ that is not there and cannot be decoded.
+    provide: (document, path) → None, sees to it that the file holds the records that are decoded so; raises where it cannot,
+    as FileNotFoundError where they are not there and cannot be decoded.
     """
 
-    def __init__(self, directory: str | os.PathLike, provide: Callable[[float, Path], None]):
-        self.directory, self._provide = Path(directory), provide
-        self._read: dict[float, list[dict]] = {}
+    def __init__(self, directory: str | os.PathLike, recorded: Recorded, provide: Callable[[dict, Path], None]):
+        self.directory, self.recorded, self._provide = Path(directory), recorded, provide
+        self._read: dict[str, Decodes] = {}
 
-    def at(self, threshold: float) -> list[dict]:
-        """The records at λ, in input order; λ = 1 is the full model."""
-        if threshold not in self._read:
-            path = self.path(threshold)
-            self._provide(threshold, path)
-            # Pieces are for the eye; a sweep holds twenty runs of them.
-            self._read[threshold] = [
-                {name: value for name, value in checked(record, where).items() if name != 'pieces'}
-                for where, record in jsonl.stream(path)
-            ]
-            self._check_order(threshold, path)
-        return self._read[threshold]
+    def at(self, document: dict) -> Decodes:
+        """What was decoded so, in input order.
 
-    def _check_order(self, threshold, path):
-        """Losses compare record by record: those at λ must be of the same examples as the full model's."""
-        if threshold >= 1:
-            return
-        full, early = ([record['id'] for record in self.at(each)] for each in (1.0, threshold))
+        Raises ValueError where it is not of the same examples as full depth: losses compare record by record.
+        """
+        path = self.path(document)
+        if path.name not in self._read:
+            full = None if document == self.recorded.full else self.full
+            self._provide(document, path)
+            decodes = _decodes(path)
+            if full is not None:
+                self._check_order(path, decodes.ids, full.ids)
+            self._read[path.name] = decodes
+        return self._read[path.name]
+
+    @property
+    def full(self) -> Decodes:
+        """What was decoded at full depth."""
+        return self.at(self.recorded.full)
+
+    def cost(self, document: dict) -> float:
+        """FLOPs per token of what was decoded so."""
+        return self.at(document).per_token('flops')
+
+    def path(self, document: dict) -> Path:
+        """Where the records that are decoded so are kept."""
+        return self.directory / self.recorded.file(document)
+
+    def asked(self) -> list[Point]:
+        """The points that have been asked for, in test order."""
+        return [point for point in self.recorded.points if self.recorded.file(point.decoding) in self._read]
+
+    def fitting(self) -> list[Point]:
+        """Every point whose records are there and fit, in test order, those of an earlier promise too."""
+        return [
+            point
+            for point in self.recorded.points
+            if (path := self.path(point.decoding)).is_file() and not self.recorded.misfit(path, point.decoding)
+        ]
+
+    def first(self, document: dict, count: int) -> list[dict]:
+        """The first records that were decoded so, pieces and all."""
+        self.at(document)
+        return [record for _, (_, record) in zip(range(count), jsonl.stream(self.path(document)))]
+
+    def _check_order(self, path: Path, early: list, full: list) -> None:
         if full != early:
             where = next((i for i, (one, other) in enumerate(zip(full, early)) if one != other), min(len(full), len(early)))
             raise ValueError(
-                f'{path}: record {where + 1} is not of the same example as in {self.path(1.0)} ({len(early)} and '
-                f'{len(full)} records); decode again with --checkpoint and --overwrite'
+                f'{path}: record {where + 1} is not of the same example as in {self.path(self.recorded.full)} '
+                f'({len(early)} and {len(full)} records); decode again with --checkpoint and --overwrite'
             )
 
-    def first(self, threshold: float, count: int) -> list[dict]:
-        """The first records at λ, pieces and all."""
-        self.at(threshold)
-        return [record for _, (_, record) in zip(range(count), jsonl.stream(self.path(threshold)))]
 
-    def path(self, threshold: float) -> Path:
-        """Where the records at λ are kept: every λ has a file of its own, named by its shortest exact decimal."""
-        return self.directory / ('full.jsonl' if threshold >= 1 else f'lambda_{float(threshold)!r}.jsonl')
+def points_of(decoding: Decoding, thresholds: Sequence[float]) -> list[Decoding]:
+    """The decoding at each λ, in test order. Raises ValueError where there is no exit that a λ is of, and for what is no λ."""
+    if decoding.exit is None:
+        raise ValueError('the decoding has no exit whose threshold could be λ; pass Decoding(exit=Exit(measure))')
+    return [
+        dataclasses.replace(decoding, exit=dataclasses.replace(decoding.exit, threshold=threshold)) for threshold in thresholds
+    ]
 
-    @property
-    def asked(self) -> list[float]:
-        """The λ below 1 that have been asked for, descending."""
-        return sorted((threshold for threshold in self._read if threshold < 1), reverse=True)
 
-    def texts(self, threshold: float) -> list[str]:
-        return [record['text'] for record in self.at(threshold)]
+def point(model: Model, decoding: Decoding) -> Point:
+    """A way to decode, with its λ where an exit has one, as a point to test."""
+    document = codec.to_json(model.resolve(decoding))
+    return Point(document, document.get('exit', {}).get('threshold'))
 
-    def layers(self, threshold: float) -> np.ndarray:
-        """Mean layers per token of each example, [n]."""
-        return np.array([record['layers'] for record in self.at(threshold)])
+
+def recorded_sweep(directory: str | os.PathLike, data: Records) -> Sweep:
+    """The sweep of a folder whose records are all decoded.
+
+    Raises FileNotFoundError for a folder without records; ValueError for records of other data, and for what is damaged.
+    """
+    directory = Path(directory)
+    recorded = read(directory)
+    if recorded.data['fingerprint'] != data.fingerprint():
+        raise ValueError(
+            f'{directory}: its records were decoded from other data than {", ".join(str(path) for path in data.paths)}'
+        )
+
+    def find(document: dict, path: Path) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(f'{path}: not decoded yet; pass --checkpoint to decode it')
+        if names := recorded.misfit(path, document):
+            raise ValueError(
+                f'{path} was decoded otherwise than {directory / RECORDS} says ({", ".join(names)}); decode again with '
+                '--checkpoint and --overwrite'
+            )
+
+    return Sweep(directory, recorded, find)
+
+
+def decoding_sweep(
+    model: Model,
+    points: Sequence[Decoding],
+    data: Records,
+    source_field: str,
+    directory: str | os.PathLike,
+    *,
+    batch_size: int,
+    overwrite: bool = False,
+    quiet: bool = True,
+) -> Sweep:
+    """The sweep of a folder whose records are decoded when they are asked for; those that are there and fit are kept.
+
+    points: in test order; full depth is that of the first. Raises ValueError where the folder holds records that were decoded
+    otherwise, unless they may be overwritten; and for points that are the same, or have different full depths.
+    """
+    directory, points = Path(directory), [model.resolve(each) for each in points]
+    full = {codec.digest(document): document for document in (codec.to_json(each.full()) for each in points)}
+    if len(full) != 1:
+        raise ValueError('the points differ in limits, choice, rules or seed; they need one full depth, which all have')
+    recorded = Recorded(
+        full=next(iter(full.values())),
+        points=tuple(point(model, each) for each in points),
+        sizes=model.config.sizes,
+        fingerprints=model.fingerprints,
+        data=data_of(data, source_field),
+        environment=environment(batch_size),
+    )
+    if (directory / RECORDS).exists() and not overwrite:
+        if names := read(directory).otherwise(recorded):
+            raise ValueError(
+                f'{directory} holds records that were decoded otherwise ({", ".join(names)}); name another folder, or pass '
+                '--overwrite'
+            )
+    directory.mkdir(parents=True, exist_ok=True)
+    decodings = {recorded.file(codec.to_json(each)): each for each in [points[0].full(), *points]}
+
+    def provide(document: dict, path: Path) -> None:
+        decode(document, path)
+        if document == recorded.full:
+            recorded.write(directory)  # only now: the records there are of this model
+
+    def decode(document: dict, path: Path) -> None:
+        partial = path.with_name(path.name + '.partial')
+        fits = not recorded.misfit(partial if partial.exists() else path, document)
+        if fits and path.exists() and not partial.exists():
+            return
+        started = path.exists() or partial.exists()
+        replaced = overwrite and not fits
+        if replaced:
+            path.unlink(missing_ok=True)  # an interruption must not leave it under the header of the new one
+        decode_file(
+            model,
+            decodings[path.name],
+            data.paths,
+            source_field,
+            path,
+            batch_size=batch_size,
+            quiet=quiet,
+            resume=started and not replaced,
+            overwrite=replaced,
+        )
+
+    return Sweep(directory, recorded, provide)
+
+
+def _decodes(path: Path) -> Decodes:
+    """The records of a file, without what is for the eye: a sweep holds twenty runs of them."""
+    ids, texts, numbers = [], [], []
+    for where, line in jsonl.stream(path):
+        record = checked(line, where)
+        tokens = len(record['tokens'])
+        ids.append(record['id'])
+        texts.append(record['text'])
+        numbers.append(
+            (tokens, record['layers'], sum(record['exit_layers']) / max(1, tokens), record['flops'], record['flops_elbayad'])
+        )
+    columns = np.array(numbers, np.float64).reshape(-1, 5).T
+    return Decodes(ids, texts, *columns)

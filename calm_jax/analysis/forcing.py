@@ -1,24 +1,38 @@
 """Teacher forcing on the full model's own outputs: what it said, fed back to it in parallel."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
-from calm_jax.data.windows import decode_windows
+from calm_jax.data.example_ids import ExampleIds
+from calm_jax.data.windows import DecodeBatch, decode_windows
+from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.generate import generate
+from calm_jax.model import Model
+from calm_jax.models.config import TransformerConfig
+from calm_jax.types import Plan, Trace
 
 
 class Forced(NamedTuple):
-    """source: int32 [B, S]; tokens: int32 [B, T], the full model's output; present: bool [B, T], where it has a token;
-    decoder_input: int32 [B, R + T], the output shifted right, after the R = S − 1 prompt tokens before the last where the
-    decoder is alone, else R = 0; mask: bool [B, R + T], which of those are there, or None for all;
-    rows: int [B], input indices, −1 for a row that fills up the batch."""
+    """A batch that was decoded.
+
+    source: int32 [B, S]; source_mask: bool [B, S], which of its tokens are there.
+    tokens: int32 [B, T], the output; present: bool [B, T], where it has a token.
+    decoder_input: int32 [B, R + T], the output shifted right, after the R = S − 1 prompt tokens before the last where there is
+    no encoder, else R = 0; mask: bool [B, R + T], which of those are there, None for all.
+    plan: sub-layers that the rows ran; None: all. example_ids: int32 [B], which texts the rows are.
+    """
 
     source: np.ndarray
-    decoder_input: np.ndarray
-    mask: np.ndarray | None
+    source_mask: np.ndarray
     tokens: np.ndarray
     present: np.ndarray
-    rows: np.ndarray
+    decoder_input: np.ndarray
+    mask: np.ndarray | None
+    plan: Plan | None
+    example_ids: np.ndarray
 
 
 def unwatched(iterable, description, **_):
@@ -26,29 +40,42 @@ def unwatched(iterable, description, **_):
     return iterable
 
 
-def teacher_forced(model, texts, max_new_tokens, max_source_length, batch_size, plan=None, progress=unwatched) -> list[Forced]:
-    """Decodes the texts without exits, within a plan if there is one; returns them in batches with their outputs.
+def teacher_forced(
+    model: Model, texts: Sequence[str], decoding: Decoding, batch_size: int, progress: Callable = unwatched
+) -> list[Forced]:
+    """Decodes the texts, and lays their outputs out to be read back in one pass. The last batch has as many rows as `Model`
+    gives it; rows that fill it up have no tokens.
 
-    progress: as `calm_jax.progress.progress`, to show how far it is.
+    decoding: with its limits as numbers; only its plan decides about depth. progress: as `calm_jax.progress.progress`.
     """
-    config = model.config
-    max_new_tokens, max_source_length = model.limits(max_new_tokens, max_source_length)
-    settings = {'max_new_tokens': max_new_tokens, 'max_source_length': max_source_length, 'batch_size': batch_size}
-    decoded = progress(model.stream(texts, plan=plan, **settings), 'decoding', total=len(texts), unit='examples')
-    outputs = [output.tokens for output in decoded]
+    example_ids = ExampleIds()
+    ids = np.array([example_ids(text) for text in texts], np.int32)
+    windows = decode_windows(
+        map(model.encode, texts), batch_size, max_source_length=decoding.limits.max_source_length, **model.padding
+    )
+    batches = (batch for window in windows for batch in window)
+    total = -(-len(texts) // batch_size)
     forced = []
-    for window in decode_windows(map(model.encode, texts), batch_size, max_source_length=max_source_length, **model.padding):
-        for batch in window:
-            tokens = np.full((batch_size, max_new_tokens), config.pad_id, np.int32)
-            present = np.zeros(tokens.shape, bool)
-            for row, index in enumerate(batch.rows.tolist()):
-                if index >= 0:
-                    tokens[row, : len(outputs[index])] = outputs[index]
-                    present[row, : len(outputs[index])] = True
-            before = batch.tokens if config.decoder_only else np.full((batch_size, 1), config.decoder_start_id, np.int32)
-            shifted = np.where(present[:, 1:], tokens[:, :-1], config.pad_id)
-            mask = None
-            if config.decoder_only:
-                mask = np.concatenate([batch.tokens != config.pad_id, present[:, 1:]], axis=1)
-            forced.append(Forced(batch.tokens, np.concatenate([before, shifted], axis=1), mask, tokens, present, batch.rows))
+    for batch in progress(batches, 'decoding', total=total, unit='batches'):
+        own = ids[np.maximum(batch.rows, 0)]
+        trace = generate(model.config, model.decoding_params, batch.tokens, batch.mask, decoding, example_ids=own)
+        forced.append(shifted(model.config, batch, jax.device_get(trace), own))
     return forced
+
+
+def shifted(config: TransformerConfig, batch: DecodeBatch, trace: Trace, example_ids: np.ndarray) -> Forced:
+    """A decoded batch with its outputs shifted right; trace: on the host."""
+    rows, length = trace.tokens.shape
+    present = np.arange(length) < trace.lengths[:, None]
+    before = batch.tokens if config.decoder_only else np.full((rows, 1), config.decoder_start_id, np.int32)
+    said = np.where(present[:, 1:], trace.tokens[:, :-1], config.pad_id)
+    return Forced(
+        source=batch.tokens,
+        source_mask=batch.mask,
+        tokens=trace.tokens,
+        present=present,
+        decoder_input=np.concatenate([before, said], axis=1),
+        mask=np.concatenate([batch.mask, present[:, 1:]], axis=1) if config.decoder_only else None,
+        plan=trace.plan,
+        example_ids=example_ids,
+    )

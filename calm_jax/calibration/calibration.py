@@ -137,12 +137,14 @@ class Calibration:
         metric_version: str | Mapping | None = None,
         provenance: Mapping | None = None,
         full: Mapping | None = None,
+        cost_unit: str | None = None,
     ) -> Certificate:
         """The certificate of what has been tested so far: of the cheapest valid point (see `choose`), or of full depth.
 
         `provenance` describes the calibration run, in what JSON can hold: fingerprints of `parameters` and `tokenizer`,
         the calibration `data` (its `name` goes into the guarantee), the `environment`. `Certificate.covers` compares it
         with a later run. `full`: the document of full depth ({} by default), decoded with where no point is valid.
+        `cost_unit`: of the points' costs, in words.
         """
         if self._rows is None:
             raise ValueError('nothing was tested yet: observe the losses of the first point')
@@ -176,6 +178,7 @@ class Calibration:
             groups={group: len(members) for group, members in self._members.items() if group is not None},
             grid=tuple(grid),
             provenance=provenance,
+            cost_unit=cost_unit,
         )
         return dataclasses.replace(certificate, guarantee=sentence(certificate))
 
@@ -237,6 +240,7 @@ def calibrate(
     metric_version: str | Mapping | None = None,
     provenance: Mapping | None = None,
     full: Mapping | None = None,
+    cost_unit: str | None = None,
 ) -> Certificate:
     """The certificate of losses [n, m], or {risk: [n, m]}: n examples by m points, columns in test order.
 
@@ -255,7 +259,7 @@ def calibrate(
     for j in range(len(points)):
         if not calibration.observe({name: table[:, j] for name, table in tables.items()}):
             break
-    return calibration.certificate(objective, metric, metric_version, provenance, full)
+    return calibration.certificate(objective, metric, metric_version, provenance, full, cost_unit)
 
 
 def _untested(points: Sequence[float | Point]) -> list[Point]:

@@ -60,6 +60,7 @@ class Certificate:
     grid: tuple[Point, ...]  # in test order, the untested included
     provenance: dict  # of parameters, tokenizer, data, environment: see `covers`
     semantics: int = formats.SEMANTICS  # of the decodes that were tested, and of those that are covered
+    cost_unit: str | None = None  # of every cost, such as 'FLOPs per token'
 
     @property
     def found(self) -> bool:

@@ -19,14 +19,16 @@ from calm_jax.analysis.confidences import layer_confidences
 from calm_jax.analysis.sensitivity import sensitivity
 from calm_jax.commands import decode_flags
 from calm_jax.commands.flag_types import numbers, positive
-from calm_jax.commands.generate import model_fingerprints
 from calm_jax.commands.provenance import data_of, provenance
 from calm_jax.compilation import use_compilation_cache
 from calm_jax.data import jsonl
 from calm_jax.data.sources import open_records
-from calm_jax.decoding.settings import KEEP, Settings
+from calm_jax.decoding.choice import Greedy
+from calm_jax.decoding.codec import describe, to_json
+from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.depth.confidence import StaticDepth
 from calm_jax.depth.contrast import Contrast
+from calm_jax.depth.exits import Exit
 from calm_jax.files import write_json
 from calm_jax.metrics import quality
 from calm_jax.model import load
@@ -48,7 +50,7 @@ def add_arguments(parser):
     for each in (one, two):
         each.add_argument('--max_new_tokens', type=positive, metavar='T', help="default: the checkpoint's, else 128")
         each.add_argument('--max_source_length', type=positive, metavar='S', help='default: as above, else 512')
-    decode_flags.add_settings(three, threshold=False)
+    decode_flags.add_decoding(three, threshold=False)
 
 
 def _add_common(parser):
@@ -68,20 +70,10 @@ def run(args):
     records, template = open_records(args.data), jsonl.Template(args.source_field)
     texts = [template(records[i], records.where(i)) for i in range(min(args.examples, len(records)))]
     model = load(args.checkpoint, args.dtype)
-    if args.analysis == 'confidence':
-        settings = decode_flags.settings(args, model)
-    else:
-        length, source_length = model.limits(args.max_new_tokens, args.max_source_length)
-        settings = Settings(max_new_tokens=length, max_source_length=source_length, dtype=model.config.dtype)
-    options = {
-        'max_new_tokens': settings.max_new_tokens,
-        'max_source_length': settings.max_source_length,
-        'batch_size': args.batch_size,
-        'progress': partial(progress, quiet=args.quiet),
-    }
-    found, lines = {'sensitivity': _sensitivity, 'ranks': _ranks, 'confidence': _confidence}[args.analysis](
-        args, settings, model, texts, options
-    )
+    decoding = _decoding(args, model)
+    options = {'batch_size': args.batch_size, 'progress': partial(progress, quiet=args.quiet)}
+    analyses = {'sensitivity': _sensitivity, 'ranks': _ranks, 'confidence': _confidence}
+    found, lines = analyses[args.analysis](args, decoding, model, texts, options)
     write_json(
         args.output,
         {
@@ -89,9 +81,9 @@ def run(args):
             'provenance': provenance(
                 f'analyze {args.analysis}',
                 args,
-                seed=settings.seed,
-                settings=dataclasses.asdict(settings),
-                fingerprints=model_fingerprints(model),
+                seed=decoding.seed,
+                settings=to_json(decoding),
+                fingerprints=model.fingerprints,
                 data=data_of(records, args.source_field, len(texts)),
             ),
         },
@@ -101,10 +93,20 @@ def run(args):
         print('\n'.join(lines))
 
 
-def _sensitivity(args, settings, model, texts, options):
+def _decoding(args, model):
+    """How the texts are decoded: of flags, where the analysis has them; else as the checkpoint says."""
+    if args.analysis == 'confidence':
+        return decode_flags.decoding_of(args, model)
+    limits = Limits(args.max_source_length, args.max_new_tokens)
+    decoding = model.resolve(dataclasses.replace(model.decoding.full(), limits=limits))
+    # A search has no token after the wrong one that is its own.
+    return dataclasses.replace(decoding, choice=Greedy()) if args.analysis == 'sensitivity' else decoding
+
+
+def _sensitivity(args, decoding, model, texts, options):
     """What sensitivity.json holds, and what is printed of it."""
-    positions = _positions(args.positions, settings.max_new_tokens)
-    found = sensitivity(model, texts, quality.metric(args.metric), positions, **options)
+    positions = _positions(args.positions, decoding.limits.max_new_tokens)
+    found = sensitivity(model, texts, quality.metric(args.metric), positions, decoding, **options)
     columns = zip(*(found[key] for key in ('positions', 'sampling', 'layer', 'examples')))
     return {**found, 'metric': args.metric}, [
         f'token {position}: {args.metric} {sampling:.3f} after the 10th-ranked token, {layer:.3f} after the first '
@@ -113,10 +115,10 @@ def _sensitivity(args, settings, model, texts, options):
     ]
 
 
-def _ranks(args, settings, model, texts, options):
+def _ranks(args, decoding, model, texts, options):
     """What ranks.json holds, and what is printed of it."""
     # A measure that looks at nothing: the head is applied once a layer.
-    found = depths.ranks(layer_confidences(model, texts, StaticDepth(), **options))
+    found = depths.ranks(layer_confidences(model, texts, StaticDepth(), decoding, **options))
     lines = [
         f'layer {layer + 1}: the final token is first for {first:.1%} of {found["tokens"]} tokens, of rank {middle:g} in '
         f'the median, {late:g} at 95%'
@@ -125,32 +127,22 @@ def _ranks(args, settings, model, texts, options):
     return {'analysis': 'ranks', 'label': args.label or args.checkpoint, 'vocabulary': model.config.vocab_size, **found}, lines
 
 
-def _confidence(args, settings, model, texts, options):
+def _confidence(args, decoding, model, texts, options):
     """What confidence.json holds, and what is printed of it."""
-    if settings.measure is None:
+    if decoding.exit is None:
         raise ValueError('--measure is missing: whose confidence is to be looked at')
-    values = dataclasses.replace(settings, threshold=0.5).build(model.config, model.heads)
-    options = {**options, 'plan': values.plan, 'min_exit_layer': settings.min_exit_layer}
-    measure = values.exit.measure
-    seen = layer_confidences(model, texts, measure, **options)
+    measure, options = decoding.exit.measure, {**options, 'min_exit_layer': decoding.exit.min_exit_layer}
+    seen = layer_confidences(model, texts, measure, decoding, **options)
     found = depths.confidence(seen)
     if isinstance(measure, Contrast):
         by_scores = dataclasses.replace(measure, emits='auto_contrastive')
-        found['unlike_scores'] = depths.unlike_scores(seen, layer_confidences(model, texts, by_scores, **options))
+        found['unlike_scores'] = depths.unlike_scores(seen, layer_confidences(model, texts, by_scores, decoding, **options))
     lines = [
         f"layer {layer + 1}: confidence {sure:.3f}, accuracy {right:.3f}, {unlike:.2%} of tokens unlike the whole head's"
         for layer, (sure, right, unlike) in enumerate(zip(found['confidence'], found['accuracy'], found['unlike_head']))
     ]
-    return {'analysis': 'confidence', 'label': args.label or args.checkpoint, 'measure': described(settings), **found}, lines
-
-
-def described(settings):
-    """'softmax_gap, fixed pruning to 64': the measure in a few words."""
-    words = [settings.measure]
-    if settings.pruning != 'none':
-        kept = f'{settings.keep or KEEP} ids' if settings.pruning == 'fixed' else f'at least {settings.keep_least} ids'
-        words.append(f'{settings.pruning} pruning, {kept}')
-    return ', '.join(words)
+    words = describe(to_json(Decoding(exit=Exit(measure))))
+    return {'analysis': 'confidence', 'label': args.label or args.checkpoint, 'measure': words, **found}, lines
 
 
 def _positions(text, length):

@@ -9,7 +9,6 @@ once, every other round in reverse), the first round is a warm-up and dropped; r
 greatest. --output writes a results.json for `calm report`.
 """
 
-import argparse
 import dataclasses
 import statistics
 import time
@@ -22,21 +21,26 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from calm_jax import certified
 from calm_jax.calibration import Certificate
 from calm_jax.commands import decode_flags
 from calm_jax.commands.flag_types import positive
-from calm_jax.commands.generate import certified_settings, model_fingerprints
 from calm_jax.commands.provenance import data_of, provenance
 from calm_jax.data import jsonl
 from calm_jax.data.sources import open_records
 from calm_jax.data.windows import DecodeBatch, decode_windows
-from calm_jax.decoding.beam import beam_search
-from calm_jax.decoding.constraints import Constraints
-from calm_jax.decoding.generate import generate
-from calm_jax.decoding.settings import Settings
+from calm_jax.decoding import ahead
+from calm_jax.decoding.choice import Beam, Greedy
+from calm_jax.decoding.codec import describe, to_json
+from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.generate import program
+from calm_jax.decoding.layout import at
+from calm_jax.depth.confidence import StaticDepth
+from calm_jax.depth.exits import Exit
 from calm_jax.files import write_json
-from calm_jax.model import load
-from calm_jax.models.config import DEVICE_DTYPES
+from calm_jax.metrics import cost
+from calm_jax.model import Model, load
+from calm_jax.models.config import DEVICE_DTYPES, TransformerConfig
 from calm_jax.outputs import check_file
 from calm_jax.progress import progress
 
@@ -57,7 +61,9 @@ COLUMNS = [
     {'key': 'speed_up', 'name': 'speed-up', 'unit': 'to full depth'},
     {'key': 'speed_up_least', 'name': 'least', 'unit': ''},
     {'key': 'speed_up_greatest', 'name': 'greatest', 'unit': ''},
+    {'key': 'lower_seconds', 'name': 'lower', 'unit': 's'},
     {'key': 'compile_seconds', 'name': 'compile', 'unit': 's'},
+    {'key': 'memory_mib', 'name': 'memory', 'unit': 'MiB'},
 ]
 
 
@@ -92,7 +98,7 @@ def add_arguments(parser):
     parser.add_argument('--quiet', action='store_true', help='no progress bar, no table')
     parser.add_argument('--output', metavar='FILE', help='JSON to write')
     parser.add_argument('--overwrite', action='store_true', help='replace the output if it exists')
-    decode_flags.add_settings(parser, threshold=False)
+    decode_flags.add_decoding(parser, threshold=False)
     parser.add_argument(
         '--threshold', type=float, action='append', metavar='λ', help='repeatable: each is timed against full depth'
     )
@@ -100,7 +106,7 @@ def add_arguments(parser):
         '--certificate',
         action='append',
         metavar='FILE',
-        help='the settings and λ of a certificate; repeatable, instead of decoding flags',
+        help='the decoding of a certificate; repeatable, instead of decoding flags',
     )
 
 
@@ -108,25 +114,19 @@ def run(args):
     if args.output:
         check_file(args.output, args.overwrite, [args.input, *(args.certificate or ())])
     model = load(args.checkpoint, args.dtype)
-    compared = compared_settings(args, model)
-    for settings in compared.values():
-        settings.build(model.config, model.heads)  # what is wrong with one is said before any is timed
+    compared = compared_decodings(args, model)
+    longest = next(iter(compared.values())).limits.max_source_length
     sources, config, data = inputs(args, model, next(iter(compared.values())))
+    padding = model.padding if args.input else {**model.padding, 'eos_id': None}
     rows = []
     for batch_size in args.batch_size or [1]:
-        limit = next(iter(compared.values())).max_source_length
-        windows = decode_windows(
-            whole_batches(sources, batch_size),
-            batch_size,
-            max_source_length=limit,
-            **{**model.padding, **({} if args.input else {'eos_id': None})},
-        )
+        windows = decode_windows(whole_batches(sources, batch_size), batch_size, max_source_length=longest, **padding)
         batches = [batch for window in windows for batch in window]
         programs = {}
         timed = {
-            name: Decoder(model, config, settings, batches, programs)
-            for name, settings in progress(
-                compared.items(), f'batch {batch_size}, compiling', quiet=args.quiet, unit='settings'
+            name: Decoder(model, config, decoding, batches, programs)
+            for name, decoding in progress(
+                compared.items(), f'batch {batch_size}, compiling', quiet=args.quiet, unit='decodings'
             )
         }
         rounds = interleaved(timed, 1 + args.repeats, f'batch {batch_size}', args.quiet)
@@ -139,8 +139,8 @@ def run(args):
             'benchmark',
             args,
             seed=next(iter(compared.values())).seed,
-            settings={name: dataclasses.asdict(settings) for name, settings in compared.items()},
-            fingerprints=model_fingerprints(model),
+            settings={name: to_json(decoding) for name, decoding in compared.items()},
+            fingerprints=model.fingerprints,
             data=data,
         )
         | {'repeats': args.repeats},
@@ -151,59 +151,77 @@ def run(args):
         Console().print(table(result))
 
 
-def compared_settings(args, model):
-    """Settings by name, full depth first.
+def compared_decodings(args, model: Model) -> dict[str, Decoding]:
+    """Decodings by name, full depth first.
 
-    Raises ValueError for flags that contradict each other.
+    Raises ValueError for flags that contradict each other, and for what the model cannot do.
     """
-    flags = argparse.Namespace(**{name: value for name, value in vars(args).items() if name != 'threshold'})
-    said = decode_flags.given(flags)
     if args.certificate:
-        if given := list(said) + ['threshold'] * bool(args.threshold):
-            raise ValueError(f'--{given[0]}: a certificate fixes how its λ decodes; leave the flag out')
-        read = {
-            f'certificate {name}': Settings(**{**certified_settings(Certificate.load(name)), 'dtype': model.config.dtype})
-            for name in args.certificate
-        }
-        full = {dataclasses.replace(each, measure=None, threshold=1.0) for each in read.values()}
-        if len({each.max_new_tokens for each in full}) > 1 or len({each.max_source_length for each in full}) > 1:
-            raise ValueError('the certificates differ in max_new_tokens or max_source_length; time them one by one')
-        return {FULL: next(iter(full)), **read}
-    thresholds = args.threshold or ([said['threshold']] if 'threshold' in said else [])
-    if thresholds and 'measure' not in said:
+        return _certified(args, model)
+    said = decode_flags.given(args)
+    thresholds = args.threshold or ([at(said, ('exit',))['threshold']] if 'threshold' in at(said, ('exit',)) else [])
+    if thresholds and 'measure' not in at(said, ('exit',)):
         raise ValueError('--threshold needs --measure: what is compared with it')
-    base = decode_flags.settings(flags, model)
-    full = dataclasses.replace(base, measure=None, threshold=1.0)
-    if base.num_beams > 1:
-        greedy = dataclasses.replace(base, plan='full', num_beams=1)
-        planned = {} if base.plan == 'full' else {f'{base.num_beams} beams, plan {base.plan}': base}
-        return {FULL: greedy, f'{base.num_beams} beams': dataclasses.replace(base, plan='full'), **planned}
-    if base.measure is None and base.plan != 'full':
-        return {FULL: dataclasses.replace(full, plan='full'), f'plan {base.plan}': full}
-    if base.measure is None:
-        layers = model.config.num_decoder_layers
-        depths = {f'{k} of {layers} layers': k / layers for k in (1, 2, 4, 8, 16, 32) if k < layers}
-        never = 1 - 0.5 / layers  # nothing reaches it below the last layer
-        static = {
-            name: dataclasses.replace(full, measure='static', threshold=share)
-            for name, share in {**depths, 'conditionals, no exit': never}.items()
-        }
-        return {FULL: full, **static}
+    base = decode_flags.decoding_of(args, model)
+    full = base.full()
+    if base.exit is not None:
+        return {FULL: full, **_exits(base, thresholds)}
+    if isinstance(base.choice, Beam):
+        unplanned = dataclasses.replace(base, plan=None)
+        return {FULL: dataclasses.replace(full, choice=Greedy())} | {label(each): each for each in (unplanned, base)}
+    if base.plan is not None or base.gate is not None:
+        return {FULL: full, label(base): base}
+    return {FULL: full, **_static_depths(full, model.config.num_decoder_layers)}
+
+
+def _certified(args, model) -> dict[str, Decoding]:
+    """Full depth, and the decodings of certificates, whose limits are the same."""
+    if args.threshold:
+        raise ValueError('--threshold: a certificate fixes λ; leave the flag out')
+    compared = {}
+    for path in args.certificate:
+        certificate = Certificate.load(path)
+        for name, value, covered in decode_flags.otherwise(args, certificate.decoding, model.config.sizes):
+            raise ValueError(f'--{name} {value}: the certificate {path} says {covered}; leave the flag out')
+        decoding = certified.decoding_of(certificate, model.heads, args.decode_flags.layout.own)
+        compared[f'certificate {path}'] = model.resolve(decoding)
+    first, *others = compared.values()
+    if any(each.limits != first.limits for each in others):
+        raise ValueError('the certificates differ in max_new_tokens or max_source_length; time them one by one')
+    return {FULL: first.full(), **compared}
+
+
+def _exits(base: Decoding, thresholds) -> dict[str, Decoding]:
+    """The decoding at each λ."""
+    without = dataclasses.replace(base.exit, threshold=1.0)
+    name = label(dataclasses.replace(base, exit=without))
     if not thresholds:
-        raise ValueError(f'--measure {base.measure} needs --threshold, once or more: the λ to time')
-    exits = {f'{base.measure} λ={each:.10g}': dataclasses.replace(base, threshold=each) for each in thresholds}
-    return {FULL: dataclasses.replace(full, plan='full'), **exits}
+        raise ValueError(f'--measure needs --threshold, once or more: the λ at which {name} is timed')
+    at_each = {each: dataclasses.replace(without, threshold=each) for each in thresholds}
+    return {f'{name}, λ={each:.10g}': dataclasses.replace(base, exit=rule) for each, rule in at_each.items()}
 
 
-def inputs(args, model, settings):
+def _static_depths(full: Decoding, layers: int) -> dict[str, Decoding]:
+    """The decoding after 1, 2, 4, … layers, and with the conditionals of an exit that never happens."""
+    shares = {f'{k} of {layers} layers': k / layers for k in (1, 2, 4, 8, 16, 32) if k < layers}
+    shares['conditionals, no exit'] = 1 - 0.5 / layers  # nothing reaches it below the last layer
+    return {name: dataclasses.replace(full, exit=Exit(StaticDepth(), share)) for name, share in shares.items()}
+
+
+def label(decoding: Decoding) -> str:
+    """A decoding in a few words, whatever its limits, rules and seed."""
+    return describe(to_json(decoding))
+
+
+def inputs(args, model: Model, decoding: Decoding) -> tuple[list[list[int]], TransformerConfig, dict | None]:
     """Source ids of the first examples, the configuration to decode them with, and what is said of the data."""
     if args.input:
         records, template = open_records(args.input), jsonl.Template(args.source_field)
         texts = [template(records[i], records.where(i)) for i in range(min(args.examples, len(records)))]
         data = data_of(records, args.source_field, len(texts))
         return [model.encode(text) for text in texts], model.config, data
-    length = min(RANDOM_SOURCE_LENGTH, settings.max_source_length)
-    tokens = np.random.default_rng(settings.seed).integers(2, model.config.vocab_size, (args.examples, length))
+    length = min(RANDOM_SOURCE_LENGTH, decoding.limits.max_source_length)
+    tokens = np.random.default_rng(decoding.seed).integers(2, model.config.vocab_size, (args.examples, length))
     # No text, so nothing to say when it is done: every row decodes to the maximum.
     return tokens.tolist(), dataclasses.replace(model.config, eos_id=-1, other_eos_ids=()), None
 
@@ -214,7 +232,10 @@ def whole_batches(sources, batch_size):
 
 
 class Decoded(NamedTuple):
-    """What one pass over the batches gave: seconds of wall time, and counts that are the same in every pass."""
+    """What one pass over the batches gave: seconds of wall time, and counts that are the same in every pass.
+
+    layers: that a token ran; executed: that the batch ran at a step; both of sub-layers, over those of a layer.
+    """
 
     seconds: float
     tokens: int
@@ -224,52 +245,42 @@ class Decoded(NamedTuple):
 
 
 class Decoder:
-    """All batches under one setting, compiled ahead. programs: shared, so that settings that differ in numbers alone are
-    compiled once; `compile_seconds` counts tracing and compiling of those that were new."""
+    """All batches under one decoding, compiled ahead. programs: shared, so that decodings that differ in numbers alone are
+    compiled once; `lower_seconds` and `compile_seconds` are of those that were new, `memory_bytes` of the largest."""
 
-    def __init__(self, model, config, settings: Settings, batches: list[DecodeBatch], programs: dict):
-        values = settings.build(config, model.heads)
-        self.calls = []
-        self.params, self.compile_seconds = model.params, 0.0
+    def __init__(self, model: Model, config: TransformerConfig, decoding: Decoding, batches: list[DecodeBatch], programs: dict):
+        self.config, self.calls = config, []
+        self.lower_seconds, self.compile_seconds, self.memory_bytes = 0.0, 0.0, None
         for batch in batches:
-            arguments = {'plan': None if values.plan is None else values.plan(batch.rows), 'constraints': values.constraints}
-            if values.beam is None:
-                function, arguments = (
-                    generate,
-                    {
-                        **arguments,
-                        'exit': values.exit,
-                        'propagation': values.propagation,
-                        'sampling': values.sampling,
-                        'head_table': model.head_table(values.exit),
-                        'example_ids': batch.rows.astype(np.int32),
-                        'key': jax.random.key(settings.seed),
-                    },
-                )
-            else:
-                function, arguments = (
-                    beam_search,
-                    {**arguments, 'beam': values.beam, 'constraints': values.constraints or Constraints()},
-                )
-            name = batch.tokens.shape, jax.tree.structure(arguments)
-            if name not in programs:
-                start = time.perf_counter()
-                programs[name] = function.lower(
-                    config, self.params, batch.tokens, max_new_tokens=settings.max_new_tokens, **arguments
-                ).compile()
-                self.compile_seconds += time.perf_counter() - start
-            self.calls.append((programs[name], batch, arguments))
+            call = program(
+                config,
+                model.decoding_params,
+                batch.tokens,
+                batch.mask,
+                decoding,
+                example_ids=batch.rows,
+                head_table=model.head_table(decoding),
+            )
+            key = ahead.key(*call)
+            if key not in programs:
+                programs[key] = ahead.compile_program(*call)
+                self.lower_seconds += programs[key].lower_seconds
+                self.compile_seconds += programs[key].compile_seconds
+            if programs[key].memory_bytes is not None:
+                self.memory_bytes = max(self.memory_bytes or 0, programs[key].memory_bytes)
+            _, arguments, settings = call
+            self.calls.append((programs[key].call, *ahead.inputs(arguments, settings)))
 
     def decode(self) -> Decoded:
         """One pass."""
         start = time.perf_counter()
-        traces = [jax.device_get(program(self.params, batch.tokens, **arguments)) for program, batch, arguments in self.calls]
+        traces = [jax.device_get(call(*arguments, **settings)) for call, arguments, settings in self.calls]
         seconds = time.perf_counter() - start
         tokens = sum(int(trace.lengths.sum()) for trace in traces)
-        visited = sum(int(trace.exit_layers.sum()) for trace in traces)
-        steps = sum(int(trace.lengths.max()) for trace in traces)
-        executed = sum(int(trace.executed.sum()) for trace in traces)
-        return Decoded(seconds, tokens, steps, visited / max(1, tokens), executed / max(1, steps))
+        steps = sum(max(int(trace.lengths.max()), int(np.count_nonzero(trace.executed))) for trace in traces)
+        layers = sum(float(cost.layers(self.config, trace.work).sum()) for trace in traces)
+        executed = sum(int(trace.executed.sum()) for trace in traces) / cost.sub_layers(self.config)
+        return Decoded(seconds, tokens, steps, layers / max(1, tokens), executed / max(1, steps))
 
 
 def interleaved(timed, rounds, description, quiet):
@@ -299,7 +310,9 @@ def row(batch_size, name, decoder, rounds):
         'speed_up': None,
         'speed_up_least': None,
         'speed_up_greatest': None,
+        'lower_seconds': decoder.lower_seconds,
         'compile_seconds': decoder.compile_seconds,
+        'memory_mib': None if decoder.memory_bytes is None else decoder.memory_bytes / 2**20,
         'rounds': seconds,
     }
     if name != FULL:
@@ -312,7 +325,7 @@ def table(result):
     """The rows, to be read in a terminal."""
     title = f'{result["title"]} (median of {result["provenance"]["repeats"]}, least–greatest)'
     drawn = Table(box=box.SIMPLE, pad_edge=False, title=title)
-    for name in ('batch', 'setting', 'layers', 'executed', 'ms a step', 'tokens/s', 'speed-up', 'compile, s'):
+    for name in ('batch', 'setting', 'layers', 'executed', 'ms a step', 'tokens/s', 'speed-up', 'compile, s', 'MiB'):
         drawn.add_column(name, justify='left' if name == 'setting' else 'right', overflow='fold')
     for each in result['rows']:
         speed = (
@@ -329,6 +342,7 @@ def table(result):
             f'{each["step_ms"]:.2f} ({each["seconds_least"] * scale:.2f}–{each["seconds_greatest"] * scale:.2f})',
             f'{each["tokens_per_second"]:.0f}',
             speed,
-            f'{each["compile_seconds"]:.1f}',
+            f'{each["lower_seconds"] + each["compile_seconds"]:.1f}',
+            '' if each['memory_mib'] is None else f'{each["memory_mib"]:.0f}',
         )
     return drawn

@@ -1,45 +1,72 @@
-"""Find the threshold that keeps a promise: E[loss] ≤ δ with probability 1 − ε over the calibration data.
+"""Find the point that keeps a promise: E[loss] ≤ δ with probability 1 − ε over the calibration data.
 
     calm calibrate --checkpoint DIR --data cal.jsonl --source_field en --measure softmax_gap --metric rougeL \\
         --objective textual --tolerance 0.1 --epsilon 0.05 --output c.json
     calm calibrate --power --tolerance 0.02 --expected_loss 0.006
     calm calibrate --records DIR --data cal.jsonl --metric rougeL --tolerance 0.2 --output c2.json    # no model needed
 
-Thresholds are decoded from the top and the first failed test stops the search (fixed-sequence testing). The certificate
-records all that the guarantee depends on; `calm generate --certificate` decodes within it.
+Thresholds are decoded from the top and the first failed test stops the search (fixed-sequence testing); of those that passed,
+the one with the fewest FLOPs per token is certified. The certificate records all that the guarantee depends on; `calm generate
+--certificate` decodes within it.
+
+A metric of one's own is --metric package.module:function, a function of predictions (B texts) and references (for each a list
+of texts) that returns B numbers in [0, 1].
+
+Losses from outside, as of people or of a service, take two steps. The first decodes every point into a folder:
+
+    calm calibrate --checkpoint DIR --data cal.jsonl --measure softmax_gap --records RECORDS --whole_grid
+    calm calibrate --records RECORDS --data cal.jsonl --losses losses.jsonl --tolerance 0.1 --output c.json
+
+The texts to score are in full.jsonl and in the point_*.jsonl files that records.json lists. FILE then holds a line for each
+example, with the id of its record and its loss in [0, 1] by point, named by λ or by the digits in the name of the point's file:
+
+    {"id": "row 3", "losses": {"0.9": 0.12, "0f3c1a2b4d5e": 0.4}}
 """
 
-import dataclasses
+import argparse
 import sys
-import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from calm_jax import calibration
+from calm_jax import calibration, recorded
 from calm_jax.analysis.confidences import layer_confidences
 from calm_jax.analysis.grid import quantile_grid
-from calm_jax.commands import decode_flags
+from calm_jax.calibrating import (
+    SOURCE_FIELD,
+    CalibrationData,
+    Promise,
+    certify,
+    check,
+    decode_points,
+    folder,
+    sweep_trials,
+    write_results,
+)
+from calm_jax.calibration import Certificate, Point
+from calm_jax.commands import decode_flags, own
 from calm_jax.commands.flag_types import numbers
 from calm_jax.commands.provenance import provenance
-from calm_jax.commands.records import RECORDS, kept, open_sweep, recorded_source_field
-from calm_jax.commands.trials import check_trials, run_trials
+from calm_jax.commands.trials import check_trials, trial_tolerances
 from calm_jax.compilation import use_compilation_cache
-from calm_jax.curve import curve
-from calm_jax.data import jsonl
-from calm_jax.data.references import references
+from calm_jax.data.jsonl import Template
 from calm_jax.data.sources import open_records
-from calm_jax.examples import COUNT, examples
+from calm_jax.decoding.decoding import Decoding
 from calm_jax.files import write_json
+from calm_jax.measured import OutsideLosses
 from calm_jax.metrics import quality
-from calm_jax.metrics.objective import KINDS, Objective
+from calm_jax.metrics.objective import KINDS
+from calm_jax.model import Model, load
 from calm_jax.outputs import check_file
 from calm_jax.progress import progress
+from calm_jax.request import BATCH_SIZE
+from calm_jax.sweep import Sweep, decoding_sweep, points_of, recorded_sweep
 
 PAPER_GRID = [round(1 - 0.05 * step, 2) for step in range(1, 20)]
-BATCH_SIZE = 32
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `calm calibrate`."""
     decode_flags.add_model(parser, required=False)
     parser.set_defaults(batch_size=None)  # whether it was said matters: without a model it decides nothing
     data = parser.add_argument_group('data')
@@ -54,15 +81,16 @@ def add_arguments(parser):
     promise.add_argument(
         '--objective',
         choices=KINDS,
-        default='textual',
         help="loss against the full model's text, or increase of risk against references (default textual)",
     )
     promise.add_argument(
         '--metric',
         action='append',
         metavar='NAME',
-        help=f'quality in [0, 1] per example; repeat for several risks at once: {", ".join(quality.METRICS)}',
+        help='quality in [0, 1] per example; repeat for several risks at once: '
+        f'{", ".join(quality.METRICS)}, or package.module:function',
     )
+    promise.add_argument('--losses', metavar='FILE', help='losses from outside instead of a metric, JSONL (see above)')
     promise.add_argument(
         '--tolerance', type=float, action='append', metavar='δ', help='largest expected loss, in (0, 1); one, or one per metric'
     )
@@ -79,7 +107,9 @@ def add_arguments(parser):
     grid = parser.add_argument_group('grid')
     grid.add_argument('--grid', metavar='λ,λ,…', help='thresholds in test order (default .95, .90, … .05, or of the records)')
     grid.add_argument('--grid_data', metavar='FILE', help='20 confidence quantiles of this data, which --data must not share')
-    grid.add_argument('--whole_grid', action='store_true', help='decode the whole grid, for the trade-off curve')
+    grid.add_argument(
+        '--whole_grid', action='store_true', help='decode the whole grid, for the trade-off curve or for --losses'
+    )
     output = parser.add_argument_group('output')
     output.add_argument('--output', metavar='FILE', help='certificate to write')
     output.add_argument(
@@ -95,51 +125,90 @@ def add_arguments(parser):
     power = parser.add_argument_group('power')
     power.add_argument('--power', action='store_true', help='print how many examples give 90%% power, and stop')
     power.add_argument('--expected_loss', type=float, metavar='X', help='the mean loss that --power supposes')
-    decode_flags.add_settings(parser, threshold=False)
+    decode_flags.add_decoding(parser, threshold=False)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
+    """Decodes, tests, and writes everything the flags ask for."""
     if args.power:
         print_power(args)
         return
+    check_flags(args)
+    metrics = [own.metric(each) for each in args.metric or ()]
+    source_field = args.source_field or SOURCE_FIELD if args.checkpoint else recorded_source_field(args)
+    data = CalibrationData(args.data, source_field, args.target_field)
+    thresholds = grid(args, data)
+    if only_decodes(args):
+        text_losses = promise = None
+    else:
+        # What is wrong with the promise, or too little for it, is said before anything is decoded.
+        promise = promise_of(args, [quality.metric_name(each) for each in metrics])
+        text_losses = check(promise, data, metrics, args.objective or 'textual', args.losses, args.records)
+    warn_of_copies(args, data)
+    use_compilation_cache()
+    with folder(args.records) as directory:
+        sweep, points = opened(args, data, thresholds, directory)
+        if promise is None:
+            decode_points(sweep)
+            return
+        measured = text_losses or OutsideLosses(args.losses, sweep)
+        certificate = certify(sweep, points, promise, data, measured)
+        trials = None
+        if args.trials:
+            trials = sweep_trials(sweep, points, promise, data, measured, trial_tolerances(args), args.trials, args.quiet)
+        if args.whole_grid:
+            for point in points:
+                sweep.at(point.decoding)
+        source = provenance(
+            'calibrate',
+            args,
+            seed=args.permutation_seed,
+            settings=points[0].decoding,
+            fingerprints=sweep.recorded.fingerprints,
+            data=sweep.recorded.data,
+        )
+        line = write_results(sweep, data, measured, certificate, source)
+        if trials:
+            write_json(directory / 'trials.json', {**trials, 'provenance': source})
+    if args.output:
+        certificate.save(args.output)
+    if not args.quiet:
+        describe(certificate, line, trials)
+
+
+def only_decodes(args: argparse.Namespace) -> bool:
+    """Whether the grid is decoded and no promise made: the first step of losses from outside."""
+    promises = (args.metric, args.losses, args.tolerance, args.output, args.trials)
+    return bool(args.whole_grid and args.checkpoint and args.records) and not any(promises)
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises ValueError or OSError for what is missing, would decide nothing, or cannot be written."""
     if args.expected_loss is not None:
         raise ValueError('--expected_loss changes nothing without --power')
-    for name in ('data', 'metric', 'tolerance'):
-        if not getattr(args, name):
-            raise ValueError(f'--{name} is missing; see calm calibrate --help')
-    check_trials(args)
-    if not args.output and args.trials is None:
-        raise ValueError('--output is missing: the certificate to write')
-    if args.output:
-        check_file(args.output, args.overwrite, [args.data, args.grid_data])
-    check_ignored(args)
-    if args.checkpoint:
-        args.source_field, args.batch_size = args.source_field or 'source', args.batch_size or BATCH_SIZE
-    else:
-        args.source_field = recorded_source_field(args)
-    data = CalibrationData(args)
-    objective = Objective(args.objective, args.metric, data.references, args.signed)
-    thresholds = grid(args, data)
-    # What is wrong with the promise, or too little for it, is said before anything is decoded.
-    calibration_of(args, data, thresholds or [0.5]).check_enough(len(data.rows))
-    if args.p_value == 'binomial' and not objective.binary:
-        raise ValueError('--p_value binomial is for losses of 0 and 1: metric accuracy or exact_match, unsigned; use betting')
-    if not args.quiet and (distinct := len(set(data.sources))) < len(data.sources):
-        print(
-            f'calm calibrate: warning: {len(data.sources):,} examples, {distinct:,} of them distinct: the guarantee takes '
-            'them for independent draws, which copies of one draw are not',
-            file=sys.stderr,
-        )
-    with tempfile.TemporaryDirectory() as temporary:
-        calibrate_in(args, data, objective, thresholds, Path(args.records or temporary))
-
-
-def check_ignored(args):
-    """ValueError for what is said and would decide nothing."""
+    if not args.data:
+        raise ValueError('--data is missing; see calm calibrate --help')
     if args.whole_grid and not args.records:
         raise ValueError('--whole_grid needs --records, the folder where the curve goes')
-    if 'threshold' in decode_flags.given(args):
-        raise ValueError('Settings.threshold is set by gin, and calibration is what finds it; leave the binding out')
+    if not only_decodes(args):
+        for name in ('metric', 'tolerance'):
+            if not getattr(args, name) and not (name == 'metric' and args.losses):
+                raise ValueError(f'--{name} is missing; see calm calibrate --help')
+        check_trials(args)
+        if not args.output and args.trials is None:
+            raise ValueError('--output is missing: the certificate to write')
+    if args.losses:
+        for name, value in (('metric', args.metric), ('objective', args.objective)):
+            if value is not None:
+                raise ValueError(
+                    f'--losses and --{name}: losses from outside are of neither metric nor objective; leave one out'
+                )
+        if not args.records:
+            raise ValueError('--losses needs --records, the folder of what was decoded, which they are of')
+    if args.output:
+        check_file(args.output, args.overwrite, [args.data, args.grid_data, args.losses])
+    if 'threshold' in decode_flags.given(args).get('exit', {}):
+        raise ValueError('Exit.threshold is set by gin, and calibration is what finds it; leave the binding out')
     if args.checkpoint:
         return
     if args.grid_data:
@@ -151,126 +220,63 @@ def check_ignored(args):
             raise ValueError(f'--{name} {value} is of decoding, and without --checkpoint nothing is decoded; leave it out')
 
 
-def calibration_of(args, data, thresholds):
-    """The calibration that the flags describe, nothing tested yet."""
-    return calibration.Calibration(
-        thresholds,
-        tolerances(args),
+def recorded_source_field(args: argparse.Namespace) -> str:
+    """What inputs were made of when the records were decoded. ValueError where there are none, or a flag says otherwise."""
+    if not args.records or not (Path(args.records) / recorded.RECORDS).is_file():
+        raise ValueError('--checkpoint is missing; without a model, --records must name the records of an earlier run')
+    source_field = recorded.read(args.records).data['source_field']
+    if args.source_field not in (None, source_field):
+        raise ValueError(f'--source_field {args.source_field}: the records in {args.records} were decoded with {source_field}')
+    return source_field
+
+
+def promise_of(args: argparse.Namespace, names: Sequence[str]) -> Promise:
+    """What the flags promise of metrics of these names."""
+    return Promise(
+        tolerances(args.tolerance, names),
         args.epsilon,
         args.p_value,
         seed=args.permutation_seed,
-        group_by=data.column(args.group_by),
-        groups=data.column(args.groups),
+        group_by=args.group_by,
+        groups=args.groups,
         joint=args.joint,
         signed=args.signed,
     )
 
 
-def calibrate_in(args, data, objective, thresholds, directory):
-    """Decodes, tests, and writes everything the flags ask for."""
-    use_compilation_cache()
-    run_, sweep, model = open_sweep(args, data, directory)
-    if model is None and not args.grid:
-        thresholds = run_['thresholds']
-    elif thresholds is None:
-        thresholds = confidence_grid(args, model)
-    calibration_ = calibration_of(args, data, thresholds)
-    full = sweep.texts(1.0)
-    if model is not None:
-        run_['thresholds'] = thresholds
-        write_json(directory / RECORDS, run_)  # only now: the records there are of this model
-    while calibration_.threshold is not None:
-        calibration_.observe(objective.losses(sweep.texts(calibration_.threshold), full))
-    certificate = calibration_.certificate(
-        args.objective,
-        args.metric if len(args.metric) > 1 else args.metric[0],
-        objective.versions(),
-        {**run_['fingerprints'], 'settings': run_['settings'], 'data': run_['data'], 'environment': run_['environment']},
-    )
-    source = provenance(
-        'calibrate',
-        args,
-        seed=args.permutation_seed,
-        settings=run_['settings'],
-        fingerprints=run_['fingerprints'],
-        data=run_['data'],
-    )
-    trials = run_trials(args, data, objective, sweep, thresholds, run_) if args.trials else None
-    if args.whole_grid:
-        for threshold in thresholds:
-            sweep.at(threshold)
-    for threshold in kept(directory, run_):
-        sweep.at(threshold)
-    label = run_['settings']['measure']
-    kind = label if label in ('oracle', 'static') else 'measure'
-    line = curve(sweep, objective, run_['num_layers'], label, kind, certificate)
-    if args.records:
-        write_json(directory / 'curve.json', {**line, 'provenance': source})
-        write_json(directory / 'examples.json', shown(data, sweep, certificate, label, run_['num_layers']))
-        if trials:
-            write_json(directory / 'trials.json', {**trials, 'provenance': source})
-    if args.output:
-        certificate.save(args.output)
-    if not args.quiet:
-        describe(certificate, line, trials)
-
-
-def shown(data, sweep, certificate, label, num_layers):
-    """What examples.json holds: the full model's outputs, and those at the certified λ if there is one below 1."""
-    early = {}
-    if certificate.threshold < 1:
-        tolerance = certificate.tolerance
-        promised = tolerance.items() if isinstance(tolerance, dict) else [('', tolerance)]
-        words = ', '.join(f'{value:g} {risk}'.strip() for risk, value in promised)
-        early[f'{label}, δ = {words}'] = sweep.first(certificate.threshold, COUNT)
-    shown_references = [None if data.references is None else data.references[i][0] for i in range(len(data.rows))]
-    return examples(data.sources[:COUNT], shown_references, sweep.first(1.0, COUNT), early, num_layers)
-
-
-class CalibrationData:
-    """The examples, their references and labels, read once."""
-
-    def __init__(self, args):
-        self.path = args.data
-        self.records = open_records(args.data)
-        rows = range(len(self.records))
-        self.rows = [(self.records[i], self.records.where(i)) for i in rows]
-        template = jsonl.Template(args.source_field)
-        self.sources = [template(*row) for row in self.rows]
-        self.references = None
-        if args.target_field is not None:
-            target = jsonl.Template(args.target_field)
-            self.references = [references([target], *row) for row in self.rows]
-
-    def column(self, field):
-        """A field's values as labels, or None where no field is named."""
-        return None if field is None else [str(jsonl.value_of(record, field, where)) for record, where in self.rows]
-
-
-def tolerances(args):
+def tolerances(given: Sequence[float], names: Sequence[str]) -> float | dict[str, float]:
     """δ, or {metric: δ}."""
-    if len(args.tolerance) not in (1, len(args.metric)):
-        raise ValueError(f'{len(args.tolerance)} tolerances for {len(args.metric)} metrics; expected one, or one for each')
-    if len(args.metric) == 1:
-        return args.tolerance[0]
-    each = args.tolerance * len(args.metric) if len(args.tolerance) == 1 else args.tolerance
-    return dict(zip(args.metric, each))
+    if len(given) not in (1, len(names)):
+        raise ValueError(f'{len(given)} tolerances for {len(names) or 1} metrics; expected one, or one for each')
+    if len(names) <= 1:
+        return given[0]
+    return dict(zip(names, list(given) * len(names) if len(given) == 1 else given))
 
 
-def grid(args, data):
-    """The thresholds that are known before any decoding; None where --grid_data is to give them."""
+def warn_of_copies(args: argparse.Namespace, data: CalibrationData) -> None:
+    """Says on standard error that examples are no independent draws where some are the same."""
+    if not args.quiet and (distinct := len(set(data.sources))) < len(data):
+        print(
+            f'calm calibrate: warning: {len(data):,} examples, {distinct:,} of them distinct: the guarantee takes '
+            'them for independent draws, which copies of one draw are not',
+            file=sys.stderr,
+        )
+
+
+def grid(args: argparse.Namespace, data: CalibrationData) -> list[float] | None:
+    """The thresholds that are known before any decoding; None where --grid_data or the records are to give them."""
     if args.grid and args.grid_data:
         raise ValueError('--grid and --grid_data both say what to test; pass one')
     if args.grid_data:
-        template = jsonl.Template(args.source_field)
+        template = Template(args.source_field or SOURCE_FIELD)
         others = open_records(args.grid_data)
-        own = set(data.sources)
-        for i in range(len(others)):
-            if template(others[i], others.where(i)) in own:
+        known = set(data.sources)
+        for i, other in enumerate(others):
+            if template(other, others.where(i)) in known:
                 raise ValueError(f'{others.where(i)}: also in {data.path}; grid data and calibration data must not overlap')
         return None
     if not args.grid:
-        return PAPER_GRID
+        return PAPER_GRID if args.checkpoint else None
     thresholds = numbers(args.grid, '--grid')
     for threshold in thresholds:
         if not 0 <= threshold < 1:
@@ -278,29 +284,54 @@ def grid(args, data):
     return thresholds
 
 
-def confidence_grid(args, model):
+def opened(
+    args: argparse.Namespace, data: CalibrationData, thresholds: list[float] | None, directory: Path
+) -> tuple[Sweep, Sequence[Point]]:
+    """The sweep of the flags, by a model or of records alone, and those of its points that are to be tested.
+
+    Raises ValueError for flags of decoding that say otherwise than the records.
+    """
+    if args.checkpoint:
+        model = load(args.checkpoint, args.dtype)
+        decoding = decode_flags.decoding_of(args, model)
+        if decoding.exit is None:
+            raise ValueError('--measure is missing: the confidence whose threshold is to be calibrated')
+        sweep = decoding_sweep(
+            model,
+            points_of(decoding, confidence_grid(args, model, decoding) if thresholds is None else thresholds),
+            data.records,
+            data.source_field,
+            directory,
+            batch_size=args.batch_size or BATCH_SIZE,
+            overwrite=args.overwrite,
+            quiet=args.quiet,
+        )
+        return sweep, sweep.recorded.points
+    sweep = recorded_sweep(directory, data.records)
+    points = sweep.recorded.points if thresholds is None else sweep.recorded.at(thresholds, str(directory))
+    for name, value, has in decode_flags.otherwise(args, points[0].decoding, sweep.recorded.sizes):
+        raise ValueError(f'--{name} {value}: the records in {directory} were decoded with {has}')
+    return sweep, points
+
+
+def confidence_grid(args: argparse.Namespace, model: Model, decoding: Decoding) -> list[float]:
     """Thresholds from the confidences on data that is not calibrated on."""
-    settings = decode_flags.settings(args, model)
-    records, template = open_records(args.grid_data), jsonl.Template(args.source_field)
-    texts = [template(records[i], records.where(i)) for i in range(len(records))]
-    values = dataclasses.replace(settings, threshold=0.5).build(model.config, model.heads)
+    records, template = open_records(args.grid_data), Template(args.source_field or SOURCE_FIELD)
     confidences = layer_confidences(
         model,
-        texts,
-        values.exit.measure,
-        max_new_tokens=settings.max_new_tokens,
-        max_source_length=settings.max_source_length,
-        plan=values.plan,
-        min_exit_layer=settings.min_exit_layer,
-        batch_size=args.batch_size,
+        [template(record, records.where(i)) for i, record in enumerate(records)],
+        decoding.exit.measure,
+        decoding,
+        min_exit_layer=decoding.exit.min_exit_layer,
+        batch_size=args.batch_size or BATCH_SIZE,
         progress=partial(progress, quiet=args.quiet),
     )
     return quantile_grid(confidences.confidence[confidences.leaves])
 
 
-def print_power(args):
+def print_power(args: argparse.Namespace) -> None:
     """How many examples give 90% power."""
-    for name in ('checkpoint', 'data', 'records', 'output', 'trials'):
+    for name in ('checkpoint', 'data', 'records', 'losses', 'output', 'trials'):
         if getattr(args, name) is not None:
             raise ValueError(f'--{name} changes nothing with --power, which decodes and writes nothing')
     if not args.tolerance or args.expected_loss is None:
@@ -317,12 +348,12 @@ def print_power(args):
         )
 
 
-def describe(certificate, line, trials):
+def describe(certificate: Certificate, line: dict, trials: dict | None) -> None:
     """The result in words."""
     print(certificate.guarantee)
-    chosen = next((point for point in line['points'] if point['threshold'] == certificate.threshold), None)
-    layers = chosen['layers'] if chosen else line['full']['layers']
-    print(f'λ = {certificate.threshold:g}: {layers:.2f} of {line["num_layers"]} layers per token')
+    chosen = next((point for point in line['points'] if point['decoding'] == certificate.decoding), line['full'])
+    words = 'full depth' if certificate.threshold is None else f'λ = {certificate.threshold:g}'
+    print(f'{words}: {chosen["layers"]:.2f} of {line["num_layers"]} layers per token')
     for row in trials['tolerances'] if trials else []:
         print(
             f'{trials["trials"]} trials, δ = {row["tolerance"]:g}: risk {row["risk_mean"]:.4f} ± {row["risk_std"]:.4f}, '

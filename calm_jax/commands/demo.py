@@ -8,7 +8,6 @@ other commands, and is printed as it would be typed.
 """
 
 import argparse
-import dataclasses
 import shlex
 import shutil
 from pathlib import Path
@@ -231,21 +230,19 @@ def time_one_by_one(certificates, checkpoint, data, quiet):
 
     The full model is the plain one, without the conditionals that exits need.
     """
+    from calm_jax import certified
     from calm_jax.calibration import Certificate
-    from calm_jax.commands import decode_flags
-    from calm_jax.commands.generate import certified_settings
-    from calm_jax.decoding.settings import Settings
     from calm_jax.model import load
 
     model = load(checkpoint)
     texts = [record['en'] for record in lines(data / 'test.jsonl')[:TIMED_TEXTS]]
-    certified = {measure: Settings(**certified_settings(Certificate.load(path))) for measure, path in certificates.items()}
-    plain = dataclasses.replace(next(iter(certified.values())), measure=None, threshold=1.0)
-    settings = {'full model': plain, **certified}
-    best = dict.fromkeys(settings, np.inf)
+    read = {measure: Certificate.load(path) for measure, path in certificates.items()}
+    within = {measure: certified.decoding_of(certificate, model.heads) for measure, certificate in read.items()}
+    decodings = {'full model': next(iter(within.values())).full(), **within}
+    best = dict.fromkeys(decodings, np.inf)
     for _ in progress(range(1 + TIMED_ROUNDS), 'timing', quiet=quiet, unit='rounds'):  # the first round compiles
-        for name, each in settings.items():
-            outputs = decode_flags.stream(model, texts, each, 1)
+        for name, decoding in decodings.items():
+            outputs = model.stream(texts, decoding, batch_size=1)
             best[name] = min(best[name], sum(output.batch_seconds for output in outputs))
     return best
 
@@ -274,7 +271,7 @@ def table_row(name, decoded, references, seconds, certificates):
     return {
         'name': name,
         'threshold': read_json(certificate)['threshold'] if certificate else None,
-        'layers': sum(sum(record['exit_layers']) for record in records) / tokens,
+        'layers': sum(record['layers'] * len(record['tokens']) for record in records) / tokens,
         'flops': flops / tokens / 1e6,
         'saved': 100 * (1 - flops / full_flops),
         'speed_up': seconds['full model'] / seconds[name],
@@ -300,7 +297,7 @@ def show(rows, headings):
         )
     Console().print(table)
     print(
-        f"layers: visited per token. saved: operations, of the full model's. speed-up: measured, texts one at a time.\n"
+        f"layers: run per token. saved: operations, of the full model's. speed-up: measured, texts one at a time.\n"
         f"changed: test outputs that are not the full model's; promised, with probability {1 - EPSILON:g}: at most "
         f'{TOLERANCE:.0%} on average.\nexact: test outputs equal to the reference.'
     )

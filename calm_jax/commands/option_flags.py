@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -10,6 +9,7 @@ import jax
 
 from calm_jax import options
 from calm_jax.checks import parts
+from calm_jax.commands import own
 from calm_jax.decoding.codec import class_name, class_reference
 from calm_jax.decoding.layout import Layout, Path, base
 from calm_jax.decoding.partial import TEXT
@@ -88,15 +88,7 @@ def imported(text: str, flag: Flag) -> type:
 
     Raises ValueError where it cannot be imported, or is no class of that kind.
     """
-    module, _, name = text.partition(':')
-    try:
-        kind: Any = importlib.import_module(module)
-        for part in name.split('.'):
-            kind = getattr(kind, part)
-    except (ImportError, ValueError, AttributeError, SyntaxError) as error:
-        raise ValueError(
-            f'{flag.name} {text!r} cannot be imported ({error}); expected package.module:Class of a module on PYTHONPATH'
-        ) from None
+    kind = own.imported(flag.name, text)
     wanted = base(flag.places[0])
     if not (isinstance(kind, type) and issubclass(kind, wanted)):
         raise ValueError(f'{flag.name} {text!r} is no subclass of {wanted.__module__}.{wanted.__name__}')

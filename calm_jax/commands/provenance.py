@@ -5,6 +5,8 @@ import os
 import platform
 import shlex
 
+from calm_jax.data.sources import data_of as data_of
+
 UNSAID = ('command', 'analysis', 'quiet', 'overwrite', 'decode_flags')  # no flags, or none that decide what is written
 
 
@@ -60,14 +62,3 @@ def typed(command: str, args) -> str:
             elif each is not None and each is not False and each != '':
                 words += [f'--{name}', str(each)]
     return shlex.join(words)
-
-
-def data_of(records, source_field: str, used: int | None = None) -> dict:
-    """What is said of the examples: their file, its fingerprint, how many were used, and how inputs were made of them."""
-    name = ', '.join(path.name for path in records.paths)
-    return {
-        'name': name,
-        'fingerprint': records.fingerprint(),
-        'examples': len(records) if used is None else used,
-        'source_field': source_field,
-    }

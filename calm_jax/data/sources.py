@@ -31,6 +31,16 @@ def open_records(source: Paths) -> Records:
     return Records(path) if path.is_file() else seqio_tasks.task_records(task, split, path)
 
 
+def data_of(records: Records, source_field: str, used: int | None = None) -> dict:
+    """What results say of the examples: their file, its fingerprint, how many were used, and how inputs were made of them."""
+    return {
+        'name': ', '.join(path.name for path in records.paths),
+        'fingerprint': records.fingerprint(),
+        'examples': len(records) if used is None else used,
+        'source_field': source_field,
+    }
+
+
 def _cache() -> Path:
     base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     return base / 'calm_jax' / 'tasks'

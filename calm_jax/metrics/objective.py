@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from calm_jax.metrics import consistency, quality
+from calm_jax.metrics.own import OwnMetric
 
 KINDS = ('textual', 'risk')
 
@@ -12,14 +13,18 @@ KINDS = ('textual', 'risk')
 class Objective:
     """Textual consistency (Eq. 10: 1 − m(early, full)) or risk consistency (Eq. 11, clamped; or its signed difference).
 
-    kind: 'textual' or 'risk'. metrics: names of per-example metrics in [0, 1]. references: per example at least one
-    text; needed for 'risk', and for `quality`. signed: 'risk' without the clamp, in [−1, 1].
+    kind: 'textual' or 'risk'. metrics: per-example metrics in [0, 1], by name or functions of one's own. references: per
+    example at least one text; needed for 'risk', and for `quality`. signed: 'risk' without the clamp, in [−1, 1].
 
     Raises ValueError for an unknown kind or metric, risk without references, and signed textual losses.
     """
 
     def __init__(
-        self, kind: str, metrics: Sequence[str], references: Sequence[Sequence[str]] | None = None, signed: bool = False
+        self,
+        kind: str,
+        metrics: Sequence[str | quality.Metric],
+        references: Sequence[Sequence[str]] | None = None,
+        signed: bool = False,
     ):
         if kind not in KINDS:
             raise ValueError(f'unknown objective {kind!r}; expected one of {", ".join(KINDS)}')
@@ -27,15 +32,18 @@ class Objective:
             raise ValueError('objective risk compares with references; name their field with --target_field')
         if signed and kind != 'risk':
             raise ValueError('signed losses belong to objective risk; a textual loss has no sign')
-        if len(set(metrics)) != len(metrics) or not metrics:
-            raise ValueError(f'metrics: expected one or several different names, found {", ".join(metrics) or "none"}')
-        self.kind, self.names, self.signed, self.references = kind, tuple(metrics), signed, references
-        self._metrics = {name: quality.metric(name) for name in metrics}
+        names = tuple(quality.metric_name(each) for each in metrics)
+        if len(set(names)) != len(names) or not names:
+            raise ValueError(f'metrics: expected one or several different ones, found {", ".join(names) or "none"}')
+        self.kind, self.names, self.signed, self.references = kind, names, signed, references
+        self._metrics = {name: quality.metric(each) for name, each in zip(names, metrics)}
+        self._versions = {name: quality.metric_version(each) for name, each in zip(names, metrics)}
 
     @property
     def binary(self) -> bool:
-        """Whether every loss is 0 or 1."""
-        return not self.signed and all(name in quality.BINARY for name in self.names)
+        """Whether every loss is 0 or 1, as far as is known beforehand: a metric of one's own may be so."""
+        own = (isinstance(each, OwnMetric) for each in self._metrics.values())
+        return not self.signed and all(name in quality.BINARY or is_own for name, is_own in zip(self.names, own))
 
     def losses(self, early: Sequence[str], full: Sequence[str]):
         """float64 [n], or {metric: [n]} where there are several."""
@@ -52,8 +60,7 @@ class Objective:
 
     def versions(self) -> dict | str:
         """What computed the metrics, for the certificate."""
-        versions = {name: quality.metric_version(name) for name in self.names}
-        return versions if len(versions) > 1 else versions[self.names[0]]
+        return self._versions if len(self._versions) > 1 else self._versions[self.names[0]]
 
     def _loss(self, metric, early, full):
         if self.kind == 'textual':

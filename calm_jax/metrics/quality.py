@@ -20,6 +20,7 @@ from importlib import metadata
 import numpy as np
 import sacrebleu
 
+from calm_jax.metrics.own import OwnMetric
 from calm_jax.nearest import did_you_mean
 
 Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], np.ndarray]
@@ -131,11 +132,13 @@ CORPUS_METRICS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], flo
 }
 
 
-def metric(name: str) -> Metric:
-    """The metric of that name with one value per example.
+def metric(name: str | Metric) -> Metric:
+    """The metric of that name with one value per example; a function of one's own, checked at each call (`OwnMetric`).
 
     Raises ValueError for an unknown name, with the nearest known one, and for a corpus metric.
     """
+    if not isinstance(name, str):
+        return OwnMetric(name)
     if name in CORPUS_METRICS:
         raise ValueError(
             f'metric {name!r} is one number for a whole corpus, with no value per example whose mean '
@@ -147,8 +150,18 @@ def metric(name: str) -> Metric:
     return METRICS[name]
 
 
-def metric_version(name: str) -> str:
-    """What a value of the metric depends on: library, version and options. Raises ValueError for an unknown name."""
+def metric_name(name: str | Metric) -> str:
+    """What a metric is called in results: its name, or package.module:function of one of one's own."""
+    return name if isinstance(name, str) else OwnMetric(name).name
+
+
+def metric_version(name: str | Metric) -> str:
+    """What a value of the metric depends on: library, version and options, or the source of a function of one's own.
+
+    Raises ValueError for an unknown name.
+    """
+    if not isinstance(name, str):
+        return OwnMetric(name).version
     _known(name, {**METRICS, **CORPUS_METRICS})
     if name.startswith('rouge'):
         return f'rouge-score {metadata.version("rouge-score")} {name} F-measure, no stemmer, best reference'
@@ -259,4 +272,5 @@ def _check(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> N
 
 def _known(name: str, names: dict) -> None:
     if name not in names:
-        raise ValueError(f'unknown metric {name!r}; expected one of {", ".join(names)}{did_you_mean(name, names)}')
+        own = ', or package.module:function' if ':' not in name else '; a function is handed in itself'
+        raise ValueError(f'unknown metric {name!r}; expected one of {", ".join(names)}{own}{did_you_mean(name, names)}')

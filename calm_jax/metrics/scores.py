@@ -7,13 +7,13 @@ from calm_jax.metrics import quality
 CORPUS, MEAN = 'corpus, 0–100', 'mean of examples, 0–1'
 
 
-def score(name: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """The value of the metric of that name. Raises ValueError for an unknown name, and as the metrics do."""
-    if name in quality.CORPUS_METRICS:
-        return float(quality.CORPUS_METRICS[name](predictions, references))
-    return float(quality.metric(name)(predictions, references).mean())
+def score(metric: str | quality.Metric, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """The value of the metric of that name, or of one's own. Raises ValueError for an unknown name, and as the metrics do."""
+    if metric in quality.CORPUS_METRICS:
+        return float(quality.CORPUS_METRICS[metric](predictions, references))
+    return float(quality.metric(metric)(predictions, references).mean())
 
 
-def unit(name: str) -> str:
+def unit(metric: str | quality.Metric) -> str:
     """What the metric's value is counted in."""
-    return CORPUS if name in quality.CORPUS_METRICS else MEAN
+    return CORPUS if metric in quality.CORPUS_METRICS else MEAN

@@ -2,8 +2,6 @@
 
 import pytest
 
-from calm_jax.commands import analyze, calibrate, trials
-
 
 @pytest.fixture
 def bars(monkeypatch):
@@ -14,6 +12,6 @@ def bars(monkeypatch):
         shown.append((description, quiet))
         return iterable
 
-    for module in (analyze, calibrate, trials):
-        monkeypatch.setattr(module, 'progress', progress)
+    for command in ('analyze', 'calibrate', 'trials'):
+        monkeypatch.setattr(f'calm_jax.commands.{command}.progress', progress)
     return shown

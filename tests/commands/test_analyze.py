@@ -1,15 +1,23 @@
 """`calm analyze`: sensitivity, ranks, confidence."""
 
+import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from calm_jax.analysis.confidences import layer_confidences
+from calm_jax.analysis.forcing import teacher_forced
 from calm_jax.cli import main
+from calm_jax.decoding.decoding import Decoding, Limits
+from calm_jax.depth.confidence import SoftmaxMax
 from calm_jax.depth.contrast import WeightedContrast
+from calm_jax.depth.plans import PlanMaker, full
 from calm_jax.model import load
-from calm_jax.models.transformer import Transformer
+from calm_jax.models.transformer import Transformer, init_params
+from calm_jax.pytrees import pytree
 
 
 @pytest.fixture
@@ -63,7 +71,7 @@ def by_definition(checkpoint, data):
 def layer_logits(model, source, tokens):
     call = lambda *args, method: Transformer(model.config).apply({'params': model.params}, *args, method=method)  # noqa: E731
     states = call(call(source, method='encode'), call(source, method='source_mask'), tokens, method='decode')
-    return jax.numpy.stack([call(state, method='unembed') for state in states])
+    return jnp.stack([call(state, method='unembed') for state in states])
 
 
 def test_sensitivity_scores_what_a_wrong_token_costs(checkpoint, data, tmp_path, capsys, bars):
@@ -93,7 +101,11 @@ def test_sensitivity_scores_what_a_wrong_token_costs(checkpoint, data, tmp_path,
     assert found['sampling'][0] < found['sampling'][1] < 1
     assert bars == [('decoding', True), ('perturbing', True)]
     source = found['provenance']
-    assert source['checkpoint'] == checkpoint and source['seed'] == 0 and source['settings']['max_new_tokens'] == 8
+    assert (
+        source['checkpoint'] == checkpoint
+        and source['seed'] == 0
+        and source['settings']['limits'] == {'max_source_length': 16, 'max_new_tokens': 8}
+    )
     assert source['data']['name'] == 'in.jsonl' and source['data']['examples'] == 9 and source['fingerprints']['parameters']
     assert source['command'].startswith('calm analyze sensitivity --checkpoint ') and '--positions 0,6' in source['command']
     assert main(flags) == 2 and '--overwrite' in capsys.readouterr().err
@@ -118,8 +130,10 @@ def test_ranks_are_places_in_the_sorted_logits(analyze, by_definition, capsys):
 
 
 def test_confidence_stands_beside_accuracy_and_what_pruning_changes(analyze, by_definition):
-    code, found = analyze('confidence', '--measure', 'softmax_max', '--pruning', 'fixed', '--keep', '2', '--partition', 'full')
-    assert code == 0 and found['measure'] == 'softmax_max, fixed pruning, 2 ids'
+    code, found = analyze(
+        'confidence', '--measure', 'softmax_max', '--vocabulary', 'fixed', '--keep', '2', '--partition', 'full'
+    )
+    assert code == 0 and found['measure'] == 'softmax_max, fixed vocabulary of 2 (partition full)'
     probabilities = [np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True) for logits in by_definition]
     np.testing.assert_allclose(found['confidence'][0], np.mean([each[0].max() for each in probabilities]), rtol=1e-4)
     np.testing.assert_allclose(found['confidence'][2], np.mean([each[2].max() for each in probabilities]), rtol=1e-4)
@@ -145,17 +159,65 @@ def test_a_contrast_says_how_often_its_scores_prefer_another_token(analyze, by_d
     assert 0 < np.mean(unlike) < 1 and WeightedContrast(alpha=0.9).amateurs(1) == [0]
 
 
+def test_confidences_are_of_the_texts_that_the_model_generates_by_its_own_defaults(checkpoint, data):
+    """A checkpoint with rules is looked at under them: its outputs are those that a calibration decodes."""
+    model = dataclasses.replace(load(checkpoint), generation={'rules': {'min_new_tokens': 6}, 'limits': {'max_new_tokens': 8}})
+    texts = [json.loads(line)['en'] for line in open(data)][:5]
+    forced = teacher_forced(model, texts, model.decoding.full(), batch_size=4)
+    assert [batch.present.shape for batch in forced] == [(4, 8), (1, 8)] and all(each.plan is None for each in forced)
+    said = sorted(row[there].tolist() for batch in forced for row, there in zip(batch.tokens, batch.present))
+    assert said == sorted(output.tokens for output in model.generate(texts)) and min(map(len, said)) >= 6
+
+
+@pytest.mark.parametrize('family', ['encoder', 'decoder alone'])
+def test_the_last_layers_prediction_is_the_token_that_was_said_within_a_plan(checkpoint, data, family):
+    model = load(checkpoint)
+    if family == 'decoder alone':
+        config = dataclasses.replace(model.config, num_encoder_layers=0, pad_id=-1, positions='rotary', max_positions=64)
+        model = dataclasses.replace(model, config=config, params=init_params(config, jax.random.key(3)), generation={})
+    texts = [json.loads(line)['en'] for line in open(data)][:6]
+    limits = Limits(max_source_length=16, max_new_tokens=8)
+    whole, within = (model.resolve(Decoding(limits=limits, plan=plan)) for plan in (None, ByExample()))
+    seen = layer_confidences(model, texts, SoftmaxMax(), within, batch_size=4)
+    [batch, last] = teacher_forced(model, texts, within, 4)
+    said = np.concatenate([each.tokens[each.present] for each in (batch, last)])
+    np.testing.assert_array_equal(seen.likeliest[-1], said)
+    ran = np.concatenate([np.repeat(each.plan.feed_forward, each.present.sum(axis=1), axis=0) for each in (batch, last)])
+    np.testing.assert_array_equal(seen.leaves, [ran[:, 0], ran[:, 1], np.zeros(len(said), bool)])
+    assert ran[:, 1].any() and not ran[:, 1].all()
+    assert seen.likeliest.tolist() != layer_confidences(model, texts, SoftmaxMax(), whole, batch_size=4).likeliest.tolist()
+
+
+@pytree
+class ByExample(PlanMaker):
+    """The middle layer for some texts."""
+
+    def __call__(self, context):
+        everything = full(context.example_ids.shape[0], context.sizes)
+        middle = jnp.arange(context.sizes.layers) == 1
+        runs = ~middle | (context.example_ids % 3 == 0)[:, None]
+        return everything._replace(self_attention=runs, cross_attention=runs, feed_forward=runs)
+
+
 @pytest.mark.parametrize(
     'name, flags, message',
     [
         ('confidence', (), '--measure is missing'),
-        ('confidence', ('--measure', 'state', '--pruning', 'fixed'), 'looks at no vocabulary'),
-        ('confidence', ('--measure', 'softmax_gap', '--keep', '3'), '--keep changes nothing without --pruning'),
-        ('confidence', ('--measure', 'softmax_gap', '--pruning', 'fixed', '--keep', '999'), 'the vocabulary has 259'),
-        ('confidence', ('--measure', 'softmax_gap', '--pruning', 'fixed', '--min_exit_layer', '4'), 'min_exit_layer is 4'),
-        ('confidence', ('--measure', 'softmax_gap', '--alpha', '0.2'), '--alpha changes nothing without a contrast'),
+        ('confidence', ('--measure', 'state', '--vocabulary', 'fixed'), '--vocabulary belongs to'),
+        ('confidence', ('--measure', 'softmax_gap', '--keep', '3'), '--keep belongs to'),
+        ('confidence', ('--measure', 'softmax_gap', '--vocabulary', 'fixed', '--keep', '999'), 'the vocabulary has 259'),
+        ('confidence', ('--measure', 'softmax_gap', '--vocabulary', 'fixed', '--min_exit_layer', '4'), 'min_exit_layer is 4'),
+        (
+            'confidence',
+            ('--measure', 'softmax_gap', '--alpha', '0.2'),
+            '--alpha belongs to weighted_contrast, divergent_contrast; --measure is softmax_gap',
+        ),
         ('confidence', ('--measure', 'weighted_contrast', '--alpha', '2'), 'alpha is 2'),
-        ('confidence', ('--measure', 'softmax_gap', '--pruning', 'decaying', '--keep', '3', '--keep_least', '4'), 'k* = 4 of'),
+        (
+            'confidence',
+            ('--measure', 'softmax_gap', '--vocabulary', 'decaying', '--keep_first', '3', '--keep_least', '4'),
+            'at least 4 of 3 ids',
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(analyze, capsys, name, flags, message):

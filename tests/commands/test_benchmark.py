@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from calm_jax import calibration
+from calm_jax.calibration import Point
 from calm_jax.cli import main
 from calm_jax.commands import benchmark as command
 from calm_jax.commands.benchmark import whole_batches
-from calm_jax.models.config import TransformerConfig
+from calm_jax.depth.confidence import Classifier
+from calm_jax.depth.thresholds import Decaying
+from calm_jax.model import load
 from calm_jax.reporting import reader
 
 
@@ -43,35 +46,41 @@ def test_without_texts_every_depth_is_timed_on_rows_that_never_end(benchmark, tm
     assert [row['layers'] for row in rows] == [row['executed'] for row in rows] == [3, 1, 2, 3]
     assert all(row['tokens'] == 4 * 3 for row in rows)
     for row in rows:
+        assert row['lower_seconds'] >= 0 and row['memory_mib'] > 0
         assert len(row['rounds']) == 2 and row['seconds_least'] <= row['seconds'] <= row['seconds_greatest']
         assert (row['speed_up'] is None) == (row['setting'] == 'full depth')
     [results] = reader.read(tmp_path).results
     assert len(results.rows) == 4
     source = json.loads((tmp_path / 'results.json').read_text())['provenance']
     assert source['command'].startswith('calm benchmark --checkpoint ') and source['repeats'] == 2 and source['data'] is None
-    assert [source['settings'][row['setting']]['threshold'] for row in rows] == [1, 1 / 3, 2 / 3, 1 - 1 / 6]
+    exits = [source['settings'][row['setting']].get('exit') for row in rows]
+    assert exits == [None, *({'measure': {'class': 'static'}, 'threshold': share} for share in (1 / 3, 2 / 3, 1 - 1 / 6))]
     assert source['fingerprints']['parameters'] and source['seed'] == 0
 
 
 def test_inputs_are_decoded_as_generate_decodes_them_at_every_batch_size(benchmark, checkpoint, data, tmp_path):
     early = ('--measure', 'classifier', '--source_field', 'en', '--input', data, '--max_source_length', '8')
     code, rows = benchmark(
-        *early, '--threshold', '0.6', '--threshold', '1', '--examples', '9', '--batch_size', '1', '--batch_size', '4'
+        *early,
+        *(flag for threshold in ('0.6', '0.5', '1') for flag in ('--threshold', threshold)),
+        *('--examples', '9', '--batch_size', '1', '--batch_size', '4'),
     )
     assert code == 0
     assert [(row['batch_size'], row['setting']) for row in rows] == [
-        (size, name) for size in (1, 4) for name in ('full depth', 'classifier λ=0.6', 'classifier λ=1')
+        (size, name) for size in (1, 4) for name in ('full depth', 'classifier, λ=0.6', 'classifier, λ=0.5', 'classifier, λ=1')
     ]
     out = tmp_path / 'out.jsonl'
     assert main(['generate', '--checkpoint', checkpoint, '--quiet', *early, '--threshold', '0.6', '--output', str(out)]) == 0
     records = [json.loads(line) for line in out.read_text().splitlines()]
-    for first, row in ((9, rows[1]), (8, rows[4])):  # 9 inputs make two whole batches of 4
+    for first, row in ((9, rows[1]), (8, rows[5])):  # 9 inputs make two whole batches of 4
         layers = [layer for record in records[:first] for layer in record['exit_layers']]
         assert row['tokens'] == len(layers) and row['layers'] == pytest.approx(np.mean(layers))
-    for size in (0, 3):
-        assert rows[size]['layers'] == rows[size + 2]['layers'] == 3 and rows[size]['tokens'] == rows[size + 2]['tokens']
-        # λ is a number of one compiled program.
-        assert rows[size + 1]['compile_seconds'] > 0 and rows[size + 2]['compile_seconds'] == 0
+    for size in (0, 4):
+        full, early, earlier, off = rows[size : size + 4]
+        assert full['layers'] == off['layers'] == 3 and full['tokens'] == off['tokens']
+        # λ is a number of one compiled program; at 1 there is no exit in it.
+        assert early['compile_seconds'] > 0 and earlier['compile_seconds'] == off['compile_seconds'] == 0
+        assert off['memory_mib'] == full['memory_mib'] > 0
 
 
 def test_beam_search_is_timed_against_greedy_decoding(benchmark, checkpoint, data, tmp_path):
@@ -89,40 +98,42 @@ def test_beam_search_is_timed_against_greedy_decoding(benchmark, checkpoint, dat
     )
     code, rows = benchmark(*flags, '--plan', 'uniform:2', '--examples', '4', '--batch_size', '4')
     assert code == 0
-    assert [row['setting'] for row in rows] == ['full depth', '3 beams', '3 beams, plan uniform:2']
-    assert [row['layers'] for row in rows] == [3, 3, 3] and [row['executed'] for row in rows] == [3, 3, 2]
+    search = 'beam (size 3, length_penalty 2.0)'
+    names = ['full depth', f'full depth, {search}', f'uniform plan (share {2 / 3!r}), {search}']
+    assert [row['setting'] for row in rows] == names and [row['executed'] for row in rows] == [3, 3, 2]
+    # The work of a row is that of its three sequences, as long as any might become the best.
+    assert rows[0]['layers'] == 3 and rows[1]['layers'] >= 9 and rows[2]['layers'] >= 6
     out = tmp_path / 'out.jsonl'
     assert main(['generate', '--checkpoint', checkpoint, '--quiet', *flags, '--output', str(out)]) == 0
     records = [json.loads(line) for line in out.read_text().splitlines()][:4]
     assert rows[1]['tokens'] == sum(len(record['tokens']) for record in records)
 
 
-def compared(
-    *flags,
-    config=TransformerConfig(
-        vocab_size=9, emb_dim=2, num_heads=1, head_dim=2, mlp_dim=2, num_encoder_layers=1, num_decoder_layers=3
-    ),
-):
+@pytest.fixture
+def compared(checkpoint):
     """What would be timed with these flags: nothing is."""
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    model = argparse.Namespace(config=config, generation={}, limits=lambda length, source: (length or 128, source or 512))
-    return command.compared_settings(parser.parse_args(['--checkpoint', 'x', *flags]), model)
+    model = load(checkpoint)
+
+    def run(*flags):
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        return command.compared_decodings(parser.parse_args(['--checkpoint', checkpoint, *flags]), model)
+
+    return run
 
 
-def test_gin_names_the_measure_or_threshold_as_flags_do():
+def test_gin_names_the_measure_or_threshold_as_flags_do(compared):
     for flags, threshold in (
         (('--threshold', '0.9'), 0.9),
-        (('--gin.Settings.threshold=0.8',), 0.8),
-        (('--gin.Settings.threshold=0.8', '--threshold', '0.7'), 0.7),
+        (('--gin.Exit.threshold=0.8',), 0.8),
+        (('--gin.Exit.threshold=0.8', '--threshold', '0.7'), 0.7),
     ):
         full, early = compared('--gin_file=depth/classifier.gin', *flags).values()
-        assert (full.measure, full.threshold) == (None, 1)
-        assert (early.measure, early.threshold_form, early.threshold) == ('classifier', 'decaying', threshold)
+        assert full == early.full() and full.exit is None
+        assert isinstance(early.exit.measure, Classifier) and early.exit.form == Decaying(4.0)
+        assert early.exit.threshold == threshold
     with pytest.raises(ValueError, match='needs --measure'):
-        compared('--gin.Settings.threshold=0.8')
-    with pytest.raises(ValueError, match='a certificate fixes'):
-        compared('--certificate', 'c.json', '--gin.Settings.threshold=0.8')
+        compared('--gin.Exit.threshold=0.8')
 
 
 def test_an_output_that_exists_is_refused_before_anything_is_timed(benchmark, tmp_path, capsys):
@@ -137,10 +148,29 @@ def test_an_output_that_exists_is_refused_before_anything_is_timed(benchmark, tm
         assert said in error and error.count('\n') == 1
 
 
-def test_a_certificate_brings_its_settings(benchmark, data, tmp_path):
-    settings = {'measure': 'static', 'max_new_tokens': 5, 'max_source_length': 8}
-    path = tmp_path / 'c.json'
-    calibration.calibrate(np.zeros((200, 1)), [0.6], 0.1, 0.05, provenance={'settings': settings}).save(path)
+def certificate_of(folder):
+    exit = {'measure': {'class': 'static'}, 'threshold': 0.6}
+    point = Point({'exit': exit, 'limits': {'max_new_tokens': 5, 'max_source_length': 8}}, 0.6)
+    path = folder / 'c.json'
+    calibration.calibrate(np.zeros((200, 1)), [point], 0.1, 0.05).save(path)
+    return path
+
+
+def test_a_certificate_fixes_what_flags_and_gin_say(compared, tmp_path):
+    path = str(certificate_of(tmp_path))
+    assert list(compared('--certificate', path, '--measure', 'static')) == ['full depth', f'certificate {path}']
+    for flags, said in (
+        (('--measure', 'state'), f'--measure state: the certificate {path} says static'),
+        (('--threshold', '0.5'), '--threshold: a certificate fixes'),
+        (('--max_new_tokens', '4'), 'says 5'),
+        (('--gin.Limits.max_new_tokens=4',), 'says 5'),
+    ):
+        with pytest.raises(ValueError, match=said):
+            compared('--certificate', path, *flags)
+
+
+def test_a_certificate_brings_its_decoding(benchmark, data, tmp_path):
+    path = certificate_of(tmp_path)
     _, rows = benchmark('--input', data, '--source_field', 'en', '--certificate', str(path), '--examples', '2')
     assert [row['setting'] for row in rows] == ['full depth', f'certificate {path}']
     assert [row['layers'] for row in rows] == [3, 2]  # 2/3 is the first share of the layers to reach 0.6
@@ -151,11 +181,9 @@ def test_a_certificate_brings_its_settings(benchmark, data, tmp_path):
     'flags, said',
     [
         (('--threshold', '0.5'), '--threshold needs --measure'),
-        (('--measure', 'classifier'), '--measure classifier needs --threshold'),
+        (('--measure', 'classifier'), '--measure needs --threshold'),
         (('--measure', 'clasifier', '--threshold', '0.5'), 'did you mean classifier'),
         (('--measure', 'state', '--threshold', '1.5'), 'threshold is 1.5'),
-        (('--certificate', 'c.json', '--measure', 'state'), '--measure: a certificate fixes'),
-        (('--certificate', 'c.json', '--threshold', '0.5'), '--threshold: a certificate fixes'),
         (('--certificate', 'nowhere.json'), 'nowhere.json'),
         (('--input', 'nowhere.jsonl'), 'nowhere.jsonl'),
         (('--batch_size', '0'), 'number of 1 or more'),

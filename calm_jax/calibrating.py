@@ -1,0 +1,311 @@
+"""Calibration of a model: examples decoded at one point after another, their losses tested, until the first failure."""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from calm_jax import calibration
+from calm_jax.calibration import Calibration, Certificate, Point
+from calm_jax.curve import curve
+from calm_jax.data.jsonl import Template, value_of
+from calm_jax.data.references import references
+from calm_jax.data.sources import open_records
+from calm_jax.decoding.codec import describe
+from calm_jax.decoding.decoding import Decoding
+from calm_jax.examples import COUNT, examples
+from calm_jax.files import write_json
+from calm_jax.measured import Losses, Measured, OutsideLosses, TextLosses, label
+from calm_jax.metrics.objective import Objective
+from calm_jax.metrics.quality import Metric
+from calm_jax.model import Model
+from calm_jax.progress import progress
+from calm_jax.recorded import COST_UNIT, read
+from calm_jax.request import BATCH_SIZE
+from calm_jax.sweep import Sweep, decoding_sweep, recorded_sweep
+
+SOURCE_FIELD = 'source'
+
+
+class CalibrationData:
+    """Examples to calibrate on: their inputs, references and labels, read once.
+
+    path: as `open_records` takes it. source_field: the field or template that makes the input of an example; target_field: that
+    makes its reference text, or a list of them. Raises ValueError, naming the line, for an example that they make no text of.
+    """
+
+    def __init__(self, path: str | os.PathLike, source_field: str = SOURCE_FIELD, target_field: str | None = None):
+        self.path, self.source_field = path, source_field
+        self.records = open_records(path)
+        self.rows = [(record, self.records.where(index)) for index, record in enumerate(self.records)]
+        source = Template(source_field)
+        self.sources = [source(*row) for row in self.rows]
+        self.references = None
+        if target_field is not None:
+            target = Template(target_field)
+            self.references = [references([target], *row) for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def column(self, field: str | None) -> list[str] | None:
+        """A field's values as labels; None where no field is named."""
+        return None if field is None else [str(value_of(record, field, where)) for record, where in self.rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class Promise:
+    """What is to hold: E[loss] ≤ tolerance with probability 1 − ε over the calibration data; see `Calibration`.
+
+    group_by, groups: fields of the examples.
+    """
+
+    tolerance: float | Mapping[str, float]
+    epsilon: float = 0.05
+    p_value: str = 'betting'
+    procedure: str = 'fixed_sequence'
+    seed: int = 0
+    group_by: str | None = None
+    groups: str | None = None
+    joint: int = 1
+    signed: bool = False
+
+    def calibration(self, points: Sequence[float | Point], data: CalibrationData) -> Calibration:
+        """The calibration of these points, nothing tested yet. Raises ValueError for anything out of place."""
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        options |= {'group_by': data.column(self.group_by), 'groups': data.column(self.groups)}
+        return Calibration(points, **options)
+
+
+def calibrate_model(
+    model: Model | None,
+    data: str | os.PathLike,
+    points: Sequence[Decoding] | Sequence[float] | None = None,
+    *,
+    tolerance: float | Mapping[str, float],
+    metric: str | Metric | Sequence[str | Metric] | None = None,
+    objective: str = 'textual',
+    losses: str | os.PathLike | None = None,
+    epsilon: float = 0.05,
+    p_value: str = 'betting',
+    procedure: str = 'fixed_sequence',
+    seed: int = 0,
+    group_by: str | None = None,
+    groups: str | None = None,
+    joint: int = 1,
+    signed: bool = False,
+    source_field: str | None = None,
+    target_field: str | None = None,
+    batch_size: int = BATCH_SIZE,
+    records: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    quiet: bool = True,
+) -> Certificate:
+    """The certificate of a model on calibration data; `generate(…, certificate=…)` decodes within it.
+
+        points = calm.points_of(calm.Decoding(exit=calm.Exit(calm.SoftmaxGap())), [0.9, 0.8, 0.7])
+        certificate = calm.calibrate_model(model, 'cal.jsonl', points, metric='rougeL', tolerance=0.1)
+
+    model: None recomputes from `records`. data: JSONL of examples, draws of what the guarantee is to cover. points: ways to
+    decode, in test order, chosen without looking at `data`; without a model the λ of those of the records to test (None: all).
+    tolerance, epsilon, p_value, procedure, seed, joint, signed: the promise, as `Calibration` takes it; {metric: δ} for several
+    metrics. metric: in [0, 1] per example, by name or a function (predictions, references) → [B] of one's own, which decides
+    the losses with objective: 'textual' against the full model's text, 'risk' against references. losses: a file of losses from
+    outside in their place (`OutsideLosses`), which needs records.
+    source_field, target_field, group_by, groups: fields of the examples ('source' where the records say nothing else).
+    records: a folder to keep what was decoded, with curve.json and examples.json; records there that fit are kept, others
+    replaced with overwrite. quiet: no progress bars.
+
+    Raises ValueError or OSError, in one line, before anything is decoded where that can be known, for whatever is out of place.
+    """
+    metrics = [metric] if isinstance(metric, str) or callable(metric) else list(metric or ())
+    if model is None:
+        if records is None:
+            raise ValueError('without a model, records must name the folder of an earlier calibration')
+        source_field = source_field or read(records).data['source_field']
+    examples_ = CalibrationData(data, source_field or SOURCE_FIELD, target_field)
+    promise = Promise(tolerance, epsilon, p_value, procedure, seed, group_by, groups, joint, signed)
+    text_losses = check(promise, examples_, metrics, objective, losses, records)
+    with folder(records) as directory:
+        if model is None:
+            sweep = recorded_sweep(directory, examples_.records)
+            chosen = sweep.recorded.points if points is None else sweep.recorded.at(points, str(directory))
+        else:
+            if points is None:
+                raise ValueError('points is None; expected ways to decode, in test order: see points_of')
+            sweep = decoding_sweep(
+                model,
+                points,
+                examples_.records,
+                examples_.source_field,
+                directory,
+                batch_size=batch_size,
+                overwrite=overwrite,
+                quiet=quiet,
+            )
+            chosen = sweep.recorded.points
+        measured = text_losses or OutsideLosses(losses, sweep)
+        certificate = certify(sweep, chosen, promise, examples_, measured)
+        if records is not None:
+            write_results(sweep, examples_, measured, certificate)
+    return certificate
+
+
+def check(
+    promise: Promise,
+    data: CalibrationData,
+    metrics: Sequence[str | Metric],
+    objective: str,
+    losses: str | os.PathLike | None,
+    records: str | os.PathLike | None,
+) -> TextLosses | None:
+    """The losses of texts that are promised; None where they come from outside.
+
+    Raises ValueError for a promise that contradicts itself or that so few examples cannot give, before anything is decoded.
+    """
+    if losses is not None and metrics:
+        raise ValueError('a metric and losses: losses from outside need no metric; leave one of the two out')
+    if losses is not None and records is None:
+        raise ValueError('losses need records: the folder of what was decoded, which they are of')
+    if losses is None and not metrics:
+        raise ValueError('metric is missing: quality in [0, 1] per example, of which losses are made')
+    promise.calibration([0.5], data).check_enough(len(data))
+    if losses is not None:
+        return None
+    compared = Objective(objective, metrics, data.references, promise.signed)
+    if promise.p_value == 'binomial' and not compared.binary:
+        raise ValueError("p_value 'binomial' is for losses of 0 and 1: metric accuracy or exact_match, unsigned; use 'betting'")
+    return TextLosses(compared)
+
+
+@contextlib.contextmanager
+def folder(records: str | os.PathLike | None) -> Iterator[Path]:
+    """The folder of records; one that is gone afterwards where none is named."""
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(records or temporary)
+
+
+def certify(sweep: Sweep, points: Sequence[Point], promise: Promise, data: CalibrationData, measured: Measured) -> Certificate:
+    """The certificate of points of a sweep. Nothing behind the first failure is decoded."""
+    test = promise.calibration(points, data)
+    while (point := test.point) is not None:
+        test.observe(known_losses(measured, sweep, point), sweep.cost(point.decoding))
+    names = measured.names
+    return test.certificate(
+        measured.objective,
+        list(names) if len(names) > 1 else names[0],
+        measured.versions(),
+        provenance=sweep.recorded.provenance,
+        full=sweep.recorded.full,
+        cost_unit=COST_UNIT,
+    )
+
+
+def known_losses(measured: Measured, sweep: Sweep, point: Point) -> Losses:
+    """The losses at a point that is tested. Raises ValueError where they are not known."""
+    losses = measured.losses(sweep, point)
+    if losses is None:
+        raise ValueError(f'no losses at {label(point)}, which is tested next')
+    return losses
+
+
+def decode_points(sweep: Sweep) -> None:
+    """Decodes all points of a sweep, with nothing tested."""
+    for point in sweep.recorded.points:
+        sweep.at(point.decoding)
+
+
+def write_results(
+    sweep: Sweep, data: CalibrationData, measured: Measured, certificate: Certificate, provenance: Mapping | None = None
+) -> dict:
+    """Writes curve.json, of all points whose records are there and fit, and examples.json beside the records; the curve.
+
+    provenance: of the curve, as `calm report` prints it.
+    """
+    for point in sweep.fitting():
+        sweep.at(point.decoding)
+    name = name_of(sweep)
+    line = curve(sweep, measured, name, kind_of(sweep), certificate)
+    write_json(sweep.directory / 'curve.json', {**line, **({} if provenance is None else {'provenance': provenance})})
+    write_json(sweep.directory / 'examples.json', shown_examples(sweep, data, certificate, name))
+    return line
+
+
+def name_of(sweep: Sweep) -> str:
+    """What the points of a sweep are called in curves and trials: the measure where they differ in λ alone."""
+    points = [point.decoding for point in sweep.recorded.points]
+    names = {document.get('exit', {}).get('measure', {}).get('class', '') for document in points}
+    if len(names) == 1 and '' not in names:
+        return names.pop()
+    return ' … '.join(dict.fromkeys(describe(document) for document in (points[0], points[-1])))
+
+
+def kind_of(sweep: Sweep) -> str:
+    """What curve.json says its points are: of a measure that can be decoded by, of static depth, of an oracle."""
+    name = name_of(sweep)
+    return name if name in ('oracle', 'static') else 'measure'
+
+
+def shown_examples(sweep: Sweep, data: CalibrationData, certificate: Certificate, name: str) -> dict:
+    """What examples.json holds: the full model's outputs, and those at the certified point, if there is one."""
+    early = {}
+    if certificate.found:
+        tolerance = certificate.tolerance
+        promised = tolerance.items() if isinstance(tolerance, dict) else [('', tolerance)]
+        words = ', '.join(f'{value:g} {risk}'.strip() for risk, value in promised)
+        early[f'{name}, δ = {words}'] = sweep.first(certificate.decoding, COUNT)
+    shown_references = [None if data.references is None else data.references[i][0] for i in range(len(data))]
+    full = sweep.first(sweep.recorded.full, COUNT)
+    return examples(data.sources[:COUNT], shown_references, full, early, sweep.recorded.sizes.layers)
+
+
+def sweep_trials(
+    sweep: Sweep,
+    points: Sequence[Point],
+    promise: Promise,
+    data: CalibrationData,
+    measured: Measured,
+    tolerances: Sequence[float],
+    trials: int,
+    quiet: bool = True,
+) -> dict:
+    """What trials.json holds: the paper's random 80/20 trials; points are decoded until every trial has stopped."""
+    options = {
+        'epsilon': promise.epsilon,
+        'p_value': promise.p_value,
+        'trials': trials,
+        'seed': promise.seed,
+        'group_by': data.column(promise.group_by),
+        'signed': promise.signed,
+    }
+    columns, layers, running = [], [], list(tolerances)
+    for point in points:
+        columns.append(known_losses(measured, sweep, point))
+        layers.append(sweep.at(point.decoding).layers)
+        losses = np.stack(columns, axis=1)
+        running = [
+            tolerance
+            for tolerance in progress(running, f'trials at {label(point)}', quiet=quiet, unit='δ')
+            if calibration.trials_running(losses, tolerances=[tolerance], **options)
+        ]
+        if not running:
+            break
+    each = [
+        calibration.run_trials(
+            losses,
+            np.stack(layers, axis=1),
+            points,
+            tolerances=[tolerance],
+            num_layers=sweep.recorded.sizes.layers,
+            label=name_of(sweep),
+            objective=measured.objective or '',
+            metric=measured.names[0],
+            **options,
+        )
+        for tolerance in progress(tolerances, 'trials', quiet=quiet, unit='δ')
+    ]
+    return {**each[0], 'tolerances': [row for trials in each for row in trials['tolerances']]}
