@@ -73,7 +73,7 @@ MAY_IMPORT = {
     'gin_registry': {'options', 'models', 'decoding', 'training'},
     'sweep': {'data'},
     'curve': {'sweep', 'metrics', 'schemas'},
-    'analysis': {'types', 'models', 'depth', 'decoding', 'data', 'model', 'progress'},
+    'analysis': {'types', 'argmax', 'models', 'depth', 'decoding', 'data', 'model', 'progress'},
     'training': {'types', 'checks', 'models', 'depth', 'data', 'checkpoints', 'progress'},
 }
 PARTS = {path.stem for path in ROOT.glob('*.py')} | {path.parent.name for path in ROOT.glob('*/*.py')}
