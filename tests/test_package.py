@@ -34,7 +34,7 @@ MAY_IMPORT = {
     'reporting': {'calibration', 'files', 'formats', 'schemas'},
     'data': {'nearest', 'files', 'formats'},
     'decoding': {'types', 'checks', 'options', 'pytrees', 'argmax', 'nearest', 'models', 'depth'},
-    'checkpoints': {'models', 'data', 'files'},
+    'checkpoints': {'models', 'data', 'files', 'formats'},
     'compilation': set(),
     'output': set(),
     'streamed_text': {'data'},

@@ -1,6 +1,6 @@
 """The native checkpoint directory.
 
-config.json        TransformerConfig fields and "format": "calm_jax"
+config.json        TransformerConfig fields, and the stamp of `calm_jax.formats`
 spiece.model       (or other tokenizer files) as `calm_jax.data.tokenizers` writes them
 params/            orbax, in parts, with checksums
 heads/             the same; optional: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, ...}
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy.typing as npt
 
+from calm_jax import formats
 from calm_jax.checkpoints import atomic, trees
 from calm_jax.checkpoints.trees import fingerprint
 from calm_jax.data import tokenizers
@@ -30,7 +31,7 @@ from calm_jax.models.config import TransformerConfig
 
 __all__ = ['Checkpoint', 'check', 'config_fingerprint', 'fingerprint', 'is_native', 'load', 'read_config', 'save']
 
-FORMAT = 'calm_jax'
+KIND = 'checkpoint'  # of `calm_jax.formats`
 
 
 class Checkpoint(NamedTuple):
@@ -70,8 +71,7 @@ def save(
     """
     check(str(directory), config, params, tokenizer, heads)
     with atomic.new_directory(directory, overwrite) as temporary:
-        fields = {'format': FORMAT, **dataclasses.asdict(config)}
-        write_json(temporary / 'config.json', fields)
+        write_json(temporary / 'config.json', {**formats.stamp(KIND), **dataclasses.asdict(config)})
         write_json(temporary / 'generation.json', generation or {})
         tokenizer.save(temporary)
         trees.write(temporary / 'params', params, dtype, watch)
@@ -101,11 +101,12 @@ def load(directory: str | os.PathLike, dtype: npt.DTypeLike | None = 'float32') 
 
 
 def is_native(directory: str | os.PathLike) -> bool:
-    """Whether `directory` says that it is a native checkpoint (nothing else of it is checked)."""
+    """Whether `directory` says that it is a native checkpoint of this format (nothing else of it is checked)."""
     try:
-        return read_json(pathlib.Path(directory) / 'config.json').get('format') == FORMAT
+        formats.check(read_json(pathlib.Path(directory) / 'config.json'), KIND, str(directory))
     except (OSError, ValueError):
         return False
+    return True
 
 
 def read_config(directory: str | os.PathLike) -> TransformerConfig:
@@ -120,14 +121,11 @@ def read_config(directory: str | os.PathLike) -> TransformerConfig:
         found = ', '.join(names[:6]) + (', …' if len(names) > 6 else '') if names else 'nothing'
         raise FileNotFoundError(f'{directory}: not a checkpoint: found {found}; expected config.json, params/ and a tokenizer')
     fields = read_json(path)
-    if fields.get('format') != FORMAT:
-        hint = (
-            f'a published {fields["model_type"]} model; run `calm import` on it first'
-            if 'model_type' in fields
-            else 'something else'
-        )
-        raise ValueError(f'{path}: "format" is {fields.get("format")!r}, expected {FORMAT!r}; this is {hint}')
-    del fields['format']
+    if 'model_type' in fields:
+        raise ValueError(f'{path}: a published {fields["model_type"]} model; run `calm import` on it first')
+    formats.check(fields, KIND, str(path))
+    for name in formats.stamp(KIND):
+        del fields[name]
     known = {field.name for field in dataclasses.fields(TransformerConfig)}
     unknown = sorted(set(fields) - known)
     if unknown:

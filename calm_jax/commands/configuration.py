@@ -255,8 +255,8 @@ def _words(kind: Any) -> list[str]:
     """What may be bound where a type is expected, as a gin file has it."""
     if _callable(kind):
         return [f'@{each.__name__}' for each in gin_registry.CONFIGURABLES if _fits(each, kind)]
-    classes = [f'@{each.__name__}()' for each in gin_registry.CONFIGURABLES if _is_a(each, kind)]
-    return classes or ([expected(kind)] if expected(kind) else [])
+    word = f'@{kind.__name__}()' if kind in gin_registry.CONFIGURABLES else expected(kind)
+    return [word] if word else []
 
 
 def _is_a(made: Any, kind: Any) -> bool:

@@ -106,27 +106,27 @@ class ExitSums(NamedTuple):
     tokens: jax.Array
 
 
+ExitLosses = Callable[[jax.Array], TokenLosses]
+"""The state [B, T, D] of any exit → what that exit says about each target token."""
+
+
+def exit_losses(unembed: Unembed, targets: jax.Array, label_smoothing: float = 0.0, z_loss: float = 0.0) -> ExitLosses:
+    """`token_losses` of a state through the shared head, which may close over the parameters being differentiated."""
+    return lambda state: token_losses(unembed(state), targets, label_smoothing, z_loss)
+
+
 def multi_exit_loss(
-    unembed: Unembed,
-    states: Sequence[jax.Array],
-    targets: jax.Array,
-    token_weights: jax.Array,
-    exit_weights: np.ndarray,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
+    losses_of: ExitLosses, states: Sequence[jax.Array], token_weights: jax.Array, exit_weights: np.ndarray
 ) -> ExitSums:
     """ℒ = Σ_i ω_i ℒ_i over all exits, as sums over tokens (CALM, Eq. 6).
 
     Sums, not means, so that micro-batches with different numbers of tokens add up to exactly the large batch.
 
     Args:
-      unembed: the shared head; may close over the parameters being differentiated.
+      losses_of: such as `exit_losses` makes.
       states: L decoder states [B, T, D], before the final norm, lowest layer first.
-      targets: [B, T] int token ids.
       token_weights: [B, T]; 0 where a position does not count.
       exit_weights: ω [L]. Exits of weight 0 cost nothing in the backward pass but are still measured.
-      label_smoothing: see `token_losses`.
-      z_loss: see `token_losses`.
 
     Raises:
       ValueError: there is not one weight per exit.
@@ -138,8 +138,7 @@ def multi_exit_loss(
     @jax.checkpoint
     def one_exit(objective, state_and_weight):
         state, exit_weight = state_and_weight
-        losses = token_losses(unembed(state), targets, label_smoothing, z_loss)
-        sums = TokenLosses(*(jnp.sum(value * token_weights) for value in losses))
+        sums = TokenLosses(*(jnp.sum(value * token_weights) for value in losses_of(state)))
         measured = jax.lax.stop_gradient((sums.nll, sums.correct))
         return objective + exit_weight * sums.objective, measured
 
@@ -148,14 +147,7 @@ def multi_exit_loss(
 
 
 def sampled_multi_exit_loss(
-    unembed: Unembed,
-    states: Sequence[jax.Array],
-    targets: jax.Array,
-    token_weights: jax.Array,
-    exit_weights: np.ndarray,
-    key: jax.Array,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
+    losses_of: ExitLosses, states: Sequence[jax.Array], token_weights: jax.Array, exit_weights: np.ndarray, key: jax.Array
 ) -> jax.Array:
     """An unbiased estimate of `multi_exit_loss(...).objective` from two heads instead of L; float32 [].
 
@@ -175,16 +167,15 @@ def sampled_multi_exit_loss(
     lower, last = exit_weights[:-1], exit_weights[-1]
 
     @jax.checkpoint
-    def head(state):
-        losses = token_losses(unembed(state), targets, label_smoothing, z_loss)
-        return jnp.sum(losses.objective * token_weights)
+    def one_exit(state):
+        return jnp.sum(losses_of(state).objective * token_weights)
 
-    objective = last * head(states[-1])
+    objective = last * one_exit(states[-1])
     if lower.sum() > 0:
-        drawn = jax.random.categorical(key, jnp.log(jnp.asarray(lower)), shape=targets.shape)
+        drawn = jax.random.categorical(key, jnp.log(jnp.asarray(lower)), shape=token_weights.shape)
         # A chain of selects: its gradient is selects too, where indexing a stack would scatter.
         state = states[0]
         for layer in range(1, len(lower)):
             state = jnp.where((drawn == layer)[..., None], states[layer], state)
-        objective = objective + lower.sum() * head(state)
+        objective = objective + lower.sum() * one_exit(state)
     return objective

@@ -70,24 +70,26 @@ def multi_exit_stage(
             f'exit_weights gives {weights.tolist()}; expected {config.num_decoder_layers} numbers, one per decoder layer'
         )
 
+    def exit_losses(params, batch, **extras):
+        unembed = functools.partial(model.apply, {'params': params}, method='unembed')
+        return losses.exit_losses(unembed, batch['decoder_target_tokens'], **extras)
+
     def loss(params, frozen, batch, key):
         del frozen
         dropout_key, exit_key = jax.random.split(key)
         states = layer_states(model, params, batch, dropout_key if config.dropout_rate else None)
-        unembed = functools.partial(model.apply, {'params': params}, method='unembed')
-        where = batch['decoder_target_tokens'], batch['decoder_loss_weights']
+        losses_of = exit_losses(params, batch, label_smoothing=label_smoothing, z_loss=z_loss)
+        token_weights = batch['decoder_loss_weights']
         if sampled_exits:
-            objective = losses.sampled_multi_exit_loss(unembed, states, *where, weights, exit_key, label_smoothing, z_loss)
-            return objective, jnp.sum(batch['decoder_loss_weights'])
-        sums = losses.multi_exit_loss(unembed, states, *where, weights, label_smoothing, z_loss)
+            objective = losses.sampled_multi_exit_loss(losses_of, states, token_weights, weights, exit_key)
+            return objective, jnp.sum(token_weights)
+        sums = losses.multi_exit_loss(losses_of, states, token_weights, weights)
         return sums.objective, sums.tokens
 
     def measure(params, frozen, batch):
         del frozen
-        unembed = functools.partial(model.apply, {'params': params}, method='unembed')
-        return losses.multi_exit_loss(
-            unembed, layer_states(model, params, batch), batch['decoder_target_tokens'], batch['decoder_loss_weights'], weights
-        )._asdict()
+        states, token_weights = layer_states(model, params, batch), batch['decoder_loss_weights']
+        return losses.multi_exit_loss(exit_losses(params, batch), states, token_weights, weights)._asdict()
 
     def report(sums):
         nll, accuracy = sums['nll'] / sums['tokens'], sums['correct'] / sums['tokens']

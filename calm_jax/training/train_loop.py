@@ -127,17 +127,14 @@ def fit(
         if manager.latest_step() is not None:
             state = manager.restore(state)
         first = int(state.step)
-        run = _Run(stage, model_dir, first, quiet)
-        started = clock = time.monotonic()
-        clock_step = first
+        run = _Run(stage, model_dir, options, first, quiet)
         in_flight: collections.deque = collections.deque()
 
         bar = _training_bar(first, options.steps, run.bars)
         for step, batch in zip(range(first + 1, options.steps + 1), read_ahead(batches, first, options.steps)):
             state, metrics = step_fn(state, frozen, put(batch))
             in_flight.append((step, metrics))
-            minutes = _agreed((time.monotonic() - started) / 60, options)
-            last = step == options.steps or 0 < options.max_minutes <= minutes
+            last = step == options.steps or run.is_late()
             evaluating = last or _due(step, options.eval_every)
             saving = last or _due(step, options.save_every)
             logging = last or _due(step, options.log_every)
@@ -145,24 +142,13 @@ def fit(
             while len(in_flight) > (0 if evaluating or saving or logging else STEPS_IN_FLIGHT):
                 numbers = _finite(*in_flight.popleft(), manager)
             if logging:
-                now = time.monotonic()
-                rate = (step - clock_step) / (now - clock)
-                run.log({'step': step, **numbers, 'steps_per_second': round(rate, 4), 'minutes': round(minutes, 2)})
-                run.say(
-                    f'step {step}/{options.steps}: loss {numbers["loss"]:.4f}, {rate:.2f} steps/s, '
-                    f'{(options.steps - step) / rate / 60:.0f} min left'
-                )
-                clock, clock_step = now, step
+                run.trained(step, numbers)
             next(bar, None)
             if evaluating and eval_batches:
                 bar.close()  # a terminal shows one at a time
                 shown = progress(eval_batches, 'evaluating', quiet=not run.bars, unit='batches')
                 report = evaluate(stage, measure, state.params, frozen, map(put, shown))
-                run.log({'step': step, 'eval': report})
-                run.say(
-                    f'step {step}: evaluation '
-                    + ', '.join(f'{name} {value:.4f}' for name, value in report.items() if isinstance(value, float))
-                )
+                run.evaluated(step, report)
                 state = _keep_best(run, state, report, options)
                 if not last:
                     bar = _training_bar(step, options.steps, run.bars)
@@ -181,32 +167,60 @@ def fit(
 class _Run:
     """What a run writes under its folder beside the checkpoints to resume from, and says: both in the first process alone.
 
+    Its clock starts when it is made.
+
     Args:
-      first_step: metrics of later steps, which the run makes again, are removed.
+      first: the step that it resumes from; metrics of later ones are removed.
     """
 
-    def __init__(self, stage: Stage, model_dir: pathlib.Path, first_step: int, quiet: bool):
-        self._stage, self._model_dir = stage, model_dir
+    def __init__(self, stage: Stage, model_dir: pathlib.Path, options: LoopOptions, first: int, quiet: bool):
+        self._stage, self._model_dir, self._options = stage, model_dir, options
         self._writes = jax.process_index() == 0
-        self._metrics = MetricsLog(model_dir / 'metrics.jsonl', first_step) if self._writes else None
+        self._metrics = MetricsLog(model_dir / 'metrics.jsonl', first) if self._writes else None
         # A terminal has progress bars; a log file gets lines instead.
         self.bars = self._writes and not quiet and sys.stderr.isatty()
         self._lines = self._writes and not quiet and not self.bars
+        self._started = time.monotonic()
+        self._logged = first, self._started
 
-    def log(self, record: dict[str, Any]) -> None:
-        """Appends a record to metrics.jsonl."""
-        if self._metrics:
-            self._metrics.write(record)
+    def is_late(self) -> bool:
+        """Whether the time limit is reached; all processes find the same, by the first one's clock."""
+        limit = self._options.max_minutes
+        if not limit:
+            return False
+        late = self._minutes() >= limit
+        return late if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.bool_(late)))
 
-    def say(self, line: str) -> None:
-        """One line on standard error."""
-        if self._lines:
-            print(line, file=sys.stderr, flush=True)
+    def trained(self, step: int, numbers: dict[str, float]) -> None:
+        """Writes and says the metrics of a step, and the rate of the steps since the last such record."""
+        (before, then), now = self._logged, time.monotonic()
+        rate = (step - before) / (now - then)
+        self._logged = step, now
+        self._write({'step': step, **numbers, 'steps_per_second': round(rate, 4), 'minutes': round(self._minutes(), 2)})
+        left = (self._options.steps - step) / rate / 60
+        self._say(f'step {step}/{self._options.steps}: loss {numbers["loss"]:.4f}, {rate:.2f} steps/s, {left:.0f} min left')
+
+    def evaluated(self, step: int, report: dict[str, Any]) -> None:
+        """Writes a report, and says its numbers that are one number."""
+        self._write({'step': step, 'eval': report})
+        numbers = (f'{name} {value:.4f}' for name, value in report.items() if isinstance(value, float))
+        self._say(f'step {step}: evaluation {", ".join(numbers)}')
 
     def export(self, params: Any, name: str) -> None:
         """Writes the checkpoint best/ or last/."""
         if self._writes:
             self._stage.export(params, self._model_dir / name)
+
+    def _minutes(self) -> float:
+        return (time.monotonic() - self._started) / 60
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._metrics:
+            self._metrics.write(record)
+
+    def _say(self, line: str) -> None:
+        if self._lines:
+            print(line, file=sys.stderr, flush=True)
 
 
 def evaluate(stage: Stage, measure, params: Any, frozen: Any, eval_batches: Iterable[Batch]) -> dict[str, Any]:
@@ -256,13 +270,6 @@ def _training_bar(first: int, steps: int, shown: bool) -> Iterator:
     bar = progress(range(first, steps), 'training', total=steps, quiet=not shown, unit='steps', initial=first)
     next(bar, None)
     return bar
-
-
-def _agreed(minutes: float, options: LoopOptions) -> float:
-    """The minutes of the first process, where all must find the time limit reached at the same step."""
-    if not options.max_minutes or jax.process_count() == 1:
-        return minutes
-    return float(multihost_utils.broadcast_one_to_all(np.float32(minutes)))
 
 
 def _replicated(tree: Any, sharding: NamedSharding) -> Any:

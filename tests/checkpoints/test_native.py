@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from calm_jax import formats
 from calm_jax.checkpoints import native, trees
 from calm_jax.data.tokenizers import ByteTokenizer
 
@@ -76,7 +77,10 @@ def test_a_directory_that_is_no_checkpoint_is_told_what_was_found_and_expected(t
     with pytest.raises(ValueError, match='published t5 model; run `calm import`'):
         native.load(published / 'gated_gelu')
     (tmp_path / 'config.json').write_text('{"lr": 1}')
-    with pytest.raises(ValueError, match='"format" is None, expected \'calm_jax\''):
+    with pytest.raises(ValueError, match='not a checkpoint file; expected a JSON object with "format": "calm_jax checkpoint"'):
+        native.load(tmp_path)
+    (tmp_path / 'config.json').write_text('{"format": "calm_jax", "vocab_size": 8}')
+    with pytest.raises(ValueError, match='config.json: written by calm_jax 0.1.0, .*: import again'):
         native.load(tmp_path)
     (tmp_path / 'config.json').write_text('[')
     with pytest.raises(ValueError, match='not valid JSON'):
@@ -148,7 +152,7 @@ def test_a_checkpoint_loads_by_a_relative_path_and_after_being_moved(saved, tmp_
 
 def test_the_configuration_file_says_what_it_is(checkpoint, saved):
     fields = json.loads((saved / 'config.json').read_text())
-    assert fields.pop('format') == 'calm_jax'
+    assert {name: fields.pop(name) for name in formats.stamp('checkpoint')} == formats.stamp('checkpoint')
     assert set(fields) == {field.name for field in dataclasses.fields(checkpoint.config)}
     assert native.is_native(saved) and not native.is_native(saved / 'params')
 

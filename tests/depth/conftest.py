@@ -3,9 +3,15 @@
 import jax.numpy as jnp
 import pytest
 
+from calm_jax.decoding.layer_loop import CountedHead
 from calm_jax.types import Evidence, HeadRows, Sizes
 
 SIZES = Sizes(layers=4, width=5, vocabulary=5, embedding=5)
+
+
+def unembed(state, rows=None, method='unembed'):
+    """The head that is the identity, of all ids or of rows of it."""
+    return state if rows is None else jnp.einsum('bd,bkd->bk', state, rows.weight)
 
 
 def evidence_of(layer, probabilities, every_layer=True, ran=None, decides=True):
@@ -13,22 +19,21 @@ def evidence_of(layer, probabilities, every_layer=True, ran=None, decides=True):
     states = jnp.log(jnp.atleast_2d(jnp.asarray(probabilities, jnp.float32)))
     rows = len(states)
 
-    def logits(rows=None, state=None):
-        state = states if state is None else state
-        return state if rows is None else jnp.einsum('bd,bkd->bk', state, rows.weight)
+    def logits(rows=None, state=None, asked=None):
+        return unembed(states if state is None else state, rows)
 
     def choose(logits, ids=None):
         best = jnp.argmax(logits, axis=-1)
         return best if ids is None else jnp.take_along_axis(ids, best[:, None], axis=1)[:, 0]
 
     return Evidence(
-        layer,
-        SIZES.layers,
-        jnp.zeros(rows, jnp.int32),
-        states,
-        states,
-        jnp.ones(rows, bool) if ran is None else ran,
-        None,
+        layer=layer,
+        num_layers=SIZES.layers,
+        position=jnp.zeros(rows, jnp.int32),
+        hidden=states,
+        previous=states,
+        ran=jnp.ones(rows, bool) if ran is None else ran,
+        oracle=None,
         logits=logits,
         head_rows=lambda ids: HeadRows(jnp.eye(5)[ids], None),
         choose=choose,
@@ -46,6 +51,17 @@ def observe_layers(measure, *layers):
     return seen
 
 
+def count_layers(measure, decides=True):
+    """[states put through the head, ids scored] at each layer, of one row."""
+    memory, counts = measure.init(1, SIZES), []
+    for layer in range(SIZES.layers):
+        evidence = evidence_of(layer, [0.4, 0.3, 0.15, 0.1, 0.05], decides=decides)
+        head = CountedHead(unembed, evidence.hidden, evidence.ran, [])
+        memory, _, _ = measure.observe(memory, evidence._replace(logits=head))
+        counts.append(head.work(0)[0, :2].tolist())
+    return counts
+
+
 @pytest.fixture
 def sizes():
     return SIZES
@@ -59,3 +75,8 @@ def evidence():
 @pytest.fixture
 def observed():
     return observe_layers
+
+
+@pytest.fixture
+def counted():
+    return count_layers

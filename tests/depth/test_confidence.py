@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from calm_jax.depth.confidence import Classifier, Oracle, SoftmaxGap, SoftmaxMax, StateSimilarity, StaticDepth, softmax_gap
-from calm_jax.depth.thresholds import Constant, Decaying, Exit, ScaledDecaying
+from calm_jax.depth.exits import Exit
+from calm_jax.depth.thresholds import Constant, Decaying, ScaledDecaying
 from calm_jax.types import Evidence, Sizes
 
 
@@ -13,13 +14,13 @@ def evidence(layer=1, logits=None, hidden=None, previous=None, oracle=None):
     rows = 2
     blank = jnp.zeros((rows, 2))
     return Evidence(
-        layer,
-        4,
-        jnp.zeros(rows, jnp.int32),
-        blank if hidden is None else hidden,
-        blank if previous is None else previous,
-        jnp.ones(rows, bool),
-        oracle,
+        layer=layer,
+        num_layers=4,
+        position=jnp.zeros(rows, jnp.int32),
+        hidden=blank if hidden is None else hidden,
+        previous=blank if previous is None else previous,
+        ran=jnp.ones(rows, bool),
+        oracle=oracle,
         logits=lambda: logits,
         head_rows=None,
         choose=lambda logits, ids: jnp.argmax(logits, axis=-1),
@@ -103,21 +104,26 @@ def test_a_decaying_threshold_stays_within_the_unit_interval():
 
 def test_a_confidence_equal_to_the_threshold_leaves_and_none_does_below_the_minimum_layer():
     exit = Exit(SoftmaxGap(), 0.5, min_exit_layer=2)
-    confidence, position = jnp.array([0.5, 0.4999]), jnp.zeros(2, jnp.int32)
-    assert exit.leaves(1, confidence, position, 10).tolist() == [True, False]
-    assert exit.leaves(0, confidence, position, 10).tolist() == [False, False]
+    confidence, position, length = jnp.array([0.5, 0.4999]), jnp.zeros(2, jnp.int32), jnp.full(2, 10)
+    assert exit.leaves(1, confidence, 0.5, position, length).tolist() == [True, False]
+    assert exit.leaves(0, confidence, 0.5, position, length).tolist() == [False, False]
     assert exit.observes(1) and not exit.observes(0)
 
 
 @pytest.mark.parametrize(
     'measure, layer, expected',
     [
-        (SoftmaxGap(), 0, 2 * 512 * 32128),
+        (SoftmaxGap(), 0, 0),
         (StateSimilarity(), 1, 6 * 512),
         (StateSimilarity(), 0, 0),
         (Classifier(jnp.zeros((512, 1)), jnp.zeros(1)), 3, 1024),
         (StaticDepth(), 3, 0),
     ],
 )
-def test_observations_cost_what_their_products_cost(measure, layer, expected):
+def test_observations_cost_what_their_products_cost_besides_the_head(measure, layer, expected):
     assert measure.flops(layer, Sizes(8, 512, 32128, 512)) == expected
+
+
+@pytest.mark.parametrize('measure, looks', [(SoftmaxGap(), [1, 5]), (SoftmaxMax(), [1, 5]), (StateSimilarity(), [0, 0])])
+def test_a_measure_of_the_whole_vocabulary_applies_the_head_once_a_layer(counted, measure, looks):
+    assert counted(measure) == [looks] * 4 and counted(measure, decides=False) == [[0, 0]] * 4

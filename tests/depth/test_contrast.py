@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from calm_jax.depth.contrast import DivergentContrast, WeightedContrast, contrast_scores, divergence, dola_scores, plausible
-from calm_jax.depth.vocabulary import Pruned
+from calm_jax.depth.vocabulary import FixedPruning, Whole
 
 EXPERT = (0.4, 0.3, 0.15, 0.1, 0.05)
 AMATEUR = (0.1, 0.5, 0.2, 0.1, 0.1)
@@ -100,16 +100,18 @@ def test_pruned_to_every_word_it_is_the_contrast(observed, kind, emits):
     layers = AMATEUR, NEAR, (0.15, 0.5, 0.2, 0.1, 0.05), EXPERT
     whole = observed(kind(alpha=0.3, emits=emits), *layers)
     for partition in ('kept', 'full'):
-        pruned = observed(kind(0.3, emits, Pruned(keep=5, partition=partition)), *layers)
+        pruned = observed(kind(alpha=0.3, emits=emits, vocabulary=FixedPruning(keep=5, partition=partition)), *layers)
         np.testing.assert_allclose(pruned, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_pruned_scores_by_hand(observed):
     # Layer 1 keeps words 1, 2 and 0. On them layer 2 is .4, .3, .15 of .85, layer 1 .1, .5, .2 of .8: the same ratios.
-    seen = observed(WeightedContrast(0.3, 'model', Pruned(keep=3)), AMATEUR, EXPERT, EXPERT, EXPERT)
+    seen = observed(WeightedContrast(alpha=0.3, vocabulary=FixedPruning(keep=3)), AMATEUR, EXPERT, EXPERT, EXPERT)
     np.testing.assert_allclose(seen[1][0], (4 - 0.75) / 5.35, rtol=1e-5)
     assert seen[1][1] == 0
-    full = observed(WeightedContrast(0.3, 'model', Pruned(keep=3, partition='full')), AMATEUR, EXPERT, EXPERT, EXPERT)
+    full = observed(
+        WeightedContrast(alpha=0.3, vocabulary=FixedPruning(keep=3, partition='full')), AMATEUR, EXPERT, EXPERT, EXPERT
+    )
     # The two others weigh .2, as in layer 1: all is divided by 1.05.
     np.testing.assert_allclose(full[1][0], 0.85 / 1.05 * (4 - 0.75) / 5.35, rtol=1e-5)
 
@@ -157,24 +159,23 @@ def test_what_cannot_be_contrasted_is_refused(kind, arguments, complaint):
 
 
 @pytest.mark.parametrize(
-    'measure, layer, expected',
+    'kind, keep, looks',
     [
-        (WeightedContrast(), 0, 50),
-        (WeightedContrast(), 3, 50),
-        (DivergentContrast(), 3, 50),
-        # One earlier layer on the two kept words beside the whole head, then beside the kept; all three between.
-        (WeightedContrast(vocabulary=Pruned(keep=2)), 0, 50),
-        (WeightedContrast(vocabulary=Pruned(keep=2)), 1, 20 + 20),
-        (WeightedContrast(vocabulary=Pruned(keep=2)), 3, 50 + 20),
-        (DivergentContrast(vocabulary=Pruned(keep=2)), 3, 50 + 2 * 20),
-        (DivergentContrast(vocabulary=Pruned(keep=2)), 2, 20 + 20),
+        (WeightedContrast, 5, [[1, 5]] * 4),
+        (DivergentContrast, 5, [[1, 5]] * 4),
+        # The last layers look at all five words; each earlier layer that is looked at, at the two that are kept.
+        (WeightedContrast, 2, [[1, 5], [2, 2 + 2], [2, 2 + 2], [2, 5 + 2]]),
+        (DivergentContrast, 2, [[1, 5], [1, 2], [2, 2 + 2], [3, 5 + 2 * 2]]),
     ],
 )
-def test_contrasts_cost_what_their_products_cost(measure, layer, expected, sizes):
-    assert measure.flops(layer, sizes) == expected
+def test_contrasts_apply_the_head_to_what_they_look_at(counted, kind, keep, looks):
+    vocabulary = Whole() if keep == 5 else FixedPruning(keep=keep)
+    assert counted(kind(vocabulary=vocabulary)) == looks
 
 
-def test_below_the_least_exit_layer_only_what_is_remembered_costs(sizes):
-    assert [WeightedContrast().flops(layer, sizes, decides=False) for layer in range(4)] == [50, 50, 0, 0]
-    assert [DivergentContrast().flops(layer, sizes, decides=False) for layer in range(4)] == [0, 50, 50, 0]
-    assert WeightedContrast(vocabulary=Pruned(keep=2, start=3)).flops(1, sizes, decides=False) == 0
+def test_below_the_least_exit_layer_only_what_is_remembered_costs(counted):
+    look, nothing = [1, 5], [0, 0]
+    assert counted(WeightedContrast(), decides=False) == [look, look, nothing, nothing]
+    assert counted(DivergentContrast(), decides=False) == [nothing, look, look, nothing]
+    pruned = WeightedContrast(vocabulary=FixedPruning(keep=2, pruning_layer=3))
+    assert counted(pruned, decides=False) == [nothing, nothing, look, nothing]

@@ -6,6 +6,7 @@ import pytest
 
 from calm_jax.depth import plans
 from calm_jax.depth.gates import ScriptedGate
+from calm_jax.types import Context, Sizes
 
 
 @pytest.mark.parametrize(
@@ -35,14 +36,42 @@ def test_a_cost_outside_the_layers_is_refused(cost):
         plans.uniform_layers(cost, 8)
 
 
-def test_a_uniform_plan_is_the_same_for_every_row_and_leaves_the_encoder_whole():
-    plan = plans.Uniform(2, 4, 3)(np.array([5, -1, 9]))
+def context(sizes, **values):
+    """What a decision of three rows sees."""
+    ids = jnp.array([5, -1, 9])
+    nothing = {'tokens': None, 'mask': None, 'hidden': None, 'keys': None}
+    return Context(**{'sizes': sizes, 'example_ids': ids, **nothing, **values})
+
+
+def test_a_uniform_plan_is_the_same_for_every_row_and_leaves_the_encoder_whole(sizes):
+    plan = plans.Uniform(0.5)(context(sizes._replace(encoder_layers=3)))
     assert plan.self_attention.tolist() == plan.feed_forward.tolist() == [[True, False, True, False]] * 3
     assert plan.encoder_attention.shape == (3, 3) and plan.encoder_attention.all()
 
 
-def test_a_scripted_gate_repeats_its_last_row():
+@pytest.mark.parametrize('layers', [1, 2, 3, 7, 24, 49])
+def test_a_share_that_is_a_number_of_layers_is_that_number(layers):
+    assert [plans.layers_of(count / layers, layers) for count in range(1, layers + 1)] == list(range(1, layers + 1))
+    sizes = Sizes(layers=layers, width=2, vocabulary=2, embedding=2)
+    assert [plans.Uniform.of(str(count), sizes).share for count in range(1, layers + 1)] == [
+        count / layers for count in range(1, layers + 1)
+    ]
+
+
+@pytest.mark.parametrize('text', ['0', '5', '-1', '1.5', '1.0', 'four', ''])
+def test_a_uniform_plan_of_no_layers_that_there_are_is_refused(text, sizes):
+    with pytest.raises(ValueError, match='from 1 to 4 decoder layers, or a share'):
+        plans.Uniform.of(text, sizes)
+
+
+def test_a_scripted_gate_repeats_its_last_row(sizes):
     gate = ScriptedGate(np.array([[True, False], [False, True]]))
-    position = jnp.array([0, 1, 7])
-    assert gate(0, position, None, None).tolist() == [True, False, False]
-    assert gate(1, position, None, None).tolist() == [False, True, True]
+    runs = [gate(None, context(sizes, layer=layer, position=jnp.array([0, 1, 7])))[1].tolist() for layer in (0, 1)]
+    assert runs == [[True, False, False], [False, True, True]]
+
+
+def test_a_scripted_gate_at_1_runs_every_layer_of_every_sub_layer(sizes):
+    table = np.array([[[True, False, False]], [[False, True, False]]])
+    at = context(sizes, layer=0, position=jnp.array([0, 1, 7]))
+    assert ScriptedGate(table)(None, at)[1].tolist() == [table[0, 0].tolist(), *[table[1, 0].tolist()] * 2]
+    assert ScriptedGate(table, threshold=1.0)(None, at)[1].all()

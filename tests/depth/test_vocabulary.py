@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calm_jax.depth.confidence import SoftmaxGap, SoftmaxMax
-from calm_jax.depth.vocabulary import Pruned, Whole
+from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, Whole
 from calm_jax.types import HeadRows
 
 
@@ -14,15 +14,15 @@ from calm_jax.types import HeadRows
     'pruning, layers, vocabulary, kept',
     [
         # Published: at layer i max(k*, ⌊k₁ / (1 + ((k₁ − k*) / k*) i / L)⌋, from the whole vocabulary.
-        (Pruned(keep=0, least=256), 8, 32128, [1939, 733, 431, 321, 277, 260, 256]),
+        (DecayingPruning(keep_least=256), 8, 32128, [1939, 733, 431, 321, 277, 260, 256]),
         # ⌊1000 / (1 + 9 · 2/4)⌋ = 181, ⌊181 / (1 + 0.81 · 3/4)⌋ = 112.
-        (Pruned(keep=1000, least=100, start=2), 4, 32128, [181, 112]),
-        (Pruned(keep=256, start=3), 8, 32128, [256, 256, 256, 256, 256]),
-        (Pruned(keep=5, least=5), 4, 9, [5, 5, 5]),
+        (DecayingPruning(keep_first=1000, keep_least=100, pruning_layer=2), 4, 32128, [181, 112]),
+        (FixedPruning(keep=256, pruning_layer=3), 8, 32128, [256, 256, 256, 256, 256]),
+        (DecayingPruning(keep_first=5, keep_least=5), 4, 9, [5, 5, 5]),
     ],
 )
 def test_how_many_ids_are_kept(pruning, layers, vocabulary, kept):
-    assert [pruning.kept(visited, layers, vocabulary) for visited in range(pruning.start, layers)] == kept
+    assert [pruning.count(visited, layers, vocabulary) for visited in range(pruning.pruning_layer, layers)] == kept
 
 
 # Ranked 3, 1, 0 by the first layer; the second finds 3 and 4 likeliest, and only 3 was kept.
@@ -31,23 +31,23 @@ THIRD, LAST = (0.3, 0.06, 0.03, 0.6, 0.01), (0.0625, 0.0625, 0.25, 0.125, 0.5)
 
 
 def test_confidence_over_the_kept_ids_as_published(observed):
-    seen = observed(SoftmaxGap(Pruned(keep=3)), FIRST, SECOND, THIRD, LAST)
+    seen = observed(SoftmaxGap(FixedPruning(keep=3)), FIRST, SECOND, THIRD, LAST)
     # The ranking layer and the last are unpruned; between them .2 / .5 and .3 / .96.
     np.testing.assert_allclose([confidence for confidence, _ in seen], [0.15, 0.4, 0.3125, 0.25], rtol=1e-5)
     assert [token for _, token in seen] == [3, 3, 3, 4]
-    largest = observed(SoftmaxMax(Pruned(keep=3)), FIRST, SECOND, THIRD, LAST)
+    largest = observed(SoftmaxMax(FixedPruning(keep=3)), FIRST, SECOND, THIRD, LAST)
     np.testing.assert_allclose([confidence for confidence, _ in largest], [0.4, 0.6, 0.625, 0.5], rtol=1e-5)
 
 
 def test_confidence_with_what_was_pruned_as_it_stood(observed):
     # States are log-probabilities, so the ids left out weigh .15 as in the first layer: .2 / .65 and .3 / 1.11.
-    seen = observed(SoftmaxGap(Pruned(keep=3, partition='full')), FIRST, SECOND, THIRD, LAST)
+    seen = observed(SoftmaxGap(FixedPruning(keep=3, partition='full')), FIRST, SECOND, THIRD, LAST)
     np.testing.assert_allclose([confidence for confidence, _ in seen], [0.15, 0.2 / 0.65, 0.3 / 1.11, 0.25], rtol=1e-5)
 
 
 def test_decaying_pruning_drops_by_the_rank_of_each_layer(observed):
-    pruning = Pruned(keep=5, least=1, partition='full')
-    assert [pruning.kept(visited, 4, 5) for visited in (1, 2, 3)] == [2, 1, 1]
+    pruning = DecayingPruning(keep_first=5, keep_least=1, partition='full')
+    assert [pruning.count(visited, 4, 5) for visited in (1, 2, 3)] == [2, 1, 1]
     seen = observed(SoftmaxGap(pruning), FIRST, (0.1, 0.3, 0.1, 0.2, 0.3), LAST, LAST)
     # Kept 3 and 1, of which the second layer prefers 1; .35 and then .2 more are left out: a single id has no rival.
     np.testing.assert_allclose(seen[1][0], 0.1 / (0.5 + 0.35), rtol=1e-5)
@@ -56,7 +56,7 @@ def test_decaying_pruning_drops_by_the_rank_of_each_layer(observed):
 
 
 def test_by_rank_the_best_id_stays_where_the_least_ids_would_lose_it(evidence, sizes):
-    measure = SoftmaxGap(Pruned(keep=2))
+    measure = SoftmaxGap(FixedPruning(keep=2))
     memory, _, _ = measure.observe(measure.init(1, sizes), evidence(0, LAST))
     assert memory.ids.tolist() == [[4, 2]]
     _, confidence, token = measure.observe(memory, evidence(1, LAST))
@@ -71,12 +71,12 @@ def test_by_rank_the_best_id_stays_where_the_least_ids_would_lose_it(evidence, s
 
 def test_keeping_every_id_is_no_pruning(observed):
     for kind in (SoftmaxGap, SoftmaxMax):
-        pruned, whole = (observed(kind(each), FIRST, SECOND, THIRD, LAST) for each in (Pruned(keep=5), Whole()))
+        pruned, whole = (observed(kind(each), FIRST, SECOND, THIRD, LAST) for each in (FixedPruning(keep=5), Whole()))
         np.testing.assert_allclose(pruned, whole, rtol=1e-6)
 
 
 def test_a_row_that_skips_the_pruning_layer_is_pruned_by_the_next_that_it_runs(evidence, sizes):
-    measure = SoftmaxGap(Pruned(keep=2))
+    measure = SoftmaxGap(FixedPruning(keep=2))
     ran = jnp.array([True, False])
     memory = measure.init(2, sizes)
     memory, _, _ = measure.observe(memory, evidence(0, [FIRST, FIRST], False, ran))
@@ -87,46 +87,38 @@ def test_a_row_that_skips_the_pruning_layer_is_pruned_by_the_next_that_it_runs(e
 
 
 @pytest.mark.parametrize(
-    'start, layer, read, expected',
-    [
-        (1, 0, 0, 2 * 5 * 5),
-        (1, 1, 0, 2 * 5 * 2),
-        (1, 3, 0, 2 * 5 * 5),
-        (3, 1, 0, 2 * 5 * 5),
-        (3, 2, 0, 2 * 5 * 5),
-        (1, 1, 1, 2 * (2 * 5 * 2)),
-        (1, 3, 1, 2 * 5 * 5 + 2 * 5 * 2),
-        (3, 1, 2, 3 * (2 * 5 * 5)),
-    ],
+    'pruning_layer, looks', [(1, [[1, 5], [1, 2], [1, 2], [1, 5]]), (3, [[1, 5]] * 4), (2, [[1, 5], [1, 5], [1, 2], [1, 5]])]
 )
-def test_pruned_looks_cost_what_their_products_cost(start, layer, read, expected, sizes):
-    assert Pruned(keep=2, start=start).flops(layer, sizes, read=read) == expected
+def test_pruned_looks_are_at_the_ids_that_are_kept(counted, pruning_layer, looks):
+    assert counted(SoftmaxGap(FixedPruning(keep=2, pruning_layer=pruning_layer))) == looks
 
 
-def test_no_look_no_cost(sizes):
-    assert Pruned(keep=2, start=3).flops(0, sizes, decides=False) == 0
-    assert Whole().flops(0, sizes, decides=False) == 0
-    assert Whole().flops(0, sizes, decides=False, remembered=(0,)) == 50
+def test_where_no_token_may_leave_the_pruning_layer_alone_looks(counted):
+    assert counted(SoftmaxGap(FixedPruning(keep=2, pruning_layer=3)), decides=False) == [[0, 0], [0, 0], [1, 5], [0, 0]]
 
 
 @pytest.mark.parametrize(
-    'arguments, complaint',
+    'kind, arguments, complaint',
     [
-        ({'keep': 4, 'least': 5}, r'k\* = 5 of k = 4'),
-        ({'keep': -1}, 'expected 1 or more'),
-        ({'keep': 0}, 'prunes nothing'),
-        ({'start': 0}, 'j = 0'),
-        ({'partition': 'fll'}, "unknown partition 'fll'.*did you mean full"),
+        (DecayingPruning, {'keep_first': 4, 'keep_least': 5}, 'at least 5 of 4 ids'),
+        (DecayingPruning, {'keep_first': -1}, 'expected 1 or more'),
+        (DecayingPruning, {'keep_least': 0}, 'expected 1 or more'),
+        (FixedPruning, {'keep': 0}, 'keep is 0'),
+        (FixedPruning, {'pruning_layer': 0}, 'pruning_layer is 0'),
+        (FixedPruning, {'partition': 'fll'}, "unknown partition 'fll'.*did you mean full"),
     ],
 )
-def test_what_cannot_be_pruned_is_refused(arguments, complaint):
+def test_what_cannot_be_pruned_is_refused(kind, arguments, complaint):
     with pytest.raises(ValueError, match=complaint):
-        Pruned(**arguments)
+        kind(**arguments)
 
 
 @pytest.mark.parametrize(
     'pruning, complaint',
-    [(Pruned(keep=6), 'keeps 6 ids; the vocabulary has 5'), (Pruned(keep=2, start=5), 'j = 5; the decoder has 4 layers')],
+    [
+        (FixedPruning(keep=6), 'keeps 6 ids; the vocabulary has 5'),
+        (FixedPruning(keep=2, pruning_layer=5), 'pruning_layer is 5; the decoder has 4 layers'),
+    ],
 )
 def test_what_the_model_lacks_is_refused(pruning, complaint, sizes):
     with pytest.raises(ValueError, match=complaint):
@@ -134,7 +126,12 @@ def test_what_the_model_lacks_is_refused(pruning, complaint, sizes):
 
 
 @pytest.mark.parametrize(
-    'pruning', [Pruned(keep=2), Pruned(keep=2, partition='full'), Pruned(keep=4, least=1, partition='full')]
+    'pruning',
+    [
+        FixedPruning(keep=2),
+        FixedPruning(keep=2, partition='full'),
+        DecayingPruning(keep_first=4, keep_least=1, partition='full'),
+    ],
 )
 def test_no_logits_make_a_confidence_that_is_no_number(pruning, evidence, sizes):
     rng = np.random.Generator(np.random.PCG64(0))
@@ -145,7 +142,7 @@ def test_no_logits_make_a_confidence_that_is_no_number(pruning, evidence, sizes)
             states = jnp.asarray(extremes[(rng.random((64, 5)) * 8).astype(int)].clip(-3e38))
             seen = evidence(layer, np.full((64, 5), 0.2))._replace(
                 hidden=states,
-                logits=lambda rows=None, state=None, states=states: (
+                logits=lambda rows=None, state=None, asked=None, states=states: (
                     states if rows is None else jnp.sum(jnp.where(rows.weight > 0, states[:, None], 0), axis=-1)
                 ),
             )
@@ -154,6 +151,6 @@ def test_no_logits_make_a_confidence_that_is_no_number(pruning, evidence, sizes)
 
 
 def test_what_is_remembered_travels_through_a_compiled_function(evidence, sizes):
-    measure = SoftmaxGap(Pruned(keep=3))
+    measure = SoftmaxGap(FixedPruning(keep=3))
     step = jax.jit(lambda probabilities: measure.observe(measure.init(1, sizes), evidence(0, probabilities))[1])
     np.testing.assert_allclose(step(jnp.asarray(FIRST)), [0.15], rtol=1e-5)

@@ -26,9 +26,19 @@ from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, Whole
 from calm_jax.models.transformer import Transformer
 from calm_jax.pytrees import pytree
 from calm_jax.types import Plan
+from tests.laws.definitions import (
+    KERNEL,
+    LENGTH,
+    contrast,
+    decaying_classifier,
+    gap,
+    half,
+    log_softmax,
+    pruned_gap,
+    similarity,
+    since_second,
+)
 
-LENGTH = 10
-KERNEL = np.linspace(-1, 1, 16)[:, None]
 GATE = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 0], [0, 0, 1], [1, 0, 0]], bool)
 
 
@@ -102,128 +112,6 @@ def matches(trace, row, reference):
 def sub_layers(trace, row, length):
     """Per token how many self-attentions, cross-attentions and feed-forwards ran."""
     return list(zip(*(column[row, :length].tolist() for column in trace.work[:3])))
-
-
-def gap(threshold):
-    """The exit rule by its definition: sorted probabilities."""
-
-    def leaves(layer, position, hidden, previous, logits):
-        probabilities = np.sort(np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum())
-        confidence = probabilities[-1] - probabilities[-2]
-        return confidence, confidence >= threshold
-
-    return leaves
-
-
-def log_softmax(logits):
-    return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
-
-
-class Pruning:
-    """Which words each layer of a token looks at, by definition: it is told of every token from its first layer on."""
-
-    def __init__(self, pruned, num_layers=3, vocabulary=14):
-        self.pruned, self.num_layers, self.vocabulary = pruned, num_layers, vocabulary
-        self.position = None
-
-    def look(self, layer, position, logits):
-        """(words, log-probabilities by word of the whole vocabulary, of what this layer says)."""
-        if self.position != position:
-            self.position, self.words, self.dropped, self.past = position, None, -np.inf, {}
-        self.past[layer] = logits
-        if self.words is None or layer + 1 == self.num_layers:
-            count = self.pruned.keep if isinstance(self.pruned, FixedPruning) else self.pruned.keep_first or self.vocabulary
-            for visited in range(self.pruned.pruning_layer, layer + 2):
-                count = self.fewer(count, visited)
-            self.words = np.argsort(-logits, kind='stable')[:count]
-            others = np.delete(logits, self.words)
-            self.dropped = np.logaddexp.reduce(others, initial=-np.inf)
-            return self.words, self.normal(logits, self.dropped)
-        words, rest = self.words, self.dropped if self.pruned.partition == 'full' else -np.inf
-        said = self.normal(logits, rest)
-        ranked = words[np.argsort(-logits[words], kind='stable')]
-        self.words = ranked[: self.fewer(len(words), layer + 1)]
-        gone = ranked[len(self.words) :]
-        self.dropped = np.logaddexp(self.dropped, np.logaddexp.reduce(logits[gone], initial=-np.inf))
-        return words, said
-
-    def fewer(self, count, layer):
-        least = getattr(self.pruned, 'keep_least', 0)
-        return max(least, int(count / (1 + (count - least) / least * layer / self.num_layers))) if least else count
-
-    def normal(self, logits, rest):
-        """Log-probabilities: those of the words of now sum to one together with the rest."""
-        words = self.words
-        return logits - np.logaddexp(np.logaddexp.reduce(logits[words]), rest)
-
-
-def pruned_gap(threshold, pruned):
-    pruning = Pruning(pruned)
-
-    def leaves(layer, position, hidden, previous, logits):
-        if layer + 1 < pruned.pruning_layer:
-            return 1.0, False
-        words, said = pruning.look(layer, position, logits)
-        probabilities = np.sort(np.exp(said[words]))
-        confidence = probabilities[-1] - (probabilities[-2] if len(words) > 1 else 0)
-        # Who never leaves says what the whole head does.
-        return (
-            confidence,
-            confidence >= threshold,
-            (words[np.argmax(logits[words])] if confidence >= threshold else np.argmax(logits)),
-        )
-
-    return leaves
-
-
-def contrast(threshold, amateurs, alpha=0.1, emits='model'):
-    """amateurs: layer → {earlier layer: distance}, of which the most divergent per distance is taken."""
-    past = {}
-
-    def leaves(layer, position, hidden, previous, logits):
-        expert = log_softmax(logits)
-        past[layer] = expert
-        likely = np.exp(expert) >= alpha * np.exp(expert).max()
-        p, scores, spoken = np.exp(expert), np.exp(expert), expert
-        rates = {}
-        for earlier, distance in amateurs(layer).items():
-            a = np.exp(past[earlier])
-            rates[earlier] = (p * np.log(2 * p / (p + a)) + a * np.log(2 * a / (p + a)))[likely].sum() / 2 / distance
-        if rates:
-            ratio = np.where(likely, p / np.exp(past[max(rates, key=rates.get)]), 0)
-            scores = np.where(likely, ratio / ratio.sum() * p[likely].sum(), p)
-            spoken = {'model': expert, 'auto_contrastive': scores, 'dola': ratio}[emits]
-        top = np.sort(scores)
-        return top[-1] - top[-2], top[-1] - top[-2] >= threshold, np.argmax(spoken)
-
-    return leaves
-
-
-def half(layer):
-    return {(layer + 1) // 2 - 1: 1} if layer else {}
-
-
-def since_second(layer):
-    return {earlier: layer - earlier for earlier in range(1, layer)}
-
-
-def decaying_classifier(threshold, temperature):
-    def leaves(layer, position, hidden, previous, logits):
-        confidence = 1 / (1 + np.exp(-(hidden @ KERNEL[:, 0])))
-        at = np.clip(0.9 * threshold + 0.1 * np.exp(-temperature * position / LENGTH), 0, 1)
-        return confidence, confidence >= at
-
-    return leaves
-
-
-def similarity(threshold):
-    def leaves(layer, position, hidden, previous, logits):
-        if layer == 0:
-            return 0.0, threshold <= 0
-        cosine = max(0.0, hidden @ previous / np.linalg.norm(hidden) / np.linalg.norm(previous))
-        return cosine, cosine >= threshold
-
-    return leaves
 
 
 def test_no_decision_is_the_greedy_full_model_and_some_rows_end_early(decode, decode_by_definition, sources, wide):
@@ -752,3 +640,14 @@ def test_beams_have_no_state_and_no_settings_of_rows(config, params, sources):
         begin(config, params, sources, decoding=decoding)
     with pytest.raises(ValueError, match='beam search'):
         generate(config, params, sources, decoding=decoding, rows=Rows(limit=np.ones(5, np.int32)))
+
+
+@pytest.mark.parametrize(
+    'measure', [SoftmaxGap(), SoftmaxGap(FixedPruning(keep=4)), StateSimilarity(), Classifier(KERNEL, np.zeros(1)), StaticDepth()]
+)
+@pytest.mark.parametrize('form', [Constant(), Decaying(4.0), ScaledDecaying(4.0)])
+def test_a_higher_dial_leaves_no_earlier(decode, measure, form, wide):
+    # Of the first token, whose scores no earlier exit has changed.
+    layers = [decode(exit=Exit(measure, dial, form), length=1).exit_layers[:, 0] for dial in (0.0, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0)]
+    assert all((one <= other).all() for one, other in zip(layers, layers[1:]))
+    assert (layers[-1] == 3).all() and (layers[0] < 3).any()

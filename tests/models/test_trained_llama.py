@@ -13,6 +13,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import generate
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import Transformer
@@ -75,7 +76,7 @@ def test_greedy_tokens_and_the_first_logits_are_those_expected():
     expected = json.loads((FOLDER / 'expected_greedy.json').read_text())
     config, params = load()
     ids = np.array([expected['greedy_ids']], np.int32)
-    trace = generate(config, params, ids[:, :1], max_new_tokens=ids.shape[1] - 1)
+    trace = generate(config, params, ids[:, :1], decoding=Decoding(limits=Limits(max_new_tokens=ids.shape[1] - 1)))
     np.testing.assert_array_equal(trace.tokens, ids[:, 1:])
     call = functools.partial(Transformer(config).apply, {'params': params})
     logits = call(call(None, None, ids[:, :1], method='decode')[-1][0, 0], method='unembed')

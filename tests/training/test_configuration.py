@@ -44,6 +44,7 @@ def test_one_required_macro_is_named_alone():
         ("Optimiser.name='adamw'", 'did you mean Optimizer?'),
         ('Optimizer.warmup_step=1', 'Optimizer has no warmup_step; did you mean warmup_steps?'),
         ('EXIT_WEIGHTS=@unifrom', 'nothing is called unifrom; did you mean uniform?'),
+        ('Exit.measure=@SoftmaxGapp()', 'nothing is called SoftmaxGapp; did you mean SoftmaxGap?'),
         ('EXIT_WEIGHTS=%SEEDS', '%SEEDS has no value; did you mean SEED?'),
         ('SOURCE={en}', 'a string needs quotes that survive the shell: --gin.SOURCE="\'{en}\'"'),
     ],

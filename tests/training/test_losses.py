@@ -26,9 +26,8 @@ def test_eq_6_by_hand_for_three_exits_over_two_tokens():
     def unembed(state):
         return jnp.concatenate([state, jnp.zeros_like(state)], axis=-1)
 
-    sums = losses.multi_exit_loss(
-        unembed, states, jnp.zeros((1, 2), int), jnp.array([[1.0, 1.0]]), losses.proportional_to_layer(3)
-    )
+    losses_of = losses.exit_losses(unembed, jnp.zeros((1, 2), int))
+    sums = losses.multi_exit_loss(losses_of, states, jnp.array([[1.0, 1.0]]), losses.proportional_to_layer(3))
     expected = -2 * (np.log(0.5) * 1 + np.log(0.8) * 2 + np.log(0.9) * 3) / 6
     np.testing.assert_allclose(sums.objective, expected, rtol=1e-6)
     np.testing.assert_allclose(sums.nll, -2 * np.log(probabilities), rtol=1e-6)
@@ -97,7 +96,8 @@ def test_loss_and_gradient_equal_those_of_all_logits_at_once(exits):
     weights = losses.proportional_to_layer(3)
 
     def scanned(head, states):
-        sums = losses.multi_exit_loss(lambda h: h @ head, states, targets, token_weights, weights, label_smoothing=0.1)
+        losses_of = losses.exit_losses(lambda h: h @ head, targets, label_smoothing=0.1)
+        sums = losses.multi_exit_loss(losses_of, states, token_weights, weights)
         return sums.objective, sums
 
     def naive(head, states):
@@ -114,7 +114,8 @@ def test_loss_and_gradient_equal_those_of_all_logits_at_once(exits):
 def test_padding_changes_nothing(exits):
     head, states, targets, token_weights = exits
     noisy = [np.where(token_weights[..., None] > 0, state, 7.0) for state in states]
-    loss = jax.jit(lambda states: losses.multi_exit_loss(lambda h: h @ head, states, targets, token_weights, losses.uniform(3)))
+    losses_of = losses.exit_losses(lambda h: h @ head, targets)
+    loss = jax.jit(lambda states: losses.multi_exit_loss(losses_of, states, token_weights, losses.uniform(3)))
     jax.tree.map(np.testing.assert_array_equal, loss(states), loss(noisy))
 
 
@@ -123,13 +124,10 @@ def test_the_sums_of_parts_of_a_batch_add_up_to_the_batch_s(exits):
 
     def sums(rows):
         return losses.multi_exit_loss(
-            lambda h: h @ head,
+            losses.exit_losses(lambda h: h @ head, targets[rows], 0.1, 1e-4),
             [state[rows] for state in states],
-            targets[rows],
             token_weights[rows],
             losses.proportional_to_layer(3),
-            0.1,
-            1e-4,
         )
 
     halves = jax.tree.map(jnp.add, sums(slice(0, 2)), sums(slice(2, 4)))
@@ -142,7 +140,8 @@ def test_the_logits_of_all_exits_are_never_alive_together():
     targets, counts = jnp.zeros((1, tokens), int), jnp.ones((1, tokens))
 
     def loss(head, states):
-        return losses.multi_exit_loss(lambda h: h @ head, states, targets, counts, losses.uniform(num_layers)).objective
+        losses_of = losses.exit_losses(lambda h: h @ head, targets)
+        return losses.multi_exit_loss(losses_of, states, counts, losses.uniform(num_layers)).objective
 
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(jnp.ones((dim, vocab_size)), states).compile()
     one_exit = tokens * vocab_size * 4
@@ -160,23 +159,23 @@ def test_sampled_exits_estimate_eq_6_without_bias():
     def unembed(state):
         return jnp.concatenate([state, jnp.zeros_like(state)], axis=-1)
 
-    where = jnp.zeros((1, tokens), int), jnp.ones((1, tokens))
-    exact = losses.multi_exit_loss(unembed, states, *where, weights).objective
-    found = losses.sampled_multi_exit_loss(unembed, states, *where, weights, jax.random.key(0))
+    losses_of, counts = losses.exit_losses(unembed, jnp.zeros((1, tokens), int)), jnp.ones((1, tokens))
+    exact = losses.multi_exit_loss(losses_of, states, counts, weights).objective
+    found = losses.sampled_multi_exit_loss(losses_of, states, counts, weights, jax.random.key(0))
     np.testing.assert_allclose(found, exact, rtol=2e-3)
     # The draws matter: one exit for every token would be off by far more.
-    assert abs(float(losses.multi_exit_loss(unembed, states, *where, losses.last_only(3)).objective / exact - 1)) > 0.02
+    assert abs(float(losses.multi_exit_loss(losses_of, states, counts, losses.last_only(3)).objective / exact - 1)) > 0.02
 
 
 def test_sampled_exits_with_the_last_exit_only_are_exact():
     states = [jnp.ones((1, 2, 1)) * i for i in range(3)]
-    where = jnp.zeros((1, 2), int), jnp.ones((1, 2))
 
     def unembed(state):
         return jnp.concatenate([state, jnp.zeros_like(state)], axis=-1)
 
-    exact = losses.multi_exit_loss(unembed, states, *where, losses.last_only(3)).objective
-    found = losses.sampled_multi_exit_loss(unembed, states, *where, losses.last_only(3), jax.random.key(0))
+    losses_of, counts = losses.exit_losses(unembed, jnp.zeros((1, 2), int)), jnp.ones((1, 2))
+    exact = losses.multi_exit_loss(losses_of, states, counts, losses.last_only(3)).objective
+    found = losses.sampled_multi_exit_loss(losses_of, states, counts, losses.last_only(3), jax.random.key(0))
     np.testing.assert_allclose(found, exact, rtol=1e-6)
 
 
@@ -184,4 +183,4 @@ def test_sampled_exits_with_the_last_exit_only_are_exact():
 def test_a_wrong_number_of_exit_weights_is_refused(loss):
     extra = (jax.random.key(0),) if loss.startswith('sampled') else ()
     with pytest.raises(ValueError, match='2 exit weights for 3 decoder layers'):
-        getattr(losses, loss)(None, [1, 2, 3], None, None, losses.uniform(2), *extra)
+        getattr(losses, loss)(None, [1, 2, 3], None, losses.uniform(2), *extra)

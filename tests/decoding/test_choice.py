@@ -1,10 +1,10 @@
-"""Sampling: what may be drawn, how often, and with whose keys."""
+"""Choices: what may be drawn, how often, and with whose keys."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calm_jax.decoding.sampling import Greedy, Sampled, example_keys, nucleus_floor, position_keys
+from calm_jax.decoding.choice import Greedy, Sampled, example_keys, nucleus_floor, position_keys
 
 PROBABILITIES = np.array([0.5, 0.25, 0.15, 0.1])
 LOGITS = jnp.log(PROBABILITIES)
