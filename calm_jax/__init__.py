@@ -17,6 +17,7 @@ except metadata.PackageNotFoundError:  # a checkout that was never installed run
     __version__ = 'not installed'
 
 if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with what Python finds, below
+    from calm_jax.calibrating import calibrate_model as calibrate_model
     from calm_jax.calibration import Calibration as Calibration
     from calm_jax.calibration import Certificate as Certificate
     from calm_jax.calibration import Point as Point
@@ -67,6 +68,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.stages import report as report
     from calm_jax.stages import train as train
     from calm_jax.stages import train_exit_classifier as train_exit_classifier
+    from calm_jax.sweep import points_of as points_of
     from calm_jax.training.jobs import PairedText as PairedText
     from calm_jax.training.optimizer import Optimizer as Optimizer
     from calm_jax.training.train_loop import LoopOptions as LoopOptions
@@ -77,6 +79,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.types import Trace as Trace
 else:
     _NAMES = {
+        'calm_jax.calibrating': ('calibrate_model',),
         'calm_jax.calibration': ('Calibration', 'Certificate', 'Point', 'calibrate'),
         'calm_jax.checkpoints.published': ('import_checkpoint',),
         'calm_jax.compilation': ('use_compilation_cache',),
@@ -107,6 +110,7 @@ else:
         'calm_jax.output': ('Output', 'Outputs'),
         'calm_jax.pytrees': ('pytree',),
         'calm_jax.stages': ('evaluate', 'report', 'train', 'train_exit_classifier'),
+        'calm_jax.sweep': ('points_of',),
         'calm_jax.training.jobs': ('PairedText',),
         'calm_jax.training.optimizer': ('Optimizer',),
         'calm_jax.training.train_loop': ('LoopOptions',),

@@ -408,7 +408,7 @@ number = 3
 
 def test_a_metric_of_ones_own_is_certified_with_its_source(certified, calibrate, module, folder, capsys):
     name = module(METRIC)
-    flags = ('--records', str(folder / 'records'), '--tolerance', '.7')
+    flags = ('--records', str(folder / 'records'), '--grid', '.99,.9', '--tolerance', '.7')
     promise = ('--metric', f'{name}:same_length')
     assert calibrate(*flags, output='own.json', model=False, promise=promise) == 0
     certificate = Certificate.load(folder / 'own.json')
