@@ -11,7 +11,7 @@ import calm_jax as calm
 
 @calm.pytree
 class SkipWhereAlike(calm.PlanMaker):
-    """Rows whose likeness |mean of states|² / mean of |state|² is above the dial skip them. At 1, which none exceeds, all run."""
+    """Rows whose likeness |mean of states|² / mean of |state|² is above the dial skip them: at 1, which none exceeds, none."""
 
     likeness: float = calm.option('inputs whose states are more alike skip feed-forwards', default=0.25, metavar='X')
 
