@@ -17,6 +17,7 @@ except metadata.PackageNotFoundError:  # a checkout that was never installed run
     __version__ = 'not installed'
 
 if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with what Python finds, below
+    from calm_jax.calibrating import calibrate_model as calibrate_model
     from calm_jax.calibration import Calibration as Calibration
     from calm_jax.calibration import Certificate as Certificate
     from calm_jax.calibration import Point as Point
@@ -56,6 +57,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.depth.vocabulary import DecayingPruning as DecayingPruning
     from calm_jax.depth.vocabulary import FixedPruning as FixedPruning
     from calm_jax.depth.vocabulary import Whole as Whole
+    from calm_jax.evaluation import evaluate_file as evaluate_file
     from calm_jax.model import Model as Model
     from calm_jax.model import load as load
     from calm_jax.options import array as array
@@ -77,6 +79,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.types import Trace as Trace
 else:
     _NAMES = {
+        'calm_jax.calibrating': ('calibrate_model',),
         'calm_jax.calibration': ('Calibration', 'Certificate', 'Point', 'calibrate'),
         'calm_jax.checkpoints.published': ('import_checkpoint',),
         'calm_jax.compilation': ('use_compilation_cache',),
@@ -102,6 +105,7 @@ else:
         'calm_jax.depth.plans': ('PlanMaker', 'Uniform'),
         'calm_jax.depth.thresholds': ('Constant', 'Decaying', 'ScaledDecaying'),
         'calm_jax.depth.vocabulary': ('DecayingPruning', 'FixedPruning', 'Whole'),
+        'calm_jax.evaluation': ('evaluate_file',),
         'calm_jax.model': ('Model', 'load'),
         'calm_jax.options': ('array', 'option'),
         'calm_jax.output': ('Output', 'Outputs'),
