@@ -69,6 +69,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.stages import report as report
     from calm_jax.stages import train as train
     from calm_jax.stages import train_exit_classifier as train_exit_classifier
+    from calm_jax.sweep import points_of as points_of
     from calm_jax.training.jobs import PairedText as PairedText
     from calm_jax.training.optimizer import Optimizer as Optimizer
     from calm_jax.training.train_loop import LoopOptions as LoopOptions
@@ -111,6 +112,7 @@ else:
         'calm_jax.output': ('Output', 'Outputs'),
         'calm_jax.pytrees': ('pytree',),
         'calm_jax.stages': ('evaluate', 'report', 'train', 'train_exit_classifier'),
+        'calm_jax.sweep': ('points_of',),
         'calm_jax.training.jobs': ('PairedText',),
         'calm_jax.training.optimizer': ('Optimizer',),
         'calm_jax.training.train_loop': ('LoopOptions',),

@@ -122,7 +122,7 @@ def calibrate_model(
 
     Raises ValueError or OSError, in one line, before anything is decoded where that can be known, for whatever is out of place.
     """
-    metrics = [metric] if isinstance(metric, str) or callable(metric) else list(metric or ())
+    metrics = list(metric or ()) if metric is None or isinstance(metric, list | tuple) else [metric]
     if model is None:
         if records is None:
             raise ValueError('without a model, records must name the folder of an earlier calibration')

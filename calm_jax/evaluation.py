@@ -64,7 +64,7 @@ def evaluate_file(
 
     Raises FileNotFoundError or ValueError, in one line, for what is not there or not so, records of calm_jax 0.1.0 among them.
     """
-    metrics = [metric] if isinstance(metric, str) or callable(metric) else list(metric)
+    metrics = list(metric) if isinstance(metric, list | tuple) else [metric]
     named = {quality.metric_name(each): each for each in metrics}
     versions = {name: quality.metric_version(each) for name, each in named.items()}
     fields = [reference_field] if isinstance(reference_field, str) else reference_field

@@ -161,7 +161,13 @@ def decoding_sweep(
     points: in test order; full depth is that of the first. Raises ValueError where the folder holds records that were decoded
     otherwise, unless they may be overwritten; and for points that are the same, or have different full depths.
     """
-    directory, points = Path(directory), [model.resolve(each) for each in points]
+    directory = Path(directory)
+    for each in points:
+        if not isinstance(each, Decoding):
+            raise TypeError(f'a point is {each!r}; expected a Decoding: see points_of')
+    points = [model.resolve(each) for each in points]
+    if not points:
+        raise ValueError('points: expected one or more, in test order, found none')
     full = {codec.digest(document): document for document in (codec.to_json(each.full()) for each in points)}
     if len(full) != 1:
         raise ValueError('the points differ in limits, choice, rules or seed; they need one full depth, which all have')

@@ -10,7 +10,8 @@ from calm_jax.schemas import FULL_MODEL, Example, Output, Point
 
 def test_every_field_of_a_point_is_read_as_it_was_written(tmp_path):
     values = {field.name: 0.1 * (at + 1) for at, field in enumerate(dataclasses.fields(Point))}
-    whole, bare = Point(**{**values, 'rejected': True}), Point(layers=2.0)
+    whole = Point(**{**values, 'decoding': {'exit': {'threshold': 0.5}}, 'rejected': True})
+    bare = Point(layers=2.0)
     curve = {'label': 'state', 'kind': 'measure', 'num_layers': 3, 'metric': 'rougeL'}
     points = [dataclasses.asdict(point) for point in (whole, bare)]
     write_json(tmp_path / 'curve.json', {**curve, 'points': points, 'full': points[1]})

@@ -25,11 +25,11 @@ class Document:
 
     def has(self, key: str) -> bool:
         """Whether the key is there and not null."""
-        return self._object().get(key) is not None
+        return self.object().get(key) is not None
 
     def at(self, key: str) -> 'Document':
         """The value of a key that must be there."""
-        value = self._object()
+        value = self.object()
         if key not in value:
             raise self.error(f'has no "{key}"; it has {", ".join(value) or "no keys at all"}')
         return Document(self.path, value[key], f'{self.place}.{key}' if self.place else key)
@@ -86,7 +86,8 @@ class Document:
         """A list of finite numbers within [low, high]; of this value itself where no key is given."""
         return tuple(item.number(low=low, high=high) for item in self.items(key))
 
-    def _object(self) -> dict[str, Any]:
+    def object(self) -> dict[str, Any]:
+        """This value, which must be an object."""
         if not isinstance(self.value, dict):
             raise self.error(f'is {_shown(self.value)}: expected an object')
         return self.value

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from calm_jax.reporting.grids import Grid, Heading
 from calm_jax.reporting.numerals import NOTHING, deltas, number, percent
 from calm_jax.reporting.run import Certificate, Curve, Tested
+from calm_jax.schemas import Point
 
 # Heading of each column, and whether it holds numbers.
 _COLUMNS = (
@@ -24,7 +25,7 @@ _COLUMNS = (
 
 
 class Promise(NamedTuple):
-    """A certificate, the name of what it certifies, and the mean layers at its λ out of L; None where unknown."""
+    """A certificate, the name of what it certifies, and the mean layers at its point out of L; None where unknown."""
 
     certificate: Certificate
     label: str
@@ -33,9 +34,9 @@ class Promise(NamedTuple):
 
 
 def promise(certificate: Certificate, curves: Sequence[Curve]) -> Promise:
-    """The certificate beside its curve: the one in which every setting it tested has the p-value or loss it recorded.
+    """The certificate beside its curve: the one in which every point it tested has the p-value or loss it recorded.
 
-    A certificate knows nothing of cost. Where curves of several measures agree with it, the one of its own name or,
+    A certificate knows nothing of layers. Where curves of several measures agree with it, the one of its own name or,
     failing that, in its own folder is meant; if that does not settle it, the cost stays unknown.
     """
     matches = [
@@ -52,7 +53,8 @@ def promise(certificate: Certificate, curves: Sequence[Curve]) -> Promise:
     if len({curve.label for curve in matches}) != 1:
         return Promise(certificate, certificate.measure or certificate.path.stem, None, None)
     curve = matches[0]
-    chosen = [tested for tested in certificate.tested if tested.threshold == certificate.threshold]
+    point = (certificate.decoding, certificate.threshold)
+    chosen = [tested for tested in certificate.tested if (tested.decoding, tested.threshold) == point]
     layers = curve.num_layers if certificate.full_depth else _layers(curve, chosen[-1]) if chosen else None
     return Promise(certificate, curve.label, layers, curve.num_layers)
 
@@ -78,14 +80,20 @@ def _row(promise: Promise) -> tuple[str | None, ...]:
         number(certificate.epsilon),
         f'{certificate.n:,}',
         certificate.p_value,
-        'none valid' if certificate.full_depth else number(certificate.threshold, 4),
+        _threshold(certificate),
         None if used is None else percent(used),
         None if promise.layers is None else f'{number(promise.layers)} of {promise.num_layers}',
     )
 
 
+def _threshold(certificate: Certificate) -> str | None:
+    if certificate.full_depth:
+        return 'none valid'
+    return None if certificate.threshold is None else number(certificate.threshold, 4)
+
+
 def _layers(curve: Curve, tested: Tested) -> float | None:
-    """Mean layers at a setting; None where the curve has not that setting with these numbers.
+    """Mean layers at a point; None where the curve has not that point with these numbers.
 
     One number is enough: a curve drawn again at another δ has other p-values, and losses averaged within clusters are
     not the curve's means over examples.
@@ -94,11 +102,17 @@ def _layers(curve: Curve, tested: Tested) -> float | None:
         (
             point.layers
             for point in curve.points
-            if _equal(point.threshold, tested.threshold)
-            and (_equal(point.p_value, tested.p_value) or _equal(point.loss, tested.loss))
+            if _is(point, tested) and (_equal(point.p_value, tested.p_value) or _equal(point.loss, tested.loss))
         ),
         None,
     )
+
+
+def _is(point: Point, tested: Tested) -> bool:
+    """Whether a point of a curve is the one that was tested: decoded alike, or at the same λ where either says no more."""
+    if point.decoding and tested.decoding:
+        return point.decoding == tested.decoding
+    return _equal(point.threshold, tested.threshold)
 
 
 def _equal(one: float | None, other: float | None) -> bool:

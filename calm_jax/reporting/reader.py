@@ -9,6 +9,7 @@ import json
 import pathlib
 from collections.abc import Callable, Iterator
 
+from calm_jax import formats
 from calm_jax.reporting.document import Document, load, search
 from calm_jax.reporting.run import (
     Certificate,
@@ -43,7 +44,20 @@ KINDS = ('measure', 'static', 'oracle')
 OBJECTIVES = ('textual', 'risk')
 
 # What a certificate records beside the numbers of its table.
-_CIRCUMSTANCES = ('procedure', 'seed', 'joint', 'signed', 'examples', 'groups', 'setting', 'metric_version', 'provenance')
+_CIRCUMSTANCES = (
+    'procedure',
+    'seed',
+    'joint',
+    'signed',
+    'examples',
+    'groups',
+    'decoding',
+    'cost',
+    'cost_unit',
+    'metric_version',
+    'semantics',
+    'provenance',
+)
 
 
 def read(directory: str | pathlib.Path) -> Run:
@@ -120,29 +134,46 @@ def _provenance(document: Document) -> Provenance | None:
 
 
 def _certificate(document: Document, path: pathlib.Path) -> Certificate:
+    formats.check(document.value, 'certificate', str(document.path))
     metric = document.at('metric').value if document.has('metric') else None
     circumstances = {key: document.at(key).value for key in _CIRCUMSTANCES if document.has(key)}
-    provenance = document.at('provenance') if document.has('provenance') else None
-    settings = provenance.at('settings') if provenance is not None and provenance.has('settings') else None
+    grid = document.items('grid', at_least=1)
+    measures = {_measure(point.at('decoding')) for point in grid}
     return Certificate(
         path=path,
-        measure=settings.optional_text('measure') if settings is not None else None,
+        measure=measures.pop() if len(measures) == 1 else None,
         objective=document.optional_text('objective'),
         metric=None if metric is None else _written(metric),
         tolerances=_tolerances(document.at('tolerance')),
         epsilon=document.number('epsilon', 0, 1),
         n=document.integer('n', low=1),
         p_value=document.text('p_value'),
-        threshold=document.number('threshold'),
+        decoding=document.at('decoding').object(),
+        threshold=document.optional_number('threshold'),
+        full_depth=not any(point.has('rejected') and point.at('rejected').value for point in grid),
         tolerance_used=document.optional_number('tolerance_used'),
         tested=tuple(
-            Tested(point.number('threshold'), point.optional_number('mean_loss'), point.number('p_value'))
-            for point in document.items('grid')
+            Tested(
+                point.at('decoding').object(),
+                point.optional_number('threshold'),
+                point.optional_number('mean_loss'),
+                point.number('p_value'),
+            )
+            for point in grid
             if point.has('p_value')
         ),
         guarantee=document.text('guarantee'),
         circumstances=tuple(leaf for key, value in circumstances.items() for leaf in _leaves(key, value)),
     )
+
+
+def _measure(decoding: Document) -> str | None:
+    """The name of the measure that a decoding document exits by; None where it has none."""
+    for key in ('exit', 'measure'):
+        if not decoding.has(key):
+            return None
+        decoding = decoding.at(key)
+    return decoding.optional_text('class')
 
 
 def _tolerances(node: Document) -> tuple[tuple[str, float], ...]:
@@ -202,9 +233,11 @@ def _point(node: Document, num_layers: int) -> Point:
     if rejected not in (None, True, False):
         raise node.at('rejected').error('is not a truth value: expected true, false or null')
     return Point(
-        # A mean of L over many tokens may come out a rounding above L.
+        decoding=node.at('decoding').object() if node.has('decoding') else None,
         threshold=node.optional_number('threshold'),
+        # A mean of L over many tokens may come out a rounding above L.
         layers=node.number('layers', 0, num_layers * (1 + 1e-9)),
+        exit_layers=node.optional_number('exit_layers', 0, num_layers * (1 + 1e-9)),
         flops=node.optional_number('flops', low=0),
         flops_elbayad=node.optional_number('flops_elbayad', low=0),
         quality=node.optional_number('quality'),

@@ -1,7 +1,7 @@
 """What a RUN directory holds, as values: certificates, results, curves, trials, sensitivities, ranks, confidences,
 examples.
 
-Layers count as visited, 1..L. Paths are relative to the directory.
+Exit layers count from 1 to L; layers are sub-layers that ran over those of a layer. Paths are relative to the directory.
 """
 
 import pathlib
@@ -22,19 +22,21 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Tested:
-    """A setting that a calibration tested, with what it measured."""
+    """A point that a calibration tested, with what it measured. decoding: its document; threshold: its λ, if it has one."""
 
-    threshold: float
+    decoding: dict
+    threshold: float | None
     loss: float | None
     p_value: float
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """One calibration's outcome: the promise in a sentence, and the threshold λ that keeps it.
+    """One calibration's outcome: the promise in a sentence, and the point that keeps it.
 
-    `tolerances` holds one (risk, δ) pair, with risk '' unless there are several. `circumstances` is what else the
-    guarantee depends on, as (name, value) pairs.
+    decoding: the document to decode with; threshold: λ, where the point has one. full_depth: whether no point was valid.
+    measure: that of the points, where they have one and the same. `tolerances` holds one (risk, δ) pair, with risk '' unless
+    there are several. `circumstances` is what else the guarantee depends on, as (name, value) pairs.
     """
 
     path: pathlib.Path
@@ -45,16 +47,13 @@ class Certificate:
     epsilon: float
     n: int
     p_value: str
-    threshold: float
+    decoding: dict
+    threshold: float | None
+    full_depth: bool
     tolerance_used: float | None
     tested: tuple[Tested, ...]
     guarantee: str
     circumstances: tuple[tuple[str, str], ...]
-
-    @property
-    def full_depth(self) -> bool:
-        """Whether no setting was valid: λ ≥ 1 disables every exit."""
-        return self.threshold >= 1
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Trial:
-    """One random split: the chosen threshold (None: full depth), the risk on each part, the mean layers."""
+    """One random split: λ of the chosen point (None: it has none, or full depth), the risk on each part, the mean layers."""
 
     threshold: float | None
     test_risk: float

@@ -69,10 +69,13 @@ def panels(curves: Sequence[Curve], hues: Hues) -> list[Panel]:
 
 
 def chosen(curve: Curve) -> Point | None:
-    """The point calibration returns: the last of the rejected ones in test order; None where there is none."""
-    if curve.kind != 'measure':
+    """The point that calibration chooses: of the rejected ones that with the fewest FLOPs, the earlier in test order of equals;
+    the last where one has no FLOPs, and None where there is none."""
+    valid = [point for point in curve.points if point.rejected]
+    if curve.kind != 'measure' or not valid:
         return None
-    return next((point for point in reversed(curve.points) if point.rejected), None)
+    costs = [point.flops for point in valid if point.flops is not None]
+    return valid[costs.index(min(costs))] if len(costs) == len(valid) else valid[-1]
 
 
 def _draw(curves: dict[str, Curve], hues: Hues, of: str, what: str, cost: str, axis: str) -> Figure:
@@ -176,7 +179,19 @@ def _place(point: Point, of: str, cost: str) -> str:
 
 
 def _table(curves: dict[str, Curve]) -> Table:
-    headings = ('setting', 'λ', 'layers', 'FLOPs', 'FLOPs (Elbayad)', 'quality', 'consistency', 'mean loss', 'p-value', 'valid')
+    headings = (
+        'setting',
+        'λ',
+        'layers',
+        'exit layer',
+        'FLOPs',
+        'FLOPs (Elbayad)',
+        'quality',
+        'consistency',
+        'mean loss',
+        'p-value',
+        'valid',
+    )
     named = [(name, point) for name, curve in curves.items() for point in curve.points]
     full = next((curve.full for curve in curves.values() if curve.full is not None), None)
     if full is not None:
@@ -189,6 +204,7 @@ def _table(curves: dict[str, Curve]) -> Table:
                     name,
                     point.threshold,
                     point.layers,
+                    point.exit_layers,
                     point.flops,
                     point.flops_elbayad,
                     point.quality,

@@ -12,6 +12,6 @@ def bars(monkeypatch):
         shown.append((description, quiet))
         return iterable
 
-    for command in ('analyze', 'calibrate', 'trials'):
-        monkeypatch.setattr(f'calm_jax.commands.{command}.progress', progress)
+    for module in ('commands.analyze', 'commands.calibrate', 'calibrating'):
+        monkeypatch.setattr(f'calm_jax.{module}.progress', progress)
     return shown

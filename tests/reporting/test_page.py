@@ -103,7 +103,7 @@ def test_a_certificate_without_a_valid_setting_says_so_clearly(composed):
 def test_what_a_guarantee_depends_on_is_listed_by_dotted_name(composed):
     listed = composed.page.by_id('guarantee').all('dl', 'circumstances')[0]
     pairs = {div.all('dt')[0].text(): div.all('dd')[0].text() for div in listed.all('div')}
-    assert pairs['settings.measure'] == 'softmax_gap' and pairs['environment.batch_size'] == '32'
+    assert pairs['decoding.exit.measure.class'] == 'softmax_gap' and pairs['environment.batch_size'] == '32'
     assert pairs['procedure'] == 'fixed_sequence' and pairs['parameters'].startswith('sha256:')
 
 

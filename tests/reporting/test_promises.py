@@ -8,6 +8,7 @@ import pytest
 
 from calm_jax.calibration import calibrate
 from calm_jax.reporting import reader
+from calm_jax.reporting.numerals import NOTHING
 from calm_jax.reporting.promises import promise, summary
 
 
@@ -23,6 +24,26 @@ def test_the_layers_are_those_of_the_curve_at_the_certified_threshold(run):
     expected = next(point.layers for point in curve.points if point.threshold == certificate.threshold)
     assert (found.label, found.layers, found.num_layers) == ('softmax_gap', expected, 8)
     assert promise(none, run.curves)[1:] == ('state_similarity', 8, 8)
+
+
+def test_points_with_one_threshold_are_told_apart_by_their_documents(run):
+    certificate = run.certificates[0]
+    curve = next(curve for curve in run.curves if curve.label == 'softmax_gap')
+    other = {**certificate.decoding, 'plan': {'class': 'uniform', 'share': 0.5}}
+    twins = [
+        dataclasses.replace(point, decoding={**point.decoding, 'plan': other['plan']}, layers=1.0) for point in curve.points
+    ]
+    both = dataclasses.replace(curve, points=(*twins, *curve.points))
+    assert promise(certificate, [both]).layers == pytest.approx(4.03)
+    tested = tuple(dataclasses.replace(each, decoding={**each.decoding, 'plan': other['plan']}) for each in certificate.tested)
+    assert promise(dataclasses.replace(certificate, decoding=other, tested=tested), [both]).layers == 1.0
+
+
+def test_a_certified_point_without_a_threshold_is_shown_without_one(run):
+    bare = dataclasses.replace(run.certificates[0], threshold=None)
+    grid = summary([promise(bare, run.curves), promise(run.certificates[1], run.curves)])
+    cells = [dict(zip([heading.name for heading in grid.headings], row)) for row in grid.rows]
+    assert [each['λ'] for each in cells] == [NOTHING, 'none valid']
 
 
 @pytest.mark.parametrize('what', ['loss', 'p_value'])
@@ -59,13 +80,7 @@ def test_where_several_curves_agree_the_name_and_then_the_folder_settles_it(run)
 def test_a_certificate_as_calibration_writes_it_is_read(tmp_path):
     losses = np.random.default_rng(0).uniform(0, [0.02, 0.04, 0.5], size=(400, 3))
     certificate = calibrate(
-        losses,
-        [0.9, 0.8, 0.7],
-        0.1,
-        0.05,
-        objective='textual',
-        metric='rougeL',
-        provenance={'settings': {'measure': 'softmax_gap'}, 'data': {'name': 'cal.jsonl'}},
+        losses, [0.9, 0.8, 0.7], 0.1, 0.05, objective='textual', metric='rougeL', provenance={'data': {'name': 'cal.jsonl'}}
     )
     assert certificate.threshold == 0.8
     certificate.save(tmp_path / 'certificate_gap.json')

@@ -63,7 +63,10 @@ def broken(content, place, value):
         ('results.json', ['columns'], {}, r'columns is \{\}: expected a list'),
         ('softmax_gap/certificate.json', ['guarantee'], ..., 'the file has no "guarantee"'),
         ('softmax_gap/certificate.json', ['tolerance'], 'small', r'tolerance is "small": expected a number'),
-        ('softmax_gap/certificate.json', ['provenance', 'settings'], 5, r'provenance\.settings is 5: expected an object'),
+        ('softmax_gap/certificate.json', ['grid', 0, 'decoding'], 5, r'grid\[0\]\.decoding is 5: expected an object'),
+        ('softmax_gap/certificate.json', ['grid'], [], r'grid has 0 elements: expected at least 1'),
+        ('softmax_gap/certificate.json', ['format'], 'calm_jax certificate 1', 'by calm_jax 0.1.0, .*: calibrate again'),
+        ('softmax_gap/certificate.json', ['version'], 3, 'upgrade calm_jax'),
     ],
 )
 def test_an_error_names_file_place_and_what_was_expected(name, place, value, message, some):

@@ -1,5 +1,6 @@
 """Trade-off figures draw the numbers of curve.json, compare only what is comparable, and mark what was chosen."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -56,6 +57,14 @@ def test_points_shown_valid_are_filled_and_the_chosen_one_is_ringed(some):
     assert tradeoffs.chosen(curve) == last
     assert np.allclose(ring.get_offsets(), [[last.layers, last.quality]])
     assert f'chosen: {last.quality:.3g} at {last.layers:.3g} layers' in panel.drawings[0].alt
+
+
+def test_the_point_that_is_ringed_is_the_cheapest_valid_one_whatever_its_place(some):
+    (curve,) = reader.read(some('softmax_gap/curve.json')).curves
+    dear = [point if at != 1 else dataclasses.replace(point, flops=1.0) for at, point in enumerate(curve.points)]
+    assert tradeoffs.chosen(dataclasses.replace(curve, points=tuple(dear))) == dear[1]
+    unmeasured = tuple(dataclasses.replace(point, flops=None) for point in dear)
+    assert tradeoffs.chosen(dataclasses.replace(curve, points=unmeasured)) == [each for each in unmeasured if each.rejected][-1]
 
 
 def test_a_curve_without_valid_settings_has_no_ring(some):
