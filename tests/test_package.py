@@ -71,7 +71,6 @@ MAY_IMPORT = {
         'checkpoints',
         'training',
         'stages',
-        'calibrating',
         'sweep',
     },
     'gin_registry': {'options', 'models', 'decoding', 'training'},
