@@ -254,9 +254,6 @@ class Model:
             decoding = self.resolve(chosen_decoding(lambda: self.decoding, decoding, options))
         check_combination(decoding, sequences, log_probabilities)
         rows = checked_rows(options.get('rows'), decoding, self.config.num_decoder_layers, count)
-        if rows is not None and rows.threshold is not None and decoding.exit is not None:
-            # The dial that the rows' own stand for must not turn the rule off.
-            decoding = dataclasses.replace(decoding, exit=dataclasses.replace(decoding.exit, threshold=0.0))
         return Request(decoding, batch_size or BATCH_SIZE, rows, sequences, log_probabilities, template)
 
     def certified(
