@@ -62,6 +62,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.depth.vocabulary import DecayingPruning as DecayingPruning
     from calm_jax.depth.vocabulary import FixedPruning as FixedPruning
     from calm_jax.depth.vocabulary import Whole as Whole
+    from calm_jax.evaluation import evaluate_file as evaluate_file
     from calm_jax.model import Model as Model
     from calm_jax.model import load as load
     from calm_jax.options import array as array
@@ -111,6 +112,7 @@ else:
         'calm_jax.depth.plans': ('PlanMaker', 'Uniform'),
         'calm_jax.depth.thresholds': ('Constant', 'Decaying', 'ScaledDecaying'),
         'calm_jax.depth.vocabulary': ('DecayingPruning', 'FixedPruning', 'Whole'),
+        'calm_jax.evaluation': ('evaluate_file',),
         'calm_jax.model': ('Model', 'load'),
         'calm_jax.options': ('array', 'option'),
         'calm_jax.output': ('Output', 'Outputs'),
