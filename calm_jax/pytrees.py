@@ -26,8 +26,10 @@ def pytree(cls: Any = None, *, static: tuple[str, ...] = ()) -> Any:
     The class itself is part of the tree's structure. `jax.tree_util.register_dataclass` leaves it out (jax 0.10): two
     classes with like fields then have equal structures, and a compiled function that saw one may run for the other.
     """
-    if cls is None:
-        return lambda cls: pytree(cls, static=static)
+    return (lambda cls: _registered(cls, static)) if cls is None else _registered(cls, static)
+
+
+def _registered(cls, static):
     cls = dataclasses.dataclass(frozen=True)(cls)
     children = [field.name for field in dataclasses.fields(cls) if field.name not in static]
 

@@ -75,9 +75,15 @@ class Request:
         return length
 
     def rows_at(self, texts: np.ndarray) -> Rows | None:
-        """The settings of a batch: of the texts with these indices, int [B]; below 0, of rows that fill it up, the first's."""
+        """The settings of a batch: of the texts with these indices, int [B]; below 0, of rows that fill it up, the first's.
+
+        Raises ValueError for a text that no settings are of.
+        """
         if self.rows is None:
             return None
+        for name, value in _fields(self.rows):
+            if value is not None and texts.max() >= len(value):
+                raise ValueError(f'rows.{name} has {len(value)} numbers, and there are more texts; expected one for each')
         return Rows(**{name: value if value is None else value[np.maximum(texts, 0)] for name, value in _fields(self.rows)})
 
     def text(self, text: str | Mapping, index: int) -> str:
@@ -165,6 +171,8 @@ def checked_rows(rows: Rows | None, decoding: Decoding, num_layers: int, count: 
         return None
     if not isinstance(rows, Rows):
         raise TypeError(f'rows is {_short(rows)}; expected Rows(threshold=[…])')
+    if isinstance(decoding.choice, Beam):
+        raise ValueError('beam search takes no rows; pass choice=Greedy() or another choice')
     if rows.threshold is not None and decoding.exit is None:
         raise ValueError('rows.threshold without an exit: the thresholds of a measure; pass exit=Exit(measure)')
     bounds = {

@@ -197,6 +197,8 @@ def test_rows_have_their_own_settings(model):
         assert (output.tokens, output.exit_layers) == (alone.tokens, alone.exit_layers)
     shallow = model.generate(TEXTS[:2], rows=Rows(depth=[1, 0], limit=[3, 8]))
     assert set(shallow[0].exit_layers) == {1} and set(shallow[1].exit_layers) == {3} and len(shallow[0].tokens) <= 3
+    with pytest.raises(ValueError, match='rows.depth has 2 numbers, and there are more texts'):
+        list(model.stream(TEXTS, rows=Rows(depth=[1, 0])))
     drawn = model.generate(
         TEXTS[:2], exit=exit, choice=DRAWS, rows=Rows(threshold=[0.1, 1.0]), num_return_sequences=2, batch_size=1
     )
@@ -253,6 +255,7 @@ def test_a_decoder_only_model_streams_its_answer():
         ({'rows': Rows(depth=[4])}, ValueError, 'rows.depth holds 4; expected numbers from 0 to 3'),
         ({'rows': Rows(limit=[9])}, ValueError, 'rows.limit holds 9; expected numbers from 1 to 8'),
         ({'exit': EARLY, 'rows': Rows(threshold=[float('nan')])}, ValueError, 'rows.threshold holds nan'),
+        ({'choice': Beam(2), 'rows': Rows(limit=[3])}, ValueError, 'beam search takes no rows'),
         ({'rows': Rows(depth=['a'])}, TypeError, 'expected a list of numbers'),
         ({'certificate': 'no/such/file'}, FileNotFoundError, 'no/such/file'),
         ({'certificate': 'c.json', 'exit': EARLY}, ValueError, 'certificate and exit'),

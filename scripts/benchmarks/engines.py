@@ -3,7 +3,7 @@
 `peers.py` starts a worker per engine and drives them in turn; while one waits it blocks on its pipe. Requests:
 
     {"do": "load", "shape": …, "seed": …, "threads": …, "directory": …}   versions, device, dtype
-    {"do": "prepare", "case": {…}}                                        seconds to compile, once per program
+    {"do": "prepare", "case": {…}}                                        seconds to compile and memory, once per program
     {"do": "measure", "case": {…}}                                        seconds and tokens of one call
     {"do": "memory"}                                                      peak resident set, bytes
 
@@ -19,7 +19,7 @@ import resource
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,64 +58,51 @@ class CalmJax:
         }
 
     def prepare(self, case):
-        name = self._program(case)
-        first = name not in self.programs
+        from calm_jax.decoding import ahead
+
+        call = self._call(case, case['new_tokens'])
+        key = ahead.key(*call)
+        first = key not in self.programs
         if first:
-            self.programs[name] = self._compile(case)
+            self.programs[key] = ahead.compile_program(*call)
         trace, _ = self._generate(case, case['new_tokens'])
         if case['exit_layer'] is not None and not np.all(trace.exit_layers == case['exit_layer']):
             raise ValueError(f'{case["setting"]}: exits at {np.unique(trace.exit_layers)}, scripted for {case["exit_layer"]}')
-        return self.programs[name][1] if first else {}
+        return {name: value for name, value in self.programs[key]._asdict().items() if name != 'call'} if first else {}
 
     def measure(self, case):
         _, first = self._generate(case, 1)
         trace, whole = self._generate(case, case['new_tokens'])
         return {'first': first, 'whole': whole, 'tokens': trace.tokens.tolist()}
 
-    def _program(self, case):
-        return case['batch_size'], case['source_length'], case['cache_length'], case['measure']
+    def _call(self, case, new_tokens):
+        """(function, arguments, settings) of the decode; how many tokens it makes is no part of what is compiled."""
+        from calm_jax.decoding.decoding import Decoding, Limits
+        from calm_jax.decoding.generate import program
 
-    def _compile(self, case):
-        from calm_jax.decoding.generate import generate
-
-        start = time.perf_counter()
-        lowered = generate.lower(
-            self.config,
-            self.params,
-            self._tokens(case),
-            max_new_tokens=case['cache_length'],
-            exit=self._exit(case),
-            head_table=self._table(case),
-            limit=np.int32(case['new_tokens']),
-        )
-        traced = time.perf_counter()
-        compiled = lowered.compile()
-        done = time.perf_counter()
-        return compiled, {
-            'trace_seconds': traced - start,
-            'compile_seconds': done - traced,
-            'temporary_bytes': getattr(compiled.memory_analysis(), 'temp_size_in_bytes', None),
-        }
+        decoding = Decoding(limits=Limits(max_new_tokens=new_tokens), exit=self._exit(case))
+        settings = {'capacity': case['cache_length'], 'head_table': self._table(case)}
+        return program(self.config, self.params, self._tokens(case), None, decoding, **settings)
 
     def _generate(self, case, new_tokens):
         import jax
 
-        program = self.programs[self._program(case)][0]
-        tokens, exit = self._tokens(case), self._exit(case)
+        from calm_jax.decoding import ahead
+        from calm_jax.decoding.generate import cut
+
+        call = self._call(case, new_tokens)
+        run = self.programs[ahead.key(*call)].call
+        arguments, settings = ahead.inputs(*call[1:])
         start = time.perf_counter()
-        trace = jax.device_get(
-            program(self.params, tokens, exit=exit, head_table=self._table(case), limit=np.int32(new_tokens))
-        )
+        trace = jax.device_get(run(*arguments, **settings))
         seconds = time.perf_counter() - start
-        return type(trace)(*(each[..., :new_tokens] if each.ndim == 2 else each for each in trace)), seconds
+        return cut(trace, new_tokens), seconds
 
     def _tokens(self, case):
         return np.asarray(sources(case, self.config.vocab_size), np.int32)
 
     def _exit(self, case):
-        from calm_jax.decoding.settings import MEASURES
-
-        from calm_jax.depth.thresholds import Exit
+        from calm_jax.depth.exits import MEASURES, Exit
 
         if case['measure'] is None:
             return None
@@ -124,14 +111,14 @@ class CalmJax:
         if name == 'classifier':
             parts = {'kernel': np.full((self.config.emb_dim, 1), 0.01, np.float32), 'bias': np.zeros(1, np.float32)}
         measure = MEASURES[name](**parts)
-        return Exit(scripted(type(measure))(measure, np.int32(case['exit_layer'])), np.float32(0.5))
+        return Exit(scripted(type(measure))(measure, np.int32(case['exit_layer'])), 0.5)
 
     def _vocabulary(self, pruning):
         """Of 'fixed K' or 'decaying K', from the first layer on."""
-        from calm_jax.depth.vocabulary import Pruned
+        from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning
 
         kind, count = pruning.split()
-        return Pruned(keep=int(count)) if kind == 'fixed' else Pruned(keep=0, least=int(count))
+        return FixedPruning(keep=int(count)) if kind == 'fixed' else DecayingPruning(keep_least=int(count))
 
     def _table(self, case):
         """The head as rows, made once, as `calm_jax.Model` does."""
@@ -151,12 +138,13 @@ class CalmJax:
 @cache
 def scripted(kind):
     """The measure's class, computed as ever, with the confidence moved to one side of ½: every token exits after `layers`."""
-    import jax
     import jax.numpy as jnp
 
-    @partial(jax.tree_util.register_dataclass, data_fields=['measure', 'layers'], meta_fields=[])
-    @dataclasses.dataclass(frozen=True)
-    class Scripted:
+    from calm_jax.depth.confidence import Measure
+    from calm_jax.pytrees import pytree
+
+    @pytree
+    class Scripted(Measure):
         measure: Any
         layers: Any
 
@@ -165,8 +153,11 @@ def scripted(kind):
         predicts: ClassVar[bool] = kind.predicts
 
         @property
-        def vocabulary(self):
-            return getattr(self.measure, 'vocabulary', None)
+        def prunes(self):
+            return self.measure.prunes
+
+        def starts(self, layer):
+            return self.measure.starts(layer)
 
         def init(self, rows, sizes):
             return self.measure.init(rows, sizes)
@@ -177,8 +168,8 @@ def scripted(kind):
             side = jnp.where(evidence.layer + 1 >= self.layers, 0.75, 0.0)
             return memory, side + confidence / 4, prediction
 
-        def flops(self, layer, sizes, decides=True):
-            return self.measure.flops(layer, sizes, decides)
+        def flops(self, layer, sizes):
+            return self.measure.flops(layer, sizes)
 
     return Scripted
 

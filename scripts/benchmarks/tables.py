@@ -40,7 +40,8 @@ def markdown(result):
         f'Median of {result["settings"]["repeats"]} interleaved repeats (least–greatest). *ms a step*: (whole call − call '
         'stopped after the first token) / (tokens − 1); *first token*: encoder, cross-attention keys and values, one step. '
         '*weights*: bytes of decoder weights that a step must read, over its time, and as a share of what reading memory '
-        'with all threads reached in the same rounds. *tokens*: share equal to this package at full depth.',
+        'with all threads reached in the same rounds. *tokens*: share equal to this package at full depth. *program*: '
+        'arguments, weights among them, results and temporaries of one compiled call.',
         '',
         f'`{provenance["command"]}` · {provenance["machine"]} · {provenance["date"]} · seed {provenance["seed"]} · '
         f'Python {provenance["python"]} · ' + ', '.join(f'{name} {number}' for name, number in sorted(versions.items())),
@@ -70,6 +71,7 @@ def batch_table(result, batch_size):
         'of limit',
         'tokens',
         'compile, s',
+        'program, MiB',
     ]
     lines = [head, '', _line(names), _line(['---'] * 4 + ['---:'] * (len(names) - 4))]
     for row in rows:
@@ -85,7 +87,7 @@ def targets_table(result):
     classifier = 'calm_jax', 'classifier', cache
     layers = result['shape']['layers']
     compiled = [
-        row['compiled']['trace_seconds'] + row['compiled']['compile_seconds']
+        row['compiled']['lower_seconds'] + row['compiled']['compile_seconds']
         for row in result['rows']
         if 'compile_seconds' in row['compiled']
     ]
@@ -227,7 +229,8 @@ def _cells(result, rows, row, limit):
         f'{rate / 1e9:.1f}',
         f'{100 * rate / limit:.0f}%' if limit else '',
         f'{100 * row["tokens_equal"]:.0f}%' if 'tokens_equal' in row else '',
-        f'{compiled["trace_seconds"] + compiled["compile_seconds"]:.1f}' if 'compile_seconds' in compiled else '',
+        f'{compiled["lower_seconds"] + compiled["compile_seconds"]:.1f}' if 'compile_seconds' in compiled else '',
+        f'{compiled["memory_bytes"] / 2**20:.0f}' if compiled.get('memory_bytes') else '',
     ]
 
 

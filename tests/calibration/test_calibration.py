@@ -364,7 +364,7 @@ def test_calibration_needs_numpy_and_scipy_and_nothing_of_the_model():
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module] if isinstance(node, ast.ImportFrom) else []
             for module in modules:
-                own = module.startswith('calm_jax.calibration.') or module in {'calm_jax', 'calm_jax.formats', 'calm_jax.files'}
+                own = module.startswith('calm_jax.calibration.') or module in {'calm_jax', 'calm_jax.files', 'calm_jax.formats'}
                 assert own or module.split('.')[0] in standard | {'numpy', 'scipy'}, f'{file.name} imports {module}'
 
 

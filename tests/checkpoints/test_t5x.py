@@ -14,6 +14,7 @@ from flax import serialization
 
 from calm_jax.checkpoints import huggingface, native, t5x
 from calm_jax.cli import main
+from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import generate
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'parity'
@@ -119,5 +120,5 @@ def test_the_checkpoint_that_t5x_is_tested_with_loads_and_decodes(tmp_path):
     assert (config.num_encoder_layers, config.num_decoder_layers, config.emb_dim, config.vocab_size) == (2, 2, 8, 32128)
     assert found.tokenizer.vocab_size <= config.vocab_size and json.dumps(config.mlp_activations) == '["gelu", "linear"]'
     source = np.array([[*found.tokenizer.encode('A man rides a bicycle.'), 1]], np.int32)
-    trace = generate(config, found.params, source, max_new_tokens=4)
+    trace = generate(config, found.params, source, decoding=Decoding(Limits(max_new_tokens=4)))
     assert trace.lengths[0] >= 1 and trace.tokens.shape == (1, 4)

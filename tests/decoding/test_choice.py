@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from calm_jax.decoding.choice import Greedy, Sampled, example_keys, nucleus_floor, position_keys
 
 PROBABILITIES = np.array([0.5, 0.25, 0.15, 0.1])

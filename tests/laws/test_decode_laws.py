@@ -643,11 +643,14 @@ def test_beams_have_no_state_and_no_settings_of_rows(config, params, sources):
 
 
 @pytest.mark.parametrize(
-    'measure', [SoftmaxGap(), SoftmaxGap(FixedPruning(keep=4)), StateSimilarity(), Classifier(KERNEL, np.zeros(1)), StaticDepth()]
+    'measure',
+    [SoftmaxGap(), SoftmaxGap(FixedPruning(keep=4)), StateSimilarity(), Classifier(KERNEL, np.zeros(1)), StaticDepth()],
 )
 @pytest.mark.parametrize('form', [Constant(), Decaying(4.0), ScaledDecaying(4.0)])
 def test_a_higher_dial_leaves_no_earlier(decode, measure, form, wide):
     # Of the first token, whose scores no earlier exit has changed.
-    layers = [decode(exit=Exit(measure, dial, form), length=1).exit_layers[:, 0] for dial in (0.0, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0)]
+    layers = [
+        decode(exit=Exit(measure, dial, form), length=1).exit_layers[:, 0] for dial in (0.0, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0)
+    ]
     assert all((one <= other).all() for one, other in zip(layers, layers[1:]))
     assert (layers[-1] == 3).all() and (layers[0] < 3).any()
