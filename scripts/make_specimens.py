@@ -6,14 +6,19 @@
 Run it from the top of a checkout.
 """
 
+import json
 import math
 import pathlib
 import sys
 
+import jax
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+from calm_jax.calibrating import calibrate_model  # noqa: E402
+from calm_jax.checkpoints import native  # noqa: E402
+from calm_jax.data.tokenizers import ByteTokenizer  # noqa: E402
 from calm_jax.decoding import codec  # noqa: E402
 from calm_jax.decoding.decoding import Decoding, Limits  # noqa: E402
 from calm_jax.decoding.propagation import CopyKV, FirstState  # noqa: E402
@@ -24,7 +29,11 @@ from calm_jax.depth.plans import Uniform, uniform_layers  # noqa: E402
 from calm_jax.depth.thresholds import Decaying  # noqa: E402
 from calm_jax.depth.vocabulary import FixedPruning  # noqa: E402
 from calm_jax.files import write_json  # noqa: E402
-from calm_jax.formats import SEMANTICS  # noqa: E402
+from calm_jax.formats import SEMANTICS, VERSIONS  # noqa: E402
+from calm_jax.model import load  # noqa: E402
+from calm_jax.models.config import TransformerConfig  # noqa: E402
+from calm_jax.models.transformer import init_params  # noqa: E402
+from calm_jax.sweep import points_of  # noqa: E402
 from tests.laws import definitions  # noqa: E402
 
 SPECIMENS = pathlib.Path(__file__).parents[1] / 'tests' / 'specimens'
@@ -127,11 +136,34 @@ def watched(decoder, source, leaves, threshold_at, options):
     return reference.tokens, reference.exit_layers, closest
 
 
+def formats(folder):
+    """A native checkpoint, calibration data, their records at full depth and at three points, and the certificate of those."""
+    config = TransformerConfig(
+        vocab_size=259, emb_dim=8, num_heads=1, head_dim=8, mlp_dim=8, num_encoder_layers=1, num_decoder_layers=3
+    )
+    params = jax.tree.map(np.array, init_params(config, jax.random.key(1)))
+    head = {'kernel': np.linspace(-0.3, 0.3, 8, dtype=np.float32)[:, None], 'bias': np.zeros(1, np.float32)}
+    generation = {'limits': {'max_source_length': 16, 'max_new_tokens': 6}}
+    native.save(folder / 'model', config, params, ByteTokenizer(), {'exit_classifier': head}, generation)
+    data = folder / 'cal.jsonl'
+    data.write_text(''.join(json.dumps({'id': f'row {i}', 'en': f'horse {i * i}'}) + '\n' for i in range(12)))
+    model = load(folder / 'model')
+    classifier = Classifier(**model.heads['exit_classifier'])
+    points = [
+        *points_of(Decoding(exit=Exit(classifier, form=Decaying(4.0))), [0.9, 0.5]),
+        Decoding(exit=Exit(SoftmaxGap(FixedPruning(keep=9)), 0.1), plan=Uniform(0.6)),
+    ]
+    options = {'metric': 'accuracy', 'tolerance': 0.99, 'source_field': 'en', 'batch_size': 8}
+    calibrate_model(model, data, points, records=folder / 'records', **options).save(folder / 'certificate.json')
+
+
 def main(what):
     """Writes them."""
     if what == 'tokens':
         write_json(SPECIMENS / 'tokens.json', tokens(), make_folders=True)
         return
+    if what == 'formats':
+        return formats(SPECIMENS / f'version_{VERSIONS["records"]}')
     raise SystemExit(f'{what}: expected tokens or formats')
 
 

@@ -2,10 +2,25 @@
 
 import json
 
+from calm_jax import formats
+
 
 def read(path):
     """A JSON file."""
     return json.loads(path.read_text(encoding='utf-8'))
+
+
+def certificate(path):
+    """What a certificate holds. Raises ValueError for what is none that this calm_jax reads."""
+    content = read(path)
+    formats.check(content, 'certificate', str(path))
+    return content
+
+
+def threshold_cell(content):
+    """λ of a certificate as the tables show it."""
+    valid = any(point['rejected'] for point in content['grid'])
+    return cell(content['threshold']) if valid else 'full depth'
 
 
 def cell(value):

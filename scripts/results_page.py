@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / 'benchmarks'))
 import vocabulary_section  # noqa: E402
-from page import cell, read, table  # noqa: E402
+from page import cell, certificate, read, table, threshold_cell  # noqa: E402
 from tables import markdown  # noqa: E402
 
 PAPER = {  # Table 2 of CALM, WMT15 EN-FR, T5 8+8 layers, ε = .05: layers of 8, speed-up
@@ -198,16 +198,16 @@ def certified_table(directory, facts, published):
     for (objective, tolerance), measure in itertools.product(facts['promises'], facts['measures']):
         stem = f'{objective}_{tolerance}'
         folder = directory / 'calibrated' / measure
-        certificates = {p: read(folder / f'certificate_{stem}_{p}.json') for p in ('hoeffding_bentkus', 'betting')}
+        certificates = {p: certificate(folder / f'certificate_{stem}_{p}.json') for p in ('hoeffding_bentkus', 'betting')}
         curve = read(folder / 'curve.json')
         betting = certificates['betting']
-        point = point_of(folder / 'curve.json', curve, betting['threshold'])
+        point = point_of(folder / 'curve.json', curve, betting)
         rows.append(
             [
                 measure,
                 objective,
                 cell(tolerance),
-                *(cell(certificates[p]['threshold']) for p in certificates),
+                *(threshold_cell(certificates[p]) for p in certificates),
                 cell(betting['tolerance_used']),
                 cell(point['layers']),
                 *(f'×{curve["full"][kind] / point[kind]:.2f}' for kind in ('flops', 'flops_elbayad')),
@@ -228,7 +228,7 @@ def certified_table(directory, facts, published):
     return table(heads, rows)
 
 
-def write_readme_table(path, directory):
+def write_readme_table(readme, directory):
     """The certified speed-ups in short, in place of what stands between the README's markers."""
     facts = read(directory / 'experiments.json')
     name, test = next(iter(facts['tests'].items()))
@@ -237,8 +237,8 @@ def write_readme_table(path, directory):
     for measure, objective, tolerance in PAPER:
         stem = f'{objective}_{tolerance}_betting'
         folder = directory / 'calibrated' / measure
-        curve, certificate = read(folder / 'curve.json'), folder / f'certificate_{stem}.json'
-        point = point_of(folder / 'curve.json', curve, read(certificate)['threshold'])
+        curve, path = read(folder / 'curve.json'), folder / f'certificate_{stem}.json'
+        point = point_of(folder / 'curve.json', curve, certificate(path))
         early, full = (
             read(directory / 'test' / name / each / 'results.json')['rows'][0]['bleu'] for each in (f'{measure}_{stem}', 'full')
         )
@@ -248,28 +248,26 @@ def write_readme_table(path, directory):
                 f'{objective}, δ = {tolerance}',
                 f'{point["layers"]:.2f}',
                 f'{1 - point["flops"] / curve["full"]["flops"]:.0%}',
-                speed_ups(directory, certificate)[0],
+                speed_ups(directory, path)[0],
                 f'{early:.1f} ({full:.1f})',
             ]
         )
     heads = ['measure', 'promise, ε = .05', f'layers of {layers}', 'FLOPs saved', 'speed-up, batch 1', 'BLEU (full)']
-    before, start, rest = path.read_text(encoding='utf-8').partition('<!-- results -->\n')
+    before, start, rest = readme.read_text(encoding='utf-8').partition('<!-- results -->\n')
     _, end, after = rest.partition('<!-- end -->')
     if not (start and end):
-        raise ValueError(f'{path}: expected the markers <!-- results --> and <!-- end -->')
+        raise ValueError(f'{readme}: expected the markers <!-- results --> and <!-- end -->')
     caption = f'English to French on Multi30k, {facts["metric"]}, test set {name}; {facts["machine"]}, {facts["date"]}:'
     inside = '\n'.join([caption, '', *table(heads, rows), ''])
-    path.write_text(before + start + inside + end + after, encoding='utf-8')
+    readme.write_text(before + start + inside + end + after, encoding='utf-8')
 
 
-def point_of(path, curve, threshold):
-    """Layers and FLOPs at the certified λ; ValueError where the curve does not hold it."""
-    if threshold >= 1:
-        return curve['full']
-    for point in curve['points']:
-        if point['threshold'] == threshold:
+def point_of(path, curve, certified):
+    """Layers and FLOPs at the certified point; ValueError where the curve does not hold it."""
+    for point in (*curve['points'], curve['full']):
+        if point['decoding'] == certified['decoding']:
             return point
-    raise ValueError(f'{path}: no point at the certified λ = {threshold:g}; repeat `calm calibrate` on its records')
+    raise ValueError(f'{path}: no point is decoded as was certified; repeat `calm calibrate` on its records')
 
 
 @functools.cache
@@ -294,10 +292,10 @@ def test_cell(folder, stem, objective, facts, wanted):
     return f'{early[facts["report"]]:.3g} ({full[facts["report"]]:.3g}), {loss:.3f}'
 
 
-def speed_ups(directory, certificate):
-    """Ratios to full depth at batch 1 and 32, as timed under one certificate."""
+def speed_ups(directory, path):
+    """Ratios to full depth at batch 1 and 32, as timed under the certificate in a file."""
     rows = {(row['batch_size'], row['setting']): row for row in read(directory / 'time.json')['rows']}
-    return [f'×{rows[size, f"certificate {certificate}"]["speed_up"]:.2f}' for size in (1, 32)]
+    return [f'×{rows[size, f"certificate {path}"]["speed_up"]:.2f}' for size in (1, 32)]
 
 
 def trials_table(directory):

@@ -116,8 +116,8 @@ def halves(args):
 def flags(args, combination):
     """How `calm` is told a measure and a reduction."""
     measure, reduction = combination
-    kept = {'none': (), 'fixed': ('--keep', args.keep), 'decaying': ('--keep_least', args.keep)}[reduction]
-    return '--measure', measure, '--pruning', reduction, *kept
+    size = {'none': (), 'fixed': ('--keep', args.keep), 'decaying': ('--keep_least', args.keep)}[reduction]
+    return '--measure', measure, *(() if reduction == 'none' else ('--vocabulary', reduction)), *size
 
 
 def certificate(args, stage, combination, tolerance):

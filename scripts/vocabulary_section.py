@@ -2,7 +2,7 @@
 
 import itertools
 
-from page import cell, read, table
+from page import cell, certificate, read, table, threshold_cell
 
 
 def section(directory, facts, figures, trained_by):
@@ -29,7 +29,7 @@ def section(directory, facts, figures, trained_by):
             [
                 measure,
                 reduction,
-                cell(read(path)['threshold']),
+                threshold_cell(certificate(path)),
                 cell(found['layers']),
                 f'×{full["flops"] / found["flops"]:.2f}',
                 *tuned.of(f'certificate {path}'),
@@ -42,7 +42,7 @@ def section(directory, facts, figures, trained_by):
             'measure',
             'reduction',
             'λ',
-            'average exit',
+            'layers',
             'FLOPs',
             'batch 1: s',
             'samples/s',
@@ -74,7 +74,7 @@ def section(directory, facts, figures, trained_by):
                     measure,
                     reduction,
                     cell(tolerance),
-                    cell(read(path)['threshold']),
+                    threshold_cell(certificate(path)),
                     cell(found['layers']),
                     f'×{full["flops"] / found["flops"]:.2f}',
                     *certified.of(f'certificate {path}'),
@@ -87,7 +87,7 @@ def section(directory, facts, figures, trained_by):
             'reduction',
             'δ',
             'λ',
-            'average exit',
+            'layers',
             'FLOPs',
             'batch 1: s',
             'samples/s',

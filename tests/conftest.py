@@ -6,6 +6,13 @@ import os
 # Set before JAX starts. Tiny models run for milliseconds and compile for seconds: compile quickly rather than well.
 os.environ.setdefault('XLA_FLAGS', '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0')
 
+from jaxtyping import install_import_hook  # noqa: E402
+
+import tests.annotations  # noqa: E402, F401
+
+# Shapes and types of the functions of these folders are checked whenever a test traces or calls one.
+install_import_hook(['calm_jax.decoding', 'calm_jax.depth'], 'tests.annotations.checked')
+
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

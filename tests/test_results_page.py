@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from calm_jax.formats import stamp
+
 SCRIPTS = pathlib.Path(__file__).parents[1] / 'scripts'
 COMBINATIONS = [['softmax_gap', 'none'], ['softmax_gap', 'fixed'], ['state', 'none']]
 
@@ -21,6 +23,17 @@ def section(monkeypatch):
         sys.modules.pop(name)
 
 
+@pytest.fixture
+def page(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.syspath_prepend(str(SCRIPTS / 'benchmarks'))
+    import results_page
+
+    yield results_page
+    for name in ('results_page', 'vocabulary_section', 'page', 'tables'):
+        sys.modules.pop(name, None)
+
+
 def write(path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))
@@ -33,7 +46,7 @@ def run(directory, speed_up):
         rows = [{**full, 'batch_size': size} for size in (1, 32)]
         for (name, tolerance), size in itertools.product(itertools.product(COMBINATIONS, (0.05, 0.02)), (1, 32)):
             path = directory / stage / '_'.join(name) / f'certificate_{tolerance}.json'
-            write(path, {'threshold': 0.625})
+            write(path, {**stamp('certificate'), 'threshold': 0.625, 'grid': [{'rejected': True}]})
             ratio = factor * speed_up['_'.join(name)][size]
             rows.append(
                 {
@@ -86,3 +99,30 @@ def test_a_gain_is_recommended_and_a_loss_is_not(section, tmp_path):
     ) in text
     assert '| softmax_gap, fixed | whole head | 0.00% | 25.00% |' in text
     assert 'calm train\ncalm demo' in text and '![ranks](figures/x/ranks.png)' in text
+
+
+def test_where_nothing_was_certified_the_table_says_full_depth(section, tmp_path):
+    speed_up = {'_'.join(each): {1: 1.0, 32: 1.0} for each in COMBINATIONS}
+    facts = run(tmp_path, speed_up)
+    path = tmp_path / 'tuned' / 'state_none' / 'certificate_0.02.json'
+    write(path, {**stamp('certificate'), 'threshold': None, 'grid': [{'rejected': False}]})
+    text = section(tmp_path, facts, [], [])
+    assert '| state | none | full depth | 3 |' in text and text.count('full depth | 3 |') == 1
+
+
+def test_a_certificate_of_0_1_0_is_refused(section, tmp_path):
+    facts = run(tmp_path, {'_'.join(each): {1: 1.0, 32: 1.0} for each in COMBINATIONS})
+    write(tmp_path / 'tuned' / 'state_none' / 'certificate_0.02.json', {'format': 'calm_jax certificate 1', 'threshold': 1.0})
+    with pytest.raises(ValueError, match='written by calm_jax 0.1.0, .*: calibrate again'):
+        section(tmp_path, facts, [], [])
+
+
+def test_the_certified_point_of_a_curve_is_found_by_its_decoding(page):
+    full, exit = {'limits': {'max_new_tokens': 8}}, {'exit': {'threshold': 0.5}}
+    planned = {**exit, 'plan': {'class': 'uniform'}}
+    points = [{'decoding': each, 'threshold': 0.5, 'layers': i} for i, each in enumerate((exit, planned))]
+    curve = {'points': points, 'full': {'decoding': full, 'layers': 8}}
+    layers = [page.point_of('curve.json', curve, {'decoding': each})['layers'] for each in (exit, planned, full)]
+    assert layers == [0, 1, 8]
+    with pytest.raises(ValueError, match='curve.json: no point is decoded as was certified'):
+        page.point_of('curve.json', curve, {'decoding': {}})

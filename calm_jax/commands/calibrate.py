@@ -150,6 +150,8 @@ def run(args: argparse.Namespace) -> None:
         sweep, points = opened(args, data, thresholds, directory)
         if promise is None:
             decode_points(sweep)
+            if not args.quiet:
+                print(f'{directory}: full depth and {len(points)} points; {recorded.RECORDS} lists their files')
             return
         measured = text_losses or OutsideLosses(args.losses, sweep)
         certificate = certify(sweep, points, promise, data, measured)

@@ -41,7 +41,7 @@ def to_json(decoding: Decoding) -> dict:
     return _fields(decoding, '')
 
 
-def from_json(document: dict, *, heads: Mapping | None = None, classes: Iterable[type] = ()) -> Decoding:
+def from_json(document: Any, *, heads: Mapping | None = None, classes: Iterable[type] = ()) -> Decoding:
     """The decoding of a document.
 
     heads: {name: {field: array}} of the checkpoint. classes: those besides the ones that come along that it may name; their

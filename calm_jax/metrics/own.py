@@ -61,8 +61,10 @@ class OwnMetric:
 
     def _file(self) -> pathlib.Path:
         try:
-            return pathlib.Path(inspect.getfile(self.function))
+            path = pathlib.Path(inspect.getfile(self.function))
         except (TypeError, OSError):
-            raise ValueError(
-                f'metric {self.function.__qualname__} is defined in no file; put it in a module, so that its source can be told'
-            ) from None
+            path = None
+        if path is None or not path.is_file():
+            name = self.function.__qualname__
+            raise ValueError(f'metric {name} is defined in no file; put it in a module, so that its source can be told')
+        return path

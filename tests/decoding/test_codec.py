@@ -238,7 +238,7 @@ from calm_jax.pytrees import pytree
 
 @pytree
 class Mine(StaticDepth):
-    gain: float = option(0.5)
+    gain: float = option(default=0.5)
     plain: int = 2
 
 @pytree
@@ -247,7 +247,7 @@ class All(Whole):
 
 @pytree(static=('min_exit_layer',))
 class Late(Exit):
-    after: int = option(2)
+    after: int = option(default=2)
 """
 
 

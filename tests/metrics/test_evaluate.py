@@ -136,20 +136,37 @@ def test_labels_that_are_numbers_are_compared_as_text(tmp_path):
 
 def test_costs_that_the_predictions_tell_are_averaged_layers_by_token(references, tmp_path, capsys):
     costs = [
-        {'layers': 2.0, 'tokens': [1, 2, 3], 'flops': 1e9},
-        {'layers': 8.0, 'tokens': [1], 'flops': 2e9},
-        {'layers': 5.0, 'tokens': [], 'flops': 6e9},
+        {'layers': 2.0, 'exit_layers': [2, 4, 3], 'tokens': [1, 2, 3], 'flops': 1e9},
+        {'layers': 8.0, 'exit_layers': [9], 'tokens': [1], 'flops': 2e9},
+        {'layers': 5.0, 'exit_layers': [], 'tokens': [], 'flops': 6e9},
     ]
     out = write(tmp_path / 'out.jsonl', [{'text': text, **cost} for text, cost in zip(TEXTS, costs)])
     row = evaluate(out, references, tmp_path, '--metric', 'bleu')
     assert row['layers'] == (3 * 2 + 8) / 4 and row['flops'] == 3e9
-    assert 'executed' not in row and 'flops_elbayad' not in row
+    assert row['exit_layers'] == (2 + 4 + 3 + 9) / 4 and 'flops_elbayad' not in row
     assert '3.000e+09' in capsys.readouterr().out
 
 
 def test_a_cost_that_only_some_predictions_tell_is_left_out(references, tmp_path):
     out = write(tmp_path / 'out.jsonl', [{'text': text} for text in TEXTS[:2]] + [{'text': TEXTS[2], 'flops': 1.0}])
     assert 'flops' not in evaluate(out, references, tmp_path, '--metric', 'bleu')
+
+
+def test_a_metric_of_ones_own_is_scored_with_its_source(predictions, references, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / 'own_scores.py').write_text(
+        'def ends(texts, references):\n    return [text.endswith("end") for text in texts]\n'
+    )
+    row = evaluate(predictions, references, tmp_path, '--metric', 'own_scores:ends', '--metric', 'chrf')
+    assert row['own_scores:ends'] == pytest.approx(1 / 3) and 0 < row['chrf'] < 1
+    versions = json.loads((tmp_path / 'results.json').read_text())['provenance']['versions']
+    assert versions['own_scores:ends'].startswith('own_scores:ends, source ')
+
+
+def test_records_of_0_1_0_are_refused_by_their_header(predictions, references, tmp_path, capsys):
+    (tmp_path / 'out.jsonl.config.json').write_text('{"input": "x", "settings": {}}')
+    flags = ('--predictions', predictions, '--references', references, '--reference_field', 'fr', '--metric', 'bleu')
+    assert 'written by calm_jax 0.1.0, whose records format is no longer read: decode again' in complaint(capsys, *flags)
 
 
 def test_unequal_numbers_of_records_are_refused(predictions, tmp_path, capsys):
