@@ -9,7 +9,7 @@ from typing import NamedTuple
 from calm_jax.certified import environment
 from calm_jax.data.decoded import Decoded, header, read_summary
 from calm_jax.data.example_ids import ExampleIds
-from calm_jax.data.jsonl import Records, Template, value_of
+from calm_jax.data.jsonl import Paths, Records, Template, value_of
 from calm_jax.data.record_schema import record
 from calm_jax.data.sources import open_records
 from calm_jax.data.summary import Summary
@@ -32,7 +32,7 @@ class FileRun(NamedTuple):
 def decode_file(
     model: Model,
     decoding: Decoding,
-    source: str | os.PathLike,
+    source: Paths,
     source_field: str,
     output: str | os.PathLike,
     *,

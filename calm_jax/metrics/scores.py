@@ -9,11 +9,11 @@ CORPUS, MEAN = 'corpus, 0–100', 'mean of examples, 0–1'
 
 def score(metric: str | quality.Metric, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """The value of the metric of that name, or of one's own. Raises ValueError for an unknown name, and as the metrics do."""
-    if metric in quality.CORPUS_METRICS:
+    if isinstance(metric, str) and metric in quality.CORPUS_METRICS:
         return float(quality.CORPUS_METRICS[metric](predictions, references))
     return float(quality.metric(metric)(predictions, references).mean())
 
 
 def unit(metric: str | quality.Metric) -> str:
     """What the metric's value is counted in."""
-    return CORPUS if metric in quality.CORPUS_METRICS else MEAN
+    return CORPUS if isinstance(metric, str) and metric in quality.CORPUS_METRICS else MEAN
