@@ -29,13 +29,18 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.decoding.choice import Sampled as Sampled
     from calm_jax.decoding.decoding import Decoding as Decoding
     from calm_jax.decoding.decoding import Limits as Limits
+    from calm_jax.decoding.generate import begin as begin
+    from calm_jax.decoding.generate import decide as decide
     from calm_jax.decoding.generate import generate as generate
+    from calm_jax.decoding.generate import prefill as prefill
+    from calm_jax.decoding.generate import step as step
     from calm_jax.decoding.propagation import CopyKV as CopyKV
     from calm_jax.decoding.propagation import Eager as Eager
     from calm_jax.decoding.propagation import FirstState as FirstState
     from calm_jax.decoding.propagation import Lazy as Lazy
     from calm_jax.decoding.rows import Rows as Rows
     from calm_jax.decoding.rules import Rules as Rules
+    from calm_jax.decoding.trace import trace_of as trace_of
     from calm_jax.depth.confidence import Classifier as Classifier
     from calm_jax.depth.confidence import Measure as Measure
     from calm_jax.depth.confidence import Oracle as Oracle
@@ -85,7 +90,8 @@ else:
         'calm_jax.compilation': ('use_compilation_cache',),
         'calm_jax.decoding.choice': ('Beam', 'Greedy', 'Sampled'),
         'calm_jax.decoding.decoding': ('Decoding', 'Limits'),
-        'calm_jax.decoding.generate': ('generate',),
+        'calm_jax.decoding.generate': ('begin', 'decide', 'generate', 'prefill', 'step'),
+        'calm_jax.decoding.trace': ('trace_of',),
         'calm_jax.decoding.propagation': ('CopyKV', 'Eager', 'FirstState', 'Lazy'),
         'calm_jax.decoding.rows': ('Rows',),
         'calm_jax.decoding.rules': ('Rules',),

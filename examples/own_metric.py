@@ -33,8 +33,8 @@ def main():
         model, 'calm_demo/data/calibration.jsonl', points, metric=same_numbers, tolerance=0.1, source_field='en'
     )
     print(certificate.guarantee)
-    output = model.generate({'en': '2,497 centimeters'}, certificate=certificate)
-    print(output.text, output.exit_layers)
+    for output in model.generate([{'en': '2,497 centimeters'}, {'en': '8 volts'}], certificate=certificate):
+        print(output.text, output.exit_layers)
 
 
 if __name__ == '__main__':
