@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from calm_jax.examples import COUNT, examples
 from calm_jax.files import write_json
 from calm_jax.measured import Losses, Measured, OutsideLosses, TextLosses, label
 from calm_jax.metrics.objective import Objective
-from calm_jax.metrics.quality import Metric
+from calm_jax.metrics.quality import Metric, several
 from calm_jax.model import Model
 from calm_jax.progress import progress
 from calm_jax.recorded import COST_UNIT, read
@@ -122,7 +123,7 @@ def calibrate_model(
 
     Raises ValueError or OSError, in one line, before anything is decoded where that can be known, for whatever is out of place.
     """
-    metrics = list(metric or ()) if metric is None or isinstance(metric, list | tuple) else [metric]
+    metrics = [] if metric is None else several(metric)
     if model is None:
         if records is None:
             raise ValueError('without a model, records must name the folder of an earlier calibration')
@@ -133,13 +134,13 @@ def calibrate_model(
     with folder(records) as directory:
         if model is None:
             sweep = recorded_sweep(directory, examples_.records)
-            chosen = sweep.recorded.points if points is None else sweep.recorded.at(points, str(directory))
+            chosen = sweep.recorded.points if points is None else sweep.recorded.at(_thresholds(points), str(directory))
         else:
             if points is None:
                 raise ValueError('points is None; expected ways to decode, in test order: see points_of')
             sweep = decoding_sweep(
                 model,
-                points,
+                cast(Sequence[Decoding], points),
                 examples_.records,
                 examples_.source_field,
                 directory,
@@ -148,11 +149,22 @@ def calibrate_model(
                 quiet=quiet,
             )
             chosen = sweep.recorded.points
-        measured = text_losses or OutsideLosses(losses, sweep)
+        measured = text_losses
+        if measured is None:
+            assert losses is not None  # checked
+            measured = OutsideLosses(losses, sweep)
         certificate = certify(sweep, chosen, promise, examples_, measured)
         if records is not None:
             write_results(sweep, examples_, measured, certificate)
     return certificate
+
+
+def _thresholds(points: Sequence[Decoding] | Sequence[float]) -> list[float]:
+    """The λ of points of records. Raises TypeError for a Decoding."""
+    for point in points:
+        if not isinstance(point, int | float):
+            raise TypeError(f'points are of records, without a model, and one is {type(point).__name__}; expected its λ')
+    return [float(point) for point in points if isinstance(point, int | float)]
 
 
 def check(
@@ -194,10 +206,10 @@ def certify(sweep: Sweep, points: Sequence[Point], promise: Promise, data: Calib
     test = promise.calibration(points, data)
     while (point := test.point) is not None:
         test.observe(known_losses(measured, sweep, point), sweep.cost(point.decoding))
-    names = measured.names
+    name, *others = measured.names
     return test.certificate(
         measured.objective,
-        list(names) if len(names) > 1 else names[0],
+        [name, *others] if others else name,
         measured.versions(),
         provenance=sweep.recorded.provenance,
         full=sweep.recorded.full,

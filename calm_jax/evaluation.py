@@ -64,8 +64,7 @@ def evaluate_file(
 
     Raises FileNotFoundError or ValueError, in one line, for what is not there or not so, records of calm_jax 0.1.0 among them.
     """
-    metrics = list(metric) if isinstance(metric, list | tuple) else [metric]
-    named = {quality.metric_name(each): each for each in metrics}
+    named = {quality.metric_name(each): each for each in quality.several(metric)}
     versions = {name: quality.metric_version(each) for name, each in named.items()}
     fields = [reference_field] if isinstance(reference_field, str) else reference_field
     texts, wanted, costs = _texts(predictions, references, [Template(field) for field in fields])
@@ -124,7 +123,7 @@ def _text(record: dict, where: str) -> str:
 
 
 def _named(paths: Paths) -> str:
-    return os.fspath(paths) if isinstance(paths, str | os.PathLike) else ', '.join(map(os.fspath, paths))
+    return str(paths) if isinstance(paths, str | os.PathLike) else ', '.join(str(path) for path in paths)
 
 
 class _Costs:

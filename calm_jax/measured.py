@@ -49,7 +49,8 @@ class TextLosses:
 
     def __init__(self, objective: Objective):
         self._objective = objective
-        self.names, self.objective = objective.names, objective.kind
+        self.names: tuple[str, ...] = objective.names
+        self.objective: str | None = objective.kind
 
     def losses(self, sweep: Sweep, point: Point) -> Losses:
         """Of the texts at a point against those of full depth."""
@@ -78,11 +79,11 @@ class OutsideLosses:
     Raises FileNotFoundError; ValueError, naming the line, where it is not so, or not of the examples and points of the sweep.
     """
 
-    objective = None
+    objective: str | None = None
 
     def __init__(self, path: str | os.PathLike, sweep: Sweep):
         self.path = os.fspath(path)
-        self.names = (os.path.basename(self.path),)
+        self.names: tuple[str, ...] = (os.path.basename(self.path),)
         ids = _distinct_ids(sweep)
         files, where_of = _files_by_name(sweep), {}
         self._losses: dict[str, dict[str, float]] = {}  # {file: {example: loss}}

@@ -254,9 +254,6 @@ class Model:
             decoding = self.resolve(chosen_decoding(lambda: self.decoding, decoding, options))
         check_combination(decoding, sequences, log_probabilities)
         rows = checked_rows(options.get('rows'), decoding, self.config.num_decoder_layers, count)
-        if rows is not None and rows.threshold is not None and decoding.exit is not None:
-            # The dial that the rows' own stand for must not turn the rule off.
-            decoding = dataclasses.replace(decoding, exit=dataclasses.replace(decoding.exit, threshold=0.0))
         return Request(decoding, batch_size or BATCH_SIZE, rows, sequences, log_probabilities, template)
 
     def certified(
@@ -317,17 +314,19 @@ class Model:
                 )
                 seconds = time.perf_counter() - began
                 present = int(np.sum(batch.rows >= 0))
-                outputs.update(self._rows_of(batch, trace, request.sequences, seconds / max(1, present)))
+                outputs.update(self._rows_of(batch, trace, request, seconds / max(1, present)))
                 if watch is not None:
-                    watch(batch_report(trace, present, seconds))
+                    watch(batch_report(trace, present, beams(request.decoding), seconds))
             yield from (outputs[row] for row in sorted(outputs))
 
-    def _rows_of(self, batch: DecodeBatch, trace: Trace, sequences: int, seconds: float) -> dict[int, Output]:
+    def _rows_of(self, batch: DecodeBatch, trace: Trace, request: Request, seconds: float) -> dict[int, Output]:
         """Outputs of a decoded batch by input index; rows that only filled it up are thrown away."""
         source_tokens = batch.mask.sum(axis=1)
         flops = cost.exact(self.config, source_tokens, trace.work, trace.prefill).total
         paper = cost.elbayad(self.config, source_tokens, trace.work, trace.prefill).total
-        layers, per_layer = cost.layers(self.config, trace.work), cost.sub_layers(self.config)
+        # Of one sequence: a search runs several side by side, whose work is counted together.
+        layers = cost.layers(self.config, trace.work) / beams(request.decoding)
+        per_layer = cost.sub_layers(self.config)
         outputs = {}
         for row, index in enumerate(batch.rows.tolist()):
             if index < 0:
@@ -349,7 +348,7 @@ class Model:
                 truncated=bool(batch.truncated[row]),
                 batch_seconds=seconds,
                 log_probabilities=None if scores is None else scores[row, :length].tolist(),
-                sequence=index % sequences,
+                sequence=index % request.sequences,
             )
         return outputs
 
@@ -394,11 +393,17 @@ def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
     )
 
 
-def batch_report(trace: Trace, sequences: int, seconds: float) -> BatchReport:
-    """What a batch took, of its trace on the host."""
+def beams(decoding: Decoding) -> int:
+    """Sequences of a row that run side by side."""
+    return decoding.choice.size if isinstance(decoding.choice, Beam) else 1
+
+
+def batch_report(trace: Trace, sequences: int, beams: int, seconds: float) -> BatchReport:
+    """What a batch took, of its trace on the host; beams: sequences of a row that ran side by side."""
     work = trace.work
     needed = sum(int(np.sum(each, dtype=np.int64)) for each in (work.self_attention, work.cross_attention, work.feed_forward))
-    return BatchReport(seconds, sequences, int(np.sum(trace.executed, dtype=np.int64)) * len(trace.tokens), needed)
+    places = int(np.sum(trace.executed, dtype=np.int64)) * len(trace.tokens) * beams
+    return BatchReport(seconds, sequences, places, needed)
 
 
 def _head_table(config: TransformerConfig, params: dict) -> Array:

@@ -133,7 +133,7 @@ class Calibration:
     def certificate(
         self,
         objective: str | None = None,
-        metric: str | Mapping | None = None,
+        metric: str | Sequence | Mapping | None = None,
         metric_version: str | Mapping | None = None,
         provenance: Mapping | None = None,
         full: Mapping | None = None,
@@ -236,7 +236,7 @@ def calibrate(
     joint: int = 1,
     signed: bool = False,
     objective: str | None = None,
-    metric: str | Mapping | None = None,
+    metric: str | Sequence | Mapping | None = None,
     metric_version: str | Mapping | None = None,
     provenance: Mapping | None = None,
     full: Mapping | None = None,

@@ -44,7 +44,7 @@ class Certificate:
     guarantee: str  # in one sentence
     tolerance_used: float | None  # R̂/δ, the largest over hypotheses; 0 at full depth, None where a δ ≤ 0
     objective: str | None
-    metric: str | dict | None
+    metric: str | list | dict | None
     metric_version: str | dict | None
     tolerance: float | dict  # δ, or {risk: δ}
     epsilon: float

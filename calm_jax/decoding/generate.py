@@ -182,11 +182,14 @@ def resolved(decoding: Decoding, rows: Rows | None, capacity: int | None) -> tup
     rows = Rows() if rows is None else rows
     if not isinstance(rows, Rows):
         raise TypeError(f'rows is {rows!r}; expected Rows(…)')
-    decoding = decoding.resolved()
-    if rows.threshold is None and decoding.exit is not None and isinstance(decoding.exit.threshold, Tracer):
+    if rows.threshold is not None:
+        if decoding.exit is None:
+            raise ValueError('rows have thresholds, and there is no exit rule whose they are')
+        # The dial that theirs stand for must not turn the rule off.
+        decoding = dataclasses.replace(decoding, exit=dataclasses.replace(decoding.exit, threshold=0.0))
+    elif decoding.exit is not None and isinstance(decoding.exit.threshold, Tracer):
         rows = dataclasses.replace(rows, threshold=decoding.exit.threshold)
-    if rows.threshold is not None and decoding.exit is None:
-        raise ValueError('rows have thresholds, and there is no exit rule whose they are')
+    decoding = decoding.resolved()
     if isinstance(decoding.choice, Beam) and jax.tree.leaves(rows):
         raise ValueError('beam search takes no settings of rows')
     if capacity is None:

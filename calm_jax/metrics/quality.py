@@ -150,6 +150,11 @@ def metric(name: str | Metric) -> Metric:
     return METRICS[name]
 
 
+def several(metrics: str | Metric | Sequence[str | Metric]) -> list[str | Metric]:
+    """One metric or several, as a list."""
+    return [metrics] if isinstance(metrics, str) or not isinstance(metrics, Sequence) else list(metrics)
+
+
 def metric_name(name: str | Metric) -> str:
     """What a metric is called in results: its name, or package.module:function of one of one's own."""
     return name if isinstance(name, str) else OwnMetric(name).name

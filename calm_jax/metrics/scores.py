@@ -16,4 +16,4 @@ def score(metric: str | quality.Metric, predictions: Sequence[str], references: 
 
 def unit(metric: str | quality.Metric) -> str:
     """What the metric's value is counted in."""
-    return CORPUS if metric in quality.CORPUS_METRICS else MEAN
+    return CORPUS if isinstance(metric, str) and metric in quality.CORPUS_METRICS else MEAN
