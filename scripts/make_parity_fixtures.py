@@ -5,12 +5,12 @@
 Needs torch and transformers; the tests that read the fixtures need neither. Every model directory holds what
 `save_pretrained` writes, a tokenizer, and reference.npz:
 
-    source [B, S]            token ids of the source, rows of unequal length, 0 behind them; of a decoder alone: the prompt,
+    source [B, S]            token ids of the source, rows of unequal length, 0 behind them; of a decoder-only model the prompt,
                              0 before it
     mask [B, S]              which of them are there
-    target [B, T]            decoder input ids, the first of each row the start id; not of a decoder alone
-    encoded [B, S, D]        the encoder's output; not of a decoder alone
-    states [L, B, T, D]      after each decoder layer, before the final norm; of a decoder alone at the prompt's positions
+    target [B, T]            decoder input ids, the first of each row the start id; not of a decoder-only model
+    encoded [B, S, D]        the encoder's output; not of a decoder-only model
+    states [L, B, T, D]      after each decoder layer, before the final norm; of a decoder-only model at the prompt's positions
     logits [B, T, V]
     greedy [B, 64]           64 greedy tokens, end-of-sequence being a token like any other
     beam_<name> [B, 40]      beam search under the settings of that name (BEAMS), 0 after the end; some models
@@ -380,7 +380,7 @@ def reference(model, fixture, seed):
 
 @torch.no_grad()
 def decoder_reference(model, fixture, seed):
-    """What a decoder alone computes, as numpy arrays by name; and whether it is a good test."""
+    """What a decoder-only model computes, as numpy arrays by name; and whether it is a good test."""
     generator = torch.Generator().manual_seed(seed + 1)
     lengths = fixture.lengths
     source = torch.zeros((len(lengths), max(lengths)), dtype=torch.long)

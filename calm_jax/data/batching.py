@@ -251,7 +251,7 @@ def collate_prompts(
     eos_id: int = 1,
     decoder_start_id: int = 0,
 ) -> Batch:
-    """The three arrays of one batch of a decoder alone: prompts that go on as targets, as TrainingBatches lists them."""
+    """The three arrays of one batch of a decoder-only model: prompts that go on as targets, as TrainingBatches lists them."""
     limit = source_buckets.limit + target_buckets.limit
     rows, weights = [], []
     for example in examples:

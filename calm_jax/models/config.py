@@ -17,7 +17,7 @@ class TransformerConfig:
     """Dimensions and choices of a transformer, under t5x's names; the defaults are those of T5 1.1.
 
     vocab_size: V, rows of the embedding; emb_dim: D; num_heads: N; head_dim: H; mlp_dim: F.
-    num_encoder_layers: 0 is a decoder alone, which continues its prompt and has no cross-attention.
+    num_encoder_layers: 0 is a decoder-only model, which continues its prompt and has no cross-attention.
     mlp_activations: one name per input projection, their results multiplied (two names: a gated feed-forward). 'gelu' is the
     tanh approximation, 'gelu_exact' the error function.
     dropout_rate: share of activations dropped in training.

@@ -122,7 +122,7 @@ class Transformer(nn.Module):
     """A transformer; every method is called through `apply`.
 
     `encode`, `decode` and `unembed` are the full-depth model on whole sequences. The methods that take a `layer` are
-    the same computation in halves, for one layer and any number of positions. A decoder alone has no `encode`.
+    the same computation in halves, for one layer and any number of positions. A decoder-only model has no `encode`.
     """
 
     config: TransformerConfig
@@ -134,7 +134,7 @@ class Transformer(nn.Module):
         self.decoder = Decoder(self.config)
 
     def __call__(self, encoder_input_tokens, decoder_input_tokens, deterministic=True):
-        """Logits float32 [B, T, V] of the last layer, for source [B, S] (None: a decoder alone) and shifted target [B, T]."""
+        """Logits float32 [B, T, V] of the last layer, of source [B, S] (None: decoder-only model) and shifted target [B, T]."""
         encoded, mask = None, None
         if not self.config.decoder_only:
             encoded = self.encode(encoder_input_tokens, deterministic=deterministic)

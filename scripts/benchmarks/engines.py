@@ -220,7 +220,7 @@ class Transformers:
 
 
 class CTranslate2:
-    """CTranslate2's translator, or generator of a decoder alone, converted from the same weights."""
+    """CTranslate2's translator, or generator of a decoder-only model, converted from the same weights."""
 
     def load(self, request):
         import ctranslate2

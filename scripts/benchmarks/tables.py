@@ -5,7 +5,7 @@ import statistics
 CTRANSLATE2 = 'full depth against CTranslate2 float32'
 PRUNED_EXIT = 'the same: exit after 4 layers against the state measure'
 _TIED = (
-    'The products of one step of a decoder alone, timed in a loop of their own, take 2.6 ms in eight layers (100 MB) and '
+    'The products of one step of a decoder-only model, timed in a loop of their own, take 2.6 ms in eight layers (100 MB) and '
     '1.2 ms in the head (66 MB): 39 and 55 GB/s, about what memory gives. The rest of its step are some twenty small '
     'operations a layer: norms, biases, softmax, cache writes; BART has those of cross-attention and one more norm. Reading '
     'the tied head as [E, V] took off 0.2 ms at batch 1 and 1.2 ms at 8 and 32. Tried, of no use at batch 1: joining the '

@@ -169,10 +169,10 @@ def test_confidences_are_of_the_texts_that_the_model_generates_by_its_own_defaul
     assert said == sorted(output.tokens for output in model.generate(texts)) and min(map(len, said)) >= 6
 
 
-@pytest.mark.parametrize('family', ['encoder', 'decoder alone'])
+@pytest.mark.parametrize('family', ['encoder', 'decoder-only'])
 def test_the_last_layers_prediction_is_the_token_that_was_said_within_a_plan(checkpoint, data, family):
     model = load(checkpoint)
-    if family == 'decoder alone':
+    if family == 'decoder-only':
         config = dataclasses.replace(model.config, num_encoder_layers=0, pad_id=-1, positions='rotary', max_positions=64)
         model = dataclasses.replace(model, config=config, params=init_params(config, jax.random.key(3)), generation={})
     texts = [json.loads(line)['en'] for line in open(data)][:6]

@@ -76,7 +76,7 @@ def published_eos(config: TransformerConfig) -> int | list[int]:
 
 
 def pad_id(published: dict[str, Any], eos: int) -> int:
-    """Of a decoder alone: −1 where the vocabulary has no padding, or pads with a token that texts hold."""
+    """Of a decoder-only model: −1 where the vocabulary has no padding, or pads with a token that texts hold."""
     value = published.get('pad_token_id')
     return -1 if value is None or value in (eos, published.get('bos_token_id')) else number('pad_token_id', value)
 
