@@ -44,8 +44,7 @@ def register() -> None:
     The classes and functions themselves stay as they are: called from Python, they read nothing from gin. A second call
     does nothing.
 
-    Raises:
-      RuntimeError: gin's configuration is locked.
+    Raises RuntimeError where gin's configuration is locked.
     """
     for configurable in _all():
         if _selector(configurable) not in gin_config._REGISTRY:

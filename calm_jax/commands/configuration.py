@@ -27,11 +27,10 @@ from calm_jax.nearest import did_you_mean
 class Configuration(NamedTuple):
     """What gin files and bindings say. gin itself holds none of it.
 
-    Attributes:
-      job: runs with everything bound when called.
-      text: the resolved configuration, as gin text that reads back to itself.
-      macros: {'SEED': 0}; a value may be a reference of gin's.
-      state: for `gin_state.apart`, in which gin is as this configuration has it.
+    job: runs with everything bound when called.
+    text: the resolved configuration, as gin text that reads back to itself.
+    macros: {'SEED': 0}; a value may be a reference of gin's.
+    state: for `gin_state.apart`, in which gin is as this configuration has it.
     """
 
     job: Callable
@@ -43,10 +42,9 @@ class Configuration(NamedTuple):
 class BoundDecoding(NamedTuple):
     """What gin files and bindings say of decoding.
 
-    Attributes:
-      document: a decoding document of what is bound, defaults included; a class is named where a reference is bound.
-      unused: {class: {option: value}} of classes that are bound and that nothing in the document names.
-      own: classes in the document that do not come along.
+    document: a decoding document of what is bound, defaults included; a class is named where a reference is bound.
+    unused: {class: {option: value}} of classes that are bound and that nothing in the document names.
+    own: classes in the document that do not come along.
     """
 
     document: dict[str, Any]
@@ -66,10 +64,8 @@ def gin_folder() -> pathlib.Path:
 def read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> Configuration:
     """The configuration of files and bindings, later ones winning; gin's own stays as it was.
 
-    Raises:
-      FileNotFoundError: no such gin file.
-      ValueError: a syntax error, an import that fails, an unknown name, a value of the wrong kind, or a REQUIRED macro
-        without a value; one line each.
+    Raises, in one line, FileNotFoundError where there is no such gin file, and ValueError where there is a syntax error, an
+    import that fails, an unknown name, a value of the wrong kind, or a REQUIRED macro without a value.
     """
     with _parsed(files, bindings, search_paths):
         if 'run' not in gin.get_bindings('job', resolve_references=False):

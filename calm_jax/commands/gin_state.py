@@ -13,9 +13,8 @@ from calm_jax import gin_registry
 class Bindings(NamedTuple):
     """What gin holds once files and bindings are parsed.
 
-    Attributes:
-      values: {(scope, configurable): {parameter: value}}, macros among them.
-      imports: the import statements of the files.
+    values: {(scope, configurable): {parameter: value}}, macros among them.
+    imports: the import statements of the files.
     """
 
     values: dict[tuple[str, str], dict]

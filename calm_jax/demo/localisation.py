@@ -356,8 +356,7 @@ def part_of(source):
 def row(split, index, seed=SEED):
     """Returns row `index` of a split as {'en': str, 'fr': str}, a function of its arguments alone.
 
-    Raises:
-      ValueError: for a split that does not exist, or without Babel at BABEL_VERSION.
+    Raises ValueError where there is no such split, or no Babel at BABEL_VERSION.
     """
     if split not in _STREAMS:
         raise ValueError(f'no split named {split!r}: expected one of {", ".join(_STREAMS)}')

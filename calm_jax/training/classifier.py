@@ -45,9 +45,8 @@ def agreement(unembed: Unembed, states: Sequence[jax.Array]) -> jax.Array:
 def independent(logits: jax.Array, agrees: jax.Array) -> jax.Array:
     """The unweighted mean over layers of −[a_i log c_i + (1 − a_i) log(1 − c_i)]; float32 [B, T] (CALM, §3.5).
 
-    Args:
-      logits: of c_i, [L−1, B, T].
-      agrees: a_i, [L−1, B, T].
+    logits: of c_i, [L−1, B, T].
+    agrees: a_i, [L−1, B, T].
     """
     return jnp.mean(-jnp.where(agrees, jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)), axis=0)
 
@@ -57,9 +56,8 @@ def geometric(logits: jax.Array, agrees: jax.Array) -> jax.Array:
 
     Where no layer below the last agrees, k = L and log c_L = 0: the last layer always exits.
 
-    Args:
-      logits: of c_i, [L−1, B, T].
-      agrees: a_i, [L−1, B, T].
+    logits: of c_i, [L−1, B, T].
+    agrees: a_i, [L−1, B, T].
     """
     agreed_before = jnp.cumsum(agrees, axis=0) - agrees > 0
     log_likelihood = jnp.where(agrees, jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits))
@@ -69,10 +67,9 @@ def geometric(logits: jax.Array, agrees: jax.Array) -> jax.Array:
 def dont_exit_f1(true_positive: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
     """F1 of "don't exit", 2·TP / (predicted + actual), [L−1]; 0 where there is nothing to find and nothing was found.
 
-    Args:
-      true_positive: tokens that should not exit (a_i = 0) and do not (c_i < ½), [L−1].
-      predicted: tokens with c_i < ½, [L−1].
-      actual: tokens with a_i = 0, [L−1].
+    true_positive: tokens that should not exit (a_i = 0) and do not (c_i < ½), [L−1].
+    predicted: tokens with c_i < ½, [L−1].
+    actual: tokens with a_i = 0, [L−1].
     """
     return 2 * true_positive / np.maximum(predicted + actual, 1)
 
@@ -87,16 +84,14 @@ def classifier_stage(
 ) -> Stage:
     """Trains the exit classifier alone; the backbone is read and never written.
 
-    Args:
-      config: of the backbone.
-      params: of the backbone, frozen.
-      tokenizer: stored with the checkpoints.
-      objective: `independent` (the paper's) or `geometric`.
-      heads: those that the checkpoint already has; a classifier among them is trained on, others are kept.
-      generation: decoding defaults stored with the checkpoints.
+    config: of the backbone.
+    params: of the backbone, frozen.
+    tokenizer: stored with the checkpoints.
+    objective: `independent` (the paper's) or `geometric`.
+    heads: those that the checkpoint already has; a classifier among them is trained on, others are kept.
+    generation: decoding defaults stored with the checkpoints.
 
-    Raises:
-      ValueError: the decoder has one layer, so there is nothing to decide.
+    Raises ValueError where the decoder has one layer, so that there is nothing to decide.
     """
     if config.num_decoder_layers < 2:
         raise ValueError('the decoder has 1 layer: there is no earlier exit for a classifier to choose')

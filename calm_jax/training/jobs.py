@@ -33,16 +33,15 @@ def _nothing(inputs: dict) -> None:
 class PairedText:
     """Sources and targets from JSONL, as the batches of a training run.
 
-    Args:
-      train: paths of .jsonl, .jsonl.gz or .jsonl.xz files, or seqio:TASK:SPLIT (fields source and target).
-      source: template of the source text, such as 'translate: {en}', or a field name.
-      target: template of the target text.
-      evaluation: paths of the evaluation examples; none is no evaluation.
-      batch_size: rows per step, over all devices.
-      max_source_length: tokens of a source, end-of-sequence included; longer ones are cut.
-      max_target_length: tokens of a target, end-of-sequence included; longer ones are cut.
-      length_multiple: batches are padded to multiples of this many tokens; None chooses.
-      seed: of the order of the examples; 0 ≤ seed < 2**32.
+    train: paths of .jsonl, .jsonl.gz or .jsonl.xz files, or seqio:TASK:SPLIT (fields source and target).
+    source: template of the source text, such as 'translate: {en}', or a field name.
+    target: template of the target text.
+    evaluation: paths of the evaluation examples; none is no evaluation.
+    batch_size: rows per step, over all devices.
+    max_source_length: tokens of a source, end-of-sequence included; longer ones are cut.
+    max_target_length: tokens of a target, end-of-sequence included; longer ones are cut.
+    length_multiple: batches are padded to multiples of this many tokens; None chooses.
+    seed: of the order of the examples; 0 ≤ seed < 2**32.
     """
 
     def __init__(
@@ -93,8 +92,7 @@ class PairedText:
     def batches(self, tokenizer, config: TransformerConfig, quiet: bool = True) -> tuple[TrainingBatches, list]:
         """(training batches, evaluation batches) for a model; a progress bar while texts become tokens, unless `quiet`.
 
-        Raises:
-          FileNotFoundError, ValueError: a file is missing or a record lacks a field.
+        Raises FileNotFoundError or ValueError where a file is missing or a record lacks a field.
         """
         where = {
             'pad_id': config.pad_id,
@@ -134,18 +132,16 @@ def train_model(
 
     Starts from a native checkpoint, or from random parameters of `config(vocab_size=…)` for a tokenizer.
 
-    Args:
-      model_dir: see `train_loop.fit`.
-      tokenizer: folder of a tokenizer; for training from scratch.
-      config: makes the configuration when given vocab_size, pad_id and eos_id, which are the tokenizer's; for training from
-        scratch.
-      checkpoint: native checkpoint to start from; brings its own tokenizer and configuration.
-      start: called with a description of the inputs (fingerprints and counts, for JSON) once everything has been read
-        and checked, before anything is written.
-      For the others see `multi_exit.multi_exit_stage` and `train_loop.fit`.
+    model_dir: see `train_loop.fit`.
+    tokenizer: folder of a tokenizer; for training from scratch.
+    config: makes the configuration when given vocab_size, pad_id and eos_id, which are the tokenizer's; for training from
+    scratch.
+    checkpoint: native checkpoint to start from; brings its own tokenizer and configuration.
+    start: called with a description of the inputs (fingerprints and counts, for JSON) once everything has been read and
+    checked, before anything is written.
+    For the others see `multi_exit.multi_exit_stage` and `train_loop.fit`.
 
-    Raises:
-      ValueError: neither a checkpoint nor a tokenizer and a configuration, or both.
+    Raises ValueError where neither a checkpoint nor a tokenizer and a configuration are given, or both.
     """
     if (checkpoint is None) == (tokenizer is None or config is None):
         raise ValueError('train from a checkpoint, or from a tokenizer and a model configuration: give exactly one of the two')
@@ -180,11 +176,10 @@ def train_exit_classifier(
 ) -> TrainState:
     """Second stage: trains the exit classifier of a native checkpoint, whose other parameters stay as they are.
 
-    Args:
-      model_dir: see `train_loop.fit`; its checkpoints hold the backbone too.
-      checkpoint: native checkpoint, from the first stage or imported.
-      start: see `train_model`.
-      For the others see `classifier.classifier_stage` and `train_loop.fit`.
+    model_dir: see `train_loop.fit`; its checkpoints hold the backbone too.
+    checkpoint: native checkpoint, from the first stage or imported.
+    start: see `train_model`.
+    For the others see `classifier.classifier_stage` and `train_loop.fit`.
     """
     begun = native.load(checkpoint)
     generation = begun.generation or data.generation

@@ -35,10 +35,9 @@ def last_only(num_layers: int) -> np.ndarray:
 class TokenLosses(NamedTuple):
     """What one exit says about each target token; float32 [B, T] each.
 
-    Attributes:
-      objective: what is minimised: smoothed cross-entropy plus the z-loss, in nats.
-      nll: −log p(target), in nats, without smoothing or z-loss.
-      correct: 1 where no token scores above the target, else 0.
+    objective: what is minimised: smoothed cross-entropy plus the z-loss, in nats.
+    nll: −log p(target), in nats, without smoothing or z-loss.
+    correct: 1 where no token scores above the target, else 0.
     """
 
     objective: jax.Array
@@ -52,14 +51,12 @@ def token_losses(logits: jax.Array, targets: jax.Array, label_smoothing: float =
     The target distribution gives 1 − s to the target and s / (V − 1) to each other token; its entropy is subtracted, so
     that a perfect model scores 0. The z-loss z · (log Σ exp logits)² keeps the normaliser near 1.
 
-    Args:
-      logits: [B, T, V].
-      targets: [B, T] int token ids.
-      label_smoothing: s in [0, 1).
-      z_loss: z ≥ 0; 1e-4 is usual.
+    logits: [B, T, V].
+    targets: [B, T] int token ids.
+    label_smoothing: s in [0, 1).
+    z_loss: z ≥ 0; 1e-4 is usual.
 
-    Raises:
-      ValueError: s or z is out of range.
+    Raises ValueError where s or z is out of range.
     """
     check_extras(label_smoothing, z_loss)
     logits = logits.astype(jnp.float32)
@@ -93,11 +90,10 @@ def check_extras(label_smoothing: float, z_loss: float) -> None:
 class ExitSums(NamedTuple):
     """Sums over the counted target tokens; divide by `tokens` for means.
 
-    Attributes:
-      objective: Σ_i ω_i Σ_tokens objective_i, the numerator of Eq. 6; float32 [].
-      nll: −log p(target) of each exit; float32 [L].
-      correct: tokens that each exit predicts; float32 [L].
-      tokens: Σ of the token weights; float32 [].
+    objective: Σ_i ω_i Σ_tokens objective_i, the numerator of Eq. 6; float32 [].
+    nll: −log p(target) of each exit; float32 [L].
+    correct: tokens that each exit predicts; float32 [L].
+    tokens: Σ of the token weights; float32 [].
     """
 
     objective: jax.Array
@@ -122,14 +118,12 @@ def multi_exit_loss(
 
     Sums, not means, so that micro-batches with different numbers of tokens add up to exactly the large batch.
 
-    Args:
-      losses_of: such as `exit_losses` makes.
-      states: L decoder states [B, T, D], before the final norm, lowest layer first.
-      token_weights: [B, T]; 0 where a position does not count.
-      exit_weights: ω [L]. Exits of weight 0 cost nothing in the backward pass but are still measured.
+    losses_of: such as `exit_losses` makes.
+    states: L decoder states [B, T, D], before the final norm, lowest layer first.
+    token_weights: [B, T]; 0 where a position does not count.
+    exit_weights: ω [L]. Exits of weight 0 cost nothing in the backward pass but are still measured.
 
-    Raises:
-      ValueError: there is not one weight per exit.
+    Raises ValueError where there is not one weight per exit.
     """
     if len(states) != len(exit_weights):
         raise ValueError(f'{len(exit_weights)} exit weights for {len(states)} decoder layers; give one per layer')
@@ -155,12 +149,10 @@ def sampled_multi_exit_loss(
     counts Σ_{j<L} ω_j times its loss, whose expectation is Σ_{i<L} ω_i ℒ_i. Worth it where the head outweighs a layer,
     as with many layers, large vocabularies or no accelerator.
 
-    Args:
-      key: consumed.
-      For the others see `multi_exit_loss`.
+    key: consumed.
+    For the others see `multi_exit_loss`.
 
-    Raises:
-      ValueError: there is not one weight per exit.
+    Raises ValueError where there is not one weight per exit.
     """
     if len(states) != len(exit_weights):
         raise ValueError(f'{len(exit_weights)} exit weights for {len(states)} decoder layers; give one per layer')

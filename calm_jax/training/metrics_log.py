@@ -9,9 +9,8 @@ import pathlib
 class MetricsLog:
     """Appends records {"step": …, …}; a resumed run first drops what lies after the step it resumes from.
 
-    Args:
-      path: of the file, created when missing.
-      through_step: records of later steps, and a torn last line, are removed.
+    path: of the file, created when missing.
+    through_step: records of later steps, and a torn last line, are removed.
     """
 
     def __init__(self, path: str | os.PathLike, through_step: int):

@@ -50,18 +50,16 @@ def multi_exit_stage(
 ) -> Stage:
     """Trains all parameters by Eq. 6 of CALM; measures each exit's nats per token and accuracy.
 
-    Args:
-      config: of the model; `config.dropout_rate` is applied in training only.
-      params: where to start.
-      tokenizer: stored with the checkpoints.
-      exit_weights: L → ω [L]; one of `losses.proportional_to_layer`, `losses.uniform`, `losses.last_only`.
-      label_smoothing: see `losses.token_losses`.
-      z_loss: see `losses.token_losses`.
-      sampled_exits: estimate Eq. 6 without bias from two heads instead of L, see `losses.sampled_multi_exit_loss`.
-      generation: decoding defaults stored with the checkpoints.
+    config: of the model; `config.dropout_rate` is applied in training only.
+    params: where to start.
+    tokenizer: stored with the checkpoints.
+    exit_weights: L → ω [L]; one of `losses.proportional_to_layer`, `losses.uniform`, `losses.last_only`.
+    label_smoothing: see `losses.token_losses`.
+    z_loss: see `losses.token_losses`.
+    sampled_exits: estimate Eq. 6 without bias from two heads instead of L, see `losses.sampled_multi_exit_loss`.
+    generation: decoding defaults stored with the checkpoints.
 
-    Raises:
-      ValueError: `exit_weights` does not give one number per decoder layer.
+    Raises ValueError where `exit_weights` does not give one number per decoder layer.
     """
     model = Transformer(config)
     weights = np.asarray(exit_weights(config.num_decoder_layers), np.float32)

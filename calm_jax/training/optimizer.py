@@ -21,18 +21,17 @@ class Optimizer:
       cosine: falls to 0 at `total_steps` along half a cosine.
       inverse_square_root: learning_rate · √(warmup_steps / step).
 
-    Attributes:
-      name: 'adafactor' (factored second moments, update relative to each parameter's size: the T5 recipe; learning rates
-        of 1e-3 to fine-tune and 1e-2 from scratch are usual) or 'adamw' (1e-4 to 1e-3).
-      learning_rate: the peak, per optimizer step.
-      warmup_steps: optimizer steps of linear warm-up; 0 starts at the peak.
-      decay: see above.
-      total_steps: optimizer steps at which linear and cosine decay reach 0; warm-up included.
-      weight_decay: AdamW: decoupled, multiplied by the learning rate, on matrices only. Adafactor: subtracted as a share
-        of the parameter each step. 0 is off.
-      clip_norm: gradients are scaled down to this global L2 norm; 0 is off.
-      b1: AdamW's decay of the first moment.
-      b2: AdamW's decay of the second moment.
+    name: 'adafactor' (factored second moments, update relative to each parameter's size: the T5 recipe; learning rates of 1e-3
+    to fine-tune and 1e-2 from scratch are usual) or 'adamw' (1e-4 to 1e-3).
+    learning_rate: the peak, per optimizer step.
+    warmup_steps: optimizer steps of linear warm-up; 0 starts at the peak.
+    decay: see above.
+    total_steps: optimizer steps at which linear and cosine decay reach 0; warm-up included.
+    weight_decay: AdamW: decoupled, multiplied by the learning rate, on matrices only. Adafactor: subtracted as a share of the
+    parameter each step. 0 is off.
+    clip_norm: gradients are scaled down to this global L2 norm; 0 is off.
+    b1: AdamW's decay of the first moment.
+    b2: AdamW's decay of the second moment.
 
     Raises ValueError for whatever is unknown, of the wrong type or out of range.
     """

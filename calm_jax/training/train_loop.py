@@ -32,17 +32,16 @@ STEPS_IN_FLIGHT = 2
 class LoopOptions:
     """How long to train, and what to write when.
 
-    Attributes:
-      steps: updates in all, those before a resumption included.
-      seed: of dropout and other draws in training (the order of the data has its own); 0 ≤ seed < 2**32.
-      micro_batches: equal parts into which a batch's rows are split to save memory; the update is that of the whole batch.
-      eval_every: steps between evaluations; there is one more at the end. 0: only at the end.
-      save_every: steps between checkpoints to resume from; there is one more at the end. 0: only at the end.
-      log_every: steps between lines of metrics.jsonl and of output.
-      keep: how many of the latest checkpoints to resume from stay on disk.
-      best_metric: the evaluation number that picks the best checkpoint.
-      best_is_higher: whether more of it is better.
-      max_minutes: wall time after which training ends cleanly, resumable; 0 is no limit. Counts from the loop's start.
+    steps: updates in all, those before a resumption included.
+    seed: of dropout and other draws in training (the order of the data has its own); 0 ≤ seed < 2**32.
+    micro_batches: equal parts into which a batch's rows are split to save memory; the update is that of the whole batch.
+    eval_every: steps between evaluations; there is one more at the end. 0: only at the end.
+    save_every: steps between checkpoints to resume from; there is one more at the end. 0: only at the end.
+    log_every: steps between lines of metrics.jsonl and of output.
+    keep: how many of the latest checkpoints to resume from stay on disk.
+    best_metric: the evaluation number that picks the best checkpoint.
+    best_is_higher: whether more of it is better.
+    max_minutes: wall time after which training ends cleanly, resumable; 0 is no limit. Counts from the loop's start.
     """
 
     steps: int
@@ -92,14 +91,12 @@ def fit(
     Several processes (`jax.distributed.initialize`) train one model, each on its rows, with `model_dir` on a file system
     that all of them see. The checkpoints in state/ are written by all together, the rest by the first process alone.
 
-    Args:
-      eval_batches: small enough to hold in memory; read in order at each evaluation.
-      start: called once everything has been checked, before anything is written or read under `model_dir`; in every
-        process, and none goes on before all have returned from it.
+    eval_batches: small enough to hold in memory; read in order at each evaluation.
+    start: called once everything has been checked, before anything is written or read under `model_dir`; in every process, and
+    none goes on before all have returned from it.
 
-    Raises:
-      ValueError: loss or gradient is not finite; the batch cannot be split over devices and micro-batches; no such
-        metric. Checkpoints written before stay as they are.
+    Raises ValueError where loss or gradient is not finite, the batch cannot be split over devices and micro-batches, or there
+    is no such metric; checkpoints written before stay as they are.
     """
     mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
     everywhere, by_row = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))
@@ -169,8 +166,7 @@ class _Run:
 
     Its clock starts when it is made.
 
-    Args:
-      first: the step that it resumes from; metrics of later ones are removed.
+    first: the step that it resumes from; metrics of later ones are removed.
     """
 
     def __init__(self, stage: Stage, model_dir: pathlib.Path, options: LoopOptions, first: int, quiet: bool):
@@ -244,8 +240,7 @@ def _keep_best(run: _Run, state: TrainState, report: dict, options: LoopOptions)
 def _finite(step: int, metrics: dict[str, jax.Array], manager: Manager) -> dict[str, float]:
     """The metrics of a step as numbers, once it has run.
 
-    Raises:
-      ValueError: one of them is not finite.
+    Raises ValueError where one of them is not finite.
     """
     numbers = {name: float(value) for name, value in metrics.items()}
     for name in ('loss', 'grad_norm'):

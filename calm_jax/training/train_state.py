@@ -16,11 +16,10 @@ Batch = dict[str, jax.Array]
 class TrainState(NamedTuple):
     """Everything that the next step depends on, besides the batches and the seed.
 
-    Attributes:
-      step: updates made so far; int32 [].
-      params: what is trained.
-      optimizer: optax's state.
-      best: the best evaluation so far of the metric that picks the best checkpoint; float32 [], NaN before the first.
+    step: updates made so far; int32 [].
+    params: what is trained.
+    optimizer: optax's state.
+    best: the best evaluation so far of the metric that picks the best checkpoint; float32 [], NaN before the first.
     """
 
     step: jax.Array
@@ -34,14 +33,13 @@ class Stage(NamedTuple):
 
     Sums, not means, are returned, so that micro-batches and evaluation batches of unequal size add up.
 
-    Attributes:
-      params: initial values of what is trained.
-      frozen: pytree of arrays that the functions read and nothing changes.
-      loss: (params, frozen, batch, key) → (objective summed over the batch [], weight []): what is minimised is their ratio.
-      measure: (params, frozen, batch) → dict of arrays, sums over the batch, without dropout.
-      report: the dict of those sums over an evaluation set, as numpy → dict of numbers or lists of numbers, one per layer.
-      metrics: names of the report's numbers, any of which can pick the best checkpoint.
-      export: (params, directory) writes a checkpoint that decoding can load, in place of one that is there.
+    params: initial values of what is trained.
+    frozen: pytree of arrays that the functions read and nothing changes.
+    loss: (params, frozen, batch, key) → (objective summed over the batch [], weight []): what is minimised is their ratio.
+    measure: (params, frozen, batch) → dict of arrays, sums over the batch, without dropout.
+    report: the dict of those sums over an evaluation set, as numpy → dict of numbers or lists of numbers, one per layer.
+    metrics: names of the report's numbers, any of which can pick the best checkpoint.
+    export: (params, directory) writes a checkpoint that decoding can load, in place of one that is there.
     """
 
     params: Any

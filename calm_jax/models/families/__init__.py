@@ -66,8 +66,7 @@ _BOOKKEEPING = frozenset(
 def family_of(published: dict[str, Any]) -> ModuleType:
     """The module that reads a published configuration (a dict).
 
-    Raises:
-      ValueError: none does.
+    Raises ValueError where none does.
     """
     for family in FAMILIES:
         if published.get('model_type') in family.MODEL_TYPES:
@@ -82,8 +81,7 @@ def config_from_published(published: dict[str, Any], tensors: Iterable[str] = ()
     Attributes that no forward pass reads are dropped first, and those that are null or empty: published files list
     features that a model does not have.
 
-    Raises:
-      ValueError: the family is unknown, or one of its attributes is.
+    Raises ValueError where the family is unknown, or one of its attributes is.
     """
     family = family_of(published)
     return family.config_from_published(
@@ -99,8 +97,7 @@ def config_from_published(published: dict[str, Any], tensors: Iterable[str] = ()
 def family_for(config: TransformerConfig) -> ModuleType:
     """The first module that can publish a model with `config`.
 
-    Raises:
-      ValueError: none can; with each one's reason.
+    Raises ValueError where none can, with each one's reason.
     """
     reasons = []
     for family in FAMILIES:

@@ -73,8 +73,7 @@ _READ_BY_HAND = {
 def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> TransformerConfig:
     """TransformerConfig of a published configuration (a dict), whose files hold tensors of these names.
 
-    Raises:
-      ValueError: an attribute is missing, unknown, or has a value that this model does not compute.
+    Raises ValueError where an attribute is missing, unknown, or has a value that this model does not compute.
     """
     is_long = published.get('model_type') == 'longt5'
     fields = fields_of(
@@ -106,8 +105,7 @@ def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> 
 def published_from_config(config: TransformerConfig) -> dict[str, Any]:
     """The published configuration (a dict) of a model with `config`.
 
-    Raises:
-      ValueError: the family has no such model.
+    Raises ValueError where the family has no such model.
     """
     scaled = config.tied_head and config.head_scale == config.emb_dim**-0.5
     require(
