@@ -3,23 +3,18 @@
     {"format": "calm_jax certificate", "version": 2, "semantics": 1}
 
 A version is raised when files of the older one can no longer be read as they are; a new field whose default means "as
-before" raises nothing. Version 1 is what calm_jax 0.1.0 wrote, which is not read.
+before" raises nothing. Version 1 is what calm_jax 0.1.0 wrote, which is not read. The lines of a decoded file carry no stamp:
+they belong to their header.
 """
 
 SEMANTICS = 1  # raised, with a line in the changelog, when the float64 tokens of some decode change
 VERSIONS = {
     'certificate': 2,
     'records': 2,  # the header of a decoded file, and records.json
-    'decoded': 2,  # the lines of a decoded file, which carry no stamp: they belong to their header
     'checkpoint': 2,  # config.json of a native checkpoint
 }
 OLDEST = 2  # the oldest version that is read, of every kind
-REMEDIES = {
-    'certificate': 'calibrate again',
-    'records': 'decode again',
-    'decoded': 'decode again',
-    'checkpoint': 'import again',
-}
+REMEDIES = {'certificate': 'calibrate again', 'records': 'decode again', 'checkpoint': 'import again'}
 
 
 def stamp(kind: str) -> dict:
@@ -57,6 +52,6 @@ def _is_of_0_1_0(content, kind: str) -> bool:
     """Whether calm_jax 0.1.0 wrote it: it named certificates and checkpoints otherwise, and records not at all."""
     if not isinstance(content, dict):
         return False
-    if kind in ('records', 'decoded'):
+    if kind == 'records':
         return 'format' not in content and 'settings' in content and ('input' in content or 'fingerprints' in content)
     return content.get('format') == {'certificate': 'calm_jax certificate 1', 'checkpoint': 'calm_jax'}[kind]

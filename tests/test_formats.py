@@ -4,7 +4,7 @@ import pytest
 
 from calm_jax import formats
 
-KINDS = ['certificate', 'records', 'decoded', 'checkpoint']
+KINDS = ['certificate', 'records', 'checkpoint']
 
 
 def refusal(content, kind: str) -> str:
@@ -17,7 +17,7 @@ def refusal(content, kind: str) -> str:
 
 def test_the_stamp_is_these_three_entries():
     assert formats.stamp('certificate') == {'format': 'calm_jax certificate', 'version': 2, 'semantics': 1}
-    assert [formats.stamp(kind)['version'] for kind in KINDS] == [2, 2, 2, 2] and list(formats.VERSIONS) == KINDS
+    assert [formats.stamp(kind)['version'] for kind in KINDS] == [2, 2, 2] and list(formats.VERSIONS) == KINDS
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -45,7 +45,7 @@ def test_no_kind_is_read_as_another(kind):
         ({'format': 'calm_jax certificate 1', 'threshold': 0.8}, 'certificate', 'calibrate again'),
         ({'input': 'ab', 'source_field': 'en', 'settings': {}, 'batch_size': 8}, 'records', 'decode again'),
         ({'settings': {}, 'num_layers': 8, 'fingerprints': {}, 'thresholds': [0.9]}, 'records', 'decode again'),
-        ({'input': 'ab', 'settings': {}}, 'decoded', 'decode again'),
+        ({'input': 'ab', 'settings': {}}, 'records', 'decode again'),
         ({'format': 'calm_jax', 'vocab_size': 512}, 'checkpoint', 'import again'),
     ],
 )
@@ -59,9 +59,7 @@ def test_a_newer_version_asks_for_an_upgrade(kind):
     assert refusal(newer, kind) == f'c.json: {kind} format version 3, and this calm_jax reads up to 2: upgrade calm_jax'
 
 
-@pytest.mark.parametrize(
-    ('kind', 'remedy'), [('certificate', 'calibrate again'), ('records', 'decode again'), ('decoded', 'decode again')]
-)
+@pytest.mark.parametrize(('kind', 'remedy'), [('certificate', 'calibrate again'), ('records', 'decode again')])
 def test_another_semantics_is_refused_with_the_reason(kind, remedy):
     expected = 'c.json: made under decoding semantics 2, and this calm_jax decodes under 1: its tokens may differ: ' + remedy
     assert refusal({**formats.stamp(kind), 'semantics': 2}, kind) == expected
