@@ -19,7 +19,7 @@ from calm_jax.cli import main
 from calm_jax.data import jsonl
 from calm_jax.decoding import codec
 from calm_jax.decoding.choice import Sampled
-from calm_jax.decoding.decoding import Decoding, Limits
+from calm_jax.decoding.decoding import Decoding
 from calm_jax.depth.confidence import StateSimilarity
 from calm_jax.depth.exits import Exit
 from calm_jax.model import Model, load
@@ -482,19 +482,33 @@ def test_draws_of_a_resumed_run_are_those_of_the_whole_one_and_of_python(generat
 
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'parity'
+SHORT = {'limits': {'max_source_length': 16, 'max_new_tokens': 4}}
+LIMITS = {'limits': {'max_source_length': 7, 'max_new_tokens': 7}}
+BEAM = {**SHORT, 'choice': {'class': 'beam', 'size': 2}, 'rules': {'no_repeat_ngram_size': 1}}
+SAMPLED = {**SHORT, 'choice': {'class': 'sampled', 'temperature': 1.5}}
 
 
-@pytest.mark.parametrize('name', sorted(path.name for path in FIXTURES.iterdir()))
-def test_python_says_what_the_command_says(name, tmp_path, capsys):
-    native.save(tmp_path / 'model', *huggingface.read(FIXTURES / name, 'float32'))
+@pytest.mark.parametrize(
+    ('name', 'defaults'),
+    [
+        ('t5_1_0', SHORT),
+        ('gpt2', SHORT),
+        ('bart', LIMITS),
+        ('llama_1', LIMITS),
+        ('t5_1_0', BEAM),
+        ('llama_1', BEAM),
+        ('bart', SAMPLED),
+        ('gpt2', SAMPLED),
+    ],
+)
+def test_python_and_the_command_decode_by_the_defaults_of_the_checkpoint(name, defaults, tmp_path, capsys):
+    *checkpoint, _ = huggingface.read(FIXTURES / name, 'float32')
+    native.save(tmp_path / 'model', *checkpoint, defaults)
     model, text = load(tmp_path / 'model'), 'the quick brown fox'
-    own = model.limits()
-    flags = ['generate', '--checkpoint', str(tmp_path / 'model'), '--prompt', text]
-    assert main([*flags, '--max_new_tokens', '6']) == 0
-    assert capsys.readouterr().out == model.generate(text, limits=Limits(max_new_tokens=6)).text + '\n'
-    if own[0] <= 32:
-        assert main(flags) == 0
-        assert capsys.readouterr().out == model.generate(text).text + '\n'
+    output = model.generate(text)
+    assert output.tokens == model.generate(text, codec.from_json(defaults)).tokens
+    assert main(['generate', '--checkpoint', str(tmp_path / 'model'), '--prompt', text]) == 0
+    assert capsys.readouterr().out == output.text + '\n'
 
 
 def tokens_of(outputs):
