@@ -15,7 +15,7 @@ from calm_jax.calibration import Calibration, Certificate, Point
 from calm_jax.curve import curve
 from calm_jax.data.jsonl import Template, value_of
 from calm_jax.data.references import references
-from calm_jax.data.sources import open_records
+from calm_jax.data.sources import SOURCE_FIELD, open_records
 from calm_jax.decoding.codec import describe
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.examples import COUNT, examples
@@ -28,8 +28,6 @@ from calm_jax.progress import progress
 from calm_jax.recorded import COST_UNIT, read
 from calm_jax.request import BATCH_SIZE
 from calm_jax.sweep import Sweep, decoding_sweep, recorded_sweep
-
-SOURCE_FIELD = 'source'
 
 
 class CalibrationData:

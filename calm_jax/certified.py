@@ -17,7 +17,7 @@ from calm_jax.decoding.decoding import Decoding
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import split
 
-LOGGER = logging.getLogger('calm_jax')
+_LOGGER = logging.getLogger('calm_jax')
 _warned: set[str] = set()  # what this process has said already
 
 
@@ -93,7 +93,7 @@ def warn(warnings: Iterable[str]) -> None:
     for warning in warnings:
         if warning not in _warned:
             _warned.add(warning)
-            LOGGER.warning(warning)
+            _LOGGER.warning(warning)
 
 
 def _recorded(certificate: Certificate, part: str, name: str) -> Any:

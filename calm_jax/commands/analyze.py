@@ -19,10 +19,10 @@ from calm_jax.analysis.confidences import layer_confidences
 from calm_jax.analysis.sensitivity import sensitivity
 from calm_jax.commands import decode_flags
 from calm_jax.commands.flag_types import numbers, positive
-from calm_jax.commands.provenance import data_of, provenance
+from calm_jax.commands.provenance import provenance
 from calm_jax.compilation import use_compilation_cache
 from calm_jax.data import jsonl
-from calm_jax.data.sources import open_records
+from calm_jax.data.sources import SOURCE_FIELD, data_of, open_records
 from calm_jax.decoding.choice import Greedy
 from calm_jax.decoding.codec import describe, to_json
 from calm_jax.decoding.decoding import Decoding, Limits
@@ -56,7 +56,9 @@ def add_arguments(parser):
 def _add_common(parser):
     decode_flags.add_model(parser)
     parser.add_argument('--data', required=True, metavar='FILE', help='inputs: JSONL, plain, .gz or .xz, or seqio:TASK:SPLIT')
-    parser.add_argument('--source_field', default='source', metavar='FIELD', help='input: a field or template (default source)')
+    parser.add_argument(
+        '--source_field', default=SOURCE_FIELD, metavar='FIELD', help='input: a field or template (default source)'
+    )
     parser.add_argument('--examples', type=positive, default=100, metavar='N', help='inputs used (default 100)')
     parser.add_argument('--output', required=True, metavar='FILE', help='JSON to write, which `calm report` draws')
     parser.add_argument('--overwrite', action='store_true', help='replace the output if it exists')

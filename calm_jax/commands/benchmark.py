@@ -25,9 +25,9 @@ from calm_jax import certified
 from calm_jax.calibration import Certificate
 from calm_jax.commands import decode_flags
 from calm_jax.commands.flag_types import positive
-from calm_jax.commands.provenance import data_of, provenance
+from calm_jax.commands.provenance import provenance
 from calm_jax.data import jsonl
-from calm_jax.data.sources import open_records
+from calm_jax.data.sources import SOURCE_FIELD, data_of, open_records
 from calm_jax.data.windows import DecodeBatch, decode_windows
 from calm_jax.decoding import ahead
 from calm_jax.decoding.choice import Beam, Greedy
@@ -77,7 +77,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         '--source_field',
-        default='source',
+        default=SOURCE_FIELD,
         metavar='FIELD',
         help="field that holds the input text, or a template such as 'translate: {en}' (default source)",
     )

@@ -32,17 +32,7 @@ from pathlib import Path
 from calm_jax import calibration, recorded
 from calm_jax.analysis.confidences import layer_confidences
 from calm_jax.analysis.grid import quantile_grid
-from calm_jax.calibrating import (
-    SOURCE_FIELD,
-    CalibrationData,
-    Promise,
-    certify,
-    check,
-    decode_points,
-    folder,
-    sweep_trials,
-    write_results,
-)
+from calm_jax.calibrating import CalibrationData, Promise, certify, check, decode_points, folder, sweep_trials, write_results
 from calm_jax.calibration import Certificate, Point
 from calm_jax.commands import decode_flags, own
 from calm_jax.commands.flag_types import numbers
@@ -50,7 +40,7 @@ from calm_jax.commands.provenance import provenance
 from calm_jax.commands.trials import check_trials, trial_tolerances
 from calm_jax.compilation import use_compilation_cache
 from calm_jax.data.jsonl import Template
-from calm_jax.data.sources import open_records
+from calm_jax.data.sources import SOURCE_FIELD, open_records
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.files import write_json
 from calm_jax.measured import OutsideLosses

@@ -17,13 +17,12 @@ from calm_jax.commands import decode_flags
 from calm_jax.compilation import use_compilation_cache
 from calm_jax.data import jsonl
 from calm_jax.data.decoded import check_path
+from calm_jax.data.sources import SOURCE_FIELD
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.model import Model, load
 from calm_jax.outputs import check_apart
 from calm_jax.request import BATCH_SIZE
 from calm_jax.runs import decode_file
-
-SOURCE_FIELD = 'source'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         decoding = certified_decoding(args, certificate, model, batch_size)
         if args.prompt is None:
-            report(certified.source_warnings(certificate, source_field))
+            certified.warn(certified.source_warnings(certificate, source_field))
     if args.prompt is not None:
         print(model.generate(args.prompt, decoding).text)
         return
@@ -107,16 +106,7 @@ def certified_decoding(args: argparse.Namespace, certificate: Certificate, model
     """
     for name, value, covered in decode_flags.otherwise(args, certificate.decoding, model.config.sizes):
         raise ValueError(f'--{name} {value}: the certificate covers {covered}; leave the flag out, or calibrate again')
-    decoding = model.resolve(certified.decoding_of(certificate, model.heads, args.decode_flags.layout.own))
-    environment = certified.environment(batch_size, None if args.prompt is None else 1)
-    report(certified.check(certificate, decoding, model.fingerprints, environment))
-    return decoding
-
-
-def report(warnings: list[str]) -> None:
-    """Logs every warning, each time."""
-    for warning in warnings:
-        certified.LOGGER.warning(warning)
+    return model.certified(certificate, batch_size, None if args.prompt is None else 1, args.decode_flags.layout.own)
 
 
 def describe(output: str | Path, summary: dict, decoded: int, model: Model, decoding: Decoding) -> str:

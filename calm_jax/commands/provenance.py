@@ -5,8 +5,6 @@ import os
 import platform
 import shlex
 
-from calm_jax.data.sources import data_of as data_of
-
 UNSAID = ('command', 'analysis', 'quiet', 'overwrite', 'decode_flags')  # no flags, or none that decide what is written
 
 

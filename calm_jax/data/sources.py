@@ -8,6 +8,7 @@ from pathlib import Path
 from calm_jax.data.jsonl import Paths, Records
 
 PREFIX = 'seqio:'
+SOURCE_FIELD = 'source'  # holds the input text where nothing else is said
 
 
 def open_records(source: Paths) -> Records:

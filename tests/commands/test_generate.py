@@ -25,6 +25,12 @@ from calm_jax.depth.exits import Exit
 from calm_jax.model import Model, load
 
 
+@pytest.fixture(autouse=True)
+def unwarned(monkeypatch):
+    """A process that has warned of nothing yet."""
+    monkeypatch.setattr('calm_jax.certified._warned', set())
+
+
 @pytest.fixture
 def generate(checkpoint, data, tmp_path):
     """Runs the command with defaults for what a test does not say; returns (exit code, output path)."""
@@ -369,15 +375,13 @@ def test_the_source_field_and_the_batch_size_of_a_certificate_are_defaults(check
     assert "source_field is 'fr' here, 'en' in the certificate" in error and 'batch_size is 2 here, 4' in error
 
 
-def test_a_prompt_is_a_batch_of_one_row_and_is_compared_as_that(checkpoint, certificate, capsys):
+@pytest.mark.parametrize('more', [(), ('--batch_size', '8')])
+def test_a_prompt_is_a_batch_of_one_row_and_is_compared_as_that(checkpoint, certificate, capsys, more):
     flags = ['generate', '--checkpoint', checkpoint, '--prompt', 'a cat']
     assert main([*flags, '--certificate', certificate(batch_size=1)]) == 0
     assert capsys.readouterr().err == ''
-    path = certificate(batch_size=8)
-    for more in ([], ['--batch_size', '8']):
-        assert main([*flags, '--certificate', path, *more]) == 0
-        error = capsys.readouterr().err
-        assert 'calm generate: warning: batch_size is 1 here, 8 in the certificate' in error
+    assert main([*flags, '--certificate', certificate(batch_size=8), *more]) == 0
+    assert 'calm generate: warning: batch_size is 1 here, 8 in the certificate' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -429,8 +433,7 @@ def test_a_class_of_ones_own_is_handed_in_and_must_not_have_changed(
     assert 'is not what the document was made with' in capsys.readouterr().err
 
 
-def test_python_warns_of_another_environment_once_in_a_process(checkpoint, certificate, caplog, monkeypatch):
-    monkeypatch.setattr('calm_jax.certified._warned', set())
+def test_python_warns_of_another_environment_once_in_a_process(checkpoint, certificate, caplog):
     model, path = load(checkpoint), certificate(batch_size=8)
     for _ in range(2):
         model.generate(['a cat'] * 8, certificate=path)
