@@ -32,7 +32,10 @@ class PlanMaker:
         return 0
 
     def check(self, sizes: Sizes) -> None:
-        """Raises ValueError where the model has fewer layers than it needs."""
+        """Raises ValueError where the model has fewer layers than it wants to see."""
+        stack, layers = ('encoder', sizes.encoder_layers) if sizes.encoder_layers else ('decoder', sizes.layers)
+        if not 0 <= self.after <= layers:
+            raise ValueError(f'{type(self).__name__} is asked after {self.after} layers; the {stack} has {layers}')
 
 
 @pytree(static=('share',))
