@@ -53,6 +53,7 @@ def decode_file(
     thresholds = check_records(records, template, threshold_field, quiet)
     rows = None if thresholds is None else Rows(threshold=thresholds)
     model.check(decoding, rows=rows, batch_size=batch_size)
+    codec.check_heads(decoding, model.heads)
     content = header(
         records.fingerprint(), source_field, codec.to_json(decoding), batch_size, model.fingerprints, threshold_field
     )

@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from calm_jax.decoding.begin import bias_at, bound, decided, prefilled
 from calm_jax.decoding.choice import Beam, likeliest_id
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop
 from calm_jax.decoding.state import DecodeInputs, DecoderCache, TokenInputs
+from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Array, Trace, Work
 
 IMPOSSIBLE = -1e9
@@ -41,7 +42,16 @@ class Search(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=('config', 'capacity'))
-def beam_search(config, params, tokens, mask, example_ids, decoding: Decoding, *, capacity: int) -> Trace:
+def beam_search(
+    config: TransformerConfig,
+    params: dict,
+    tokens: Int[Array, 'B S'],
+    mask: Bool[Array, 'B S'],
+    example_ids: Int[Array, ' B'],
+    decoding: Decoding,
+    *,
+    capacity: int,
+) -> Trace:
     """Decodes a batch by beam search as Hugging Face transformers does, token for token.
 
     Arguments as `generate_program`; the choice is a `Beam`. Sequences of a row share its plan. Returns the Trace of each row's
@@ -170,7 +180,7 @@ def _improvable(before, running, finished, said, limit, beam):
     return before & jnp.any(possible > jnp.where(finished['ended'], worst, IMPOSSIBLE), axis=1)
 
 
-def _gather(sequences, order):
+def _gather(sequences: Int[Array, 'B M T'], order: Int[Array, 'B K']) -> Int[Array, 'B K T']:
     """[B, M, T] and int32 [B, K] → [B, K, T]."""
     return jnp.take_along_axis(sequences, order[:, :, None], axis=1)
 

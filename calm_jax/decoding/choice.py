@@ -87,7 +87,7 @@ class Beam(Choice):
             raise ValueError(f'early_stopping is {self.early_stopping!r}; expected True, False or "never"')
 
 
-def nucleus_floor(logits: Float[Array, 'B V'], top_p) -> Float[Array, 'B 1']:
+def nucleus_floor(logits: Float[Array, 'B V'], top_p: Any) -> Float[Array, 'B 1']:
     """The smallest logit inside the nucleus: tokens in falling order until their probability reaches top_p
     (Holtzman et al. 2020). From top_p = 1 on: all of them."""
     descending = -jnp.sort(-logits, axis=-1)

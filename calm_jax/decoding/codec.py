@@ -41,6 +41,21 @@ def to_json(decoding: Decoding) -> dict:
     return _fields(decoding, '')
 
 
+def check_heads(value: Any, heads: Mapping | None, path: str = '') -> None:
+    """Raises ValueError where a decoding has trained arrays that are not those of the checkpoint's head: a document names the
+    head, and would promise another decoding."""
+    for field in dataclasses.fields(value):
+        part, where = getattr(value, field.name), _dotted(path, field.name)
+        if options.of(field).array:
+            stored = (heads or {}).get(value.head, {}).get(field.name)
+            if stored is None or not np.array_equal(np.asarray(part), np.asarray(stored)):
+                raise ValueError(
+                    f"{where} is not what the checkpoint's {value.head} holds, by which documents name it; save it there first"
+                )
+        elif dataclasses.is_dataclass(part):
+            check_heads(part, heads, where)
+
+
 def from_json(document: Any, *, heads: Mapping | None = None, classes: Iterable[type] = ()) -> Decoding:
     """The decoding of a document.
 

@@ -6,7 +6,10 @@ layers above; a propagation says what stands in.
 
 from typing import ClassVar
 
+from jaxtyping import Float
+
 from calm_jax.pytrees import pytree
+from calm_jax.types import Array
 
 
 class Propagation:
@@ -27,7 +30,7 @@ class Propagation:
         if self.window < 1:
             raise ValueError(f'window is {self.window}; expected positions to fill at a time, 1 or more')
 
-    def source(self, hidden, first):
+    def source(self, hidden: Float[Array, 'B D'], first: Float[Array, 'B D'] | None) -> Float[Array, 'B D']:
         """The state [B, D] that skipped layers project."""
         return hidden
 
@@ -55,7 +58,7 @@ class FirstState(Propagation):
     lazy: ClassVar[bool] = True
     reads_first: ClassVar[bool] = True
 
-    def source(self, hidden, first):
+    def source(self, hidden: Float[Array, 'B D'], first: Float[Array, 'B D'] | None) -> Float[Array, 'B D']:
         return first
 
 

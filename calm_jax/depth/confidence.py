@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from calm_jax.argmax import argmax
 from calm_jax.depth.vocabulary import VOCABULARIES, Candidates, Vocabulary, Whole
@@ -62,10 +62,10 @@ class VocabularyMeasure(Measure):
 
     predicts: ClassVar[bool] = True
 
-    def init(self, rows, sizes):
+    def init(self, rows: int, sizes: Sizes) -> Any:
         return self.vocabulary.init(rows, sizes)
 
-    def observe(self, memory, evidence):
+    def observe(self, memory: Any, evidence: Evidence) -> tuple[Any, Float[Array, 'B'], Int[Array, 'B'] | None]:
         memory, candidates = self.vocabulary.look(memory, evidence)
         if candidates is None:
             return memory, jnp.zeros(evidence.ran.shape, jnp.float32), None
@@ -75,11 +75,11 @@ class VocabularyMeasure(Measure):
         """The confidence, float32 [B]."""
         raise NotImplementedError
 
-    def starts(self, layer):
+    def starts(self, layer: int) -> bool:
         return self.remembers or self.vocabulary.starts(layer)
 
     @property
-    def prunes(self):
+    def prunes(self) -> bool:
         return self.vocabulary.prunes
 
 
@@ -87,7 +87,7 @@ class VocabularyMeasure(Measure):
 class SoftmaxGap(VocabularyMeasure):
     """p₍₁₎ − p₍₂₎, the difference of the two largest probabilities of softmax(W dⁱ) ("softmax response", §3.5)."""
 
-    def score(self, candidates):
+    def score(self, candidates: Candidates) -> Float[Array, 'B']:
         return softmax_gap(candidates.logits, candidates.log_rest)
 
 
@@ -95,7 +95,7 @@ class SoftmaxGap(VocabularyMeasure):
 class SoftmaxMax(VocabularyMeasure):
     """p₍₁₎, the largest probability of softmax(W dⁱ)."""
 
-    def score(self, candidates):
+    def score(self, candidates: Candidates) -> Float[Array, 'B']:
         return 1 / _partition(candidates.logits, candidates.log_rest)
 
 
@@ -103,7 +103,7 @@ class SoftmaxMax(VocabularyMeasure):
 class StateSimilarity(Measure):
     """cos(dⁱ, dⁱ⁻¹), clipped to [0, 1]; 0 after the first layer, which saturates nothing ("hidden-state saturation", §3.5)."""
 
-    def observe(self, memory, evidence):
+    def observe(self, memory: Any, evidence: Evidence) -> tuple[Any, Float[Array, 'B'], Int[Array, 'B'] | None]:
         if evidence.layer == 0:
             return memory, jnp.zeros(evidence.ran.shape, jnp.float32), None
         now, before = evidence.hidden.astype(jnp.float32), evidence.previous.astype(jnp.float32)
@@ -111,7 +111,7 @@ class StateSimilarity(Measure):
         cosine = jnp.sum(now * before, axis=-1) / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny)
         return memory, jnp.clip(cosine, 0, 1), None
 
-    def flops(self, layer, sizes):
+    def flops(self, layer: int, sizes: Sizes) -> int:
         return 6 * sizes.width if layer else 0
 
 
@@ -125,12 +125,12 @@ class Classifier(Measure):
 
     head: ClassVar[str | None] = 'exit_classifier'
 
-    def observe(self, memory, evidence):
+    def observe(self, memory: Any, evidence: Evidence) -> tuple[Any, Float[Array, 'B'], Int[Array, 'B'] | None]:
         # A product and a sum: a matrix kernel for one column costs more than the reduction.
         score = jnp.sum(evidence.hidden.astype(jnp.float32) * self.kernel[:, 0], axis=-1) + self.bias
         return memory, jax.nn.sigmoid(score), None
 
-    def flops(self, layer, sizes):
+    def flops(self, layer: int, sizes: Sizes) -> int:
         return 2 * sizes.width
 
 
@@ -141,7 +141,7 @@ class Oracle(VocabularyMeasure):
 
     looks_ahead: ClassVar[bool] = True
 
-    def observe(self, memory, evidence):
+    def observe(self, memory: Any, evidence: Evidence) -> tuple[Any, Float[Array, 'B'], Int[Array, 'B'] | None]:
         memory, candidates = self.vocabulary.look(memory, evidence)
         if candidates is None:
             return memory, jnp.zeros(evidence.ran.shape, jnp.float32), None
@@ -153,25 +153,25 @@ class Oracle(VocabularyMeasure):
 class StaticDepth(Measure):
     """i / L: a threshold k / L makes every token leave after k layers (the static baselines of Fig. 3)."""
 
-    def observe(self, memory, evidence):
+    def observe(self, memory: Any, evidence: Evidence) -> tuple[Any, Float[Array, 'B'], Int[Array, 'B'] | None]:
         share = (evidence.layer + 1) / evidence.num_layers
         return memory, jnp.full(evidence.ran.shape, share, jnp.float32), None
 
 
-def softmax_gap(logits, log_rest=None):
+def softmax_gap(logits: Float[Array, 'B K'], log_rest: Float[Array, 'B'] | None = None) -> Float[Array, 'B']:
     """p₍₁₎ − p₍₂₎ of float32 logits [B, K] → [B]; log_rest: log Σ exp of those that are not among them."""
     first, second = two_largest(logits)
     return (1 - jnp.exp(second - first)) / _partition(logits, log_rest)
 
 
-def two_largest(values):
+def two_largest(values: Float[Array, 'B K']) -> tuple[Float[Array, 'B'], Float[Array, 'B']]:
     """The largest and the next of float32 [B, K], [B] each. Two maxima: sorting a vocabulary takes fifty times as long."""
     best = argmax(values)[:, None]
     others = jnp.where(jnp.arange(values.shape[-1])[None, :] == best, -jnp.inf, values)
     return jnp.max(values, axis=-1), jnp.max(others, axis=-1)
 
 
-def _partition(logits, log_rest):
+def _partition(logits: Float[Array, 'B K'], log_rest: Float[Array, 'B'] | None) -> Float[Array, 'B']:
     """Σ exp of all logits over that of the largest here, [B]."""
     largest = jnp.max(logits, axis=-1)
     total = jnp.sum(jnp.exp(logits - largest[:, None]), axis=-1)

@@ -7,16 +7,17 @@ log p − log a on M (DoLa, Chuang et al. 2024). Layers count from 1 in the form
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from calm_jax.depth.confidence import VocabularyMeasure, two_largest
 from calm_jax.nearest import did_you_mean
 from calm_jax.options import option
 from calm_jax.pytrees import pytree
-from calm_jax.types import Array
+from calm_jax.types import Array, Evidence, Sizes
 
 EMITS = ('model', 'auto_contrastive', 'dola')
 # What a choice sees in the place of −∞, so that something is left to say where nothing plausible may be said.
@@ -53,10 +54,10 @@ class Contrast(VocabularyMeasure):
         """(log a [B, K] of the one that it takes, whether the row has one [B, 1])."""
         raise NotImplementedError
 
-    def init(self, rows, sizes):
+    def init(self, rows: int, sizes: Sizes) -> Any:
         return self.vocabulary.init(rows, sizes, self._remembered(sizes.layers)), jnp.zeros((rows, sizes.layers), bool)
 
-    def observe(self, memory, evidence):
+    def observe(self, memory: Any, evidence: Evidence) -> tuple[Any, Float[Array, 'B'], Int[Array, 'B'] | None]:
         kept, seen = memory
         kept, candidates = self.vocabulary.look(kept, evidence)
         memory = kept, seen.at[:, evidence.layer].set(True)
@@ -112,12 +113,14 @@ class DivergentContrast(Contrast):
         return chosen, best >= 0
 
 
-def plausible(expert, alpha):
+def plausible(expert: Float[Array, 'B K'], alpha: float) -> Bool[Array, 'B K']:
     """M, bool [B, K]: probabilities of at least α times the largest, from log-probabilities."""
     return expert >= jnp.max(expert, axis=-1, keepdims=True) + math.log(alpha)
 
 
-def contrast_scores(expert, amateur, likely):
+def contrast_scores(
+    expert: Float[Array, 'B K'], amateur: Float[Array, 'B K'], likely: Bool[Array, 'B K']
+) -> Float[Array, 'B K']:
     """s, float32 [B, K], from log p and log a; it sums to what p sums to."""
     share = jax.nn.softmax(jnp.where(likely, expert - _finite(amateur), -jnp.inf), axis=-1)
     probability = jnp.exp(expert)
@@ -125,12 +128,12 @@ def contrast_scores(expert, amateur, likely):
     return jnp.where(likely, share * mass, probability)
 
 
-def dola_scores(expert, amateur, likely):
+def dola_scores(expert: Float[Array, 'B K'], amateur: Float[Array, 'B K'], likely: Bool[Array, 'B K']) -> Float[Array, 'B K']:
     """log p − log a on M; elsewhere log p, moved below all of them."""
     return jnp.where(likely, jnp.minimum(expert - _finite(amateur), -IMPLAUSIBLE), expert + 2 * IMPLAUSIBLE)
 
 
-def divergence(expert, amateur, likely):
+def divergence(expert: Float[Array, 'B K'], amateur: Float[Array, 'B K'], likely: Bool[Array, 'B K']) -> Float[Array, 'B']:
     """Jensen–Shannon divergence of p and a, [B] in nats, over M alone and not normalised to it."""
     middle = jnp.logaddexp(expert, _finite(amateur)) - math.log(2)
 
@@ -140,6 +143,6 @@ def divergence(expert, amateur, likely):
     return jnp.sum(relative(expert, middle) + relative(amateur, middle), axis=-1) / 2
 
 
-def _finite(log):
+def _finite(log: Float[Array, 'B K']) -> Float[Array, 'B K']:
     """Log-probabilities whose zeros are merely tiny: a difference of two stays a number."""
     return jnp.maximum(log, -1e30)

@@ -1,6 +1,6 @@
 """The exit rule: a measure, and the threshold at which a token leaves."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
@@ -65,7 +65,7 @@ class Exit:
         return self.measure.starts(layer) or layer + 1 >= self.min_exit_layer
 
     def leaves(
-        self, layer: int, confidence: Float[Array, 'B'], threshold, position: Int[Array, 'B'], length: Int[Array, 'B']
+        self, layer: int, confidence: Float[Array, 'B'], threshold: Any, position: Int[Array, 'B'], length: Int[Array, 'B']
     ) -> Bool[Array, 'B']:
         """Confidences that reach λ_t after this layer. threshold: λ, a number or [B]; length: N."""
         if layer + 1 < self.min_exit_layer:

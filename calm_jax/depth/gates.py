@@ -44,7 +44,7 @@ class ScriptedGate(Gate):
     runs: Array
     threshold: float = option('the gate runs every layer at 1, and what its table says below', default=0.0, flag=None)
 
-    def __call__(self, memory, context):
+    def __call__(self, memory: Any, context: Context) -> tuple[Any, Bool[Array, 'B'] | Bool[Array, 'B 3']]:
         runs = jnp.asarray(self.runs)[jnp.minimum(jnp.asarray(context.position), len(self.runs) - 1), context.layer]
         return memory, runs | (jnp.asarray(self.threshold) >= 1)
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from calm_jax.options import option
 from calm_jax.pytrees import pytree
@@ -71,7 +72,7 @@ class Uniform(PlanMaker):
             )
         return cls(share)
 
-    def __call__(self, context):
+    def __call__(self, context: Context) -> Plan:
         layers = uniform_layers(layers_of(self.share, context.sizes.layers), context.sizes.layers)
         return fixed(context.example_ids.shape[0], layers, np.ones(context.sizes.encoder_layers, bool))
 
@@ -82,7 +83,7 @@ class GivenPlan(PlanMaker):
 
     plan: Plan
 
-    def __call__(self, context):
+    def __call__(self, context: Context) -> Plan:
         return jax.tree.map(lambda rows: jnp.asarray(rows, bool), self.plan)
 
 
@@ -95,19 +96,19 @@ def layers_of(share: float, num_layers: int) -> int:
     return max(1, int(np.ceil(share * num_layers - 1e-9)))
 
 
-def fixed(rows, decoder_layers, encoder_layers):
+def fixed(rows: int, decoder_layers: ArrayLike, encoder_layers: ArrayLike) -> Plan:
     """The same whole layers for every row: decoder_layers bool [L], encoder_layers bool [its layers] → Plan."""
     decoder = jnp.broadcast_to(jnp.asarray(decoder_layers, bool), (rows, len(decoder_layers)))
     encoder = jnp.broadcast_to(jnp.asarray(encoder_layers, bool), (rows, len(encoder_layers)))
     return Plan(decoder, decoder, decoder, encoder, encoder)
 
 
-def full(rows, sizes: Sizes):
+def full(rows: int, sizes: Sizes) -> Plan:
     """Everything runs."""
     return fixed(rows, np.ones(sizes.layers, bool), np.ones(sizes.encoder_layers, bool))
 
 
-def uniform_layers(count, num_layers):
+def uniform_layers(count: int, num_layers: int) -> np.ndarray:
     """bool [L]: U(l, c) = 1[Σ_{k<l} U(k, c) ≤ (l − 1) c / L], layers from 1 (Glavas et al. 2024,
     Eq. 2): exactly c of them. Compared in integers, so that no rounding moves a layer.
 

@@ -3,6 +3,8 @@
 A form maps (λ, position, N) to λ_t; position counts generated tokens from 0 and N is the maximum output length.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
@@ -14,7 +16,7 @@ from calm_jax.types import Array
 class ThresholdForm:
     """What every form is: a pytree that is called with λ (a number or [B]), position int32 [B] and N int32 [B]."""
 
-    def __call__(self, threshold, position: Int[Array, 'B'], length: Int[Array, 'B']) -> Float[Array, 'B']:
+    def __call__(self, threshold: Any, position: Int[Array, 'B'], length: Any) -> Float[Array, 'B']:
         raise NotImplementedError
 
 
@@ -22,7 +24,7 @@ class ThresholdForm:
 class Constant(ThresholdForm):
     """λ_t = λ."""
 
-    def __call__(self, threshold, position, length):
+    def __call__(self, threshold: Any, position: Int[Array, 'B'], length: Any) -> Float[Array, 'B']:
         return jnp.broadcast_to(jnp.asarray(threshold), position.shape)
 
 
@@ -44,7 +46,7 @@ class DecayingForm(ThresholdForm):
 class Decaying(DecayingForm):
     """λ_t = clip₀₁(0.9 λ + 0.1 exp(−τ t / N)) (Schuster et al. 2022, Eq. 5)."""
 
-    def __call__(self, threshold, position, length):
+    def __call__(self, threshold: Any, position: Int[Array, 'B'], length: Any) -> Float[Array, 'B']:
         return jnp.clip(0.9 * threshold + 0.1 * jnp.exp(-self.temperature * position / length), 0, 1)
 
 
@@ -52,7 +54,7 @@ class Decaying(DecayingForm):
 class ScaledDecaying(DecayingForm):
     """λ_t = clip₀₁(λ (0.9 + 0.1 exp(−τ t / N))), the form of the paper's released code."""
 
-    def __call__(self, threshold, position, length):
+    def __call__(self, threshold: Any, position: Int[Array, 'B'], length: Any) -> Float[Array, 'B']:
         return jnp.clip(threshold * (0.9 + 0.1 * jnp.exp(-self.temperature * position / length)), 0, 1)
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from calm_jax.nearest import did_you_mean
 from calm_jax.options import option
@@ -34,7 +35,7 @@ class Candidates(NamedTuple):
     log_rest: Array | None
     earlier: Callable[[int], Array]
 
-    def log_probabilities(self, logits):
+    def log_probabilities(self, logits: Float[Array, 'B K']) -> Float[Array, 'B K']:
         """log p of these ids, float32 [B, K], from logits of any layer; without NaN for all but NaN."""
         limit = jnp.finfo(logits.dtype).max
         logits = jnp.clip(logits, -limit, limit)
@@ -72,10 +73,10 @@ class Vocabulary:
 class Whole(Vocabulary):
     """Every id at every layer."""
 
-    def init(self, rows, sizes, remembered=()):
+    def init(self, rows: int, sizes: Sizes, remembered: tuple[int, ...] = ()) -> Any:
         return {layer: jnp.zeros((rows, sizes.vocabulary), _logits_dtype(sizes)) for layer in remembered}
 
-    def look(self, memory, evidence):
+    def look(self, memory: Any, evidence: Evidence) -> tuple[Any, Candidates | None]:
         kept = evidence.layer in memory
         if not (evidence.decides or kept):
             return memory, None
@@ -142,10 +143,10 @@ class Pruned(Vocabulary):
         """How many of so many ids stand after layer i of L."""
         raise NotImplementedError
 
-    def starts(self, layer):
+    def starts(self, layer: int) -> bool:
         return layer + 1 == self.pruning_layer
 
-    def check(self, sizes):
+    def check(self, sizes: Sizes) -> None:
         if self.most > sizes.vocabulary:
             raise ValueError(f'pruning keeps {self.most} ids; the vocabulary has {sizes.vocabulary}')
         if self.pruning_layer > sizes.layers:
@@ -158,7 +159,7 @@ class Pruned(Vocabulary):
             count = self.fewer(count, layer, layers)
         return count
 
-    def init(self, rows, sizes, remembered=()):
+    def init(self, rows: int, sizes: Sizes, remembered: tuple[int, ...] = ()) -> Any:
         bias = jnp.zeros((rows, 0), sizes.dtype) if sizes.head_bias else None
         return Kept(
             ids=jnp.zeros((rows, 0), jnp.int32),
@@ -168,7 +169,7 @@ class Pruned(Vocabulary):
             states={layer: jnp.zeros((rows, sizes.width), sizes.dtype) for layer in remembered},
         )
 
-    def look(self, memory, evidence):
+    def look(self, memory: Any, evidence: Evidence) -> tuple[Any, Candidates | None]:
         visited, last = evidence.layer + 1, evidence.layer + 1 == evidence.num_layers
         if evidence.layer in memory.states:
             memory = memory._replace(states={**memory.states, evidence.layer: evidence.hidden})
@@ -217,13 +218,13 @@ class FixedPruning(Pruned):
             raise ValueError(f'keep is {self.keep}; expected ids to keep, 1 or more')
 
     @property
-    def most(self):
+    def most(self) -> int:
         return self.keep
 
-    def first(self, vocabulary):
+    def first(self, vocabulary: int) -> int:
         return self.keep
 
-    def fewer(self, count, layer, layers):
+    def fewer(self, count: int, layer: int, layers: int) -> int:
         return count
 
 
@@ -246,13 +247,13 @@ class DecayingPruning(Pruned):
             )
 
     @property
-    def most(self):
+    def most(self) -> int:
         return max(self.keep_first, self.keep_least)
 
-    def first(self, vocabulary):
+    def first(self, vocabulary: int) -> int:
         return self.keep_first or vocabulary
 
-    def fewer(self, count, layer, layers):
+    def fewer(self, count: int, layer: int, layers: int) -> int:
         # In whole numbers: k₁ / (1 + ((k₁ − k*) / k*) · i / L) = k₁ k* L / (k* L + (k₁ − k*) i).
         whole = self.keep_least * layers
         return max(self.keep_least, count * whole // (whole + (count - self.keep_least) * layer))
@@ -265,19 +266,19 @@ def _logits_dtype(sizes):
     return jnp.promote_types(sizes.dtype, jnp.float32)
 
 
-def _ranked(logits, count):
+def _ranked(logits: Float[Array, 'B V'], count: int) -> tuple[Float[Array, 'B k'], Int[Array, 'B k'], Float[Array, 'B']]:
     """The `count` largest of logits [B, V], their ids, and the log Σ exp of all others [B]."""
     best, ids = jax.lax.top_k(logits, count)
     return best, ids, _log_rest(logits, best)
 
 
-def _log_rest(logits, best):
+def _log_rest(logits: Float[Array, 'B K'], best: Float[Array, 'B k']) -> Float[Array, 'B']:
     """log Σ exp of logits [B, K] without the best of them, [B]: a difference of sums, as exact as probabilities need."""
     log_all, log_best = jax.nn.logsumexp(logits, axis=-1), jax.nn.logsumexp(best, axis=-1)
     return log_all + jnp.log1p(-jnp.minimum(jnp.exp(log_best - log_all), 1))
 
 
-def _narrowed(memory, logits, count):
+def _narrowed(memory: Kept, logits: Float[Array, 'B K'], count: int) -> Kept:
     """The memory with the `count` ids that these logits rank first."""
     best, places = jax.lax.top_k(logits, count)
     rows = HeadRows(
@@ -291,7 +292,7 @@ def _narrowed(memory, logits, count):
     )
 
 
-def _caught_up(memory, evidence, late):
+def _caught_up(memory: Kept, evidence: Evidence, late: Bool[Array, 'B']) -> Kept:
     """The memory with rows that skipped the layer which prunes, and are pruned by this one instead."""
     _, ids, log_rest = _ranked(evidence.logits(asked=late), memory.ids.shape[1])
     ranked = memory._replace(ids=ids, rows=evidence.head_rows(ids), log_rest=log_rest, known=jnp.ones_like(late))

@@ -349,24 +349,24 @@ from calm_jax.pytrees import pytree
 
 @pytree
 class Mine(StaticDepth):
-    gain: float = option(0.5, 'how much of it', metavar='G')
+    gain: float = option('how much of it', default=0.5, metavar='G')
     steps: int = 2
 
 @pytree
 class Yours(StaticDepth):
-    gain: float = option(0.5, 'of another')
+    gain: float = option('of another', default=0.5)
 
 @pytree
 class Sometimes(Gate):
-    often: float = option(0.5, 'how often a layer runs')
+    often: float = option('how often a layer runs', default=0.5)
 
 @pytree
 class Half(PlanMaker):
-    first: bool = option(True, 'the first half')
+    first: bool = option('the first half', default=True)
 
 @pytree
 class Keeps(StaticDepth):
-    keep: int = option(2, 'how many')
+    keep: int = option('how many', default=2)
 
 @pytree
 class Writes(StaticDepth):

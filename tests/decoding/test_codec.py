@@ -17,7 +17,7 @@ import pytest
 from calm_jax import options
 from calm_jax.checks import check_types
 from calm_jax.decoding.choice import Beam, Greedy, Sampled
-from calm_jax.decoding.codec import describe, digest, from_json, source_hash, to_json
+from calm_jax.decoding.codec import check_heads, describe, digest, from_json, source_hash, to_json
 from calm_jax.decoding.decoding import CHOICES, Decoding, Limits
 from calm_jax.decoding.propagation import Eager
 from calm_jax.decoding.rules import Rules
@@ -383,3 +383,13 @@ def test_every_vocabulary_and_measure_that_comes_along_can_be_named():
     for kind in options.classes(Decoding):
         if issubclass(kind, Measure | Vocabulary):
             assert ':' not in json.dumps(to_json(away(Decoding, kind))['exit']['measure']['class'])
+
+
+def test_trained_arrays_that_are_not_the_checkpoints_are_not_written_in_its_name():
+    head = {'kernel': np.ones((4, 1), np.float32), 'bias': np.zeros(1, np.float32)}
+    own = Decoding(exit=Exit(Classifier(**head), 0.5))
+    check_heads(own, {'exit_classifier': head})
+    check_heads(Decoding(exit=Exit(SoftmaxGap(), 0.5)), None)
+    for heads in (None, {'exit_classifier': {**head, 'kernel': head['kernel'] + 1e-7}}):
+        with pytest.raises(ValueError, match="^exit.measure.kernel is not what the checkpoint's exit_classifier holds"):
+            check_heads(own, heads)
