@@ -59,6 +59,7 @@ class FirstState(Propagation):
     reads_first: ClassVar[bool] = True
 
     def source(self, hidden: Float[Array, 'B D'], first: Float[Array, 'B D'] | None) -> Float[Array, 'B D']:
+        assert first is not None  # reads_first
         return first
 
 

@@ -101,8 +101,9 @@ def layers_of(share: float, num_layers: int) -> int:
 
 def fixed(rows: int, decoder_layers: ArrayLike, encoder_layers: ArrayLike) -> Plan:
     """The same whole layers for every row: decoder_layers bool [L], encoder_layers bool [its layers] → Plan."""
-    decoder = jnp.broadcast_to(jnp.asarray(decoder_layers, bool), (rows, len(decoder_layers)))
-    encoder = jnp.broadcast_to(jnp.asarray(encoder_layers, bool), (rows, len(encoder_layers)))
+    decoder, encoder = (
+        jnp.broadcast_to(jnp.asarray(layers, bool), (rows, np.size(layers))) for layers in (decoder_layers, encoder_layers)
+    )
     return Plan(decoder, decoder, decoder, encoder, encoder)
 
 
