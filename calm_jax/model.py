@@ -26,6 +26,7 @@ from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import join, split
 from calm_jax.models.transformer import Transformer
+from calm_jax.options import check_values
 from calm_jax.output import BatchReport, Output, Outputs
 from calm_jax.request import (
     BATCH_SIZE,
@@ -80,6 +81,7 @@ class Model:
 
     def resolve(self, decoding: Decoding) -> Decoding:
         """The decoding with its limits as numbers. Raises ValueError where this model cannot do it."""
+        check_values(decoding)
         limits = decoding.limits
         length, source_length = self.limits(
             None if limits.max_new_tokens is None else int(limits.max_new_tokens), limits.max_source_length
@@ -138,7 +140,9 @@ class Model:
         single = isinstance(texts, str)
         texts = [texts] if single else texts
         if not isinstance(texts, Sequence):
-            raise TypeError(f'texts is {type(texts).__name__}; expected a text or a list of texts (stream takes any iterable)')
+            raise TypeError(
+                f'texts is {type(texts).__name__}; expected a text or a list of texts or records (stream takes any iterable)'
+            )
         request = self._request('generate', decoding, options, len(texts))
         checked = [request.text(text, i) for i, text in enumerate(texts)]
         outputs = Outputs(self._outputs(checked, request), len(checked) * request.sequences)
@@ -244,6 +248,8 @@ class Model:
             batch_size = check_count('batch_size', batch_size)
         if given is not None:
             check_certificate_alone(decoding, options)
+            if not isinstance(given, Certificate | str | os.PathLike):
+                raise TypeError(f'certificate is {given!r}; expected a Certificate or the path of one')
             certificate = given if isinstance(given, Certificate) else Certificate.load(given)
             batch_size = batch_size or certified.recorded_batch_size(certificate) or BATCH_SIZE
             examples = None if count is None else count * sequences

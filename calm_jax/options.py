@@ -9,7 +9,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from calm_jax.checks import parts
+from calm_jax.checks import check_type, parts
 from calm_jax.types import Array
 
 KEY = 'option'
@@ -110,6 +110,20 @@ def annotations(kind: type) -> dict[str, Any]:
     except (NameError, AttributeError, TypeError, SyntaxError):  # names that are there for type checkers alone
         hints = {}
     return {field.name: _narrowed(hints.get(field.name, field.type), field.default) for field in dataclasses.fields(kind)}
+
+
+def check_values(value: Any, path: str = '') -> None:
+    """Raises ValueError, with the dotted path, where an option's value, or one of a value that it is made of, is not of its
+    type. Arrays, which are values inside a compiled function, are passed over."""
+    hints = annotations(type(value))
+    for field, option in options(type(value)):
+        part, where = getattr(value, field.name), f'{path}.{field.name}' if path else field.name
+        if option.array or isinstance(part, Array):
+            continue
+        if dataclasses.is_dataclass(part):
+            check_values(part, where)
+        elif not (option.kinds or option.kind):
+            check_type(where, part, hints[field.name])
 
 
 def _narrowed(hint: Any, default: Any) -> Any:

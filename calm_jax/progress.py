@@ -1,7 +1,7 @@
 """A progress bar with rate and remaining time, on standard error."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Generator, Iterable, Sized
 
 from rich.console import Console
 from rich.progress import (
@@ -25,7 +25,7 @@ class _Rate(ProgressColumn):
 
 def progress(
     iterable: Iterable, description: str, total: int | None = None, quiet: bool = False, unit: str = 'it', initial: int = 0
-) -> Iterator:
+) -> Generator:
     """Yields from `iterable` and shows how far it is; says nothing when `quiet`, or where standard error is no terminal, so
     that logs stay readable.
 

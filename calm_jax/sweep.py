@@ -117,8 +117,8 @@ def points_of(decoding: Decoding, thresholds: Sequence[float]) -> list[Decoding]
 
 def point(model: Model, decoding: Decoding) -> Point:
     """A way to decode, with its λ where an exit has one, as a point to test."""
-    document = codec.to_json(model.resolve(decoding))
-    return Point(document, document.get('exit', {}).get('threshold'))
+    threshold = None if decoding.exit is None else float(decoding.exit.threshold)
+    return Point(codec.to_json(model.resolve(decoding)), threshold)
 
 
 def recorded_sweep(directory: str | os.PathLike, data: Records) -> Sweep:

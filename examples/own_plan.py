@@ -19,6 +19,7 @@ class SkipWhereAlike(calm.PlanMaker):
     after = 1  # it is asked after so many encoder layers, and gets their states
 
     def __call__(self, context):
+        assert context.hidden is not None  # `after` is not 0
         there, sizes = context.mask[:, :, None], context.sizes
         states = jnp.where(there, context.hidden, 0)
         count = jnp.maximum(jnp.sum(there, axis=1), 1)

@@ -21,6 +21,7 @@ def main(steps=30):
     model = calm.train_exit_classifier(
         'classifier_by_example', pairs, calm.LoopOptions(steps=10), checkpoint='trained_by_example/last'
     )
+    assert model.heads is not None  # it has the classifier
     output = model.generate('8 volts', exit=calm.Exit(calm.Classifier(**model.heads['exit_classifier']), threshold=0.9))
     print(model, output.text, output.exit_layers, sep='\n')
 

@@ -42,6 +42,7 @@ MAY_IMPORT = {
     'certified': {'__init__', 'formats', 'models', 'data', 'decoding', 'calibration', 'checkpoints'},
     'model': {
         'types',
+        'options',
         'output',
         'streamed_text',
         'request',
@@ -95,7 +96,7 @@ MAY_IMPORT = {
     },
     'evaluation': {'data', 'files', 'formats', 'metrics', 'progress'},
     'analysis': {'types', 'argmax', 'models', 'depth', 'decoding', 'data', 'model', 'progress'},
-    'training': {'types', 'checks', 'models', 'depth', 'data', 'checkpoints', 'progress'},
+    'training': {'decoding', 'types', 'checks', 'models', 'depth', 'data', 'checkpoints', 'progress'},
 }
 PARTS = {path.stem for path in ROOT.glob('*.py')} | {path.parent.name for path in ROOT.glob('*/*.py')}
 MAY_IMPORT['commands'] = PARTS - {'commands', 'cli', '__init__'}

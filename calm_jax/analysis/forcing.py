@@ -50,9 +50,9 @@ def teacher_forced(
     """
     example_ids = ExampleIds()
     ids = np.array([example_ids(text) for text in texts], np.int32)
-    windows = decode_windows(
-        map(model.encode, texts), batch_size, max_source_length=decoding.limits.max_source_length, **model.padding
-    )
+    longest = decoding.limits.max_source_length
+    assert longest is not None  # resolved
+    windows = decode_windows(map(model.encode, texts), batch_size, max_source_length=longest, **model.padding)
     batches = (batch for window in windows for batch in window)
     total = -(-len(texts) // batch_size)
     forced = []
@@ -72,7 +72,7 @@ def shifted(config: TransformerConfig, batch: DecodeBatch, trace: Trace, example
     return Forced(
         source=batch.tokens,
         source_mask=batch.mask,
-        tokens=trace.tokens,
+        tokens=np.asarray(trace.tokens),
         present=present,
         decoder_input=np.concatenate([before, said], axis=1),
         mask=np.concatenate([batch.mask, present[:, 1:]], axis=1) if config.decoder_only else None,

@@ -36,7 +36,8 @@ def sensitivity(
     Returns positions (those that any output reaches), the two lists of scores, and how many outputs reach each.
     """
     decoding = decoding.full()
-    length = decoding.limits.max_new_tokens
+    assert decoding.limits.max_new_tokens is not None  # resolved
+    length = int(decoding.limits.max_new_tokens)
     scores = {kind: [[] for _ in positions] for kind in ('sampling', 'layer')}
     batches = teacher_forced(model, texts, decoding, batch_size, progress)
     for batch in progress(batches, 'perturbing', unit='batches'):

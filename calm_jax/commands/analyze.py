@@ -83,7 +83,7 @@ def run(args):
             'provenance': provenance(
                 f'analyze {args.analysis}',
                 args,
-                seed=decoding.seed,
+                seed=int(decoding.seed),
                 settings=to_json(decoding),
                 fingerprints=model.fingerprints,
                 data=data_of(records, args.source_field, len(texts)),

@@ -115,8 +115,10 @@ def run(args):
         check_file(args.output, args.overwrite, [args.input, *(args.certificate or ())])
     model = load(args.checkpoint, args.dtype)
     compared = compared_decodings(args, model)
-    longest = next(iter(compared.values())).limits.max_source_length
-    sources, config, data = inputs(args, model, next(iter(compared.values())))
+    full = next(iter(compared.values()))
+    longest = full.limits.max_source_length
+    assert longest is not None  # resolved
+    sources, config, data = inputs(args, model, int(full.seed), longest)
     padding = model.padding if args.input else {**model.padding, 'eos_id': None}
     rows = []
     for batch_size in args.batch_size or [1]:
@@ -138,7 +140,7 @@ def run(args):
         'provenance': provenance(
             'benchmark',
             args,
-            seed=next(iter(compared.values())).seed,
+            seed=int(full.seed),
             settings={name: to_json(decoding) for name, decoding in compared.items()},
             fingerprints=model.fingerprints,
             data=data,
@@ -165,7 +167,7 @@ def compared_decodings(args, model: Model) -> dict[str, Decoding]:
     base = decode_flags.decoding_of(args, model)
     full = base.full()
     if base.exit is not None:
-        return {FULL: full, **_exits(base, thresholds)}
+        return {FULL: full, **_exits(base, base.exit, thresholds)}
     if isinstance(base.choice, Beam):
         unplanned = dataclasses.replace(base, plan=None)
         return {FULL: dataclasses.replace(full, choice=Greedy())} | {label(each): each for each in (unplanned, base)}
@@ -191,9 +193,9 @@ def _certified(args, model) -> dict[str, Decoding]:
     return {FULL: first.full(), **compared}
 
 
-def _exits(base: Decoding, thresholds) -> dict[str, Decoding]:
-    """The decoding at each λ."""
-    without = dataclasses.replace(base.exit, threshold=1.0)
+def _exits(base: Decoding, exit: Exit, thresholds) -> dict[str, Decoding]:
+    """The decoding at each λ of its exit."""
+    without = dataclasses.replace(exit, threshold=1.0)
     name = label(dataclasses.replace(base, exit=without))
     if not thresholds:
         raise ValueError(f'--measure needs --threshold, once or more: the λ at which {name} is timed')
@@ -213,15 +215,18 @@ def label(decoding: Decoding) -> str:
     return describe(to_json(decoding))
 
 
-def inputs(args, model: Model, decoding: Decoding) -> tuple[list[list[int]], TransformerConfig, dict | None]:
-    """Source ids of the first examples, the configuration to decode them with, and what is said of the data."""
+def inputs(args, model: Model, seed: int, longest: int) -> tuple[list[list[int]], TransformerConfig, dict | None]:
+    """Source ids of the first examples, the configuration to decode them with, and what is said of the data.
+
+    longest: tokens of a source at most. seed: of the random ones that stand in for no input.
+    """
     if args.input:
         records, template = open_records(args.input), jsonl.Template(args.source_field)
         texts = [template(records[i], records.where(i)) for i in range(min(args.examples, len(records)))]
         data = data_of(records, args.source_field, len(texts))
         return [model.encode(text) for text in texts], model.config, data
-    length = min(RANDOM_SOURCE_LENGTH, decoding.limits.max_source_length)
-    tokens = np.random.default_rng(decoding.seed).integers(2, model.config.vocab_size, (args.examples, length))
+    length = min(RANDOM_SOURCE_LENGTH, longest)
+    tokens = np.random.default_rng(seed).integers(2, model.config.vocab_size, (args.examples, length))
     # No text, so nothing to say when it is done: every row decodes to the maximum.
     return tokens.tolist(), dataclasses.replace(model.config, eos_id=-1, other_eos_ids=()), None
 

@@ -42,6 +42,7 @@ from calm_jax.compilation import use_compilation_cache
 from calm_jax.data.jsonl import Template
 from calm_jax.data.sources import SOURCE_FIELD, open_records
 from calm_jax.decoding.decoding import Decoding
+from calm_jax.depth.exits import Exit
 from calm_jax.files import write_json
 from calm_jax.measured import OutsideLosses
 from calm_jax.metrics import quality
@@ -290,7 +291,7 @@ def opened(
             raise ValueError('--measure is missing: the confidence whose threshold is to be calibrated')
         sweep = decoding_sweep(
             model,
-            points_of(decoding, confidence_grid(args, model, decoding) if thresholds is None else thresholds),
+            points_of(decoding, confidence_grid(args, model, decoding, decoding.exit) if thresholds is None else thresholds),
             data.records,
             data.source_field,
             directory,
@@ -306,15 +307,15 @@ def opened(
     return sweep, points
 
 
-def confidence_grid(args: argparse.Namespace, model: Model, decoding: Decoding) -> list[float]:
-    """Thresholds from the confidences on data that is not calibrated on."""
+def confidence_grid(args: argparse.Namespace, model: Model, decoding: Decoding, exit: Exit) -> list[float]:
+    """Thresholds of an exit from the confidences on data that is not calibrated on."""
     records, template = open_records(args.grid_data), Template(args.source_field or SOURCE_FIELD)
     confidences = layer_confidences(
         model,
         [template(record, records.where(i)) for i, record in enumerate(records)],
-        decoding.exit.measure,
+        exit.measure,
         decoding,
-        min_exit_layer=decoding.exit.min_exit_layer,
+        min_exit_layer=exit.min_exit_layer,
         batch_size=args.batch_size or BATCH_SIZE,
         progress=partial(progress, quiet=args.quiet),
     )
@@ -346,11 +347,12 @@ def describe(certificate: Certificate, line: dict, trials: dict | None) -> None:
     chosen = next((point for point in line['points'] if point['decoding'] == certificate.decoding), line['full'])
     words = 'full depth' if certificate.threshold is None else f'λ = {certificate.threshold:g}'
     print(f'{words}: {chosen["layers"]:.2f} of {line["num_layers"]} layers per token')
-    for row in trials['tolerances'] if trials else []:
+    if not trials:
+        return
+    for row in trials['tolerances']:
         print(
             f'{trials["trials"]} trials, δ = {row["tolerance"]:g}: risk {row["risk_mean"]:.4f} ± {row["risk_std"]:.4f}, '
             f'layers {row["layers_mean"]:.2f} ± {row["layers_std"]:.2f}, test mean above δ in '
             f'{row["share_test_above"]:.0%}, pool mean above δ in {row["share_pool_above"]:.0%}'
         )
-    if trials:
-        print(trials['note'])
+    print(trials['note'])

@@ -124,7 +124,7 @@ def _document(kind: type, selector: str, visited: dict[type, None]) -> dict[str,
         if not isinstance(value, gin_config.ConfigurableReference):
             document[field.name] = value
             continue
-        made, bases = value.configurable.wrapped, [each for each in parts(hints[field.name]) if isinstance(each, type)]
+        made, bases = _referred(value), [each for each in parts(hints[field.name]) if isinstance(each, type)]
         if not (value.evaluate and isinstance(made, type) and dataclasses.is_dataclass(made) and issubclass(made, (*bases,))):
             classes = [option.kind] if option.kind else (option.kinds or {}).values()
             raise ValueError(f'{where} is {value!r}; expected {" or ".join(f"@{each.__name__}()" for each in classes)}')
@@ -223,6 +223,12 @@ def _followed(where: str, value: Any) -> tuple[str, Any]:
     return where, value
 
 
+def _referred(reference: gin_config.ConfigurableReference) -> Callable[..., Any]:
+    """The class or function that a reference names, as it was registered."""
+    # gin's constructor first sets it to None, and then to what it finds.
+    return reference.configurable.wrapped  # pyright: ignore[reportOptionalMemberAccess]
+
+
 def _check_kind(where: str, value: Any, wanted: Any) -> None:
     """Raises ValueError unless a binding can be of an annotated type: a value, an @function or the @Object() of a class.
 
@@ -232,7 +238,7 @@ def _check_kind(where: str, value: Any, wanted: Any) -> None:
     if repr(value) == '%gin.REQUIRED':
         raise ValueError(f'{where} is required: add --gin.{where}=...')
     if isinstance(value, gin_config.ConfigurableReference):
-        function = value.configurable.wrapped
+        function = _referred(value)
         if value.evaluate:
             fits = function not in gin_registry.CONFIGURABLES or any(_is_a(_made_by(function), kind) for kind in kinds)
         else:
@@ -349,10 +355,10 @@ def _one_line_errors() -> Iterator[None]:
         raise kind(message) from error
     except TypeError as error:
         unset = re.search(r'No values supplied by Gin or caller for arguments: \[(.*?)\]', str(error))
-        if not unset:
+        called = re.search(r"In call to configurable '(\w+)'", str(error))
+        if not unset or not called:
             raise
-        owner = re.search(r"In call to configurable '(\w+)'", str(error))[1]
-        names = unset[1].replace("'", '')
+        owner, names = called[1], unset[1].replace("'", '')
         size = ' (a model, such as --gin_file=models/small8.gin)' if owner == 'TransformerConfig' else ''
         raise ValueError(
             f'{owner} lacks {names}: add a gin file that sets them{size}, or --gin.{owner}.{names.split(",")[0]}=...'

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     # argparse has no flags with open names; those of gin are respelled just before it parses.
     def parse_known_args(args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
         return parse([re.sub(r'^--gin\.(?=[^=]+=)', '--gin_binding=', arg) for arg in args], namespace)
 
     parser.parse_known_args = parse_known_args

@@ -64,7 +64,7 @@ def _hold(bindings: Bindings, operative: dict, singletons: dict) -> None:
         container.update(content)
 
 
-def _forgiving(exists: Callable[[str], bool]) -> Callable[[str], bool]:
+def _forgiving(exists: Callable[..., bool]) -> Callable[..., bool]:
     """gin's check for a file inside a package, which falls over a folder of the same name that is on sys.path."""
 
     def check(path: str) -> bool:

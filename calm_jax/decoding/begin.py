@@ -15,6 +15,7 @@ from calm_jax.decoding.choice import example_keys
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState
+from calm_jax.depth.plans import PlanMaker
 from calm_jax.models import cache as kv_cache
 from calm_jax.models import planned
 from calm_jax.models.cache import KVCache
@@ -68,7 +69,25 @@ def decided(
         read = _first_prompt_layers if config.decoder_only else _first_encoder_layers
         so_far = read(call, so_far, maker.after)
     plan = maker(Context(config.sizes, example_ids, tokens, mask, so_far.states, keys))
-    return so_far._replace(plan=_with_first_layers(plan, maker.after, config))
+    return so_far._replace(plan=_with_first_layers(_checked_plan(maker, plan, tokens.shape[0], config), maker.after, config))
+
+
+def _checked_plan(maker: PlanMaker, plan: Plan, rows: int, config: TransformerConfig) -> Plan:
+    """The plan, of everything where the maker's dial stands at 1. Raises ValueError for what is no plan of these rows."""
+    if not isinstance(plan, Plan):
+        raise ValueError(f'{type(maker).__name__} gave {plan!r}; expected a Plan')
+    layers = dict.fromkeys(Plan._fields[:3], config.num_decoder_layers) | dict.fromkeys(
+        Plan._fields[3:], config.num_encoder_layers
+    )
+    for name, part in plan._asdict().items():
+        shape = rows, layers[name]
+        if getattr(part, 'shape', None) != shape or str(part.dtype) != 'bool':
+            found = f'{getattr(part, "dtype", type(part).__name__)} {getattr(part, "shape", "")}'
+            raise ValueError(f'{type(maker).__name__} gave {found} as {name}; expected bool {list(shape)}')
+    if maker.dial is None:
+        return plan
+    off = jnp.asarray(getattr(maker, maker.dial)) >= 1
+    return Plan(*(part | off for part in plan))
 
 
 def _with_first_layers(plan: Plan, after: int, config: TransformerConfig) -> Plan:

@@ -43,8 +43,8 @@ class Sampled(Choice):
     def __post_init__(self):
         if isinstance(self.temperature, int | float) and not self.temperature > 0:
             raise ValueError(f'temperature is {self.temperature}; expected a positive number (greedy decoding samples nothing)')
-        if self.top_k < 0:
-            raise ValueError(f'top_k is {self.top_k}; expected 0 (all tokens) or more')
+        if not isinstance(self.top_k, int) or self.top_k < 0:
+            raise ValueError(f'top_k is {self.top_k!r}; expected 0 (all tokens) or more')
         if isinstance(self.top_p, int | float) and not 0 < self.top_p <= 1:
             raise ValueError(f'top_p is {self.top_p}; expected a number in (0, 1]')
 
@@ -81,8 +81,8 @@ class Beam(Choice):
     )
 
     def __post_init__(self):
-        if self.size < 1:
-            raise ValueError(f'num_beams is {self.size}; expected 1 or more')
+        if not isinstance(self.size, int) or self.size < 1:
+            raise ValueError(f'num_beams is {self.size!r}; expected 1 or more')
         if self.early_stopping not in (True, False, 'never'):
             raise ValueError(f'early_stopping is {self.early_stopping!r}; expected True, False or "never"')
 

@@ -12,7 +12,7 @@ from calm_jax.decoding.rules import Rules
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import GATES, Gate
 from calm_jax.depth.plans import PLANS, PlanMaker
-from calm_jax.options import option
+from calm_jax.options import check_values, option
 from calm_jax.pytrees import pytree
 from calm_jax.types import Array, Sizes
 
@@ -95,8 +95,8 @@ class Decoding:
 
     def resolved(self) -> 'Decoding':
         """What is compiled: without the decisions whose dial stands at 1, the rules that are off, and what is no matter of the
-        loop, so that nothing of them is in the program. A dial that is no number yet, inside another program, stays; the loop
-        masks it."""
+        loop, so that nothing of them is in the program. A dial that is no number yet, inside another program, stays; what it
+        stands for is masked where it is 1."""
         return dataclasses.replace(
             self,
             limits=Limits(max_new_tokens=self.limits.max_new_tokens),
@@ -108,11 +108,18 @@ class Decoding:
         )
 
     def check(self, sizes: Sizes) -> None:
-        """Raises ValueError where a model of these sizes cannot do it."""
+        """Raises ValueError where a model of these sizes cannot do it, for a value of another type than its option's, and for a
+        dial outside [0, 1]."""
+        check_values(self)
         self.rules.check(sizes.vocabulary)
-        for decision in (self.exit, self.plan):
-            if decision is not None:
-                decision.check(sizes)
+        for name in ('exit', 'gate', 'plan'):
+            decision = getattr(self, name)
+            if decision is None:
+                continue
+            decision.check(sizes)
+            dial = None if decision.dial is None else getattr(decision, decision.dial)
+            if isinstance(dial, int | float) and not 0 <= dial <= 1:
+                raise ValueError(f'{name}.{decision.dial} is {dial}; expected a dial in [0, 1], where 1 is off')
 
 
 _PARTS = {

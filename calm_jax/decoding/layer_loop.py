@@ -190,6 +190,7 @@ class LayerLoop(NamedTuple):
                 position=self.token.position,
             )
             memory, opened = gate(state.gate_memory, context)
+            opened = _checked_gate(gate, opened, len(state.active))
             units = _units(gate.flops(layer, self.config.sizes), self.config)
             scored = state.scored + state.active[:, None] * jnp.array([0, 0, units], jnp.int32)
             state = state._replace(gate_memory=memory, scored=scored)
@@ -317,6 +318,14 @@ class CountedHead(NamedTuple):
             if rows is not self.asked:
                 work = work + rows[:, None] * jnp.array([1, ids, 0], jnp.int32)
         return work
+
+
+def _checked_gate(gate, opened, rows) -> Array:
+    """Who runs, bool [B] or [B, 3], everybody where the gate's dial stands at 1."""
+    shape, kind = getattr(opened, 'shape', None), str(getattr(opened, 'dtype', None))
+    if shape not in ((rows,), (rows, 3)) or kind != 'bool':
+        raise ValueError(f'{type(gate).__name__} gave {kind} {shape}; expected bool [{rows}] or [{rows}, 3], who runs')
+    return opened if gate.dial is None else opened | (jnp.asarray(getattr(gate, gate.dial)) >= 1)
 
 
 def places(inputs: DecodeInputs, index: Int[Array, ' W']) -> Int[Array, 'rows W']:

@@ -27,8 +27,8 @@ class Propagation:
     window: int
 
     def __post_init__(self):
-        if self.window < 1:
-            raise ValueError(f'window is {self.window}; expected positions to fill at a time, 1 or more')
+        if not isinstance(self.window, int) or self.window < 1:
+            raise ValueError(f'window is {self.window!r}; expected positions to fill at a time, 1 or more')
 
     def source(self, hidden: Float[Array, 'B D'], first: Float[Array, 'B D'] | None) -> Float[Array, 'B D']:
         """The state [B, D] that skipped layers project."""
@@ -59,6 +59,7 @@ class FirstState(Propagation):
     reads_first: ClassVar[bool] = True
 
     def source(self, hidden: Float[Array, 'B D'], first: Float[Array, 'B D'] | None) -> Float[Array, 'B D']:
+        assert first is not None  # reads_first
         return first
 
 

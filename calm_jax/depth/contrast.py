@@ -38,8 +38,8 @@ class Contrast(VocabularyMeasure):
     remembers: ClassVar[bool] = True
 
     def __post_init__(self):
-        if not 0 < self.alpha < 1:
-            raise ValueError(f'alpha is {self.alpha}; expected a share of the largest probability, in (0, 1)')
+        if not isinstance(self.alpha, int | float) or not 0 < self.alpha < 1:
+            raise ValueError(f'alpha is {self.alpha!r}; expected a share of the largest probability, in (0, 1)')
         if self.emits not in EMITS:
             raise ValueError(
                 f'unknown output distribution {self.emits!r}; expected one of {", ".join(EMITS)}'

@@ -50,8 +50,8 @@ class Exit:
             raise TypeError(f'form is {self.form!r}; expected a form of the threshold, such as Constant()')
         if isinstance(self.threshold, int | float) and not 0 <= self.threshold <= 1:
             raise ValueError(f'threshold is {self.threshold}; expected λ in [0, 1], where 1 is off')
-        if self.min_exit_layer < 1:
-            raise ValueError(f'min_exit_layer is {self.min_exit_layer}; expected 1 or more')
+        if not isinstance(self.min_exit_layer, int) or self.min_exit_layer < 1:
+            raise ValueError(f'min_exit_layer is {self.min_exit_layer!r}; expected 1 or more')
 
     def check(self, sizes: Sizes) -> None:
         """Raises ValueError where the model has fewer layers or ids than the rule needs."""

@@ -29,6 +29,9 @@ class Gate:
     def __call__(self, memory: Any, context: Context) -> tuple[Any, Bool[Array, 'B'] | Bool[Array, 'B 3']]:
         raise NotImplementedError
 
+    def check(self, sizes: Sizes) -> None:
+        """Raises ValueError where the model is not one that it can be of."""
+
     def flops(self, layer: int, sizes: Sizes) -> int:
         """Floating-point operations of asking for one row at a layer (from 0)."""
         return 0
@@ -46,7 +49,7 @@ class ScriptedGate(Gate):
 
     def __call__(self, memory: Any, context: Context) -> tuple[Any, Bool[Array, 'B'] | Bool[Array, 'B 3']]:
         runs = jnp.asarray(self.runs)[jnp.minimum(jnp.asarray(context.position), len(self.runs) - 1), context.layer]
-        return memory, runs | (jnp.asarray(self.threshold) >= 1)
+        return memory, runs
 
 
 # Those that come along and can be named; a gate of your own is named by where it is, 'package.module:Class'.

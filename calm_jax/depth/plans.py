@@ -32,7 +32,10 @@ class PlanMaker:
         return 0
 
     def check(self, sizes: Sizes) -> None:
-        """Raises ValueError where the model has fewer layers than it needs."""
+        """Raises ValueError where the model has fewer layers than it wants to see."""
+        stack, layers = ('encoder', sizes.encoder_layers) if sizes.encoder_layers else ('decoder', sizes.layers)
+        if not 0 <= self.after <= layers:
+            raise ValueError(f'{type(self).__name__} is asked after {self.after} layers; the {stack} has {layers}')
 
 
 @pytree(static=('share',))
@@ -98,8 +101,9 @@ def layers_of(share: float, num_layers: int) -> int:
 
 def fixed(rows: int, decoder_layers: ArrayLike, encoder_layers: ArrayLike) -> Plan:
     """The same whole layers for every row: decoder_layers bool [L], encoder_layers bool [its layers] → Plan."""
-    decoder = jnp.broadcast_to(jnp.asarray(decoder_layers, bool), (rows, len(decoder_layers)))
-    encoder = jnp.broadcast_to(jnp.asarray(encoder_layers, bool), (rows, len(encoder_layers)))
+    decoder, encoder = (
+        jnp.broadcast_to(jnp.asarray(layers, bool), (rows, np.size(layers))) for layers in (decoder_layers, encoder_layers)
+    )
     return Plan(decoder, decoder, decoder, encoder, encoder)
 
 

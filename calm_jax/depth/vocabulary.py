@@ -122,8 +122,8 @@ class Pruned(Vocabulary):
     prunes: ClassVar[bool] = True
 
     def __post_init__(self):
-        if self.pruning_layer < 1:
-            raise ValueError(f'pruning_layer is {self.pruning_layer}; expected a layer, 1…L')
+        if not isinstance(self.pruning_layer, int) or self.pruning_layer < 1:
+            raise ValueError(f'pruning_layer is {self.pruning_layer!r}; expected a layer, 1…L')
         if self.partition not in PARTITIONS:
             raise ValueError(
                 f'unknown partition {self.partition!r}; expected one of {", ".join(PARTITIONS)}'
@@ -214,8 +214,8 @@ class FixedPruning(Pruned):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.keep < 1:
-            raise ValueError(f'keep is {self.keep}; expected ids to keep, 1 or more')
+        if not isinstance(self.keep, int) or self.keep < 1:
+            raise ValueError(f'keep is {self.keep!r}; expected ids to keep, 1 or more')
 
     @property
     def most(self) -> int:
@@ -237,7 +237,8 @@ class DecayingPruning(Pruned):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.keep_first < 0 or self.keep_least < 1:
+        whole = isinstance(self.keep_first, int) and isinstance(self.keep_least, int)
+        if not whole or self.keep_first < 0 or self.keep_least < 1:
             raise ValueError(
                 f'pruning keeps from {self.keep_first} to {self.keep_least} ids; expected 1 or more, or from 0: all'
             )

@@ -26,7 +26,7 @@ The sequences of a beam search count together in their row's columns, those past
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Cost(NamedTuple):
     @property
     def total(self) -> np.ndarray:
         """All of them together, [B]."""
-        return sum(self)
+        return np.sum(self, axis=0)
 
 
 def exact(config: TransformerConfig, source_tokens: Sequence[int], work: Work, prefill: PrefillWork) -> Cost:
@@ -57,7 +57,7 @@ def exact(config: TransformerConfig, source_tokens: Sequence[int], work: Work, p
 
     Raises ValueError for shapes that disagree, counts below 0, and counts of what the model does not have.
     """
-    sources, work, prefill = _checked(config, source_tokens, work, prefill)
+    sources, counts, prefill_counts = _checked(config, source_tokens, work, prefill)
     width, heads = config.emb_dim, config.num_heads * config.head_dim
     queries_outputs = 4 * width * heads
     keys_values = 4 * width * config.kv_heads * config.head_dim
@@ -65,27 +65,28 @@ def exact(config: TransformerConfig, source_tokens: Sequence[int], work: Work, p
     prompt = _prompt_tokens(config, sources)
     pairs, blocks = _encoder_pairs(config, sources)
     encoder = (
-        prefill.encoder_attention * (sources * (queries_outputs + keys_values) + 4 * pairs * heads + blocks * keys_values)
-        + prefill.encoder_feed_forward * sources * feed_forward
+        prefill_counts.encoder_attention
+        * (sources * (queries_outputs + keys_values) + 4 * pairs * heads + blocks * keys_values)
+        + prefill_counts.encoder_feed_forward * sources * feed_forward
     )
     prompt_reading = (
-        prefill.prompt_attention * (prompt * queries_outputs + 2 * prompt * (prompt + 1) * heads)
-        + prefill.prompt_keys_values * prompt * keys_values
-        + prefill.prompt_feed_forward * prompt * feed_forward
-        + prefill.prompt_last * (queries_outputs + keys_values + 4 * sources * heads + feed_forward)
+        prefill_counts.prompt_attention * (prompt * queries_outputs + 2 * prompt * (prompt + 1) * heads)
+        + prefill_counts.prompt_keys_values * prompt * keys_values
+        + prefill_counts.prompt_feed_forward * prompt * feed_forward
+        + prefill_counts.prompt_last * (queries_outputs + keys_values + 4 * sources * heads + feed_forward)
     )
     return Cost(
         source=encoder + prompt_reading,
-        encoder_kv=prefill.cross_keys_values * sources * keys_values,
+        encoder_kv=prefill_counts.cross_keys_values * sources * keys_values,
         decoder=np.sum(
-            work.self_attention * (queries_outputs + 4 * _keys_read(prompt, work) * heads)
-            + work.cross_attention * (queries_outputs + 4 * sources[:, None] * heads)
-            + work.feed_forward * feed_forward,
+            counts.self_attention * (queries_outputs + 4 * _keys_read(prompt, counts) * heads)
+            + counts.cross_attention * (queries_outputs + 4 * sources[:, None] * heads)
+            + counts.feed_forward * feed_forward,
             axis=1,
         ),
-        keys_values=work.keys_values.sum(axis=1) * keys_values,
-        decisions=_decisions(work, prefill) * width,
-        head=work.head_ids.sum(axis=1) * id_flops(config) + work.head_states.sum(axis=1) * state_flops(config),
+        keys_values=counts.keys_values.sum(axis=1) * keys_values,
+        decisions=_decisions(counts, prefill_counts) * width,
+        head=counts.head_ids.sum(axis=1) * id_flops(config) + counts.head_states.sum(axis=1) * state_flops(config),
     )
 
 
@@ -106,20 +107,20 @@ def elbayad(config: TransformerConfig, source_tokens: Sequence[int], work: Work,
     call unlike layers, at least. With beams q is of all sequences together, and N − q not below 0.
     The sum over an example's tokens, not their mean. Arguments and errors as `exact`.
     """
-    sources, work, prefill = _checked(config, source_tokens, work, prefill)
-    width, run = float(config.emb_dim), layers(config, work)
-    called = 8 * width**2 + 4 * width * config.mlp_dim + 4 * _keys_read(_prompt_tokens(config, sources), work) * width
+    sources, counts, prefill_counts = _checked(config, source_tokens, work, prefill)
+    width, run = float(config.emb_dim), layers(config, counts)
+    called = 8 * width**2 + 4 * width * config.mlp_dim + 4 * _keys_read(_prompt_tokens(config, sources), counts) * width
     if not config.decoder_only:
         called = called + 4 * width**2 + 4 * sources[:, None] * width
-    first_called = np.minimum(work.cross_attention.max(axis=1, initial=0), prefill.cross_keys_values)
-    skipped = np.where(work.head_states > 0, np.maximum(config.num_decoder_layers - run, 0), 0)
+    first_called = np.minimum(counts.cross_attention.max(axis=1, initial=0), prefill_counts.cross_keys_values)
+    skipped = np.where(counts.head_states > 0, np.maximum(config.num_decoder_layers - run, 0), 0)
     return Cost(
         source=np.zeros(len(sources)),
         encoder_kv=first_called * 4 * sources * width**2,
         decoder=(run * called).sum(axis=1),
         keys_values=skipped.sum(axis=1) * 4 * width**2,
-        decisions=_decisions(work, prefill) * width,
-        head=work.head_ids.sum(axis=1) * 2 * width,
+        decisions=_decisions(counts, prefill_counts) * width,
+        head=counts.head_ids.sum(axis=1) * 2 * width,
     )
 
 
@@ -128,8 +129,10 @@ def layers(config: TransformerConfig, work: Work) -> np.ndarray:
 
     0 past the end; with beams, of all sequences of the row together.
     """
-    ran = sum(np.asarray(each, np.float64) for each in (work.self_attention, work.cross_attention, work.feed_forward))
-    return ran / sub_layers(config)
+    own, cross, feed_forward = (
+        np.asarray(each, np.float64) for each in (work.self_attention, work.cross_attention, work.feed_forward)
+    )
+    return (own + cross + feed_forward) / sub_layers(config)
 
 
 def sub_layers(config: TransformerConfig) -> int:
@@ -169,15 +172,20 @@ def _encoder_pairs(config: TransformerConfig, sources: np.ndarray) -> tuple[np.n
     return pairs + sources * blocks, blocks
 
 
-def _decisions(work: Work, prefill: PrefillWork) -> np.ndarray:
+def _decisions(work: Any, prefill: Any) -> np.ndarray:
     """What all decisions of a row cost, in units of D, [B]."""
     return work.decisions.sum(axis=1) + prefill.decisions
 
 
-def _checked(config: TransformerConfig, source_tokens: Sequence[int], work: Work, prefill: PrefillWork):
-    """Source tokens int64 [B], and the counts in float64, checked against each other and the model."""
-    work = Work(*(np.asarray(count, np.float64) for count in work))
-    prefill = PrefillWork(*(np.asarray(count, np.float64) for count in prefill))
+def _checked(
+    config: TransformerConfig, source_tokens: Sequence[int], work: Work, prefill: PrefillWork
+) -> tuple[np.ndarray, Any, Any]:
+    """Source tokens int64 [B], and the counts in float64, checked against each other and the model.
+
+    Any: `Work` and `PrefillWork` of NumPy arrays, where their annotations say those of JAX.
+    """
+    work = Work._make(np.asarray(count, np.float64) for count in work)
+    prefill = PrefillWork._make(np.asarray(count, np.float64) for count in prefill)
     shape = work.self_attention.shape
     if len(shape) != 2:
         raise ValueError(f'work.self_attention has {len(shape)} dimensions; expected counts of each token, [B, T]')

@@ -179,7 +179,10 @@ class Attention(nn.Module):
         def project(features, init=_fan_in_normal):
             return Dense(config, features, ('embed', 'joined_kv'), init, config.attention_bias)
 
-        self.query = project(queries, lambda *args: _fan_in_normal(*args) / folded)
+        def queries_init(key, shape, dtype=None, out_sharding=None):
+            return _fan_in_normal(key, shape, dtype, out_sharding) / folded
+
+        self.query = project(queries, queries_init)
         self.key, self.value, self.key_value = project(keys), project(keys), project(2 * keys)
         self.out = Dense(config, config.emb_dim, ('joined_kv', 'embed'), _fan_in_normal, config.attention_bias)
         self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))

@@ -91,16 +91,16 @@ def decoder_layer(
     def attend(x):
         return call(layer, x, *made, bias, positions, method='self_attend')
 
-    def read(x):
-        return call(layer, x, *call(layer, cross.encoded, method='cross_kv'), cross.bias, method='cross_attend')
+    def read(x, source):
+        return call(layer, x, *call(layer, source.encoded, method='cross_kv'), source.bias, method='cross_attend')
 
     def feed(x):
         return call(layer, x, method='feed_forward')
 
     if plan is None:
         x = attend(x)
-        return feed(x if cross is None else read(x)), made
+        return feed(x if cross is None else read(x, cross)), made
     x = run(plan.self_attention[:, layer], attend, x)
     if cross is not None:
-        x = run(plan.cross_attention[:, layer], read, x)
+        x = run(plan.cross_attention[:, layer], lambda x: read(x, cross), x)
     return run(plan.feed_forward[:, layer], feed, x), made

@@ -4,7 +4,6 @@ The classifier is one linear map shared by all layers, c_i = σ(kernel · d_i + 
 (before the final norm), and trained to predict whether layer i already gives the full model's token.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import Transformer
 from calm_jax.training.losses import Unembed
-from calm_jax.training.multi_exit import layer_states
+from calm_jax.training.multi_exit import layer_states, unembedding
 from calm_jax.training.train_state import Stage
 
 Head = dict[str, jax.Array]
@@ -101,8 +100,7 @@ def classifier_stage(
 
     def logits_and_agreement(head, backbone, batch):
         states = layer_states(model, backbone, batch)
-        unembed = functools.partial(model.apply, {'params': backbone}, method='unembed')
-        return exit_logits(head, states), agreement(unembed, states)
+        return exit_logits(head, states), agreement(unembedding(model, backbone), states)
 
     def loss(head, backbone, batch, key):
         del key

@@ -150,6 +150,7 @@ def train_model(
         begun = native.load(checkpoint)
         made, tokens = begun.config, begun.tokenizer
     else:
+        assert tokenizer is not None and config is not None  # checked above
         tokens = load_tokenizer(tokenizer)
         made = config(vocab_size=tokens.vocab_size, pad_id=tokens.pad_id, eos_id=tokens.eos_id)
     # Mistakes in the data are said before anything is compiled.

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def layer_states(model: Transformer, params: Any, batch: Batch, key: jax.Array |
         encoded = model.apply(
             {'params': params}, source, deterministic=deterministic, method='encode', rngs=_dropout(encoder_key)
         )
-    return model.apply(
+    states = model.apply(
         {'params': params},
         encoded,
         source_mask,
@@ -36,6 +36,12 @@ def layer_states(model: Transformer, params: Any, batch: Batch, key: jax.Array |
         method='decode',
         rngs=_dropout(decoder_key),
     )
+    return cast(tuple[jax.Array, ...], states)
+
+
+def unembedding(model: Transformer, params: Any) -> losses.Unembed:
+    """The final norm and the head with these parameters."""
+    return cast(losses.Unembed, functools.partial(model.apply, {'params': params}, method='unembed'))
 
 
 def multi_exit_stage(
@@ -69,8 +75,7 @@ def multi_exit_stage(
         )
 
     def exit_losses(params, batch, **extras):
-        unembed = functools.partial(model.apply, {'params': params}, method='unembed')
-        return losses.exit_losses(unembed, batch['decoder_target_tokens'], **extras)
+        return losses.exit_losses(unembedding(model, params), batch['decoder_target_tokens'], **extras)
 
     def loss(params, frozen, batch, key):
         del frozen

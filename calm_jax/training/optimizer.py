@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from calm_jax.checks import check_types
 
@@ -64,7 +65,7 @@ class Optimizer:
                 f'{self.decay} decay has no room; lower warmup_steps or train longer'
             )
 
-    def rate(self, step: jax.Array) -> jax.Array:
+    def rate(self, step: ArrayLike) -> jax.Array:
         """The learning rate of optimizer step `step`, counted from 0; float32 [].
 
         Step s uses the schedule at s + 1, so that the first update already moves.

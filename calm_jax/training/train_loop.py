@@ -8,13 +8,13 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 
 from calm_jax.checkpoints.manager import Manager
 from calm_jax.checks import check_seed, check_types
@@ -125,7 +125,7 @@ def fit(
             state = manager.restore(state)
         first = int(state.step)
         run = _Run(stage, model_dir, options, first, quiet)
-        in_flight: collections.deque = collections.deque()
+        in_flight: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
 
         bar = _training_bar(first, options.steps, run.bars)
         for step, batch in zip(range(first + 1, options.steps + 1), read_ahead(batches, first, options.steps)):
@@ -260,14 +260,14 @@ def _check_batch_size(batch_size: int, micro_batches: int) -> None:
         )
 
 
-def _training_bar(first: int, steps: int, shown: bool) -> Iterator:
+def _training_bar(first: int, steps: int, shown: bool) -> Generator:
     """A bar that stands at `first` of `steps` steps; each `next` is one more."""
     bar = progress(range(first, steps), 'training', total=steps, quiet=not shown, unit='steps', initial=first)
     next(bar, None)
     return bar
 
 
-def _replicated(tree: Any, sharding: NamedSharding) -> Any:
+def _replicated(tree: Any, sharding: Sharding) -> Any:
     """The whole tree, which every process has, on every device."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)  # what already lies there is not copied

@@ -370,7 +370,7 @@ class Keeps(StaticDepth):
 
 @pytree
 class Writes(StaticDepth):
-    output: str = option('', 'where')
+    output: str = option('where', default='')
 
 class Bare(StaticDepth):
     pass
