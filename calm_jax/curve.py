@@ -18,19 +18,19 @@ def curve(sweep: Sweep, measured: Measured, label: str, kind: str, certificate: 
     """
     tested = list(certificate.grid) if certificate else []
     points = []
-    for asked in sweep.asked():
-        losses = measured.losses(sweep, asked)
-        point = next((each for each in tested if each.decoding == asked.decoding), None)
+    for point in sweep.requested_points():
+        losses = measured.losses(sweep, point)
+        tested_point = next((each for each in tested if each.decoding == point.decoding), None)
         points.append(
             Point(
-                decoding=asked.decoding,
-                threshold=asked.threshold,
-                **_cost(sweep.at(asked.decoding)),
-                quality=_mean(measured.quality(sweep.at(asked.decoding))),
-                consistency=_mean(measured.consistency(sweep.at(asked.decoding), sweep.full)),
+                decoding=point.decoding,
+                threshold=point.threshold,
+                **_cost(sweep.at(point.decoding)),
+                quality=_mean(measured.quality(sweep.at(point.decoding))),
+                consistency=_mean(measured.consistency(sweep.at(point.decoding), sweep.full)),
                 loss=_mean(max(losses.values(), key=np.mean) if isinstance(losses, dict) else losses),
-                p_value=point.p_value if point else None,
-                rejected=bool(point and point.rejected),
+                p_value=tested_point.p_value if tested_point else None,
+                rejected=bool(tested_point and tested_point.rejected),
             )
         )
     return {

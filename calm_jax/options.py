@@ -38,9 +38,9 @@ class Option:
     array: bool = False
 
 
-def option(help: str = '', *, default: Any = dataclasses.MISSING, flag: str | None = '', **said: Any) -> Any:
+def option(help: str = '', *, default: Any = dataclasses.MISSING, flag: str | None = '', **entries: Any) -> Any:
     """A dataclass field that is an option. flag: '' where its flag is named as the field is; None where it has no flag."""
-    return dataclasses.field(default=default, metadata={KEY: Option(help, flag, **said)})
+    return dataclasses.field(default=default, metadata={KEY: Option(help, flag, **entries)})
 
 
 def array() -> Any:
@@ -90,16 +90,16 @@ def walk(kind: type, more: Mapping[tuple[str, ...], Sequence[type]] = {}, path: 
         place = Place(path, kind, field, each)
         yield place
         inner = [each.kind] if each.kind else (each.kinds or {}).values()
-        for held in dict.fromkeys([*inner, *more.get(place.full_path, ())]):
-            yield from walk(held, more, place.full_path)
+        for inner_kind in dict.fromkeys([*inner, *more.get(place.full_path, ())]):
+            yield from walk(inner_kind, more, place.full_path)
 
 
 def classes(kind: type) -> tuple[type, ...]:
     """The dataclass and every class that comes along for what its fields may hold, each once."""
-    held = [kind]
+    kinds = [kind]
     for place in walk(kind):
-        held += [place.option.kind] if place.option.kind else (place.option.kinds or {}).values()
-    return tuple(dict.fromkeys(held))
+        kinds += [place.option.kind] if place.option.kind else (place.option.kinds or {}).values()
+    return tuple(dict.fromkeys(kinds))
 
 
 def annotations(kind: type) -> dict[str, Any]:

@@ -74,15 +74,15 @@ class Recorded:
 
     def at(self, thresholds: Sequence[float], where: str) -> list[Point]:
         """The points that have these λ. Raises ValueError, naming `where`, for one that none or several have."""
-        found = []
+        points = []
         for threshold in thresholds:
-            points = [point for point in self.points if point.threshold == threshold]
-            if len(points) != 1:
-                known = ', '.join(f'{point.threshold:g}' for point in self.points if point.threshold is not None) or 'none'
-                which = 'no point' if not points else f'{len(points)} points'
-                raise ValueError(f'{where}: {which} at λ = {threshold:g}; there are {known}; pass --checkpoint to decode more')
-            found += points
-        return found
+            matches = [point for point in self.points if point.threshold == threshold]
+            if len(matches) != 1:
+                levels = ', '.join(f'{point.threshold:g}' for point in self.points if point.threshold is not None) or 'none'
+                which = 'no point' if not matches else f'{len(matches)} points'
+                raise ValueError(f'{where}: {which} at λ = {threshold:g}; there are {levels}; pass --checkpoint to decode more')
+            points += matches
+        return points
 
     def write(self, directory: Path) -> None:
         """Writes records.json, whole or not at all."""

@@ -80,7 +80,7 @@ class Sweep:
         """Where the records that are decoded so are kept."""
         return self.directory / self.recorded.file(document)
 
-    def asked(self) -> list[Point]:
+    def requested_points(self) -> list[Point]:
         """The points that have been asked for, in test order."""
         return [point for point in self.recorded.points if self.recorded.file(point.decoding) in self._read]
 

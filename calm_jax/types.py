@@ -100,10 +100,10 @@ class Plan(NamedTuple):
 class Work(NamedTuple):
     """What each token of a row needed, int32 [B, T] each, free of the row's neighbours; zeros past its end.
 
-    self_attention, cross_attention, feed_forward: how many of each it ran. keys_values: at how many positions, summed over
-    layers, self-attention's keys and values were projected for it, those of earlier tokens that it made up for included.
-    head_states: states put through the head; head_ids: ids scored, summed over them. decisions: floating-point operations of
-    measures and gates besides the head, in units of D, rounded up.
+    self_attention, cross_attention, feed_forward: how many of each it ran. keys_values: projections of self-attention's keys
+    and values, in positions summed over layers: its own, and those of earlier tokens that a layer entered for the first time
+    lacked. head_states: states put through the head; head_ids: ids scored, summed over them. decisions: floating-point
+    operations of measures and gates besides the head, in units of D, rounded up.
     """
 
     self_attention: Array

@@ -68,13 +68,13 @@ def shifted(config: TransformerConfig, batch: DecodeBatch, trace: Trace, example
     rows, length = trace.tokens.shape
     present = np.arange(length) < trace.lengths[:, None]
     before = batch.tokens if config.decoder_only else np.full((rows, 1), config.decoder_start_id, np.int32)
-    said = np.where(present[:, 1:], trace.tokens[:, :-1], config.pad_id)
+    outputs = np.where(present[:, 1:], trace.tokens[:, :-1], config.pad_id)
     return Forced(
         source=batch.tokens,
         source_mask=batch.mask,
         tokens=np.asarray(trace.tokens),
         present=present,
-        decoder_input=np.concatenate([before, said], axis=1),
+        decoder_input=np.concatenate([before, outputs], axis=1),
         mask=np.concatenate([batch.mask, present[:, 1:]], axis=1) if config.decoder_only else None,
         plan=trace.plan,
         example_ids=example_ids,

@@ -42,7 +42,7 @@ def sensitivity(
     batches = teacher_forced(model, texts, decoding, batch_size, progress)
     for batch in progress(batches, 'perturbing', unit='batches'):
         perturbed = jax.device_get(_perturbations(model.config, model.decoding_params, batch))
-        full = [model.tokenizer.decode(row[there].tolist()) for row, there in zip(batch.tokens, batch.present)]
+        full = [model.tokenizer.decode(row[present].tolist()) for row, present in zip(batch.tokens, batch.present)]
         for kind, tokens in zip(('sampling', 'layer'), perturbed):
             for at, position in enumerate(positions):
                 reached = np.flatnonzero(batch.present[:, position]) if position < length else []

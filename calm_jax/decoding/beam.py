@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
-from calm_jax.decoding.begin import bias_at, bound, decided, prefilled
+from calm_jax.decoding.begin import bias_at, bound, decide_rows, prefill_rows
 from calm_jax.decoding.choice import Beam, likeliest_id
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop
@@ -61,14 +61,14 @@ def beam_search(
     assert isinstance(beam, Beam)
     size, length = beam.size, capacity
     call = bound(config, params)
-    plans = decided(call, config, tokens, mask, decoding, example_ids)
-    state = prefilled(call, config, plans, decoding, capacity)
+    decided = decide_rows(call, config, tokens, mask, decoding, example_ids)
+    state = prefill_rows(call, config, decided, decoding, capacity)
     repeat = partial(_repeated, rows=rows, size=size)
     inputs = state.inputs._replace(
         prompt=repeat(state.inputs.prompt),
         start=repeat(state.inputs.start),
         limit=repeat(state.inputs.limit),
-        plan=repeat(plans.plan),
+        plan=repeat(decided.plan),
         rules=repeat(state.inputs.rules),
         cross_kv=repeat(state.inputs.cross_kv),
         cross_bias=repeat(state.inputs.cross_bias),
@@ -115,7 +115,7 @@ def beam_search(
 
     begun = _search(beam, alive, repeat(state.carry.cache.layers), state.carry.cache.filled, length)
     final = jax.lax.while_loop(unfinished, body, begun)
-    return _trace(config, final, alive, plans.plan, state.inputs, beam)
+    return _trace(config, final, alive, decided.plan, state.inputs, beam)
 
 
 def _search(beam, alive, layers, filled, length) -> Search:
@@ -172,9 +172,9 @@ def _finish(search, candidates, best, ends, beam):
     }
 
 
-def _improvable(before, running, finished, said, limit, beam):
+def _improvable(before, running, finished, length, limit, beam):
     """Whether the best running sequence may still score above the worst finished one, by what early stopping supposes."""
-    reach = jnp.where((beam.early_stopping == 'never') & (beam.length_penalty > 0), limit, said).astype(jnp.float32)
+    reach = jnp.where((beam.early_stopping == 'never') & (beam.length_penalty > 0), limit, length).astype(jnp.float32)
     possible = running[:, :1] / jnp.power(reach, beam.length_penalty)[:, None]
     worst = jnp.min(finished['finished_scores'], axis=1, keepdims=True)
     return before & jnp.any(possible > jnp.where(finished['ended'], worst, IMPOSSIBLE), axis=1)
@@ -209,14 +209,14 @@ def _reordered(cache: DecoderCache, origin: Int[Array, 'B K']) -> DecoderCache:
 def _trace(config, final: Search, alive, plan, inputs: DecodeInputs, beam: Beam) -> Trace:
     length = final.finished.shape[2]
     lengths = jnp.where(alive, final.lengths[:, 0], 0)
-    there, steps = jnp.arange(length) < lengths[:, None], jnp.arange(length)
+    present, steps = jnp.arange(length) < lengths[:, None], jnp.arange(length)
     work, batch = _work(config, plan, alive)
     searched = steps < final.searched[:, None]
     return Trace(
-        tokens=jnp.where(there, final.finished[:, 0], config.pad_id),
+        tokens=jnp.where(present, final.finished[:, 0], config.pad_id),
         lengths=lengths,
-        exit_layers=jnp.where(there, config.num_decoder_layers, 0),
-        confidence=there.astype(jnp.float32),
+        exit_layers=jnp.where(present, config.num_decoder_layers, 0),
+        confidence=present.astype(jnp.float32),
         work=Work(*(jnp.where(searched, beam.size * each[:, None], 0) for each in work)),
         prefill=inputs.prefill,
         plan=plan,

@@ -1,7 +1,7 @@
 """Where the token loop begins: the source or prompt is planned and read, before anything is said.
 
-`decided` asks the plan maker, on the states of as many layers as it wants to see; `prefilled` goes on from those states, to the
-first `DecodeState`.
+`decide_rows` asks the plan maker, on the states of as many layers as it wants to see; `prefill_rows` goes on from those
+states, to the first `DecodeState`.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def bound(config: TransformerConfig, params: dict) -> Callable:
     return call
 
 
-def decided(
+def decide_rows(
     call: Callable,
     config: TransformerConfig,
     tokens: Int[Array, 'B S'],
@@ -101,26 +101,26 @@ def _with_first_layers(plan: Plan, after: int, config: TransformerConfig) -> Pla
     )
 
 
-def _first_encoder_layers(call, plans, after):
-    context = call(plans.mask, method='encoder_context')
-    x = call(plans.source, method='embed_source')
-    return plans._replace(states=planned.encode(call, range(after), x, context))
+def _first_encoder_layers(call, decided, after):
+    context = call(decided.mask, method='encoder_context')
+    x = call(decided.source, method='embed_source')
+    return decided._replace(states=planned.encode(call, range(after), x, context))
 
 
-def _first_prompt_layers(call, plans, after):
-    positions = _prompt_places(plans.mask)
-    bias = call(plans.source.shape[1], plans.mask, method='causal_bias')
-    x, keys_values = call(plans.source, positions, method='embed'), []
+def _first_prompt_layers(call, decided, after):
+    positions = _prompt_places(decided.mask)
+    bias = call(decided.source.shape[1], decided.mask, method='causal_bias')
+    x, keys_values = call(decided.source, positions, method='embed'), []
     for layer in range(after):
         x, made = planned.decoder_layer(call, layer, x, positions, bias)
         keys_values.append(KVCache(*made))
-    return plans._replace(states=x, keys_values=tuple(keys_values))
+    return decided._replace(states=x, keys_values=tuple(keys_values))
 
 
-def prefilled(
+def prefill_rows(
     call: Callable,
     config: TransformerConfig,
-    plans: Decided,
+    decided: Decided,
     decoding: Decoding,
     capacity: int,
     rows: Rows = Rows(),
@@ -135,54 +135,54 @@ def prefilled(
     cursor: the index of the first generated token, which is otherwise that of the first free slot: for states that other rows
     are to join.
     """
-    count = plans.source.shape[0]
+    count = decided.source.shape[0]
     adaptive = decoding.exit is not None or rows.depth is not None
-    read = plans.source.shape[1] - 1 if config.decoder_only else 0
+    read = decided.source.shape[1] - 1 if config.decoder_only else 0
     ring = _rounded_up(read + capacity, decoding.propagation.window)
     source = _read_prompt if config.decoder_only else _read_source
     after = 0 if decoding.plan is None else decoding.plan.after
-    layers, cross_kv, work = source(call, config, plans, ring, after)
+    layers, cross_kv, work = source(call, config, decided, ring, after)
     if decoding.plan is not None:
         units = -(-decoding.plan.flops(config.sizes) // config.emb_dim)
-        work = work._replace(decisions=jnp.any(plans.mask, axis=1) * jnp.asarray(units, jnp.int32))
+        work = work._replace(decisions=jnp.any(decided.mask, axis=1) * jnp.asarray(units, jnp.int32))
     first, start = jnp.asarray(read, jnp.int32), None
     if config.decoder_only:
-        start = jnp.sum(~plans.mask, axis=1, dtype=jnp.int32)
+        start = jnp.sum(~decided.mask, axis=1, dtype=jnp.int32)
     if cursor is not None:
         shift = jnp.asarray(cursor, jnp.int32) - read
         layers = tuple(kv_cache.turned(each, shift) for each in layers)
         first, start = first + shift, (jnp.zeros(count, jnp.int32) if start is None else start) + shift
     waits = adaptive and decoding.propagation.lazy
     inputs = DecodeInputs(
-        source=plans.source,
-        mask=plans.mask,
-        prompt=plans.source if config.decoder_only else jnp.full((count, 1), config.decoder_start_id, jnp.int32),
-        example_ids=plans.example_ids,
-        keys=plans.keys,
+        source=decided.source,
+        mask=decided.mask,
+        prompt=decided.source if config.decoder_only else jnp.full((count, 1), config.decoder_start_id, jnp.int32),
+        example_ids=decided.example_ids,
+        keys=decided.keys,
         first=first,
         start=start,
         limit=_limits(decoding, rows, count, capacity),
-        threshold=None if decoding.exit is None else _either(rows.threshold, decoding.exit.threshold),
+        threshold=_threshold_of(decoding, rows),
         asks=None if decoding.exit is None or rows.threshold is None else jnp.asarray(rows.threshold) < 1,
         depth=rows.depth,
-        plan=plans.plan,
+        plan=decided.plan,
         rules=decoding.rules.by_row(count),
         forced=forced,
         bias_table=_bias_table(call, ring, wraps=start is not None),
         cross_kv=cross_kv,
-        cross_bias=None if config.decoder_only else call(plans.mask, method='cross_bias'),
+        cross_bias=None if config.decoder_only else call(decided.mask, method='cross_bias'),
         head_table=_head_table(call, config, decoding, head_table),
         prefill=work,
     )
     carry = DecodeCarry(
         cursor=first,
-        last=plans.source[:, -1] if config.decoder_only else jnp.full(count, config.decoder_start_id, jnp.int32),
-        alive=jnp.any(plans.mask, axis=1),
+        last=decided.source[:, -1] if config.decoder_only else jnp.full(count, config.decoder_start_id, jnp.int32),
+        alive=jnp.any(decided.mask, axis=1),
         lengths=jnp.zeros(count, jnp.int32),
         cache=DecoderCache(
             layers, tuple(first for _ in layers), jnp.zeros((count, ring, config.emb_dim), config.dtype) if waits else None
         ),
-        own_filled=_own_filled(plans, len(layers), config) if waits else None,
+        own_filled=_own_filled(decided, len(layers), config) if waits else None,
         table=jnp.zeros((count, 2 + len(Work._fields), capacity), jnp.int32),
         confidence=jnp.zeros((count, capacity), jnp.float32),
         executed=jnp.zeros(capacity, jnp.int32),
@@ -191,8 +191,11 @@ def prefilled(
     return DecodeState(inputs, carry)
 
 
-def _either(by_row, shared):
-    return jnp.asarray(shared if by_row is None else by_row, jnp.float32)
+def _threshold_of(decoding, rows):
+    """λ of each row, float32 [B], or of all, []; None where there is no exit rule."""
+    if decoding.exit is None:
+        return None
+    return jnp.asarray(decoding.exit.threshold if rows.threshold is None else rows.threshold, jnp.float32)
 
 
 def _limits(decoding, rows, count, capacity):
@@ -208,12 +211,12 @@ def _head_table(call, config, decoding, head_table):
     return call(method='head_table') if head_table is None else head_table
 
 
-def _own_filled(plans, layers, config):
+def _own_filled(decided, layers, config):
     """int32 [B, L]: the positions that the prefill has filled, of each row alone."""
-    count = plans.source.shape[0]
+    count = decided.source.shape[0]
     if not config.decoder_only:
         return jnp.zeros((count, layers), jnp.int32)
-    read = jnp.maximum(jnp.sum(plans.mask, axis=1, dtype=jnp.int32) - 1, 0)
+    read = jnp.maximum(jnp.sum(decided.mask, axis=1, dtype=jnp.int32) - 1, 0)
     return jnp.broadcast_to(read[:, None], (count, layers))
 
 
@@ -221,11 +224,11 @@ def _rounded_up(length, multiple):
     return -(-length // multiple) * multiple
 
 
-def _read_source(call, config, plans, ring, after):
+def _read_source(call, config, decided, ring, after):
     """Empty caches, keys and values of the encoder's output, and the work of that."""
-    mask, plan, rows = plans.mask, plans.plan, plans.mask.shape[0]
+    mask, plan, rows = decided.mask, decided.plan, decided.mask.shape[0]
     context = call(mask, method='encoder_context')
-    x = plans.states if after else call(plans.source, method='embed_source')
+    x = decided.states if after else call(decided.source, method='embed_source')
     x = planned.encode(call, range(after, config.num_encoder_layers), x, context, plan, planned.skipped)
     encoded = call(x, method='encoder_norm')
     cross_kv = []
@@ -248,17 +251,17 @@ def _read_source(call, config, plans, ring, after):
     return _empty(config, rows, ring), tuple(cross_kv), work
 
 
-def _read_prompt(call, config, plans, ring, after):
+def _read_prompt(call, config, decided, ring, after):
     """Caches with the keys and values of all prompt tokens but the last, and the work of that."""
-    mask, plan, rows = plans.mask, plans.plan, plans.mask.shape[0]
-    read, layers = plans.source.shape[1] - 1, list(_empty(config, rows, ring))
+    mask, plan, rows = decided.mask, decided.plan, decided.mask.shape[0]
+    read, layers = decided.source.shape[1] - 1, list(_empty(config, rows, ring))
     if read:
         positions = _prompt_places(mask)[:, :-1]
         bias = call(read, mask[:, :-1], method='causal_bias')
-        x = plans.states[:, :-1] if after else call(plans.source[:, :-1], positions, method='embed')
+        x = decided.states[:, :-1] if after else call(decided.source[:, :-1], positions, method='embed')
         for layer in range(config.num_decoder_layers):
             if layer < after:
-                made = KVCache(*(each[:, :-1] for each in plans.keys_values[layer]))
+                made = KVCache(*(each[:, :-1] for each in decided.keys_values[layer]))
             else:
                 x, made = planned.decoder_layer(call, layer, x, positions, bias, None, plan, planned.skipped)
             layers[layer] = kv_cache.write(layers[layer], 0, *made)

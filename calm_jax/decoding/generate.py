@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from calm_jax.decoding.beam import beam_search
-from calm_jax.decoding.begin import Decided, bound, decided, prefilled
+from calm_jax.decoding.begin import Decided, bound, decide_rows, prefill_rows
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.rows import Rows
@@ -95,7 +95,7 @@ def decide(
 def prefill(
     config: TransformerConfig,
     params: dict,
-    plans: Decided,
+    decided: Decided,
     decoding: Decoding = Decoding(),
     *,
     rows: Rows | None = None,
@@ -105,10 +105,10 @@ def prefill(
     log_probabilities: bool = False,
     cursor: Any = None,
 ) -> DecodeState:
-    """The state before the first token, from what was decided; arguments as `program`, cursor as `prefilled`."""
+    """The state before the first token, from what was decided; arguments as `program`, cursor as `prefill_rows`."""
     decoding, rows, settings = resolved(_stateful(decoding), rows, capacity)
     options = {'forced': forced, 'head_table': head_table, 'log_probabilities': log_probabilities, 'cursor': cursor}
-    return prefill_program(config, params, plans, decoding, rows=rows, **settings, **options)
+    return prefill_program(config, params, decided, decoding, rows=rows, **settings, **options)
 
 
 def begin(
@@ -138,8 +138,8 @@ def generate_program(
 ) -> Trace:
     """`generate`, compiled: decide, prefill, then steps while any row is alive."""
     call = bound(config, params)
-    plans = decided(call, config, tokens, mask, decoding, example_ids)
-    state = prefilled(call, config, plans, decoding, capacity, rows, forced, head_table, log_probabilities)
+    decided = decide_rows(call, config, tokens, mask, decoding, example_ids)
+    state = prefill_rows(call, config, decided, decoding, capacity, rows, forced, head_table, log_probabilities)
     carry = jax.lax.while_loop(
         lambda carry: jnp.any(carry.alive), lambda carry: advance(call, config, state.inputs, carry, decoding), state.carry
     )
@@ -149,16 +149,16 @@ def generate_program(
 @partial(jax.jit, static_argnames=('config',))
 def decide_program(config, params, tokens, mask, example_ids, decoding) -> Decided:
     """`decide`, compiled."""
-    return decided(bound(config, params), config, tokens, mask, decoding, example_ids)
+    return decide_rows(bound(config, params), config, tokens, mask, decoding, example_ids)
 
 
 @partial(jax.jit, static_argnames=('config', 'capacity', 'log_probabilities'))
 def prefill_program(
-    config, params, plans, decoding, *, capacity, rows, forced, head_table, log_probabilities, cursor
+    config, params, decided, decoding, *, capacity, rows, forced, head_table, log_probabilities, cursor
 ) -> DecodeState:
     """`prefill`, compiled."""
     call = bound(config, params)
-    return prefilled(call, config, plans, decoding, capacity, rows, forced, head_table, log_probabilities, cursor)
+    return prefill_rows(call, config, decided, decoding, capacity, rows, forced, head_table, log_probabilities, cursor)
 
 
 @partial(jax.jit, static_argnames=('config',), donate_argnames=('carry',))
@@ -184,7 +184,7 @@ def resolved(decoding: Decoding, rows: Rows | None, capacity: int | None) -> tup
         raise TypeError(f'rows is {rows!r}; expected Rows(…)')
     if rows.threshold is not None:
         if decoding.exit is None:
-            raise ValueError('rows have thresholds, and there is no exit rule whose they are')
+            raise ValueError('rows have thresholds, but the decoding has no exit rule')
         # The dial that theirs stand for must not turn the rule off.
         decoding = dataclasses.replace(decoding, exit=dataclasses.replace(decoding.exit, threshold=0.0))
     elif decoding.exit is not None and isinstance(decoding.exit.threshold, Tracer):

@@ -21,8 +21,8 @@ class Layout:
     """
 
     def __init__(self, own: Iterable[type] = ()):
-        known = options.classes(Decoding)
-        self.own = tuple(dict.fromkeys(kind for kind in own if kind not in known))
+        library = options.classes(Decoding)
+        self.own = tuple(dict.fromkeys(kind for kind in own if kind not in library))
         named = [place for place in options.walk(Decoding) if place.option.kinds is not None]
         self._own_at: dict[Path, list[type]] = {}
         for kind in self.own:

@@ -104,9 +104,9 @@ def leaves(document: dict, path: Path = ()) -> Iterator[tuple[Path, Any]]:
             yield (*path, name), value
 
 
-def otherwise(said: dict, document: dict, layout: Layout) -> Iterator[tuple[str, Any, Any]]:
+def otherwise(partial: dict, document: dict, layout: Layout) -> Iterator[tuple[str, Any, Any]]:
     """(name of the flag, what was said, what the document has) of whatever was said otherwise than a document has it."""
-    for path, value in leaves(said):
+    for path, value in leaves(partial):
         if path[-1] == 'class':
             flag, has = layout.flag(path[:-1]), layout.chosen(document, path[:-1])
         else:
@@ -115,10 +115,10 @@ def otherwise(said: dict, document: dict, layout: Layout) -> Iterator[tuple[str,
             yield flag, value, has
 
 
-def check_owned(said: dict, document: dict, layout: Layout, kind: type = Decoding, path: Path = ()) -> None:
+def check_owned(partial: dict, document: dict, layout: Layout, kind: type = Decoding, path: Path = ()) -> None:
     """Raises ValueError for what was said of a class that the document does not choose."""
     fields = {field.name: options.of(field) for field in dataclasses.fields(kind)}
-    for name, value in said.items():
+    for name, value in partial.items():
         where = (*path, name)
         if (
             name in (*RESERVED, TEXT)

@@ -1,4 +1,4 @@
-"""What rows of one batch may do otherwise than the rest: settings per row, beside the `Decoding` that all share."""
+"""Settings of single rows of a batch, beside the `Decoding` that all share."""
 
 from typing import Any
 

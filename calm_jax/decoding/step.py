@@ -11,12 +11,12 @@ from calm_jax.decoding.choice import Greedy, likeliest_id, position_keys
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop
 from calm_jax.decoding.state import DecodeCarry, DecodeInputs, LayerState, TokenInputs
-from calm_jax.decoding.trace import recorded, said
+from calm_jax.decoding.trace import generated, recorded
 from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Array
 
 # The logit of ids that pruning has dropped: below all others, above those that a rule forbids.
-UNKEPT = -1e30
+DROPPED = -1e30
 
 
 def advance(call, config: TransformerConfig, inputs: DecodeInputs, carry: DecodeCarry, decoding: Decoding) -> DecodeCarry:
@@ -59,10 +59,10 @@ def _choose(config, inputs, carry, token, decoding, logits, ids=None):
         return likeliest_id(logits, ids)
     rows = logits.shape[0]
     if ids is not None:
-        # Rules and draws are about all ids: the same draw falls on the same token where that was kept.
-        logits = jnp.full((rows, config.vocab_size), UNKEPT).at[jnp.arange(rows)[:, None], ids].set(logits)
+        # Rules and draws are about all ids: the same draw falls on the same token where that was not dropped.
+        logits = jnp.full((rows, config.vocab_size), DROPPED).at[jnp.arange(rows)[:, None], ids].set(logits)
     if inputs.rules is not None:
-        history = jnp.concatenate([inputs.prompt, said(inputs, carry)], axis=1)
+        history = jnp.concatenate([inputs.prompt, generated(inputs, carry)], axis=1)
         length = inputs.prompt.shape[1] + token.position
         logits = inputs.rules(logits, history, length, token.position, inputs.limit, config.eos_ids)
     return decoding.choice(logits, token.keys)

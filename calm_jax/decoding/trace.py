@@ -10,7 +10,7 @@ from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Array, Trace, Work
 
 
-def said(inputs: DecodeInputs, carry: DecodeCarry) -> Int[Array, 'B T']:
+def generated(inputs: DecodeInputs, carry: DecodeCarry) -> Int[Array, 'B T']:
     """The tokens of each row in order, anything after its last."""
     return in_order(inputs, carry.table[:, 0])
 
@@ -79,22 +79,22 @@ def _written(loop, own_filled, visited):
 def trace_of(config: TransformerConfig, state: DecodeState) -> Trace:
     """What the decode reports so far."""
     inputs, carry = state
-    there = jnp.arange(carry.confidence.shape[1]) < carry.lengths[:, None]
+    present = jnp.arange(carry.confidence.shape[1]) < carry.lengths[:, None]
     table = [in_order(inputs, carry.table[:, i]) for i in range(carry.table.shape[1])]
-    tokens, exit_layers, *work = [jnp.where(there, column, 0) for column in table]
+    tokens, exit_layers, *work = [jnp.where(present, column, 0) for column in table]
     executed = carry.executed if inputs.first.ndim else jnp.roll(carry.executed, -inputs.first)
     return Trace(
-        tokens=jnp.where(there, tokens, config.pad_id),
+        tokens=jnp.where(present, tokens, config.pad_id),
         lengths=carry.lengths,
         exit_layers=exit_layers,
-        confidence=jnp.where(there, in_order(inputs, carry.confidence), 0),
+        confidence=jnp.where(present, in_order(inputs, carry.confidence), 0),
         work=Work(*work),
         prefill=inputs.prefill,
         plan=inputs.plan,
         executed=executed,
         log_probabilities=None
         if carry.log_probabilities is None
-        else jnp.where(there, in_order(inputs, carry.log_probabilities), 0),
+        else jnp.where(present, in_order(inputs, carry.log_probabilities), 0),
     )
 
 

@@ -58,22 +58,22 @@ class Contrast(VocabularyMeasure):
         return self.vocabulary.init(rows, sizes, self._remembered(sizes.layers)), jnp.zeros((rows, sizes.layers), bool)
 
     def observe(self, memory: Any, evidence: Evidence) -> tuple[Any, Float[Array, 'B'], Int[Array, 'B'] | None]:
-        kept, seen = memory
-        kept, candidates = self.vocabulary.look(kept, evidence)
-        memory = kept, seen.at[:, evidence.layer].set(True)
+        vocabulary, seen = memory
+        vocabulary, candidates = self.vocabulary.look(vocabulary, evidence)
+        memory = vocabulary, seen.at[:, evidence.layer].set(True)
         if candidates is None:
             return memory, jnp.zeros(evidence.ran.shape, jnp.float32), None
         expert = candidates.log_probabilities(candidates.logits)
         likely = plausible(expert, self.alpha)
         earlier = {layer: candidates.log_probabilities(candidates.earlier(layer)) for layer in self.amateurs(evidence.layer)}
-        amateur, there = self.amateur(evidence.layer, expert, likely, earlier, seen)
-        scores = jnp.where(there, contrast_scores(expert, amateur, likely), jnp.exp(expert))
+        amateur, present = self.amateur(evidence.layer, expert, likely, earlier, seen)
+        scores = jnp.where(present, contrast_scores(expert, amateur, likely), jnp.exp(expert))
         first, second = two_largest(scores)
         emitted = candidates.logits
         if self.emits == 'auto_contrastive':
-            emitted = jnp.where(there, jnp.log(scores), emitted)
+            emitted = jnp.where(present, jnp.log(scores), emitted)
         if self.emits == 'dola':
-            emitted = jnp.where(there, dola_scores(expert, amateur, likely), emitted)
+            emitted = jnp.where(present, dola_scores(expert, amateur, likely), emitted)
         return memory, jnp.clip(first - second, 0, 1), evidence.choose(emitted, candidates.ids)
 
     def _remembered(self, layers):

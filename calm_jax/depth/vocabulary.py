@@ -77,11 +77,11 @@ class Whole(Vocabulary):
         return {layer: jnp.zeros((rows, sizes.vocabulary), _logits_dtype(sizes)) for layer in remembered}
 
     def look(self, memory: Any, evidence: Evidence) -> tuple[Any, Candidates | None]:
-        kept = evidence.layer in memory
-        if not (evidence.decides or kept):
+        amateur = evidence.layer in memory
+        if not (evidence.decides or amateur):
             return memory, None
         logits = evidence.logits()
-        if kept:
+        if amateur:
             memory = {**memory, evidence.layer: logits}
         return memory, Candidates(logits, None, None, memory.__getitem__) if evidence.decides else None
 
