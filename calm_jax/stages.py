@@ -66,16 +66,17 @@ def train_exit_classifier(
 
 
 def evaluate(
-    predictions: Sequence[Any], references: Sequence[str | Sequence[str]], metrics: Sequence[str | Metric]
+    predictions: Sequence[Any], references: Sequence[str | Sequence[str]], metrics: str | Metric | Sequence[str | Metric]
 ) -> dict[str, float]:
     """{metric: value} of predictions, one for each list of references, in the same order.
 
-    predictions: texts, or outputs of a model. references: one text each, or several. metrics: names, as `calm evaluate` takes,
-    or functions (predictions, references) → [B] in [0, 1] of one's own.
+    predictions: texts, or outputs of a model. references: one text each, or several. metrics: one or several names,
+    as `calm evaluate` takes, or functions (predictions, references) → [B] in [0, 1] of one's own.
     Raises ValueError for an unknown metric, and where the numbers of predictions and references differ.
     """
     texts = [each if isinstance(each, str) else each.text for each in predictions]
     several = [[each] if isinstance(each, str) else list(each) for each in references]
+    metrics = [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
     return {metric_name(each): score(each, texts, several) for each in metrics}
 
 

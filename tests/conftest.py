@@ -43,6 +43,13 @@ def compiled(tmp_path_factory):
     os.environ['JAX_COMPILATION_CACHE_DIR'] = str(folder / 'compiled')
 
 
+@pytest.fixture(scope='module', autouse=True)
+def programs():
+    """What a module of tests compiled is dropped behind it: a process can map only so many programs."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope='session')
 def checkpoint(tmp_path_factory):
     config = TransformerConfig(

@@ -5,7 +5,7 @@ states, to the first `DecodeState`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ def decide_rows(
     return so_far._replace(plan=_with_first_layers(_checked_plan(maker, plan, tokens.shape[0], config), maker.after, config))
 
 
-def _checked_plan(maker: PlanMaker, plan: Plan, rows: int, config: TransformerConfig) -> Plan:
+def _checked_plan(maker: PlanMaker, plan: Any, rows: int, config: TransformerConfig) -> Plan:
     """The plan, of everything where the maker's dial stands at 1. Raises ValueError for what is no plan of these rows."""
     if not isinstance(plan, Plan):
         raise ValueError(f'{type(maker).__name__} gave {plan!r}; expected a Plan')

@@ -70,8 +70,7 @@ def test_a_scripted_gate_repeats_its_last_row(sizes):
     assert runs == [[True, False, False], [False, True, True]]
 
 
-def test_a_scripted_gate_at_1_runs_every_layer_of_every_sub_layer(sizes):
+def test_a_scripted_gate_may_say_which_sub_layers_run(sizes):
     table = np.array([[[True, False, False]], [[False, True, False]]])
     at = context(sizes, layer=0, position=jnp.array([0, 1, 7]))
     assert ScriptedGate(table)(None, at)[1].tolist() == [table[0, 0].tolist(), *[table[1, 0].tolist()] * 2]
-    assert ScriptedGate(table, threshold=1.0)(None, at)[1].all()

@@ -654,3 +654,54 @@ def test_a_higher_dial_leaves_no_earlier(decode, measure, form, wide):
     ]
     assert all((one <= other).all() for one, other in zip(layers, layers[1:]))
     assert (layers[-1] == 3).all() and (layers[0] < 3).any()
+
+
+@pytree
+class Sometimes(Gate):
+    """Opens where its keys say so, or always at a dial of 1, which it need not know."""
+
+    often: Any
+
+    dial = 'often'
+
+    def __call__(self, memory, context):
+        return memory, jax.vmap(jax.random.uniform)(context.keys) < 0.3
+
+
+def test_a_dial_of_one_runs_everything_whatever_the_decision_knows_of_it_and_the_others_stay(decode, wide):
+    full = decode()
+    equal(decode(gate=Sometimes(jnp.ones(()))), full)
+    equal(decode(gate=Sometimes(1.0)), full)
+    assert decode(gate=Sometimes(0.5)).work.feed_forward.sum() < full.work.feed_forward.sum()
+    # An exit at 1 is off, and the plan beside it is not.
+    planned = decode(plan=plans.Uniform(2 / 3))
+    equal(decode(exit=Exit(SoftmaxGap(), 1.0), plan=plans.Uniform(2 / 3)), planned)
+    assert planned.work.feed_forward.max() == 2
+
+
+@pytree
+class NoPlan(PlanMaker):
+    gives: Any
+
+    def __call__(self, context):
+        return self.gives
+
+
+@pytree
+class HalfAGate(Gate):
+    def __call__(self, memory, context):
+        return memory, jnp.ones((context.hidden.shape[0], 2), bool)
+
+
+@pytest.mark.parametrize(
+    'parts, message',
+    [
+        ({'plan': NoPlan(None)}, 'NoPlan gave None; expected a Plan'),
+        ({'plan': NoPlan(mixed_plan(slice(0, 3)))}, r'NoPlan gave bool \(3, 3\) as self_attention; expected bool \[5, 3\]'),
+        ({'gate': HalfAGate()}, r'HalfAGate gave bool \(5, 2\); expected bool \[5\] or \[5, 3\]'),
+    ],
+)
+def test_what_is_no_plan_and_no_gate_is_refused_in_one_line(decode, parts, message):
+    with pytest.raises(ValueError, match=message) as error:
+        decode(**parts)
+    assert '\n' not in str(error.value)
