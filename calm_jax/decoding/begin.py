@@ -82,8 +82,8 @@ def _checked_plan(maker: PlanMaker, plan: Any, rows: int, config: TransformerCon
     for name, part in plan._asdict().items():
         shape = rows, layers[name]
         if getattr(part, 'shape', None) != shape or str(part.dtype) != 'bool':
-            found = f'{getattr(part, "dtype", type(part).__name__)} {getattr(part, "shape", "")}'
-            raise ValueError(f'{type(maker).__name__} gave {found} as {name}; expected bool {list(shape)}')
+            given = f'{getattr(part, "dtype", type(part).__name__)} {getattr(part, "shape", "")}'
+            raise ValueError(f'{type(maker).__name__} gave {given} as {name}; expected bool {list(shape)}')
     if maker.dial is None:
         return plan
     off = jnp.asarray(getattr(maker, maker.dial)) >= 1
