@@ -102,7 +102,10 @@ class _StandardError(logging.Handler):
 
 
 class _OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage before it."""
+    """A parser whose errors are one line, without the usage before it, and that takes flags by their whole names alone."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **{'allow_abbrev': False, **settings})
 
     def error(self, message):
         self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')

@@ -165,6 +165,8 @@ class Model:
         where an interrupted run goes on, a multiple of 64 · batch_size; rows are of all texts, those before it too.
         example_ids: what counted the texts before. watch: called with what each batch took.
         """
+        if isinstance(texts, str):
+            raise TypeError('texts is a text; stream takes an iterable of them (generate takes one)')
         request = self._request('stream', decoding, options, None)
         checked = (request.text(text, i) for i, text in enumerate(texts, start=first))
         return self._outputs(checked, request, first, example_ids, watch)

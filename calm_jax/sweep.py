@@ -108,6 +108,8 @@ class Sweep:
 
 def points_of(decoding: Decoding, thresholds: Sequence[float]) -> list[Decoding]:
     """The decoding at each λ, in test order. Raises ValueError where there is no exit that a λ is of, and for what is no λ."""
+    if not isinstance(decoding, Decoding):
+        raise TypeError(f'decoding is {decoding!r}; expected Decoding(…)')
     if decoding.exit is None:
         raise ValueError('the decoding has no exit whose threshold could be λ; pass Decoding(exit=Exit(measure))')
     return [

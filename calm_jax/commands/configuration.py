@@ -121,12 +121,14 @@ def _document(kind: type, selector: str, visited: dict[type, None]) -> dict[str,
                 document[field.name] = inner
             continue
         where, value = _followed(where, bound[field.name])
+        classes = [option.kind] if option.kind else list((option.kinds or {}).values())
         if not isinstance(value, gin_config.ConfigurableReference):
+            if classes and value is not None:
+                raise ValueError(f'{where} is {value!r}; expected {" or ".join(f"@{each.__name__}()" for each in classes)}')
             document[field.name] = value
             continue
         made, bases = _referred(value), [each for each in parts(hints[field.name]) if isinstance(each, type)]
         if not (value.evaluate and isinstance(made, type) and dataclasses.is_dataclass(made) and issubclass(made, (*bases,))):
-            classes = [option.kind] if option.kind else (option.kinds or {}).values()
             raise ValueError(f'{where} is {value!r}; expected {" or ".join(f"@{each.__name__}()" for each in classes)}')
         inner = _document(made, value.scoped_selector, visited)
         named = {} if made is option.kind else class_reference(made, option.kinds)

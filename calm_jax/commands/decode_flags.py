@@ -17,7 +17,7 @@ from calm_jax.commands.flag_types import positive
 from calm_jax.commands.option_flags import Flag
 from calm_jax.decoding import partial
 from calm_jax.decoding.codec import class_name, from_json
-from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.decoding import Decoding, off
 from calm_jax.decoding.layout import Layout, at
 from calm_jax.models.config import DEVICE_DTYPES
 from calm_jax.types import Sizes
@@ -108,7 +108,9 @@ def decoding_of(args: argparse.Namespace, model: Any, by_record: bool = False) -
         said, document = _without_threshold(said), _without_threshold(document)
     partial.check_owned(said, document, layout)
     _check_changes(said, document)
-    return model.resolve(from_json(document, heads=model.heads, classes=layout.own))
+    decoding = model.resolve(from_json(document, heads=model.heads, classes=layout.own))
+    _check_plan(said, decoding)
+    return decoding
 
 
 def otherwise(args: argparse.Namespace, document: dict, sizes: Sizes) -> Iterator[tuple[str, Any, Any]]:
@@ -181,6 +183,14 @@ def _check_threshold(said: dict, document: dict, made: DecodeFlags, by_record: b
             raise ValueError('--threshold and --threshold_field both say λ; leave one of the two out')
     elif measure is not None and 'threshold' not in exit and 'threshold' in made.flags:
         raise ValueError(f'--measure {measure} without --threshold would decode at full depth; say λ')
+
+
+def _check_plan(said: dict, decoding: Decoding) -> None:
+    """Raises ValueError for a plan that is named without its dial, and so would leave nothing out."""
+    plan = decoding.plan
+    if plan is not None and plan.dial is not None and off(plan) and said.get('plan', {}).keys() == {'class'}:
+        if ':' not in (name := said['plan']['class']):
+            raise ValueError(f'--plan {name} would run everything; say how much, as in {name}:4')
 
 
 def _without_threshold(document: dict) -> dict:

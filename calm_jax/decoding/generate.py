@@ -1,6 +1,7 @@
 """The token loop: plan and read the source or prompt once; then one token of every row at a time until all have ended."""
 
 import dataclasses
+import inspect
 from functools import partial
 from typing import Any
 
@@ -34,8 +35,10 @@ def generate(
     depth, but for what a plan leaves out, and but for its last token: what that one is followed by is the first decision.
     decoding: how; its max_new_tokens is a number here. A row of nothing but padding has ended before it starts.
     options: as `program`. Returns a Trace; T is the most tokens of any row, as far as that is known outside of other programs.
-    Raises ValueError for what does not go together.
+    Raises TypeError for an option that there is none of, ValueError for what does not go together.
     """
+    if unknown := set(options) - set(inspect.signature(program).parameters):
+        raise TypeError(f'generate has no option {min(unknown)!r}; how to decode is said by decoding=Decoding(…)')
     run, arguments, settings = program(config, params, tokens, mask, decoding, **options)
     trace, length = run(*arguments, **settings), _longest(decoding, options.get('rows'))
     return trace if length is None or length == trace.tokens.shape[1] else cut(trace, length)
@@ -63,6 +66,8 @@ def program(
     head_table: the head as [V, E] where it is at hand (`Transformer.head_table`); else pruning makes it, once a call.
     log_probabilities: whether the trace has those of the tokens under the model's own logits at the exit.
     """
+    if not isinstance(decoding, Decoding):
+        raise TypeError(f'decoding is {decoding!r}; expected Decoding(…)')
     decoding, rows, settings = resolved(decoding, rows, capacity)
     if isinstance(decoding.choice, Beam):
         if forced is not None or log_probabilities:
@@ -210,6 +215,10 @@ def _longest(decoding, rows):
 
 def _inputs(config, tokens, mask, example_ids):
     tokens = jnp.asarray(tokens, jnp.int32)
+    if tokens.ndim != 2 or not tokens.shape[1]:
+        raise ValueError(f'tokens are of shape {list(tokens.shape)}; expected [B, S], a row for each text')
+    if mask is not None and jnp.shape(mask) != tokens.shape:
+        raise ValueError(f'mask is of shape {list(jnp.shape(mask))}; expected that of the tokens, {list(tokens.shape)}')
     mask = tokens != config.pad_id if mask is None else jnp.asarray(mask, bool)
     ids = jnp.arange(tokens.shape[0], dtype=jnp.int32) if example_ids is None else jnp.asarray(example_ids, jnp.int32)
     return tokens, mask, ids

@@ -62,6 +62,10 @@ class VocabularyMeasure(Measure):
 
     predicts: ClassVar[bool] = True
 
+    def __post_init__(self):
+        if not isinstance(self.vocabulary, Vocabulary):
+            raise TypeError(f'vocabulary is {self.vocabulary!r}; expected the ids to look at, such as FixedPruning(keep=64)')
+
     def init(self, rows: int, sizes: Sizes) -> Any:
         return self.vocabulary.init(rows, sizes)
 

@@ -38,6 +38,7 @@ class Contrast(VocabularyMeasure):
     remembers: ClassVar[bool] = True
 
     def __post_init__(self):
+        super().__post_init__()
         if not isinstance(self.alpha, int | float) or not 0 < self.alpha < 1:
             raise ValueError(f'alpha is {self.alpha!r}; expected a share of the largest probability, in (0, 1)')
         if self.emits not in EMITS:
