@@ -2,9 +2,12 @@
 
 import json
 import os
+import pathlib
 
 # Set before JAX starts. Tiny models run for milliseconds and compile for seconds: compile quickly rather than well.
 os.environ.setdefault('XLA_FLAGS', '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0')
+# What one process has compiled, however small, the other need not, nor commands that are run again.
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -21,6 +24,9 @@ from calm_jax.checkpoints import native  # noqa: E402
 from calm_jax.data.tokenizers import ByteTokenizer  # noqa: E402
 from calm_jax.models.config import TransformerConfig  # noqa: E402
 from calm_jax.models.transformer import init_params  # noqa: E402
+
+
+MOST_MAPPED = 20_000  # areas of memory, of the 65,530 that Linux gives a process
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -41,13 +47,16 @@ def compiled(tmp_path_factory):
     if 'PYTEST_XDIST_WORKER' in os.environ:
         folder = folder.parent
     os.environ['JAX_COMPILATION_CACHE_DIR'] = str(folder / 'compiled')
+    jax.config.update('jax_compilation_cache_dir', str(folder / 'compiled'))
 
 
 @pytest.fixture(scope='module', autouse=True)
 def programs():
-    """What a module of tests compiled is dropped behind it: a process can map only so many programs."""
+    """What was compiled is dropped after a module of tests, where it is much: a process can map only so many programs."""
     yield
-    jax.clear_caches()
+    maps = pathlib.Path('/proc/self/maps')
+    if not maps.exists() or len(maps.read_bytes().splitlines()) > MOST_MAPPED:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope='session')

@@ -139,7 +139,7 @@ def test_a_folder_that_no_run_made_is_left_alone(tmp_path, arguments, capsys, fl
         ([], 'calm train needs a gin file, such as --gin_file=runs/train.gin'),
         (['--gin_file=runs/train.gin'], 'MODEL_DIR, SOURCE, TARGET, TOKENIZER, TRAIN_DATA are required'),
         (['--gin_file=runs/train.gin', '--resume', '--overwrite'], 'not allowed with argument'),
-        (['--gin_file=runs/train.gin', '--step', 'many'], "invalid int value: 'many'"),
+        (['--gin_file=runs/train.gin', '--steps', 'many'], "invalid int value: 'many'"),
     ],
 )
 def test_what_a_user_can_get_wrong_is_one_line_and_exit_code_2(capsys, extra, message):
