@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.checkpoints.published import import_checkpoint as import_checkpoint
     from calm_jax.compilation import use_compilation_cache as use_compilation_cache
     from calm_jax.decoding.choice import Beam as Beam
+    from calm_jax.decoding.choice import Choice as Choice
     from calm_jax.decoding.choice import Greedy as Greedy
     from calm_jax.decoding.choice import Sampled as Sampled
     from calm_jax.decoding.decoding import Decoding as Decoding
@@ -38,8 +39,10 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.decoding.propagation import Eager as Eager
     from calm_jax.decoding.propagation import FirstState as FirstState
     from calm_jax.decoding.propagation import Lazy as Lazy
+    from calm_jax.decoding.propagation import Propagation as Propagation
     from calm_jax.decoding.rows import Rows as Rows
     from calm_jax.decoding.rules import Rules as Rules
+    from calm_jax.decoding.state import DecodeState as DecodeState
     from calm_jax.decoding.trace import trace_of as trace_of
     from calm_jax.depth.confidence import Classifier as Classifier
     from calm_jax.depth.confidence import Measure as Measure
@@ -54,17 +57,21 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.depth.exits import Exit as Exit
     from calm_jax.depth.gates import Gate as Gate
     from calm_jax.depth.gates import ScriptedGate as ScriptedGate
+    from calm_jax.depth.plans import GivenPlan as GivenPlan
     from calm_jax.depth.plans import PlanMaker as PlanMaker
     from calm_jax.depth.plans import Uniform as Uniform
     from calm_jax.depth.thresholds import Constant as Constant
     from calm_jax.depth.thresholds import Decaying as Decaying
     from calm_jax.depth.thresholds import ScaledDecaying as ScaledDecaying
+    from calm_jax.depth.thresholds import ThresholdForm as ThresholdForm
     from calm_jax.depth.vocabulary import DecayingPruning as DecayingPruning
     from calm_jax.depth.vocabulary import FixedPruning as FixedPruning
+    from calm_jax.depth.vocabulary import Vocabulary as Vocabulary
     from calm_jax.depth.vocabulary import Whole as Whole
     from calm_jax.evaluation import evaluate_file as evaluate_file
     from calm_jax.model import Model as Model
     from calm_jax.model import load as load
+    from calm_jax.models.config import TransformerConfig as TransformerConfig
     from calm_jax.options import array as array
     from calm_jax.options import option as option
     from calm_jax.output import Output as Output
@@ -83,19 +90,21 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.types import Plan as Plan
     from calm_jax.types import Sizes as Sizes
     from calm_jax.types import Trace as Trace
+    from calm_jax.types import Work as Work
 else:
     _NAMES = {
         'calm_jax.calibrating': ('calibrate_model',),
         'calm_jax.calibration': ('Calibration', 'Certificate', 'Point', 'calibrate'),
         'calm_jax.checkpoints.published': ('import_checkpoint',),
         'calm_jax.compilation': ('use_compilation_cache',),
-        'calm_jax.decoding.choice': ('Beam', 'Greedy', 'Sampled'),
+        'calm_jax.decoding.choice': ('Beam', 'Choice', 'Greedy', 'Sampled'),
         'calm_jax.decoding.decoding': ('Decoding', 'Limits'),
         'calm_jax.decoding.generate': ('begin', 'decide', 'generate', 'prefill', 'step'),
-        'calm_jax.decoding.trace': ('trace_of',),
-        'calm_jax.decoding.propagation': ('CopyKV', 'Eager', 'FirstState', 'Lazy'),
+        'calm_jax.decoding.propagation': ('CopyKV', 'Eager', 'FirstState', 'Lazy', 'Propagation'),
         'calm_jax.decoding.rows': ('Rows',),
         'calm_jax.decoding.rules': ('Rules',),
+        'calm_jax.decoding.state': ('DecodeState',),
+        'calm_jax.decoding.trace': ('trace_of',),
         'calm_jax.depth.confidence': (
             'Classifier',
             'Measure',
@@ -109,11 +118,12 @@ else:
         'calm_jax.depth.contrast': ('DivergentContrast', 'WeightedContrast'),
         'calm_jax.depth.exits': ('Exit',),
         'calm_jax.depth.gates': ('Gate', 'ScriptedGate'),
-        'calm_jax.depth.plans': ('PlanMaker', 'Uniform'),
-        'calm_jax.depth.thresholds': ('Constant', 'Decaying', 'ScaledDecaying'),
-        'calm_jax.depth.vocabulary': ('DecayingPruning', 'FixedPruning', 'Whole'),
+        'calm_jax.depth.plans': ('GivenPlan', 'PlanMaker', 'Uniform'),
+        'calm_jax.depth.thresholds': ('Constant', 'Decaying', 'ScaledDecaying', 'ThresholdForm'),
+        'calm_jax.depth.vocabulary': ('DecayingPruning', 'FixedPruning', 'Vocabulary', 'Whole'),
         'calm_jax.evaluation': ('evaluate_file',),
         'calm_jax.model': ('Model', 'load'),
+        'calm_jax.models.config': ('TransformerConfig',),
         'calm_jax.options': ('array', 'option'),
         'calm_jax.output': ('Output', 'Outputs'),
         'calm_jax.pytrees': ('pytree',),
@@ -122,7 +132,7 @@ else:
         'calm_jax.training.jobs': ('PairedText',),
         'calm_jax.training.optimizer': ('Optimizer',),
         'calm_jax.training.train_loop': ('LoopOptions',),
-        'calm_jax.types': ('Context', 'Evidence', 'Plan', 'Sizes', 'Trace'),
+        'calm_jax.types': ('Context', 'Evidence', 'Plan', 'Sizes', 'Trace', 'Work'),
     }
     _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
     __all__ = sorted(_MODULE_OF)

@@ -153,13 +153,16 @@ class Model:
         texts: Iterable[str | Mapping[str, Any]],
         decoding: Decoding | None = None,
         *,
+        in_order: bool = False,
         first: int = 0,
         example_ids: ExampleIds | None = None,
         watch: Callable[[BatchReport], None] | None = None,
         **options: Unpack[Options],
     ) -> Iterator[Output]:
-        """Outputs of any number of texts in bounded memory, in input order, a window of 64 batches at a time: those of a window
-        come when its last batch is decoded, as its texts are sorted by length.
+        """Outputs of any number of texts in bounded memory, batch by batch as they are decoded; `text_index` says of which text
+        each is. A window of 64 batches is read ahead, and decoded from its shortest texts on.
+
+        in_order: in the order of the texts instead, those of a window when its last batch is decoded.
 
         Arguments and errors as `generate`; a text that is none raises when its turn comes. first: the index of the first text,
         where an interrupted run goes on, a multiple of 64 · batch_size; rows are of all texts, those before it too.
@@ -169,7 +172,7 @@ class Model:
             raise TypeError('texts is a text; stream takes an iterable of them (generate takes one)')
         request = self._request('stream', decoding, options, None)
         checked = (request.text(text, i) for i, text in enumerate(texts, start=first))
-        return self._outputs(checked, request, first, example_ids, watch)
+        return self._outputs(checked, request, first, example_ids, watch, in_order)
 
     def stream_tokens(self, prompt: str, decoding: Decoding | None = None, **options: Unpack[Options]) -> Iterator[str]:
         """The text that answers a prompt, in parts, as it is said; together they are `generate`'s.
@@ -283,8 +286,9 @@ class Model:
         first: int = 0,
         example_ids: ExampleIds | None = None,
         watch: Callable[[BatchReport], None] | None = None,
+        in_order: bool = True,
     ) -> Iterator[Output]:
-        """Outputs of checked texts, in order."""
+        """Outputs of checked texts, in order or batch by batch."""
         ids_of, waiting = example_ids or ExampleIds(), {}  # ids of the examples that are read and not decoded
 
         def sources():
@@ -299,12 +303,13 @@ class Model:
         windows = decode_windows(
             sources(), request.batch_size, max_source_length=request.source_length, first=first, **self.padding
         )
-        return self._decoded(windows, request, waiting, watch)
+        batches = self._decoded(windows, request, waiting, watch)
+        return _in_order(batches) if in_order else (output for _, outputs in batches for output in outputs.values())
 
-    def _decoded(self, windows, request, waiting, watch):
+    def _decoded(self, windows, request, waiting, watch) -> Iterator[tuple[bool, dict[int, Output]]]:
+        """(whether it is the last of its window, the outputs by row of the input, ascending) of one batch after another."""
         for window in windows:
-            outputs = {}
-            for batch in window:
+            for number, batch in enumerate(window, start=1):
                 ids = np.array([waiting.pop(row, 0) for row in batch.rows.tolist()], np.int32)
                 began = time.perf_counter()
                 trace = jax.device_get(
@@ -322,10 +327,10 @@ class Model:
                 )
                 seconds = time.perf_counter() - began
                 present = int(np.sum(batch.rows >= 0))
-                outputs.update(self._rows_of(batch, trace, request, seconds / max(1, present)))
                 if watch is not None:
                     watch(batch_report(trace, present, beams(request.decoding), seconds))
-            yield from (outputs[row] for row in sorted(outputs))
+                outputs = self._rows_of(batch, trace, request, seconds / max(1, present))
+                yield number == len(window), dict(sorted(outputs.items()))
 
     def _rows_of(self, batch: DecodeBatch, trace: Trace, request: Request, seconds: float) -> dict[int, Output]:
         """Outputs of a decoded batch by input index; rows that only filled it up are thrown away."""
@@ -357,6 +362,7 @@ class Model:
                 batch_seconds=seconds,
                 log_probabilities=None if scores is None else scores[row, :length].tolist(),
                 sequence=index % request.sequences,
+                text_index=index // request.sequences,
             )
         return outputs
 
@@ -399,6 +405,16 @@ def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
     return Model(
         dataclasses.replace(config, dtype=dtype), params, checkpoint.tokenizer, checkpoint.heads, checkpoint.generation or {}
     )
+
+
+def _in_order(batches: Iterator[tuple[bool, dict[int, Output]]]) -> Iterator[Output]:
+    """The outputs of batches by rising row, a window at a time."""
+    window: dict[int, Output] = {}
+    for last, outputs in batches:
+        window |= outputs
+        if last:
+            yield from (window[row] for row in sorted(window))
+            window = {}
 
 
 def beams(decoding: Decoding) -> int:

@@ -17,7 +17,7 @@ class Output:
     source_tokens: with the end-of-sequence; truncated: whether the input was longer than the limit.
     batch_seconds: wall time of the batch it was decoded in, over the batch's sequences.
     log_probabilities: of each token under the model's own logits at its exit, before rules and temperature; None where they
-    were not asked for. sequence: which of the text's sequences it is, from 0.
+    were not asked for. text_index: which of the texts it is of, sequence: which of the text's sequences it is, both from 0.
     """
 
     text: str
@@ -34,6 +34,7 @@ class Output:
     batch_seconds: float
     log_probabilities: list[float] | None = None
     sequence: int = 0
+    text_index: int = 0
 
 
 class BatchReport(NamedTuple):

@@ -79,6 +79,7 @@ def decode_file(
             decoding,
             rows=rows,
             batch_size=batch_size,
+            in_order=True,
             first=decoded.finished,
             example_ids=example_ids,
             watch=summary.batch,

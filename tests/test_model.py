@@ -67,6 +67,19 @@ def test_an_endless_stream_is_decoded_a_window_at_a_time(model):
     assert len(read) <= 128
 
 
+def test_rows_are_streamed_batch_by_batch_and_say_which_text_they_are_of(model):
+    reports = []
+    stream = model.stream(TEXTS, batch_size=2, watch=reports.append)
+    first = next(stream)
+    assert len(reports) == 1
+    outputs = [first, *stream]
+    assert len(reports) == -(-len(TEXTS) // 2)
+    assert [each.text_index for each in outputs] != list(range(len(TEXTS)))  # shortest first
+    together = model.generate(TEXTS, batch_size=2)
+    assert {each.text_index: each.tokens for each in outputs} == {i: each.tokens for i, each in enumerate(together)}
+    assert [each.tokens for each in model.stream(TEXTS, batch_size=2, in_order=True)] == [each.tokens for each in together]
+
+
 def test_a_failure_is_remembered_and_what_came_before_it_is_kept(model):
     first = model.generate(TEXTS[0])
 

@@ -59,6 +59,7 @@ MAY_IMPORT = {
     'stages': {'metrics', 'model', 'models', 'outputs', 'reporting', 'training'},
     '__init__': {
         'types',
+        'models',
         'options',
         'pytrees',
         'compilation',
