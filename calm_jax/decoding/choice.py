@@ -50,11 +50,13 @@ class Sampled(Choice):
 
     def resolved(self):
         off = isinstance(self.top_p, int | float) and self.top_p >= 1
+        temperature: Any = None if isinstance(self.temperature, int | float) and self.temperature == 1 else self.temperature
         top_p: Any = None if off else self.top_p
-        return Sampled(self.temperature, self.top_k, top_p)
+        return Sampled(temperature, self.top_k, top_p)
 
     def __call__(self, logits: Float[Array, 'B V'], keys: Key[Array, 'B']) -> Int[Array, 'B']:
-        logits = logits / self.temperature
+        if self.temperature is not None:
+            logits = logits / self.temperature
         if self.top_k:
             count = min(self.top_k, logits.shape[-1])
             logits = jnp.where(logits < jax.lax.top_k(logits, count)[0][:, -1:], -jnp.inf, logits)

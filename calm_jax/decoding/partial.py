@@ -82,15 +82,19 @@ def unselected(document: dict, layout: Layout) -> dict:
 def completed(document: dict, layout: Layout, sizes: Sizes, path: Path = ()) -> dict:
     """The document with the text after a class's name made options, for a model of these sizes.
 
-    Raises ValueError for a text that means nothing.
+    Raises ValueError for a text that means nothing, or says what an option says too.
     """
     made = {}
     for name, value in document.items():
         if isinstance(value, dict):
             value = completed(value, layout, sizes, (*path, name))
             if TEXT in value:
-                instance = layout.kinds((*path, name))[value['class']].of(value.pop(TEXT), sizes)
-                value.update({field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)})
+                text = value.pop(TEXT)
+                instance = layout.kinds((*path, name))[value['class']].of(text, sizes)
+                made_of_text = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
+                if twice := sorted(set(value) & set(made_of_text)):
+                    raise ValueError(f'--{name} {value["class"]}:{text} and {twice[0]} both say how much; leave one out')
+                value.update(made_of_text)
         made[name] = value
     return made
 
