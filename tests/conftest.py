@@ -3,9 +3,14 @@
 import json
 import os
 import pathlib
+from importlib import metadata
 
 # Set before JAX starts. Tiny models run for milliseconds and compile for seconds: compile quickly rather than well.
-os.environ.setdefault('XLA_FLAGS', '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0')
+FLAGS = '--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0'
+if metadata.version('jaxlib').startswith('0.10.'):  # a flag that is not known would end the process
+    FLAGS += ' --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
+    FLAGS += ' --xla_llvm_force_inline_before_split=false'  # with them a third of the time
+os.environ.setdefault('XLA_FLAGS', FLAGS)
 # What one process has compiled, however small, the other need not, nor commands that are run again.
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
