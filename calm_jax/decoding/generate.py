@@ -37,7 +37,7 @@ def generate(
     options: as `program`. Returns a Trace; T is the most tokens of any row, as far as that is known outside of other programs.
     Raises TypeError for an option that there is none of, ValueError for what does not go together.
     """
-    if unknown := set(options) - set(inspect.signature(program).parameters):
+    if unknown := options.keys() - OPTIONS:
         raise TypeError(f'generate has no option {min(unknown)!r}; how to decode is said by decoding=Decoding(…)')
     run, arguments, settings = program(config, params, tokens, mask, decoding, **options)
     trace, length = run(*arguments, **settings), _longest(decoding, options.get('rows'))
@@ -114,6 +114,9 @@ def prefill(
     decoding, rows, settings = resolved(_stateful(decoding), rows, capacity)
     options = {'forced': forced, 'head_table': head_table, 'log_probabilities': log_probabilities, 'cursor': cursor}
     return prefill_program(config, params, decided, decoding, rows=rows, **settings, **options)
+
+
+OPTIONS = frozenset(inspect.signature(program).parameters)
 
 
 def begin(
@@ -214,11 +217,16 @@ def _longest(decoding, rows):
 
 
 def _inputs(config, tokens, mask, example_ids):
-    tokens = jnp.asarray(tokens, jnp.int32)
+    tokens = _array(tokens, np.int32)
     if tokens.ndim != 2 or not tokens.shape[1]:
         raise ValueError(f'tokens are of shape {list(tokens.shape)}; expected [B, S], a row for each text')
-    if mask is not None and jnp.shape(mask) != tokens.shape:
-        raise ValueError(f'mask is of shape {list(jnp.shape(mask))}; expected that of the tokens, {list(tokens.shape)}')
-    mask = tokens != config.pad_id if mask is None else jnp.asarray(mask, bool)
-    ids = jnp.arange(tokens.shape[0], dtype=jnp.int32) if example_ids is None else jnp.asarray(example_ids, jnp.int32)
+    if mask is not None and np.shape(mask) != tokens.shape:
+        raise ValueError(f'mask is of shape {list(np.shape(mask))}; expected that of the tokens, {list(tokens.shape)}')
+    mask = tokens != config.pad_id if mask is None else _array(mask, bool)
+    ids = np.arange(tokens.shape[0], dtype=np.int32) if example_ids is None else _array(example_ids, np.int32)
     return tokens, mask, ids
+
+
+def _array(value, dtype):
+    """An array of a type, on the host where it is there: a compiled function takes it quicker than it is sent apart."""
+    return jnp.asarray(value, dtype) if isinstance(value, jax.Array) else np.asarray(value, dtype)

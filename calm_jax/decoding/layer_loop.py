@@ -234,7 +234,9 @@ class LayerLoop(NamedTuple):
             made = jax.tree.map(lambda new, old: jnp.where(pending, new, old), made, there)
             return kv_cache.write(cache, slot, *made), begin + window
 
-        return jax.lax.while_loop(lambda carry: carry[1] < cursor, project, (cache, lowest // window * window))[0]
+        # Where nothing is missing there is no window, though the cursor stands within one.
+        first = jnp.where(lowest < cursor, lowest // window * window, cursor)
+        return jax.lax.while_loop(lambda carry: carry[1] < cursor, project, (cache, first))[0]
 
     def _exit_states(self, exit_states, state):
         """The ring of exit states with this token's."""
