@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from calm_jax.metrics.quality import Metric, metric_name
+from calm_jax.metrics.quality import Metric, metric_name, several
 from calm_jax.metrics.scores import score
 from calm_jax.model import Model, load
 from calm_jax.models.config import TransformerConfig
@@ -75,9 +75,8 @@ def evaluate(
     Raises ValueError for an unknown metric, and where the numbers of predictions and references differ.
     """
     texts = [each if isinstance(each, str) else each.text for each in predictions]
-    several = [[each] if isinstance(each, str) else list(each) for each in references]
-    metrics = [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
-    return {metric_name(each): score(each, texts, several) for each in metrics}
+    wanted = [[each] if isinstance(each, str) else list(each) for each in references]
+    return {metric_name(each): score(each, texts, wanted) for each in several(metrics)}
 
 
 def report(run: str | os.PathLike, output: str | os.PathLike, overwrite: bool = False) -> page.Written:

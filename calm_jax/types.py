@@ -26,6 +26,10 @@ class Sizes(NamedTuple):
     dtype: str = 'float32'
     encoder_layers: int = 0
 
+    def units(self, flops: int) -> int:
+        """Floating-point operations in units of D, rounded up, as `Work` counts those of decisions."""
+        return -(-flops // self.width)
+
 
 class HeadRows(NamedTuple):
     """The head's rows of chosen ids, other ones for each row of a batch: weight [B, k, E]; bias [B, k], or None."""

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from calm_jax.decoding.begin import bias_at, bound, decide_rows, prefill_rows
 from calm_jax.decoding.choice import Beam, likeliest_id
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.layer_loop import LayerLoop
+from calm_jax.decoding.layer_loop import LayerLoop, places
 from calm_jax.decoding.state import DecodeInputs, DecoderCache, TokenInputs
 from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Array, Trace, Work
@@ -141,12 +141,11 @@ def _search(beam, alive, layers, filled, length) -> Search:
 def _loop(call, config, inputs: DecodeInputs, search: Search, decoding, first, alive) -> LayerLoop:
     """The way of one token of every sequence through the layers."""
     cursor, sequences = search.step + first, alive.shape[0]
-    place = cursor[None, None] if inputs.start is None else (cursor - inputs.start)[:, None]
     token = TokenInputs(
         cursor=cursor,
         slot=cursor,
         position=jnp.broadcast_to(search.step, (sequences,)),
-        place=jnp.maximum(place, 0),
+        place=places(inputs, cursor[None]),
         alive=alive,
         self_bias=bias_at(inputs, cursor, search.cache.ring),
         keys=inputs.keys,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from calm_jax.decoding.choice import example_keys
-from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.decoding import Decoding, stands_at_one
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState
 from calm_jax.depth.plans import PlanMaker
@@ -21,6 +21,7 @@ from calm_jax.models import planned
 from calm_jax.models.cache import KVCache
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.layers import MASKED
+from calm_jax.models.positions import standing
 from calm_jax.models.transformer import Transformer
 from calm_jax.types import Array, Context, Plan, PrefillWork, Work
 
@@ -84,10 +85,7 @@ def _checked_plan(maker: PlanMaker, plan: Any, rows: int, config: TransformerCon
         if getattr(part, 'shape', None) != shape or str(part.dtype) != 'bool':
             given = f'{getattr(part, "dtype", type(part).__name__)} {getattr(part, "shape", "")}'
             raise ValueError(f'{type(maker).__name__} gave {given} as {name}; expected bool {list(shape)}')
-    if maker.dial is None:
-        return plan
-    off = jnp.asarray(getattr(maker, maker.dial)) >= 1
-    return Plan(*(part | off for part in plan))
+    return Plan(*(part | stands_at_one(maker) for part in plan))
 
 
 def _with_first_layers(plan: Plan, after: int, config: TransformerConfig) -> Plan:
@@ -108,7 +106,7 @@ def _first_encoder_layers(call, decided, after):
 
 
 def _first_prompt_layers(call, decided, after):
-    positions = _prompt_places(decided.mask)
+    positions = standing(decided.source.shape[1], decided.mask)
     bias = call(decided.source.shape[1], decided.mask, method='causal_bias')
     x, keys_values = call(decided.source, positions, method='embed'), []
     for layer in range(after):
@@ -143,7 +141,7 @@ def prefill_rows(
     after = 0 if decoding.plan is None else decoding.plan.after
     layers, cross_kv, work = source(call, config, decided, ring, after)
     if decoding.plan is not None:
-        units = -(-decoding.plan.flops(config.sizes) // config.emb_dim)
+        units = config.sizes.units(decoding.plan.flops(config.sizes))
         work = work._replace(decisions=jnp.any(decided.mask, axis=1) * jnp.asarray(units, jnp.int32))
     first, start = jnp.asarray(read, jnp.int32), None
     if config.decoder_only:
@@ -256,7 +254,7 @@ def _read_prompt(call, config, decided, ring, after):
     mask, plan, rows = decided.mask, decided.plan, decided.mask.shape[0]
     read, layers = decided.source.shape[1] - 1, list(_empty(config, rows, ring))
     if read:
-        positions = _prompt_places(mask)[:, :-1]
+        positions = standing(read, mask[:, :-1])
         bias = call(read, mask[:, :-1], method='causal_bias')
         x = decided.states[:, :-1] if after else call(decided.source[:, :-1], positions, method='embed')
         for layer in range(config.num_decoder_layers):
@@ -293,12 +291,6 @@ def _empty(config, rows, ring):
     """A cache per decoder layer."""
     made = [kv_cache.init(rows, config.kv_heads, ring, config.head_dim, config.dtype) for _ in range(config.num_decoder_layers)]
     return tuple(made)
-
-
-def _prompt_places(mask):
-    """int32 [B, S]: where in its row each token of a prompt stands, padding before it at 0."""
-    padding = jnp.sum(~mask, axis=1, dtype=jnp.int32)
-    return jnp.maximum(jnp.arange(mask.shape[1], dtype=jnp.int32)[None] - padding[:, None], 0)
 
 
 def _bias_table(call, ring, wraps):

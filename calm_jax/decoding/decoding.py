@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 from jax.core import Tracer
 
 from calm_jax.checks import check_seed
@@ -131,6 +132,12 @@ _PARTS = {
     'choice': (Choice, 'Greedy(), Sampled(…) or Beam(…)'),
     'rules': (Rules, 'Rules(…)'),
 }
+
+
+def stands_at_one(decision: Any) -> Array:
+    """Whether a decision's dial stands at 1, bool [], within a program; never, where it has none."""
+    dial = 0.0 if decision.dial is None else getattr(decision, decision.dial)
+    return jnp.asarray(dial) >= 1
 
 
 def off(decision: Any) -> bool:

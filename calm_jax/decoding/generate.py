@@ -69,19 +69,18 @@ def program(
     if not isinstance(decoding, Decoding):
         raise TypeError(f'decoding is {decoding!r}; expected Decoding(…)')
     decoding, rows, settings = resolved(decoding, rows, capacity)
+    arguments = config, params, *_inputs(config, tokens, mask, example_ids), decoding
     if isinstance(decoding.choice, Beam):
         if forced is not None or log_probabilities:
             raise ValueError(f'beam search takes no {"forced tokens" if forced is not None else "log-probabilities"}')
-        return beam_search, (config, params, *_inputs(config, tokens, mask, example_ids), decoding), settings
+        return beam_search, arguments, settings
     if log_probabilities and decoding.exit is not None and decoding.exit.measure.prunes:
         raise ValueError('log-probabilities are of the whole vocabulary, and the measure looks at a part of it')
-    tokens, mask, example_ids = _inputs(config, tokens, mask, example_ids)
-    arguments = config, params, tokens, mask, example_ids, decoding
-    return (
-        generate_program,
-        arguments,
-        {**settings, 'rows': rows, 'forced': forced, 'head_table': head_table, 'log_probabilities': log_probabilities},
-    )
+    options = {'rows': rows, 'forced': forced, 'head_table': head_table, 'log_probabilities': log_probabilities}
+    return generate_program, arguments, {**settings, **options}
+
+
+OPTIONS = frozenset(inspect.signature(program).parameters)
 
 
 def decide(
@@ -114,9 +113,6 @@ def prefill(
     decoding, rows, settings = resolved(_stateful(decoding), rows, capacity)
     options = {'forced': forced, 'head_table': head_table, 'log_probabilities': log_probabilities, 'cursor': cursor}
     return prefill_program(config, params, decided, decoding, rows=rows, **settings, **options)
-
-
-OPTIONS = frozenset(inspect.signature(program).parameters)
 
 
 def begin(

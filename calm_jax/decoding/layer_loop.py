@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.decoding import Decoding, stands_at_one
 from calm_jax.decoding.state import DecodeInputs, DecoderCache, LayerState, TokenInputs
 from calm_jax.depth.exits import Exit
 from calm_jax.models import cache as kv_cache
@@ -163,8 +163,6 @@ class LayerLoop(NamedTuple):
         if self.every_layer:
             return state
         ran = jnp.stack([rows.self_attention, rows.cross_attention, rows.feed_forward], axis=1)
-        if self.config.decoder_only:
-            ran = ran.at[:, 1].set(False)
         return state._replace(
             sub_layers=state.sub_layers + ran, executed=state.executed + jnp.sum(jnp.any(ran, axis=0), dtype=jnp.int32)
         )
@@ -191,7 +189,7 @@ class LayerLoop(NamedTuple):
             )
             memory, opened = gate(state.gate_memory, context)
             opened = _checked_gate(gate, opened, len(state.active))
-            units = _units(gate.flops(layer, self.config.sizes), self.config)
+            units = self.config.sizes.units(gate.flops(layer, self.config.sizes))
             scored = state.scored + state.active[:, None] * jnp.array([0, 0, units], jnp.int32)
             state = state._replace(gate_memory=memory, scored=scored)
             rows = [row & (opened if opened.ndim == 1 else opened[:, i]) for i, row in enumerate(rows)]
@@ -274,7 +272,7 @@ class LayerLoop(NamedTuple):
             memory, confidence, prediction = rule.measure.observe(state.memory, evidence)
             confidence = confidence.astype(jnp.float32)
             leaves = rule.leaves(layer, confidence, inputs.threshold, token.position, inputs.limit)
-            units = _units(rule.measure.flops(layer, self.config.sizes), self.config)
+            units = self.config.sizes.units(rule.measure.flops(layer, self.config.sizes))
             state = state._replace(
                 memory=remembered(evidence, memory, state.memory),
                 confidence=jnp.where(asked, confidence, state.confidence),
@@ -327,7 +325,7 @@ def _checked_gate(gate, opened, rows) -> Array:
     shape, kind = getattr(opened, 'shape', None), str(getattr(opened, 'dtype', None))
     if shape not in ((rows,), (rows, 3)) or kind != 'bool':
         raise ValueError(f'{type(gate).__name__} gave {kind} {shape}; expected bool [{rows}] or [{rows}, 3], who runs')
-    return opened if gate.dial is None else opened | (jnp.asarray(getattr(gate, gate.dial)) >= 1)
+    return opened | stands_at_one(gate)
 
 
 def places(inputs: DecodeInputs, index: Int[Array, ' W']) -> Int[Array, 'rows W']:
@@ -358,8 +356,3 @@ def _fitted(old, shape):
         return old
     cut = old[tuple(map(slice, shape))]
     return jnp.pad(cut, [(0, new - each) for each, new in zip(cut.shape, shape)])
-
-
-def _units(flops: int, config: TransformerConfig) -> int:
-    """Floating-point operations in units of D, rounded up."""
-    return -(-flops // config.emb_dim)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from calm_jax.decoding.begin import bias_at
 from calm_jax.decoding.choice import Greedy, likeliest_id, position_keys
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.layer_loop import LayerLoop
+from calm_jax.decoding.layer_loop import LayerLoop, places
 from calm_jax.decoding.state import DecodeCarry, DecodeInputs, LayerState, TokenInputs
 from calm_jax.decoding.trace import generated, recorded
 from calm_jax.models.config import TransformerConfig
@@ -23,12 +23,11 @@ def advance(call, config: TransformerConfig, inputs: DecodeInputs, carry: Decode
     """One step: the next token of every row."""
     rows, ring = carry.last.shape[0], carry.cache.ring
     position = jnp.broadcast_to(carry.cursor - inputs.first, (rows,))
-    place = carry.cursor[None, None] if inputs.start is None else (carry.cursor - inputs.start)[:, None]
     token = TokenInputs(
         cursor=carry.cursor,
         slot=carry.cursor if inputs.start is None else carry.cursor % ring,
         position=position,
-        place=jnp.maximum(place, 0),
+        place=places(inputs, carry.cursor[None]),
         alive=carry.alive,
         self_bias=bias_at(inputs, carry.cursor, ring),
         keys=position_keys(inputs.keys, position),
