@@ -3,8 +3,7 @@
 import dataclasses
 import math
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack, overload
 
 import jax
@@ -21,26 +20,29 @@ from calm_jax.data.windows import DecodeBatch, decode_windows
 from calm_jax.decoding import codec
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding, Limits
-from calm_jax.decoding.generate import begin, generate, step
+from calm_jax.decoding.generate import begin, step
+from calm_jax.flight import Landing, decode_batches, fly_window
 from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import join, split
 from calm_jax.models.transformer import Transformer
 from calm_jax.options import check_values
-from calm_jax.output import BatchReport, Output, Outputs
+from calm_jax.output import DecodeReport, Output, Outputs
 from calm_jax.request import (
     BATCH_SIZE,
+    PACKS,
     Options,
     Request,
     check_certificate_alone,
     check_combination,
     check_count,
     check_names,
+    check_pack,
     checked_rows,
     chosen_decoding,
 )
 from calm_jax.streamed_text import StreamedText
-from calm_jax.types import Array, Trace
+from calm_jax.types import Array
 
 NEW_TOKENS, SOURCE_LENGTH = 128, 512  # limits where neither the decoding nor the checkpoint says any
 
@@ -154,25 +156,23 @@ class Model:
         decoding: Decoding | None = None,
         *,
         in_order: bool = False,
-        first: int = 0,
-        example_ids: ExampleIds | None = None,
-        watch: Callable[[BatchReport], None] | None = None,
+        skip: Collection[int] = (),
+        watch: Callable[[DecodeReport], None] | None = None,
         **options: Unpack[Options],
     ) -> Iterator[Output]:
-        """Outputs of any number of texts in bounded memory, batch by batch as they are decoded; `text_index` says of which text
-        each is. A window of 64 batches is read ahead, and decoded from its shortest texts on.
+        """Outputs of any number of texts in bounded memory, as they end; `text_index` says of which text each is. A window of
+        64 batches is read ahead, and decoded from its shortest texts on.
 
-        in_order: in the order of the texts instead, those of a window when its last batch is decoded.
+        in_order: in the order of the texts instead, those of a window when all of it is decoded.
 
-        Arguments and errors as `generate`; a text that is none raises when its turn comes. first: the index of the first text,
-        where an interrupted run goes on, a multiple of 64 · batch_size; rows are of all texts, those before it too.
-        example_ids: what counted the texts before. watch: called with what each batch took.
+        Arguments and errors as `generate`; a text that is none raises when its turn comes. skip: indices of texts that need no
+        output, such as those that an interrupted run left behind. watch: called with what decoding took, some rows at a time.
         """
         if isinstance(texts, str):
             raise TypeError('texts is a text; stream takes an iterable of them (generate takes one)')
         request = self._request('stream', decoding, options, None)
-        checked = (request.text(text, i) for i, text in enumerate(texts, start=first))
-        return self._outputs(checked, request, first, example_ids, watch, in_order)
+        checked = (request.text(text, i) for i, text in enumerate(texts))
+        return self._outputs(checked, request, skip, watch, in_order)
 
     def stream_tokens(self, prompt: str, decoding: Decoding | None = None, **options: Unpack[Options]) -> Iterator[str]:
         """The text that answers a prompt, in parts, as it is said; together they are `generate`'s.
@@ -248,6 +248,7 @@ class Model:
         check_names(function, options, tuple(Options.__annotations__))
         sequences = check_count('num_return_sequences', options.get('num_return_sequences', 1))
         log_probabilities = bool(options.get('log_probabilities', False))
+        pack = check_pack(options.get('pack', PACKS[0]))
         given, batch_size, template = options.get('certificate'), options.get('batch_size'), None
         if batch_size is not None:
             batch_size = check_count('batch_size', batch_size)
@@ -265,7 +266,7 @@ class Model:
             decoding = self.resolve(chosen_decoding(lambda: self.decoding, decoding, options))
         check_combination(decoding, sequences, log_probabilities)
         rows = checked_rows(options.get('rows'), decoding, self.config.num_decoder_layers, count)
-        return Request(decoding, batch_size or BATCH_SIZE, rows, sequences, log_probabilities, template)
+        return Request(decoding, batch_size or BATCH_SIZE, rows, sequences, log_probabilities, pack, template)
 
     def certified(
         self, certificate: Certificate, batch_size: int, examples: int | None = None, classes: Sequence[type] = ()
@@ -283,67 +284,66 @@ class Model:
         self,
         texts: Iterable[str],
         request: Request,
-        first: int = 0,
-        example_ids: ExampleIds | None = None,
-        watch: Callable[[BatchReport], None] | None = None,
+        skip: Collection[int] = (),
+        watch: Callable[[DecodeReport], None] | None = None,
         in_order: bool = True,
     ) -> Iterator[Output]:
-        """Outputs of checked texts, in order or batch by batch."""
-        ids_of, waiting = example_ids or ExampleIds(), {}  # ids of the examples that are read and not decoded
+        """Outputs of checked texts, in order or as they end."""
+        ids_of, waiting = ExampleIds(), {}  # ids of the examples that are read and not decoded
 
         def sources():
-            row = first
-            for text in texts:
+            for index, text in enumerate(texts):
                 encoded, example_id = self.encode(text), ids_of(text)
                 for sequence in range(request.sequences):
-                    waiting[row] = sequence_id(example_id, sequence)
-                    row += 1
+                    waiting[index * request.sequences + sequence] = sequence_id(example_id, sequence)
                     yield encoded
 
-        windows = decode_windows(
-            sources(), request.batch_size, max_source_length=request.source_length, first=first, **self.padding
-        )
-        batches = self._decoded(windows, request, waiting, watch)
-        return _in_order(batches) if in_order else (output for _, outputs in batches for output in outputs.values())
-
-    def _decoded(self, windows, request, waiting, watch) -> Iterator[tuple[bool, dict[int, Output]]]:
-        """(whether it is the last of its window, the outputs by row of the input, ascending) of one batch after another."""
-        for window in windows:
-            for number, batch in enumerate(window, start=1):
-                ids = np.array([waiting.pop(row, 0) for row in batch.rows.tolist()], np.int32)
-                began = time.perf_counter()
-                trace = jax.device_get(
-                    generate(
-                        self.config,
-                        self.decoding_params,
-                        batch.tokens,
-                        batch.mask,
-                        request.decoding,
-                        rows=request.rows_at(batch.rows // request.sequences),
-                        example_ids=ids,
-                        head_table=self.head_table(request.decoding),
-                        log_probabilities=request.log_probabilities,
-                    )
-                )
-                seconds = time.perf_counter() - began
-                present = int(np.sum(batch.rows >= 0))
+        for window in decode_windows(sources(), request.batch_size, max_source_length=request.source_length, **self.padding):
+            ids = {row: waiting.pop(row) for batch in window for row in batch.rows.tolist() if row >= 0}
+            wanted = {row for row in ids if row // request.sequences not in skip}
+            outputs: dict[int, Output] = {}
+            for some, report in self._decoded(window, request, ids, wanted):
                 if watch is not None:
-                    watch(batch_report(trace, present, beams(request.decoding), seconds))
-                outputs = self._rows_of(batch, trace, request, seconds / max(1, present))
-                yield number == len(window), dict(sorted(outputs.items()))
+                    watch(report)
+                if in_order:
+                    outputs |= some
+                else:
+                    yield from some.values()
+            yield from (outputs[row] for row in sorted(outputs))
 
-    def _rows_of(self, batch: DecodeBatch, trace: Trace, request: Request, seconds: float) -> dict[int, Output]:
-        """Outputs of a decoded batch by input index; rows that only filled it up are thrown away."""
-        source_tokens = batch.mask.sum(axis=1)
+    def _decoded(
+        self, window: Sequence[DecodeBatch], request: Request, ids: Mapping[int, int], wanted: Collection[int]
+    ) -> Iterator[tuple[dict[int, Output], DecodeReport]]:
+        """The wanted outputs by row, ascending, of some rows of a window after the others, and what they took.
+
+        ids: of the examples, by row.
+        """
+        parts = {
+            'example_ids': lambda rows: np.array([ids.get(row, 0) for row in rows.tolist()], np.int32),
+            'settings': lambda rows: request.rows_at(rows // request.sequences),
+            'head_table': self.head_table(request.decoding),
+            'log_probabilities': request.log_probabilities,
+        }
+        arguments = self.config, self.decoding_params, window, request.decoding
+        if request.pack == 'none' or len(window) == 1 or request.batch_size == 1 or isinstance(request.decoding.choice, Beam):
+            landings = decode_batches(*arguments, wanted=wanted, **parts)
+        else:
+            landings = fly_window(*arguments, request.batch_size, wanted=wanted, **parts)
+        for landing in landings:
+            outputs = self._rows_of(landing, request)
+            kept = {row: outputs[row] for row in sorted(outputs) if row in wanted}
+            yield kept, landing.report(beams(request.decoding))
+
+    def _rows_of(self, landing: Landing, request: Request) -> dict[int, Output]:
+        """Outputs by row of the input."""
+        trace, source_tokens = landing.trace, landing.source_tokens
         flops = cost.exact(self.config, source_tokens, trace.work, trace.prefill).total
         paper = cost.elbayad(self.config, source_tokens, trace.work, trace.prefill).total
         # Of one sequence: a search runs several side by side, whose work is counted together.
         layers = cost.layers(self.config, trace.work) / beams(request.decoding)
         per_layer = cost.sub_layers(self.config)
         outputs = {}
-        for row, index in enumerate(batch.rows.tolist()):
-            if index < 0:
-                continue
+        for row, index in enumerate(landing.rows.tolist()):
             length = int(trace.lengths[row])
             tokens = trace.tokens[row, :length].tolist()
             scores = trace.log_probabilities
@@ -358,8 +358,8 @@ class Model:
                 flops=float(flops[row]),
                 flops_elbayad=float(paper[row]),
                 source_tokens=int(source_tokens[row]),
-                truncated=bool(batch.truncated[row]),
-                batch_seconds=seconds,
+                truncated=bool(landing.truncated[row]),
+                batch_seconds=landing.seconds / len(landing.rows),
                 log_probabilities=None if scores is None else scores[row, :length].tolist(),
                 sequence=index % request.sequences,
                 text_index=index // request.sequences,
@@ -407,27 +407,9 @@ def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
     )
 
 
-def _in_order(batches: Iterator[tuple[bool, dict[int, Output]]]) -> Iterator[Output]:
-    """The outputs of batches by rising row, a window at a time."""
-    window: dict[int, Output] = {}
-    for last, outputs in batches:
-        window |= outputs
-        if last:
-            yield from (window[row] for row in sorted(window))
-            window = {}
-
-
 def beams(decoding: Decoding) -> int:
     """Sequences of a row that run side by side."""
     return decoding.choice.size if isinstance(decoding.choice, Beam) else 1
-
-
-def batch_report(trace: Trace, sequences: int, beams: int, seconds: float) -> BatchReport:
-    """What a batch took, of its trace on the host; beams: sequences of a row that ran side by side."""
-    work = trace.work
-    needed = sum(int(np.sum(each, dtype=np.int64)) for each in (work.self_attention, work.cross_attention, work.feed_forward))
-    places = int(np.sum(trace.executed, dtype=np.int64)) * len(trace.tokens) * beams
-    return BatchReport(seconds, sequences, places, needed)
 
 
 def _head_table(config: TransformerConfig, params: dict) -> Array:

@@ -15,7 +15,8 @@ class Output:
     layers: mean over the tokens of the sub-layers run, in layers (sub-layers over those of one layer).
     flops, flops_elbayad: of the whole example, exact and as the paper counts (`calm_jax.metrics.cost`).
     source_tokens: with the end-of-sequence; truncated: whether the input was longer than the limit.
-    batch_seconds: wall time of the batch it was decoded in, over the batch's sequences.
+    batch_seconds: wall time of the batch it was decoded in, over the batch's sequences; in flight, the time since others left
+        their slots, over the sequences that left then.
     log_probabilities: of each token under the model's own logits at its exit, before rules and temperature; None where they
     were not asked for. text_index: which of the texts it is of, sequence: which of the text's sequences it is, both from 0.
     """
@@ -37,14 +38,20 @@ class Output:
     text_index: int = 0
 
 
-class BatchReport(NamedTuple):
-    """What a batch took, whose rows shared it: seconds, how many sequences it decoded (rows that filled it up left out), the
-    places that it executed (sub-layers of each step times rows) and those of them that its sequences needed."""
+class DecodeReport(NamedTuple):
+    """What decoding some sequences took: those of a batch, or those that left their slots together.
+
+    seconds; sequences: how many (rows that fill up left out). places: steps times rows; tokens: those of them that were used.
+    executed: sub-layers of each step times rows; needed: those of them that the sequences ran. width: of the sources.
+    """
 
     seconds: float
     sequences: int
+    places: int
+    tokens: int
     executed: int
     needed: int
+    width: int
 
 
 class Outputs(Sequence[Output]):

@@ -19,6 +19,7 @@ from calm_jax.depth.plans import PlanMaker
 from calm_jax.nearest import did_you_mean
 
 BATCH_SIZE = 32  # rows decoded together where nothing says how many
+PACKS = ('refill', 'none')  # how rows are kept together; the first is the default
 
 
 class Options(TypedDict, total=False):
@@ -32,6 +33,8 @@ class Options(TypedDict, total=False):
         and its batch size the default. classes: those of the user's that it names.
     rows: settings of each text, arrays as long as the texts.
     batch_size: rows decoded together (default: the certificate's, else 32).
+    pack: 'refill', the default: a row that has ended gives its slot to the next text, where more texts than rows are read and
+        nothing searches with beams; 'none': texts stay in the batch that they were put in, until the last of it has ended.
     num_return_sequences: how many draws of each text, text by text; for `Sampled` alone.
     log_probabilities: whether outputs hold those of their tokens.
     """
@@ -45,6 +48,7 @@ class Options(TypedDict, total=False):
     classes: Sequence[type]
     rows: Rows | None
     batch_size: int | None
+    pack: str
     num_return_sequences: int
     log_probabilities: bool
 
@@ -65,6 +69,7 @@ class Request:
     rows: Rows | None = None
     sequences: int = 1
     log_probabilities: bool = False
+    pack: str = PACKS[0]
     template: Template | None = None
 
     @property
@@ -142,6 +147,13 @@ def check_count(name: str, value: Any) -> int:
     if value < 1:
         raise ValueError(f'{name} is {value}; expected 1 or more')
     return int(value)
+
+
+def check_pack(value: Any) -> str:
+    """Raises ValueError for what is no way to keep rows together."""
+    if value not in PACKS:
+        raise ValueError(f'pack is {_short(value)}; expected {" or ".join(map(repr, PACKS))}')
+    return value
 
 
 def check_combination(decoding: Decoding, sequences: int, log_probabilities: bool) -> None:

@@ -1,6 +1,5 @@
 """A file of records decoded into another: what `calm generate` does with --input."""
 
-import collections
 import os
 from array import array
 from collections.abc import Iterator
@@ -8,18 +7,16 @@ from typing import NamedTuple
 
 from calm_jax.certified import environment
 from calm_jax.data.decoded import Decoded, header, read_summary
-from calm_jax.data.example_ids import ExampleIds
 from calm_jax.data.jsonl import Paths, Records, Template, value_of
 from calm_jax.data.record_schema import record
 from calm_jax.data.sources import open_records
 from calm_jax.data.summary import Summary
-from calm_jax.data.windows import WINDOW
 from calm_jax.decoding import codec
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.rows import Rows
 from calm_jax.model import Model
 from calm_jax.progress import progress
-from calm_jax.request import BATCH_SIZE
+from calm_jax.request import BATCH_SIZE, PACKS
 
 
 class FileRun(NamedTuple):
@@ -38,6 +35,8 @@ def decode_file(
     *,
     batch_size: int = BATCH_SIZE,
     threshold_field: str | None = None,
+    pack: str = PACKS[0],
+    in_order: bool = True,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = True,
@@ -45,52 +44,44 @@ def decode_file(
     """Decodes the records of a file into another, as `calm_jax.data.decoded` lays it out.
 
     source: as `open_records` takes it; source_field: the field or template that makes the input of a record. threshold_field:
-    the field of a record's own λ. resume: go on where an interrupted run stopped; overwrite: replace the output.
+    the field of a record's own λ. pack: as `calm_jax.request.Options`. in_order: whether the records are written in the order
+    of the input, or as they end. resume: go on where an interrupted run stopped; overwrite: replace the output.
 
     Raises ValueError or OSError in one line, before anything is written, for settings, records and files that do not do.
     """
     decoding, records, template = model.resolve(decoding), open_records(source), Template(source_field)
     thresholds = check_records(records, template, threshold_field, quiet)
     rows = None if thresholds is None else Rows(threshold=thresholds)
-    model.check(decoding, rows=rows, batch_size=batch_size)
+    model.check(decoding, rows=rows, batch_size=batch_size, pack=pack)
     codec.check_heads(decoding, model.heads)
     content = header(
         records.fingerprint(), source_field, codec.to_json(decoding), batch_size, model.fingerprints, threshold_field
     )
-    decoded, summary = Decoded(output, content, WINDOW * batch_size, resume, overwrite), Summary()
+    decoded, summary = Decoded(output, content, resume, overwrite), Summary()
     if decoded.complete and decoded.summarized:
         return FileRun(read_summary(output), 0)
     summary.include(decoded.finished_records())
     machine = environment(batch_size)
     if not decoded.complete:
-        example_ids, names = ExampleIds(), collections.deque()  # the records' own ids, of those that are being decoded
+        names = {}  # the records' own ids, of those that are being decoded
 
         def texts() -> Iterator[str]:
             for index, each in enumerate(records):
-                text = template(each, records.where(index))
-                if index < decoded.finished:
-                    example_ids(text)
-                    continue
-                names.append(each.get('id', index))
-                yield text
+                if index not in decoded.finished:
+                    names[index] = each.get('id', index)
+                yield template(each, records.where(index))
 
         outputs = model.stream(
-            texts(),
-            decoding,
-            rows=rows,
-            batch_size=batch_size,
-            in_order=True,
-            first=decoded.finished,
-            example_ids=example_ids,
-            watch=summary.batch,
+            texts(), decoding, rows=rows, batch_size=batch_size, pack=pack, skip=decoded.finished, watch=summary.report
         )
-        lines = (record(names.popleft(), each) for each in summary.passing(outputs))
-        written = decoded.write(lines)
-        for _ in progress(written, 'decoding', total=len(records), initial=decoded.finished, quiet=quiet, unit='examples'):
+        lines = ((each.text_index, record(names.pop(each.text_index), each)) for each in summary.passing(outputs))
+        written = decoded.write(lines, in_order)
+        done = len(decoded.finished)
+        for _ in progress(written, 'decoding', total=len(records), initial=done, quiet=quiet, unit='examples'):
             pass
     result = {**summary.as_dict(), **machine}
     decoded.summarize(result)
-    return FileRun(result, len(records) - decoded.finished)
+    return FileRun(result, len(records) - len(decoded.finished))
 
 
 def check_records(records: Records, template: Template, threshold_field: str | None = None, quiet: bool = True) -> array | None:

@@ -21,7 +21,7 @@ from calm_jax.data.sources import SOURCE_FIELD
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.model import Model, load
 from calm_jax.outputs import check_apart
-from calm_jax.request import BATCH_SIZE
+from calm_jax.request import BATCH_SIZE, PACKS
 from calm_jax.runs import decode_file
 
 
@@ -40,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--threshold_field', metavar='FIELD', help="field that holds a record's own λ, instead of --threshold")
     parser.add_argument('--output', metavar='FILE', help='JSONL to write; required with --input')
     parser.add_argument('--certificate', metavar='FILE', help='decode within the guarantee of this certificate')
+    parser.add_argument(
+        '--pack',
+        choices=PACKS,
+        default=PACKS[0],
+        help='refill (default): a text that has ended gives its place to the next; none: texts are decoded batch by batch',
+    )
+    parser.add_argument('--finish_order', action='store_true', help='write records in the order in which they end')
     parser.add_argument('--resume', action='store_true', help='go on where an interrupted run stopped')
     parser.add_argument('--overwrite', action='store_true', help='replace the output if it exists')
     decode_flags.add_decoding(parser)
@@ -71,6 +78,8 @@ def run(args: argparse.Namespace) -> None:
         args.output,
         batch_size=batch_size,
         threshold_field=args.threshold_field,
+        pack=args.pack,
+        in_order=not args.finish_order,
         resume=args.resume,
         overwrite=args.overwrite,
         quiet=args.quiet,
@@ -84,10 +93,10 @@ def check_flags(args: argparse.Namespace) -> None:
     written, before anything takes time."""
     if args.input and not args.output:
         raise ValueError('--input needs --output, the JSONL file to write')
-    if args.prompt is not None and (args.output or args.resume or args.overwrite or args.threshold_field):
-        raise ValueError(
-            '--prompt prints to standard output; --output, --resume, --overwrite and --threshold_field belong to --input'
-        )
+    if args.prompt is not None:
+        for name in ('output', 'resume', 'overwrite', 'threshold_field', 'finish_order'):
+            if getattr(args, name):
+                raise ValueError(f'--prompt prints to standard output; --{name} belongs to --input')
     if args.resume and args.overwrite:
         raise ValueError('--resume and --overwrite contradict each other; pass one')
     if args.threshold_field is not None and args.certificate:

@@ -1,20 +1,21 @@
-"""Decoded files: one JSON record a line, resumable, byte-identical however often it was interrupted.
+"""Decoded files: one JSON record a line, in input order; resumable, whatever the order in which records are done.
 
-    OUT               records in input order, once complete; OUT.partial until then
-    OUT.config.json   the header: fingerprints of input and model, the resolved decoding; OUT.partial.config.json until then
+    OUT               the records, once complete
+    OUT.config.json   the header: fingerprints of input and model, the resolved decoding
     OUT.summary.json  counts and times of the run
+    OUT.partial       until then the journal: {"row": 7, "record": {…}} a line, in the order in which they are done
+    OUT.partial.config.json   its header
 
-Times stand in the summary alone, and are of the examples that the last run decoded (`timed_examples`): an example's time is
-its batch's over the batch's rows, with what was compiled for it. A file of times beside the records could not be the same
-again after an interruption, whose times are lost.
+Times stand in the summary alone, and are of the examples that the last run decoded (`timed_examples`). A file of times beside
+the records could not be the same again after an interruption, whose times are lost.
 
-A process killed at any moment leaves one of these, and each goes on with `resume`: an unfinished file without a whole
-record, whatever header is there (it is begun anew); an unfinished file with its header; the file itself with its header,
-with or without the summary.
+A process killed at any moment leaves one of these, and each goes on with `resume`: a journal without a whole line, whatever
+header is there (it is begun anew); a journal with its header; the file itself with its header, with or without the summary.
 """
 
 import json
 import os
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,37 +23,39 @@ from calm_jax import formats
 from calm_jax.files import read_json, write_json
 
 HEADER = '.config.json'  # follows the name of a decoded file, whole or not, in that of its header
+SYNCED = 64  # lines of the journal that may be lost with the machine
+_BEFORE, _BETWEEN, _AFTER = b'{"row": ', b', "record": ', b'}\n'
 
 
 class Decoded:
     """A decoded file being written, or continued.
 
-    path: the file in the end. header: as `header` makes it.
-    window: records written and synced together; a continued run starts at a multiple of it.
+    path: the file in the end. header: as `header` makes it. finished: the rows that an earlier run left behind, of a file that
+    is whole only how many there are. complete: whether it left nothing to do.
 
     Raises FileExistsError where the file, or an unfinished one, is there and neither `resume` nor `overwrite` says
-    what to do; ValueError where an unfinished file was made from other input or with other settings; as `check_path`.
+    what to do; ValueError where an unfinished file was made from other input or with other settings, or is damaged; as
+    `check_path`.
     """
 
-    def __init__(self, path: str | os.PathLike, header: dict, window: int, resume: bool = False, overwrite: bool = False):
+    def __init__(self, path: str | os.PathLike, header: dict, resume: bool = False, overwrite: bool = False):
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + '.partial')
-        self.header, self.window = header, window
-        self.finished = 0  # records that an earlier run left behind
+        self.header = header
+        self.finished: frozenset[int] | range = frozenset()
         check_path(path)
-        self.complete = False  # whether an earlier run left nothing to do
+        self.complete = False
         if overwrite:
             return
         if self.partial.exists():  # whatever stands at the path itself is older
             if not resume:
                 raise FileExistsError(f'{self.partial} is an unfinished run; pass --resume to go on, or --overwrite')
-            finished = _whole_records(self.partial)
-            if finished and (names := header_differences(self.partial, header)):
+            if _whole_lines(self.partial) and (names := header_differences(self.partial, header)):
                 raise ValueError(
                     f'{self.partial} was made from other input or settings than these ({", ".join(names)}); '
                     'repeat the command it was started with, or pass --overwrite'
                 )
-            self.finished = finished // window * window
+            self.finished = frozenset(row for row, _ in _journal(self.partial))
         elif self.path.exists():
             if not resume:
                 raise FileExistsError(f'{self.path} exists; pass --overwrite to replace it')
@@ -61,7 +64,7 @@ class Decoded:
                     f'{self.path} is complete, from other input or settings ({", ".join(names)}); '
                     'pass --overwrite to replace it'
                 )
-            self.finished, self.complete = _whole_records(self.path), True
+            self.finished, self.complete = range(_whole_lines(self.path)), True
         elif resume:
             raise FileNotFoundError(f'{self.partial}: nothing to resume; run without --resume')
 
@@ -72,39 +75,46 @@ class Decoded:
 
     def finished_records(self) -> Iterator[dict]:
         """What the earlier run left behind."""
-        if self.finished:
-            with open(self.path if self.complete else self.partial, 'rb') as file:
-                for _ in range(self.finished):
-                    yield json.loads(file.readline())
+        if self.complete:
+            with open(self.path, 'rb') as file:
+                yield from map(json.loads, file)
+        elif self.finished:
+            yield from (record for _, record in _journal(self.partial))
 
-    def write(self, records: Iterable[dict]) -> Iterator[dict]:
-        """Writes the records after the finished ones, yielding each; the file gets its name when they end."""
+    def write(self, records: Iterable[tuple[int, dict]], in_order: bool = True) -> Iterator[dict]:
+        """Writes (row of the input, record) down as they come, yielding each record; the file gets its name when they end.
+
+        in_order: the file is in the order of the input; otherwise in that of the journal.
+        """
         if not self.finished:
             # Emptied before it gets its header: no record of another run may ever stand under it.
             self.partial.write_bytes(b'')
             write_json(header_path(self.partial), self.header)
         with open(self.partial, 'r+b') as file:
-            file.seek(_end_of_record(self.partial, self.finished))
+            file.seek(_whole_length(self.partial))
             file.truncate()
-            waiting, written = 0, self.finished
+            written = 0
             try:
-                for each in records:
-                    file.write((json.dumps(each, ensure_ascii=False) + '\n').encode())
-                    waiting, written = waiting + 1, written + 1
-                    if waiting == self.window:
+                for row, each in records:
+                    content = json.dumps(each, ensure_ascii=False).encode()
+                    file.write(_BEFORE + str(row).encode() + _BETWEEN + content + _AFTER)
+                    written += 1
+                    if written % SYNCED == 0:
                         _sync(file)
-                        waiting = 0
                     yield each
             except BaseException:
-                if not written:  # nothing to go on from, and nothing that should stand in the way of the next attempt
+                if not written and not self.finished:  # nothing to go on from, nor to stand in the way of the next attempt
                     self.partial.unlink()
                     header_path(self.partial).unlink()
                 raise
             _sync(file)
-        # The unfinished file keeps its header until it has the file's name, so that it can be continued until then.
+        whole = self.partial.with_name(self.partial.name + '.whole')
+        _unwrap(self.partial, whole, in_order)
+        # The journal keeps its header until the file has its name, so that it can be continued until then.
         self._summary.unlink(missing_ok=True)
         write_json(header_path(self.path), self.header)
-        self.partial.replace(self.path)
+        whole.replace(self.path)
+        self.partial.unlink()
 
     def summarize(self, summary: dict) -> None:
         """Writes OUT.summary.json, the last thing of a run, and leaves nothing else beside file and header."""
@@ -197,16 +207,44 @@ def _leaves(content: dict, path: str = '') -> Iterator[tuple[str, object]]:
             yield inner, value
 
 
-def _whole_records(path):
+def _whole_lines(path: Path) -> int:
     """Lines that end: a run killed while writing leaves a torn one."""
     with open(path, 'rb') as file:
         return sum(line.endswith(b'\n') for line in file)
 
 
-def _end_of_record(path, count):
-    """Where in the file its first `count` lines end."""
+def _whole_length(path: Path) -> int:
+    """Bytes of the lines that end."""
     with open(path, 'rb') as file:
-        return sum(len(file.readline()) for _ in range(count))
+        return sum(len(line) for line in file if line.endswith(b'\n'))
+
+
+def _journal(path: Path) -> Iterator[tuple[int, dict]]:
+    """The rows and records of a journal. Raises ValueError, naming the line, for one that is none."""
+    with open(path, 'rb') as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b'\n'):
+                return
+            try:
+                content = json.loads(line)
+                yield int(content['row']), dict(content['record'])
+            except (ValueError, TypeError, KeyError):
+                raise ValueError(f'{path}:{number}: no line of an unfinished run; pass --overwrite to begin anew') from None
+
+
+def _unwrap(journal: Path, path: Path, in_order: bool) -> None:
+    """Writes the records of a journal alone, in the order of their rows or as they stand."""
+    rows, starts, start = array('q'), array('q'), 0
+    with open(journal, 'rb') as source, open(path, 'wb') as file:
+        for line in source:
+            rows.append(int(line[len(_BEFORE) : line.index(_BETWEEN)]))
+            starts.append(start)
+            start += len(line)
+        for index in sorted(range(len(rows)), key=rows.__getitem__) if in_order else range(len(rows)):
+            source.seek(starts[index])
+            line = source.readline()
+            file.write(line[line.index(_BETWEEN) + len(_BETWEEN) : -len(_AFTER)] + b'\n')
+        _sync(file)
 
 
 def _sync(file):

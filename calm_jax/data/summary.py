@@ -13,7 +13,8 @@ class Summary:
     def __init__(self):
         self._began = time.perf_counter()
         self._rows = self._tokens = self._truncated = self._timed_tokens = 0
-        self._executed = self._needed = 0
+        self._places = self._used = self._executed = self._needed = 0
+        self._widths = set()
         self._layers = self._flops = 0.0
         self._seconds = array('d')  # of each example that this run decoded
 
@@ -25,10 +26,13 @@ class Summary:
             self._seconds.append(output.batch_seconds)
             yield output
 
-    def batch(self, report) -> None:
-        """Counts what a batch executed, a `calm_jax.output.BatchReport`."""
+    def report(self, report) -> None:
+        """Counts what decoding took, a `calm_jax.output.DecodeReport`."""
+        self._places += report.places
+        self._used += report.tokens
         self._executed += report.executed
         self._needed += report.needed
+        self._widths.add(report.width)
 
     def include(self, records: Iterable[dict]) -> None:
         """Counts records of an earlier run, which took other time."""
@@ -44,8 +48,9 @@ class Summary:
 
     def as_dict(self) -> dict:
         """Counts of all examples: examples, tokens, truncated inputs, layers and FLOPs per token. Of this run: the places that
-        its batches executed (sub-layers of each step times rows) and those that its tokens needed; seconds of all it did, and
-        of decoding `timed_examples`: their sum, tokens per second, mean and median of an example (None where there is none)."""
+        it had (steps times rows) and used (its tokens); the same of sub-layers, `places_executed` and `places_needed`; the
+        widths of sources, each a program of its own; seconds of all it did, and of decoding `timed_examples`: their sum, tokens
+        per second, mean and median of an example (None where there is none)."""
         tokens = max(1, self._tokens)
         decoding = sum(self._seconds)
         return {
@@ -54,8 +59,11 @@ class Summary:
             'truncated': self._truncated,
             'layers_per_token': self._layers / tokens,
             'flops_per_token': self._flops / tokens,
+            'places': self._places,
+            'places_used': self._used,
             'places_executed': self._executed,
             'places_needed': self._needed,
+            'widths': sorted(self._widths),
             'seconds': time.perf_counter() - self._began,
             'timed_examples': len(self._seconds),
             'decode_seconds': decoding,

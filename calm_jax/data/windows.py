@@ -35,7 +35,6 @@ def decode_windows(
     window: int = WINDOW,
     length_multiple: int | None = None,
     left: bool = False,
-    first: int = 0,
 ) -> Iterator[list[DecodeBatch]]:
     """Lists of at most `window` batches that hold the next `window · batch_size` sources, shortest batches first.
 
@@ -45,31 +44,20 @@ def decode_windows(
     `length_multiple`, by default the smallest multiple of 8 that leaves at most eight values up to `max_source_length`.
 
     `eos_id` is put after each source, inside the limit; None puts nothing, for prompts to be continued. `left` puts
-    padding before the ids. `first` is the input index of the first source: a run that goes on at a window's start
-    passes the sources from there on and their first index, and gets the windows it would have got.
+    padding before the ids.
 
-    Raises ValueError for a batch size, window, limit or multiple below 1, and for a `first` inside a window.
+    Raises ValueError for a batch size, window, limit or multiple below 1.
     """
     if batch_size < 1 or window < 1:
         raise ValueError(f'windows of {window} batches of {batch_size}: expected both to be at least 1')
-    size = window * batch_size
-    if first % size:
-        raise ValueError(f'input {first} is not the first of a window of {size} inputs')
     buckets = Buckets.for_limit(max_source_length, length_multiple)
-    return _windows(iter(sources), first, size, batch_size, buckets, pad_id, eos_id, left)
+    return _windows(iter(sources), window * batch_size, batch_size, buckets, pad_id, eos_id, left)
 
 
 def _windows(
-    sources: Iterator[Sequence[int]],
-    first: int,
-    size: int,
-    batch_size: int,
-    buckets: Buckets,
-    pad_id: int,
-    eos_id: int | None,
-    left: bool,
+    sources: Iterator[Sequence[int]], size: int, batch_size: int, buckets: Buckets, pad_id: int, eos_id: int | None, left: bool
 ) -> Iterator[list[DecodeBatch]]:
-    limit = buckets.limit - (eos_id is not None)
+    limit, first = buckets.limit - (eos_id is not None), 0
     while window_sources := list(itertools.islice(sources, size)):
         order = sorted(range(len(window_sources)), key=lambda row: min(len(window_sources[row]), limit))
         batches = []

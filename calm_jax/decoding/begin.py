@@ -130,8 +130,8 @@ def prefill_rows(
     """The state before the first token.
 
     capacity: generated tokens that caches and trace have room for (static), at least every row's limit.
-    cursor: the index of the first generated token, which is otherwise that of the first free slot: for states that other rows
-    are to join.
+    cursor: the index of the first generated token, which is otherwise that of the first free slot: for states whose rows stand
+    apart, so that others may come in (`slots.py`).
     """
     count = decided.source.shape[0]
     adaptive = decoding.exit is not None or rows.depth is not None
@@ -149,7 +149,8 @@ def prefill_rows(
     if cursor is not None:
         shift = jnp.asarray(cursor, jnp.int32) - read
         layers = tuple(kv_cache.turned(each, shift) for each in layers)
-        first, start = first + shift, (jnp.zeros(count, jnp.int32) if start is None else start) + shift
+        first = jnp.broadcast_to(first + shift, (count,))
+        start = (jnp.zeros(count, jnp.int32) if start is None else start) + shift
     waits = adaptive and decoding.propagation.lazy
     inputs = DecodeInputs(
         source=decided.source,
@@ -173,7 +174,7 @@ def prefill_rows(
         prefill=work,
     )
     carry = DecodeCarry(
-        cursor=first,
+        cursor=first if first.ndim == 0 else first[0],
         last=decided.source[:, -1] if config.decoder_only else jnp.full(count, config.decoder_start_id, jnp.int32),
         alive=jnp.any(decided.mask, axis=1),
         lengths=jnp.zeros(count, jnp.int32),

@@ -15,9 +15,10 @@ from calm_jax.decoding.begin import Decided, bound, decide_rows, prefill_rows
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.rows import Rows
+from calm_jax.decoding.slots import Flown, Slots, fly_rows, insert_rows, vacant_slots, widened_slots
 from calm_jax.decoding.state import DecodeCarry, DecodeState
 from calm_jax.decoding.step import advance
-from calm_jax.decoding.trace import cut, trace_of
+from calm_jax.decoding.trace import cut, trace_of, trace_of_written, written
 from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Array, Trace
 
@@ -132,8 +133,54 @@ def begin(
 def step(config: TransformerConfig, params: dict, state: DecodeState, decoding: Decoding = Decoding()) -> DecodeState:
     """The state after one more token of every row that has not ended. What the step makes anew is donated: the old state is
     gone. decoding: as it began."""
-    carry = step_program(config, params, state.inputs, state.carry, decoding.resolved())
+    carry = step_program(config, params, state.inputs, state.carry, _as_begun(decoding, state))
     return DecodeState(state.inputs, carry)
+
+
+@partial(jax.jit, donate_argnames=('state',))
+def insert(state: DecodeState, slots: Any, prefilled: DecodeState) -> DecodeState:
+    """The state with the rows of `prefilled` in its slots int32 [n], in place of those that were there; a row whose slot is
+    below 0 stays out. Both states began with a cursor, which says that rows stand apart, and with the same capacity and widths
+    of sources. The old state is donated. Between steps, so that a server may let rows in as others end."""
+    return insert_rows(state, jnp.asarray(slots, jnp.int32), prefilled)
+
+
+@partial(jax.jit, static_argnames=('count',))
+def vacant(prefilled: DecodeState, count: int) -> Slots:
+    """`count` empty slots for rows like those of `prefilled`."""
+    return vacant_slots(prefilled, count)
+
+
+@jax.jit
+def widen(slots: Slots, prefilled: DecodeState) -> Slots:
+    """The slots with the room that rows of `prefilled`, whose sources are wider, need."""
+    return widened_slots(slots, prefilled)
+
+
+def fly(
+    config: TransformerConfig,
+    params: dict,
+    slots: Slots,
+    prefilled: DecodeState,
+    numbers: Any,
+    last: bool = False,
+    decoding: Decoding = Decoding(),
+) -> tuple[Slots, Flown]:
+    """Steps until all rows of `prefilled` have come in, as `fly_rows`; decoding: as they began. The old slots are donated."""
+    numbers, last = np.asarray(numbers, np.int32), np.asarray(last)
+    return fly_program(config, params, slots, prefilled, numbers, last, _as_begun(decoding, slots.state))
+
+
+@partial(jax.jit, static_argnames=('config',))
+def landed(config: TransformerConfig, slots: Slots) -> Trace:
+    """What is reported of the rows in all slots, without `executed`."""
+    return trace_of_written(config, written(slots.state), jnp.zeros_like(slots.state.carry.executed))
+
+
+@partial(jax.jit, static_argnames=('config',), donate_argnames=('slots',))
+def fly_program(config, params, slots, prefilled, numbers, last, decoding) -> tuple[Slots, Flown]:
+    """`fly`, compiled."""
+    return fly_rows(bound(config, params), config, slots, prefilled, numbers, last, decoding)
 
 
 @partial(jax.jit, static_argnames=('config', 'capacity', 'log_probabilities'))
@@ -171,6 +218,18 @@ def step_program(config, params, inputs, carry, decoding) -> DecodeCarry:
     return advance(bound(config, params), config, inputs, carry, decoding)
 
 
+def _as_begun(decoding, state):
+    """The decoding without what was off when the state began: λ stands there, by row if need be."""
+    if decoding.exit is not None and state.inputs.threshold is not None:
+        decoding = _without_threshold(decoding)
+    return decoding.resolved()
+
+
+def _without_threshold(decoding):
+    """The decoding with an exit that no dial turns off."""
+    return dataclasses.replace(decoding, exit=dataclasses.replace(decoding.exit, threshold=0.0))
+
+
 def _stateful(decoding):
     """The decoding, refused where its state cannot leave it."""
     if isinstance(decoding.choice, Beam):
@@ -190,7 +249,7 @@ def resolved(decoding: Decoding, rows: Rows | None, capacity: int | None) -> tup
         if decoding.exit is None:
             raise ValueError('rows have thresholds, but the decoding has no exit rule')
         # The dial that theirs stand for must not turn the rule off.
-        decoding = dataclasses.replace(decoding, exit=dataclasses.replace(decoding.exit, threshold=0.0))
+        decoding = _without_threshold(decoding)
     elif decoding.exit is not None and isinstance(decoding.exit.threshold, Tracer):
         rows = dataclasses.replace(rows, threshold=decoding.exit.threshold)
     decoding = decoding.resolved()

@@ -1,5 +1,7 @@
 """What a decode writes down: the token, and what it needed, of every row at every step; and the Trace that this makes."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Int
@@ -7,17 +9,36 @@ from jaxtyping import Int
 from calm_jax.decoding.layer_loop import LayerLoop
 from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecodeState, LayerState
 from calm_jax.models.config import TransformerConfig
-from calm_jax.types import Array, Trace, Work
+from calm_jax.types import Array, Plan, PrefillWork, Trace, Work
+
+
+class Written(NamedTuple):
+    """What a decode has written down of its rows, as `DecodeInputs` and `DecodeCarry` have it, rings from anywhere on."""
+
+    first: Array
+    lengths: Array
+    table: Array
+    confidence: Array
+    log_probabilities: Array | None
+    prefill: PrefillWork
+    plan: Plan | None
+
+
+def written(state: DecodeState) -> Written:
+    """What is written down so far."""
+    inputs, carry = state
+    columns = carry.lengths, carry.table, carry.confidence, carry.log_probabilities
+    return Written(inputs.first, *columns, inputs.prefill, inputs.plan)
 
 
 def generated(inputs: DecodeInputs, carry: DecodeCarry) -> Int[Array, 'B T']:
     """The tokens of each row in order, anything after its last."""
-    return in_order(inputs, carry.table[:, 0])
+    return in_order(inputs.first, carry.table[:, 0])
 
 
-def in_order(inputs, ring):
+def in_order(first, ring):
     """[B, T, …] of a ring written at the cursor, each row from its first token on."""
-    places = (inputs.first[..., None] + jnp.arange(ring.shape[1], dtype=jnp.int32)) % ring.shape[1]
+    places = (first[..., None] + jnp.arange(ring.shape[1], dtype=jnp.int32)) % ring.shape[1]
     places = jnp.broadcast_to(places, ring.shape[:2])
     return jnp.take_along_axis(ring, places, axis=1)
 
@@ -29,7 +50,14 @@ def recorded(loop, carry, state, cache, chosen):
     columns = jnp.stack([state.visited, *work], axis=1) * carry.alive[:, None]
     column = jnp.concatenate([chosen[:, None], columns], axis=1)[:, :, None]
     slot = carry.cursor % carry.table.shape[2]
-    write = jax.lax.dynamic_update_slice_in_dim
+
+    def write(ring, column, slot, axis):
+        if loop.inputs.first.ndim and column.ndim > 1:
+            # The ring of a row that has ended goes on under it, until the row has left.
+            there = jax.lax.dynamic_slice_in_dim(ring, slot, 1, axis=axis)
+            column = jnp.where(carry.alive.reshape(-1, *[1] * (column.ndim - 1)), column, there)
+        return jax.lax.dynamic_update_slice_in_dim(ring, column, slot, axis=axis)
+
     log_probabilities = carry.log_probabilities
     if log_probabilities is not None:
         logits = jax.nn.log_softmax(loop.call(state.hidden, method='unembed'), axis=-1)
@@ -78,23 +106,26 @@ def _written(loop, own_filled, visited):
 
 def trace_of(config: TransformerConfig, state: DecodeState) -> Trace:
     """What the decode reports so far."""
-    inputs, carry = state
-    present = jnp.arange(carry.confidence.shape[1]) < carry.lengths[:, None]
-    table = [in_order(inputs, carry.table[:, i]) for i in range(carry.table.shape[1])]
+    first, executed = state.inputs.first, state.carry.executed
+    return trace_of_written(config, written(state), executed if first.ndim else jnp.roll(executed, -first))
+
+
+def trace_of_written(config: TransformerConfig, rows: Written, executed: Array) -> Trace:
+    """What is reported of rows; executed: int32 [T], of the batch that they were in."""
+    present = jnp.arange(rows.confidence.shape[1]) < rows.lengths[:, None]
+    table = [in_order(rows.first, rows.table[:, i]) for i in range(rows.table.shape[1])]
     tokens, exit_layers, *work = [jnp.where(present, column, 0) for column in table]
-    executed = carry.executed if inputs.first.ndim else jnp.roll(carry.executed, -inputs.first)
+    scores = rows.log_probabilities
     return Trace(
         tokens=jnp.where(present, tokens, config.pad_id),
-        lengths=carry.lengths,
+        lengths=rows.lengths,
         exit_layers=exit_layers,
-        confidence=jnp.where(present, in_order(inputs, carry.confidence), 0),
+        confidence=jnp.where(present, in_order(rows.first, rows.confidence), 0),
         work=Work(*work),
-        prefill=inputs.prefill,
-        plan=inputs.plan,
+        prefill=rows.prefill,
+        plan=rows.plan,
         executed=executed,
-        log_probabilities=None
-        if carry.log_probabilities is None
-        else jnp.where(present, in_order(inputs, carry.log_probabilities), 0),
+        log_probabilities=None if scores is None else jnp.where(present, in_order(rows.first, scores), 0),
     )
 
 

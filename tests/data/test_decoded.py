@@ -16,15 +16,20 @@ HEADER, OTHER_HEADER = (
 )
 
 
+def shuffled(count):
+    """Rows in an order of their own, in which they end."""
+    return sorted(range(count), key=lambda row: row * 5 % 7)
+
+
 class Killed(BaseException):
     """Ends a run where a signal would: nothing that the run could do comes after it."""
 
 
 def decode(path, records=RECORDS, header=HEADER, **how):
     """What `decode_file` does with a decoded file."""
-    decoded = Decoded(path, header, 3, **how)
+    decoded = Decoded(path, header, **how)
     if not decoded.complete:
-        list(decoded.write(records[decoded.finished :]))
+        list(decoded.write((row, records[row]) for row in shuffled(len(records)) if row not in decoded.finished))
     if not decoded.complete or not decoded.summarized:
         decoded.summarize({'examples': len(records)})
 
@@ -76,7 +81,7 @@ def test_killed_before_any_change_of_the_disk_a_run_resumes_to_the_same_files(tm
         if before in ('a whole file', 'both'):
             decode(folder / 'out', OTHER, OTHER_HEADER)
         if before in ('an unfinished file', 'both'):
-            next(stopped := Decoded(folder / 'out', OTHER_HEADER, 1, overwrite=True).write(OTHER))
+            next(stopped := Decoded(folder / 'out', OTHER_HEADER, overwrite=True).write(enumerate(OTHER)))
             next(stopped)
             stopped.close()
         start = state(folder)
@@ -106,16 +111,16 @@ def test_killed_twice_a_run_resumes_to_the_same_files(tmp_path, monkeypatch):
 
 
 def test_records_of_another_run_are_not_continued(tmp_path):
-    writing = Decoded(tmp_path / 'out', OTHER_HEADER, 3).write(OTHER)
+    writing = Decoded(tmp_path / 'out', OTHER_HEADER).write(enumerate(OTHER))
     for _ in range(5):
         next(writing)
     writing.close()
     with pytest.raises(ValueError, match=r'other input or settings than these \(decoding.exit.threshold\)'):
-        Decoded(tmp_path / 'out', HEADER, 3, resume=True)
+        Decoded(tmp_path / 'out', HEADER, resume=True)
     header = tmp_path / 'out.partial.config.json'
     header.write_text('[]')
     with pytest.raises(ValueError, match='out.partial.config.json is missing or damaged'):
-        Decoded(tmp_path / 'out', HEADER, 3, resume=True)
+        Decoded(tmp_path / 'out', HEADER, resume=True)
 
 
 def test_the_header_stands_beside_the_file(tmp_path):
@@ -158,4 +163,4 @@ def test_a_header_of_another_version_says_what_to_do(tmp_path):
     ):
         path.write_text(json.dumps(content))
         with pytest.raises(FileExistsError, match=message):
-            Decoded(tmp_path / 'out', HEADER, 3, resume=True)
+            Decoded(tmp_path / 'out', HEADER, resume=True)

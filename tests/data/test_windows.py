@@ -91,14 +91,6 @@ def test_batches_are_a_function_of_order_and_settings_and_read_one_window_at_a_t
         assert all((a == b).all() and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
 
 
-def test_a_run_that_goes_on_at_a_window_gets_the_same_windows():
-    whole = windows()
-    for done in range(len(whole)):
-        rest = windows(SOURCES[32 * done :], first=32 * done)
-        for one, other in zip(flat(rest), flat(whole[done:]), strict=True):
-            assert all((a == b).all() for a, b in zip(one, other, strict=True))
-
-
 @pytest.mark.parametrize('limit', [1, 8, 60, 64, 100, 512, 1000])
 def test_a_run_meets_at_most_eight_lengths_none_much_beyond_its_limit(limit):
     sources = [[5] * length for length in range(0, 1100, 3)]
@@ -118,7 +110,6 @@ def test_nothing_in_gives_nothing_out():
         ({'batch_size': 0}, 'windows of 4 batches of 0'),
         ({'window': 0}, 'windows of 0 batches of 8'),
         ({'max_source_length': 0}, 'length limit 0'),
-        ({'first': 31}, 'input 31 is not the first of a window of 32 inputs'),
     ],
 )
 def test_settings_that_make_no_windows_are_refused_before_anything_is_read(settings, message):

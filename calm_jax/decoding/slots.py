@@ -1,0 +1,222 @@
+"""Slots: the places of a running decode, which rows come into and leave at steps of their own.
+
+A state whose rows stand apart (`begin` with a cursor) goes on while single rows of it are replaced. A row comes in
+right-aligned at the cursor that the others have reached: what it brings in its caches, a decoder-only model's prompt, is turned
+there on the ring, and what the slot held before is older than the row, so that it is not seen. The cursor and the ring are all
+that rows share, and neither is in what a row computes.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Int
+
+from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState
+from calm_jax.decoding.step import advance
+from calm_jax.decoding.trace import Written, trace_of_written, written
+from calm_jax.models.cache import KVCache
+from calm_jax.models.config import TransformerConfig
+from calm_jax.models.layers import MASKED
+from calm_jax.types import Array, Trace
+
+
+class Slots(NamedTuple):
+    """A decode of B rows that stand apart. numbers: int32 [B], of the text in each slot, ended or not; −1 where none is."""
+
+    state: DecodeState
+    numbers: Array
+
+
+class Flown(NamedTuple):
+    """What a flight did. numbers: int32 [n], of the texts that left their slots; −1 for places that nobody left from.
+
+    trace: of these rows, without `executed`, which is of nobody's own. steps, sub_layers: int32 [], how many were run, the
+    sub-layers summed over the steps.
+    """
+
+    numbers: Array
+    trace: Trace
+    steps: Array
+    sub_layers: Array
+
+
+class Flight(NamedTuple):
+    """A flight between two steps. rows: of the inputs, what is each row's own. came: int32 [], how many have come in.
+    left, records: of those whose places they took, and what was written down of them, by order of coming."""
+
+    rows: DecodeInputs
+    carry: DecodeCarry
+    numbers: Array
+    came: Array
+    left: Array
+    records: Written
+    steps: Array
+    sub_layers: Array
+
+
+def vacant_slots(prefilled: DecodeState, count: int) -> Slots:
+    """`count` empty slots for rows like those of `prefilled`."""
+    rows = prefilled.carry.last.shape[0]
+
+    def repeated(leaf):
+        one = leaf[: leaf.shape[0] // rows]
+        return jnp.broadcast_to(one[None], (count, *one.shape)).reshape(count * one.shape[0], *one.shape[1:])
+
+    inputs, carry = prefilled
+    carry = jax.tree.map(repeated, carry._replace(cursor=None, executed=None))
+    carry = carry._replace(cursor=inputs.first[0], executed=prefilled.carry.executed, alive=jnp.zeros(count, bool))
+    return Slots(DecodeState(_joined(jax.tree.map(repeated, _own(inputs)), inputs), carry), jnp.full(count, -1, jnp.int32))
+
+
+def widened_slots(slots: Slots, prefilled: DecodeState) -> Slots:
+    """The slots with the room that rows of `prefilled` need: for longer sources, or on the longer ring of longer prompts."""
+    (inputs, carry), numbers = slots
+    wide = prefilled.inputs
+    behind = wide.source.shape[1] - inputs.source.shape[1]
+    front = 0
+    if inputs.cross_kv is None:
+        behind, front = 0, behind
+        carry = carry._replace(cache=_on_ring(carry.cache, carry.cursor, prefilled.carry.cache.ring))
+        inputs = inputs._replace(prompt=jnp.pad(inputs.prompt, ((0, 0), (front, 0))))
+    else:
+        longer = ((0, 0), (0, behind), (0, 0))
+        inputs = inputs._replace(
+            cross_kv=jax.tree.map(lambda each: jnp.pad(each, longer), inputs.cross_kv),
+            cross_bias=jnp.pad(inputs.cross_bias, ((0, 0), (0, 0), (0, 0), (0, behind)), constant_values=MASKED),
+        )
+    inputs = inputs._replace(
+        source=jnp.pad(inputs.source, ((0, 0), (front, behind))), mask=jnp.pad(inputs.mask, ((0, 0), (front, behind)))
+    )
+    return Slots(DecodeState(_joined(_own(inputs), wide), carry), numbers)
+
+
+def insert_row(state: DecodeState, slot: Array | int, prefilled: DecodeState, row: Array | int) -> DecodeState:
+    """The state with a row of `prefilled` in a slot, in place of the one that was there."""
+    inputs, carry = state
+    new = prefilled.carry
+    rows, shift = new.last.shape[0], carry.cursor - new.cursor
+
+    def put(old, leaf, moved=lambda piece: piece):
+        size = leaf.shape[0] // rows
+        piece = moved(jax.lax.dynamic_slice_in_dim(leaf, row * size, size))
+        return jax.lax.dynamic_update_slice_in_dim(old, piece, slot * size, axis=0)
+
+    def later(index):
+        return index + shift
+
+    def turned(positions):
+        return jnp.roll(positions, shift, axis=1)
+
+    own, arriving, cache = _own(inputs), _own(prefilled.inputs), carry.cache
+    own = jax.tree.map(put, own, arriving)._replace(
+        first=put(own.first, arriving.first, later), start=put(own.start, arriving.start, later)
+    )
+    layers = cache.layers
+    if inputs.cross_kv is None:  # a prompt stands in them; else what is there is older than the row
+        layers = jax.tree.map(lambda old, leaf: put(old, leaf, turned), layers, new.cache.layers)
+    filled = tuple(put(old, leaf, later) for old, leaf in zip(cache.filled, new.cache.filled))
+    carry = carry._replace(
+        last=put(carry.last, new.last),
+        alive=put(carry.alive, new.alive),
+        lengths=put(carry.lengths, new.lengths),
+        cache=cache._replace(layers=layers, filled=filled),
+        own_filled=jax.tree.map(put, carry.own_filled, new.own_filled),
+    )
+    return DecodeState(_joined(own, inputs), carry)
+
+
+def insert_rows(state: DecodeState, slots: Int[Array, ' n'], prefilled: DecodeState) -> DecodeState:
+    """The state with the rows of `prefilled` in the slots [n]; a row whose slot is below 0 stays out."""
+
+    def insert(row, state):
+        return jax.lax.cond(
+            slots[row] >= 0, lambda state: insert_row(state, slots[row], prefilled, row), lambda state: state, state
+        )
+
+    return jax.lax.fori_loop(0, slots.shape[0], insert, state)
+
+
+def fly_rows(
+    call: Callable,
+    config: TransformerConfig,
+    slots: Slots,
+    prefilled: DecodeState,
+    numbers: Int[Array, ' n'],
+    last: Bool[Array, ''],
+    decoding: Decoding,
+) -> tuple[Slots, Flown]:
+    """Steps until all rows of `prefilled` have come in, each into an empty slot or that of a row that has ended; and with
+    `last` until every row has ended.
+
+    numbers: of the texts that the rows of `prefilled` are of; −1 behind them for rows that fill up.
+    """
+    (inputs, carry), occupied = slots
+    waiting = jnp.sum(numbers >= 0, dtype=jnp.int32)
+    place, of_slot = jax.lax.dynamic_update_slice_in_dim, jax.lax.dynamic_slice_in_dim
+
+    def exchange(flight):
+        """The first that waits, in the first slot that is free."""
+        state, came = DecodeState(_joined(flight.rows, inputs), flight.carry), flight.came
+        slot = jnp.argmin(flight.carry.alive)
+        records = jax.tree.map(lambda all, now: place(all, of_slot(now, slot, 1), came, 0), flight.records, written(state))
+        rows, carry = insert_row(state, slot, prefilled, came)
+        return flight._replace(
+            rows=_own(rows),
+            carry=carry,
+            numbers=place(flight.numbers, of_slot(numbers, came, 1), slot, 0),
+            came=came + 1,
+            left=place(flight.left, of_slot(flight.numbers, slot, 1), came, 0),
+            records=records,
+        )
+
+    def refilled(flight):
+        return jax.lax.while_loop(lambda flight: (flight.came < waiting) & ~jnp.all(flight.carry.alive), exchange, flight)
+
+    def stepped(flight):
+        carry = advance(call, config, _joined(flight.rows, inputs), flight.carry, decoding)
+        ran = carry.executed[flight.carry.cursor % carry.executed.shape[0]]
+        flight = flight._replace(carry=carry, steps=flight.steps + 1, sub_layers=flight.sub_layers + ran)
+        return refilled(flight)
+
+    def goes_on(flight):
+        return (flight.came < waiting) | (last & jnp.any(flight.carry.alive))
+
+    nothing = jnp.zeros((), jnp.int32)
+    records = jax.tree.map(
+        lambda leaf: jnp.zeros((numbers.shape[0], *leaf.shape[1:]), leaf.dtype), written(DecodeState(inputs, carry))
+    )
+    flight = Flight(_own(inputs), carry, occupied, nothing, jnp.full_like(numbers, -1), records, nothing, nothing)
+    flight = jax.lax.while_loop(goes_on, stepped, refilled(flight))
+    slots = Slots(DecodeState(_joined(flight.rows, inputs), flight.carry), flight.numbers)
+    trace = trace_of_written(config, flight.records, jnp.zeros_like(carry.executed))
+    return slots, Flown(flight.left, trace, flight.steps, flight.sub_layers)
+
+
+def _own(inputs: DecodeInputs) -> DecodeInputs:
+    """What is each row's own, rows first; None in place of what all share."""
+    threshold = inputs.threshold
+    shared = threshold is not None and threshold.ndim == 0
+    return inputs._replace(bias_table=None, head_table=None, threshold=None if shared else threshold)
+
+
+def _joined(own: DecodeInputs, shared: DecodeInputs) -> DecodeInputs:
+    """Inputs whose rows are `own`, with what all share of `shared`."""
+    threshold = shared.threshold if own.threshold is None else own.threshold
+    return own._replace(bias_table=shared.bias_table, head_table=shared.head_table, threshold=threshold)
+
+
+def _on_ring(cache: DecoderCache, cursor: Array, ring: int) -> DecoderCache:
+    """The cache on a longer ring: every entry where its index stands there."""
+    old = cache.ring
+    slot = jnp.arange(ring, dtype=jnp.int32)
+    age = (cursor - 1 - slot) % ring  # of the entry before the cursor: 0
+    source = (cursor - 1 - jnp.minimum(age, old - 1)) % old
+
+    def moved(positions):
+        return jnp.take(positions, source, axis=1)
+
+    states = None if cache.exit_states is None else moved(cache.exit_states)
+    return cache._replace(layers=tuple(KVCache(*map(moved, each)) for each in cache.layers), exit_states=states)

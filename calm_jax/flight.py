@@ -1,0 +1,221 @@
+"""A window of texts in flight: shorter sources first, each text into the slot of one that has ended.
+
+    batches of the window        [1 2 3 4 | 5 6 7 8 | 9 …]      as `decode_windows` cuts them, by rising length
+    prefill, a quarter at a time       [5 6]
+    slots                        [1][2][3][4]  →  [5][2][6][4]  → …  until the last has ended
+
+What is dispatched, and in which order, is a function of the texts and the settings alone; the host waits for what has left
+while the device already goes on.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from calm_jax.data.windows import DecodeBatch
+from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.generate import CAPACITY_STEP, begin, fly, generate, landed, vacant, widen
+from calm_jax.decoding.rows import Rows
+from calm_jax.models.config import TransformerConfig
+from calm_jax.output import DecodeReport
+from calm_jax.types import Array, Trace
+
+GROUPS = 4  # prefills that fill the slots
+
+
+class Landing(NamedTuple):
+    """Rows that are done, of a batch or because they left their slots together.
+
+    rows: int64 [n], their indices in the input; source_tokens: int [n]; truncated: bool [n]. trace: of these rows, on the host,
+    without `executed`. seconds: of the batch, or since others left. places: steps times rows that ran meanwhile; sub_layers:
+    executed, times rows. width: of the sources.
+    """
+
+    rows: np.ndarray
+    source_tokens: np.ndarray
+    truncated: np.ndarray
+    trace: Trace
+    seconds: float
+    places: int
+    sub_layers: int
+    width: int
+
+    def report(self, beams: int) -> DecodeReport:
+        """What they took; beams: sequences of a row that ran side by side."""
+        work = self.trace.work
+        ran = work.self_attention, work.cross_attention, work.feed_forward
+        needed = sum(int(np.sum(each, dtype=np.int64)) for each in ran)
+        used = int(np.sum(self.trace.lengths, dtype=np.int64))
+        return DecodeReport(self.seconds, len(self.rows), self.places, used, self.sub_layers * beams, needed, self.width)
+
+
+def decode_batches(
+    config: TransformerConfig,
+    params: dict,
+    batches: Sequence[DecodeBatch],
+    decoding: Decoding,
+    *,
+    example_ids: Callable[[np.ndarray], np.ndarray],
+    settings: Callable[[np.ndarray], Rows | None],
+    wanted: Collection[int],
+    head_table: Array | None = None,
+    log_probabilities: bool = False,
+) -> Iterator[Landing]:
+    """The rows of one batch after another, each decoded until the last of it has ended; those without a wanted row are passed
+    over. Arguments as `fly_window`."""
+    for batch in batches:
+        if not any(row in wanted for row in batch.rows.tolist()):
+            continue
+        began = time.perf_counter()
+        trace = generate(
+            config,
+            params,
+            batch.tokens,
+            batch.mask,
+            decoding,
+            rows=settings(batch.rows),
+            example_ids=example_ids(batch.rows),
+            head_table=head_table,
+            log_probabilities=log_probabilities,
+        )
+        trace = jax.device_get(trace)
+        there = np.flatnonzero(batch.rows >= 0)
+        executed = np.asarray(trace.executed)
+        yield Landing(
+            rows=batch.rows[there],
+            source_tokens=batch.mask[there].sum(axis=1),
+            truncated=batch.truncated[there],
+            trace=_of_rows(trace, there),
+            seconds=time.perf_counter() - began,
+            places=int(np.max(trace.lengths)) * len(batch.rows),
+            sub_layers=int(np.sum(executed, dtype=np.int64)) * len(batch.rows),
+            width=batch.tokens.shape[1],
+        )
+
+
+def fly_window(
+    config: TransformerConfig,
+    params: dict,
+    batches: Sequence[DecodeBatch],
+    decoding: Decoding,
+    slots: int,
+    *,
+    example_ids: Callable[[np.ndarray], np.ndarray],
+    settings: Callable[[np.ndarray], Rows | None],
+    wanted: Collection[int],
+    head_table: Array | None = None,
+    log_probabilities: bool = False,
+) -> Iterator[Landing]:
+    """The wanted rows of a window as they leave their slots.
+
+    batches: of the window, at most `slots` rows each. example_ids, settings: of the rows int64 [n] with these indices in the
+    input, −1 for rows that fill up. wanted: indices of the rows that are decoded. head_table, log_probabilities: as `program`.
+    """
+    length = decoding.limits.max_new_tokens
+    assert length is not None  # resolved
+    options = {
+        'decoding': decoding,
+        'capacity': -(-int(length) // CAPACITY_STEP) * CAPACITY_STEP,
+        'head_table': head_table,
+        'log_probabilities': log_probabilities,
+    }
+    groups = list(_groups(batches, max(1, slots // GROUPS), wanted))
+    if not groups:
+        return
+    flights, running = _Flights(groups, slots), None
+    for group in groups:
+        width = group.tokens.shape[1]
+        prefilled = begin(
+            config,
+            params,
+            group.tokens,
+            group.mask,
+            example_ids=example_ids(group.rows),
+            rows=settings(group.rows),
+            cursor=np.int32(width - 1 if config.decoder_only else 0),
+            **options,
+        )
+        if running is None:
+            running = vacant(prefilled, slots)
+        elif width != running.state.inputs.source.shape[1]:
+            running = widen(running, prefilled)
+        last = group is groups[-1]
+        running, flown = fly(config, params, running, prefilled, flights.numbers(group.rows), last, decoding)
+        left = [(flown.numbers, flown.trace)]
+        if last:
+            left.append((running.numbers, landed(config, running)))
+        yield from flights.landing(_Flight(left, flown.steps, flown.sub_layers, width))
+    yield from flights.landing(None)
+
+
+class _Flight(NamedTuple):
+    """What was dispatched: who will have left, (numbers, trace); what will have run."""
+
+    left: list[tuple[Array, Trace]]
+    steps: Array
+    sub_layers: Array
+    width: int
+
+
+class _Flights:
+    """Flights that have been dispatched. One is not waited for, so that the device has the next before it is done with it."""
+
+    def __init__(self, groups: Sequence[DecodeBatch], slots: int):
+        self._slots = slots
+        self._rows = np.concatenate([group.rows for group in groups])
+        self._source_tokens = np.concatenate([group.mask.sum(axis=1) for group in groups])
+        self._truncated = np.concatenate([group.truncated for group in groups])
+        self._number = {row: number for number, row in enumerate(self._rows.tolist()) if row >= 0}
+        self._before: _Flight | None = None
+        self._since, self._steps, self._sub_layers = time.perf_counter(), 0, 0
+
+    def numbers(self, rows: np.ndarray) -> np.ndarray:
+        """The numbers by which the rows are known in flight, int32 [n]; −1 for rows that fill up."""
+        return np.array([self._number.get(row, -1) for row in rows.tolist()], np.int32)
+
+    def landing(self, flight: _Flight | None) -> Iterator[Landing]:
+        """Whoever left in the flight before this one, waited for now. What was run while nobody left goes to the next."""
+        before, self._before = self._before, flight
+        if before is None:
+            return
+        left, steps, sub_layers, width = jax.device_get(before)
+        self._steps, self._sub_layers = self._steps + int(steps), self._sub_layers + int(sub_layers)
+        numbers, trace = jax.tree.map(lambda *parts: np.concatenate(parts), *left)
+        places = np.flatnonzero(numbers >= 0)
+        if not places.size:
+            return
+        now, numbers = time.perf_counter(), numbers[places]
+        yield Landing(
+            rows=self._rows[numbers],
+            source_tokens=self._source_tokens[numbers],
+            truncated=self._truncated[numbers],
+            trace=_of_rows(trace, places),
+            seconds=now - self._since,
+            places=self._steps * self._slots,
+            sub_layers=self._sub_layers * self._slots,
+            width=width,
+        )
+        self._since, self._steps, self._sub_layers = now, 0, 0
+
+
+def _groups(batches: Sequence[DecodeBatch], size: int, wanted: Collection[int]) -> Iterator[DecodeBatch]:
+    """The wanted rows, at most `size` at a time, as wide as their batches; rows that fill up come last."""
+    for batch in batches:
+        places = np.flatnonzero([row in wanted for row in batch.rows.tolist()])
+        for start in range(0, len(places), size):
+            chosen = places[start : start + size]
+            missing = size - len(chosen)
+            yield DecodeBatch(
+                tokens=np.pad(batch.tokens[chosen], ((0, missing), (0, 0))),
+                mask=np.pad(batch.mask[chosen], ((0, missing), (0, 0))),
+                rows=np.pad(batch.rows[chosen], (0, missing), constant_values=-1),
+                truncated=np.pad(batch.truncated[chosen], (0, missing)),
+            )
+
+
+def _of_rows(trace: Trace, rows: np.ndarray) -> Trace:
+    """The trace of some of its rows, without what the batch executed."""
+    return jax.tree.map(lambda each: each[rows], trace._replace(executed=None))

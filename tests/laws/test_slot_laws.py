@@ -1,0 +1,112 @@
+"""Rows in flight, in float64: what a row gives does not depend on its slot, on who stands beside it, or on when it came in."""
+
+import jax
+import numpy as np
+import pytest
+
+from calm_jax.decoding.choice import Sampled
+from calm_jax.decoding.decoding import Decoding, Limits
+from calm_jax.decoding.generate import begin, fly, generate, landed, vacant, widen
+from calm_jax.decoding.propagation import CopyKV, Eager, FirstState, Lazy
+from calm_jax.decoding.rows import Rows
+from calm_jax.decoding.rules import Rules
+from calm_jax.depth.confidence import SoftmaxGap, StateSimilarity
+from calm_jax.depth.contrast import WeightedContrast
+from calm_jax.depth.exits import Exit
+from calm_jax.depth.plans import Uniform
+from calm_jax.depth.vocabulary import FixedPruning
+from tests.laws.test_family_laws import NAMES, load
+
+LENGTH, SLOTS, TEXTS = 12, 3, 9
+LIMITS = np.array([2, 9, 4, 1, 7, 12, 3, 5, 6], np.int32)
+NARROW = 5  # the width of the first texts' sources
+
+DECISIONS = {
+    'full': {},
+    'lazy': {'exit': Exit(StateSimilarity(), 0.9), 'propagation': Lazy(3)},
+    'eager': {'exit': Exit(SoftmaxGap(), 0.1), 'propagation': Eager()},
+    'first': {'exit': Exit(SoftmaxGap(), 0.1), 'propagation': FirstState(4)},
+    'copied': {'exit': Exit(SoftmaxGap(), 0.1), 'propagation': CopyKV()},
+    'pruned': {'exit': Exit(SoftmaxGap(FixedPruning(keep=6)), 0.2)},
+    'contrast': {'exit': Exit(WeightedContrast(), 0.1)},
+    'plan': {'plan': Uniform(0.5), 'exit': Exit(SoftmaxGap(), 0.1), 'propagation': Lazy(2)},
+    'drawn': {'choice': Sampled(0.9), 'rules': Rules(no_repeat_ngram_size=2, min_new_tokens=2)},
+}
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def texts(name):
+    """(configuration, parameters, sources [TEXTS, S]): the first four leave room for narrow sources."""
+    config, params, source = load(name)
+    rng = np.random.default_rng(3)
+    sources = rng.integers(3, config.vocab_size, (TEXTS, source.shape[1])).astype(np.int32)
+    left = config.decoder_only
+    for row in range(TEXTS):
+        length = 2 + row % 4 if row < 4 else source.shape[1] - row % 3
+        sources[row, : source.shape[1] - length] = config.pad_id
+        if not left:
+            sources[row] = np.roll(sources[row], -(source.shape[1] - length))
+    return config, params, sources
+
+
+def cut(config, sources, rows, width):
+    """Sources of these rows at a width."""
+    return sources[rows, -width:] if config.decoder_only else sources[rows, :width]
+
+
+def in_flight(config, params, sources, decoding, thresholds):
+    """Every text's trace by number, from SLOTS slots that are refilled, two rows at a time, on a ring begun at 1000."""
+    slots, found = None, {}
+    groups = [(np.array([0, 1]), NARROW), (np.array([2, 3]), NARROW)]
+    groups += [
+        (np.array([4, 5]), sources.shape[1]),
+        (np.array([6, 7]), sources.shape[1]),
+        (np.array([8, -1]), sources.shape[1]),
+    ]
+    for rows, width in groups:
+        tokens = np.where(rows[:, None] >= 0, cut(config, sources, rows, width), config.pad_id)
+        own = Rows(threshold=None if decoding.exit is None else thresholds[rows], limit=LIMITS[rows])
+        options = {'rows': own, 'capacity': LENGTH, 'cursor': np.int32(1000), 'example_ids': rows.astype(np.int32)}
+        prefilled = begin(config, params, tokens, decoding=decoding, **options)
+        if slots is None:
+            slots = vacant(prefilled, SLOTS)
+        elif width != slots.state.inputs.source.shape[1]:
+            slots = widen(slots, prefilled)
+        slots, flown = fly(config, params, slots, prefilled, rows, last=8 in rows, decoding=decoding)
+        collect(found, flown.numbers, flown.trace)
+    collect(found, slots.numbers, landed(config, slots))
+    return found
+
+
+def collect(found, numbers, trace):
+    trace = jax.device_get(trace)
+    for row, number in enumerate(np.asarray(numbers).tolist()):
+        if number >= 0:
+            assert number not in found
+            found[number] = jax.tree.map(lambda each, row=row: each[row], trace._replace(executed=None))
+
+
+CASES = [(name, decisions) for name in NAMES for decisions in ('full', 'lazy')]
+CASES += [(name, decisions) for name in ('t5_1_0', 'llama_3') for decisions in DECISIONS if decisions not in ('full', 'lazy')]
+
+
+@pytest.mark.parametrize('name, decisions', CASES)
+def test_a_row_in_flight_is_what_it_is_alone(name, decisions):
+    config, params, sources = texts(name)
+    decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), **DECISIONS[decisions])
+    thresholds = np.linspace(0.05, 1, TEXTS).astype(np.float32)
+    found = in_flight(config, params, sources, decoding, thresholds)
+    assert sorted(found) == list(range(TEXTS))
+    rows = Rows(threshold=None if decoding.exit is None else thresholds, limit=LIMITS)
+    together = jax.device_get(generate(config, params, sources, decoding=decoding, rows=rows))
+    assert len(set(together.lengths.tolist())) > 3
+    for number, row in found.items():
+        expected = jax.tree.map(lambda each, number=number: each[number], together._replace(executed=None))
+        for field, one, other in zip(row._fields, row, expected):
+            message = f'{field} of text {number}'
+            jax.tree.map(lambda a, b, said=message: np.testing.assert_allclose(a, b, atol=1e-6, err_msg=said), one, other)
