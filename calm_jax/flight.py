@@ -122,7 +122,7 @@ def fly_window(
         'head_table': head_table,
         'log_probabilities': log_probabilities,
     }
-    groups = list(_groups(batches, max(1, slots // GROUPS), wanted))
+    groups = list(groups_of(batches, slots, wanted))
     if not groups:
         return
     flights, running = _Flights(groups, slots), None
@@ -201,10 +201,12 @@ class _Flights:
         self._since, self._steps, self._sub_layers = now, 0, 0
 
 
-def _groups(batches: Sequence[DecodeBatch], size: int, wanted: Collection[int]) -> Iterator[DecodeBatch]:
-    """The wanted rows, at most `size` at a time, as wide as their batches; rows that fill up come last."""
+def groups_of(batches: Sequence[DecodeBatch], slots: int, wanted: Collection[int] | None = None) -> Iterator[DecodeBatch]:
+    """The wanted rows as they are prefilled, a part of the slots at a time, as wide as their batches; rows that fill up come
+    last. None: all rows."""
+    size = max(1, slots // GROUPS)
     for batch in batches:
-        places = np.flatnonzero([row in wanted for row in batch.rows.tolist()])
+        places = np.flatnonzero([row >= 0 and (wanted is None or row in wanted) for row in batch.rows.tolist()])
         for start in range(0, len(places), size):
             chosen = places[start : start + size]
             missing = size - len(chosen)

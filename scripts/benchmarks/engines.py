@@ -137,7 +137,8 @@ class CalmJax:
 
 @cache
 def scripted(kind):
-    """The measure's class, computed as ever, with the confidence moved to one side of ½: every token exits after `layers`."""
+    """The measure's class, computed as ever, with the confidence moved to one side of ½: every token exits after `layers`, a
+    number, or a table [n] that rows and steps go through."""
     import jax.numpy as jnp
 
     from calm_jax.depth.confidence import Measure
@@ -165,7 +166,11 @@ def scripted(kind):
         def observe(self, memory, evidence):
             memory, confidence, prediction = self.measure.observe(memory, evidence)
             # What was measured stays in the sum, or the compiler would leave the measuring out.
-            side = jnp.where(evidence.layer + 1 >= self.layers, 0.75, 0.0)
+            layers = jnp.asarray(self.layers)
+            if layers.ndim:
+                row = jnp.arange(evidence.position.shape[0])
+                layers = layers[(evidence.position * 131 + row * 31) % layers.shape[0]]
+            side = jnp.where(evidence.layer + 1 >= layers, 0.75, 0.0)
             return memory, side + confidence / 4, prediction
 
         def flops(self, layer, sizes):

@@ -44,6 +44,21 @@ def t5_1_1():
     return Shape('t5_1_1', config, 'T5ForConditionalGeneration')
 
 
+def t5_base():
+    """T5 1.1 base: 12 + 12 layers, D 768, 12 heads of 64, F 2,048 (gated), vocabulary 32,128."""
+    config = TransformerConfig(
+        vocab_size=32128,
+        emb_dim=768,
+        num_heads=12,
+        head_dim=64,
+        mlp_dim=2048,
+        num_encoder_layers=12,
+        num_decoder_layers=12,
+        mlp_activations=('gelu', 'linear'),
+    )
+    return Shape('t5_base', config, 'T5ForConditionalGeneration')
+
+
 def tiny():
     """T5 1.1 in miniature, to try the scripts."""
     config = TransformerConfig(
@@ -124,4 +139,4 @@ def llama():
     return Shape('llama', config, 'LlamaForCausalLM')
 
 
-SHAPES = {'t5_1_1': t5_1_1, 'bart': bart, 'gpt2': gpt2, 'opt': opt, 'llama': llama, 'tiny': tiny}
+SHAPES = {'t5_1_1': t5_1_1, 'bart': bart, 'gpt2': gpt2, 'opt': opt, 'llama': llama, 't5_base': t5_base, 'tiny': tiny}
