@@ -18,6 +18,7 @@ import numpy as np
 from calm_jax.data.windows import DecodeBatch
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.generate import CAPACITY_STEP, begin, fly, generate, landed, vacant, widen
+from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.models.config import TransformerConfig
 from calm_jax.output import DecodeReport
@@ -30,8 +31,8 @@ class Landing(NamedTuple):
     """Rows that are done, of a batch or because they left their slots together.
 
     rows: int64 [n], their indices in the input; source_tokens: int [n]; truncated: bool [n]. trace: of these rows, on the host,
-    without `executed`. seconds: of the batch, or since others left. places: steps times rows that ran meanwhile; sub_layers:
-    executed, times rows. width: of the sources.
+    without `executed`. seconds: of the batch, or since others left. places: steps times rows that ran meanwhile; executed:
+    their sub-layers, times the rows they were computed for. width: of the sources.
     """
 
     rows: np.ndarray
@@ -40,7 +41,7 @@ class Landing(NamedTuple):
     trace: Trace
     seconds: float
     places: int
-    sub_layers: int
+    executed: int
     width: int
 
     def report(self, beams: int) -> DecodeReport:
@@ -49,7 +50,7 @@ class Landing(NamedTuple):
         ran = work.self_attention, work.cross_attention, work.feed_forward
         needed = sum(int(np.sum(each, dtype=np.int64)) for each in ran)
         used = int(np.sum(self.trace.lengths, dtype=np.int64))
-        return DecodeReport(self.seconds, len(self.rows), self.places, used, self.sub_layers * beams, needed, self.width)
+        return DecodeReport(self.seconds, len(self.rows), self.places, used, self.executed * beams, needed, self.width)
 
 
 def decode_batches(
@@ -63,6 +64,7 @@ def decode_batches(
     wanted: Collection[int],
     head_table: Array | None = None,
     log_probabilities: bool = False,
+    packing: Packing = NEVER,
 ) -> Iterator[Landing]:
     """The rows of one batch after another, each decoded until the last of it has ended; those without a wanted row are passed
     over. Arguments as `fly_window`."""
@@ -80,6 +82,7 @@ def decode_batches(
             example_ids=example_ids(batch.rows),
             head_table=head_table,
             log_probabilities=log_probabilities,
+            packing=packing,
         )
         trace = jax.device_get(trace)
         there = np.flatnonzero(batch.rows >= 0)
@@ -91,7 +94,7 @@ def decode_batches(
             trace=_of_rows(trace, there),
             seconds=time.perf_counter() - began,
             places=int(np.max(trace.lengths)) * len(batch.rows),
-            sub_layers=int(np.sum(executed, dtype=np.int64)) * len(batch.rows),
+            executed=int(np.sum(executed, dtype=np.int64)),
             width=batch.tokens.shape[1],
         )
 
@@ -108,6 +111,7 @@ def fly_window(
     wanted: Collection[int],
     head_table: Array | None = None,
     log_probabilities: bool = False,
+    packing: Packing = NEVER,
 ) -> Iterator[Landing]:
     """The wanted rows of a window as they leave their slots.
 
@@ -143,11 +147,11 @@ def fly_window(
         elif width != running.state.inputs.source.shape[1]:
             running = widen(running, prefilled)
         last = group is groups[-1]
-        running, flown = fly(config, params, running, prefilled, flights.numbers(group.rows), last, decoding)
+        running, flown = fly(config, params, running, prefilled, flights.numbers(group.rows), last, decoding, packing)
         left = [(flown.numbers, flown.trace)]
         if last:
             left.append((running.numbers, landed(config, running)))
-        yield from flights.landing(_Flight(left, flown.steps, flown.sub_layers, width))
+        yield from flights.landing(_Flight(left, flown.steps, flown.executed, width))
     yield from flights.landing(None)
 
 
@@ -156,7 +160,7 @@ class _Flight(NamedTuple):
 
     left: list[tuple[Array, Trace]]
     steps: Array
-    sub_layers: Array
+    executed: Array
     width: int
 
 
@@ -170,7 +174,7 @@ class _Flights:
         self._truncated = np.concatenate([group.truncated for group in groups])
         self._number = {row: number for number, row in enumerate(self._rows.tolist()) if row >= 0}
         self._before: _Flight | None = None
-        self._since, self._steps, self._sub_layers = time.perf_counter(), 0, 0
+        self._since, self._steps, self._executed = time.perf_counter(), 0, 0
 
     def numbers(self, rows: np.ndarray) -> np.ndarray:
         """The numbers by which the rows are known in flight, int32 [n]; −1 for rows that fill up."""
@@ -181,8 +185,8 @@ class _Flights:
         before, self._before = self._before, flight
         if before is None:
             return
-        left, steps, sub_layers, width = jax.device_get(before)
-        self._steps, self._sub_layers = self._steps + int(steps), self._sub_layers + int(sub_layers)
+        left, steps, executed, width = jax.device_get(before)
+        self._steps, self._executed = self._steps + int(steps), self._executed + int(executed)
         numbers, trace = jax.tree.map(lambda *parts: np.concatenate(parts), *left)
         places = np.flatnonzero(numbers >= 0)
         if not places.size:
@@ -195,10 +199,10 @@ class _Flights:
             trace=_of_rows(trace, places),
             seconds=now - self._since,
             places=self._steps * self._slots,
-            sub_layers=self._sub_layers * self._slots,
+            executed=self._executed,
             width=width,
         )
-        self._since, self._steps, self._sub_layers = now, 0, 0
+        self._since, self._steps, self._executed = now, 0, 0
 
 
 def groups_of(batches: Sequence[DecodeBatch], slots: int, wanted: Collection[int] | None = None) -> Iterator[DecodeBatch]:

@@ -22,6 +22,7 @@ from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import begin, step
 from calm_jax.flight import Landing, decode_batches, fly_window
+from calm_jax.memory import check_memory
 from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import join, split
@@ -324,6 +325,8 @@ class Model:
             'head_table': self.head_table(request.decoding),
             'log_probabilities': request.log_probabilities,
         }
+        rows, width = (max(batch.tokens.shape[axis] for batch in window) for axis in (0, 1))
+        check_memory(self.config, rows * beams(request.decoding), width, request.new_tokens)
         arguments = self.config, self.decoding_params, window, request.decoding
         if request.pack == 'none' or len(window) == 1 or request.batch_size == 1 or isinstance(request.decoding.choice, Beam):
             landings = decode_batches(*arguments, wanted=wanted, **parts)

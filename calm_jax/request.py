@@ -79,6 +79,13 @@ class Request:
         assert length is not None  # resolved
         return length
 
+    @property
+    def new_tokens(self) -> int:
+        """The most tokens of any output."""
+        length = self.decoding.limits.max_new_tokens
+        assert length is not None  # resolved
+        return int(length)
+
     def rows_at(self, texts: np.ndarray) -> Rows | None:
         """The settings of a batch: of the texts with these indices, int [B]; below 0, of rows that fill it up, the first's.
 

@@ -145,7 +145,8 @@ class Trace(NamedTuple):
     exit_layers: int32 [B, T], layers visited, 1…L.
     confidence: float32 [B, T], the measure at the exit (1 where nothing was measured).
     work, prefill: what the rows needed. plan: what they ran within; None: everything.
-    executed: int32 [T], sub-layers that the batch executed at each step, of any row: what costs time.
+    executed: int32 [T], places that the batch executed at each step, sub-layers times the rows they were computed for: what
+        costs time.
     log_probabilities: float32 [B, T], of the tokens under the model's own logits at the exit; None where not asked for.
     """
 

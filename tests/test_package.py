@@ -40,7 +40,11 @@ MAY_IMPORT = {
     'streamed_text': {'data'},
     'request': {'nearest', 'data', 'depth', 'decoding', 'calibration'},
     'certified': {'__init__', 'formats', 'models', 'data', 'decoding', 'calibration', 'checkpoints'},
+    'flight': {'types', 'data', 'decoding', 'models', 'output'},
+    'memory': {'models'},
     'model': {
+        'memory',
+        'flight',
         'types',
         'options',
         'output',

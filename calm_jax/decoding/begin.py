@@ -126,12 +126,13 @@ def prefill_rows(
     head_table: Array | None = None,
     log_probabilities: bool = False,
     cursor: Int[Array, ''] | int | None = None,
+    packed: bool = False,
 ) -> DecodeState:
     """The state before the first token.
 
     capacity: generated tokens that caches and trace have room for (static), at least every row's limit.
     cursor: the index of the first generated token, which is otherwise that of the first free slot: for states whose rows stand
-    apart, so that others may come in (`slots.py`).
+    apart, so that others may come in (`slots.py`). packed: whether rows are packed (static).
     """
     count = decided.source.shape[0]
     adaptive = decoding.exit is not None or rows.depth is not None
@@ -179,7 +180,9 @@ def prefill_rows(
         alive=jnp.any(decided.mask, axis=1),
         lengths=jnp.zeros(count, jnp.int32),
         cache=DecoderCache(
-            layers, tuple(first for _ in layers), jnp.zeros((count, ring, config.emb_dim), config.dtype) if waits else None
+            layers,
+            (jnp.broadcast_to(first, (count,)) if packed else first,) * len(layers),
+            jnp.zeros((count, ring, config.emb_dim), config.dtype) if waits else None,
         ),
         own_filled=_own_filled(decided, len(layers), config) if waits else None,
         table=jnp.zeros((count, 2 + len(Work._fields), capacity), jnp.int32),

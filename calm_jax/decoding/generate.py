@@ -14,6 +14,7 @@ from calm_jax.decoding.beam import beam_search
 from calm_jax.decoding.begin import Decided, bound, decide_rows, prefill_rows
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.slots import Flown, Slots, fly_rows, insert_rows, vacant_slots, widened_slots
 from calm_jax.decoding.state import DecodeCarry, DecodeState
@@ -58,6 +59,7 @@ def program(
     forced: Any = None,
     head_table: Array | None = None,
     log_probabilities: bool = False,
+    packing: Packing = NEVER,
 ):
     """(compiled function, its arguments, its settings): what `generate` calls, to be compiled ahead of time or timed apart.
 
@@ -66,6 +68,7 @@ def program(
     forced: int32 [B, T], tokens to say whatever the model says; −1 where it is free.
     head_table: the head as [V, E] where it is at hand (`Transformer.head_table`); else pruning makes it, once a call.
     log_probabilities: whether the trace has those of the tokens under the model's own logits at the exit.
+    packing: of the rows that are still inside after some layers (`Packing`), where tokens leave early and skipped layers wait.
     """
     if not isinstance(decoding, Decoding):
         raise TypeError(f'decoding is {decoding!r}; expected Decoding(…)')
@@ -78,6 +81,7 @@ def program(
     if log_probabilities and decoding.exit is not None and decoding.exit.measure.prunes:
         raise ValueError('log-probabilities are of the whole vocabulary, and the measure looks at a part of it')
     options = {'rows': rows, 'forced': forced, 'head_table': head_table, 'log_probabilities': log_probabilities}
+    options['packing'] = packs(decoding, rows, packing)
     return generate_program, arguments, {**settings, **options}
 
 
@@ -165,10 +169,14 @@ def fly(
     numbers: Any,
     last: bool = False,
     decoding: Decoding = Decoding(),
+    packing: Packing = NEVER,
 ) -> tuple[Slots, Flown]:
-    """Steps until all rows of `prefilled` have come in, as `fly_rows`; decoding: as they began. The old slots are donated."""
+    """Steps until all rows of `prefilled` have come in, as `fly_rows`; decoding: as they began; packing: as `program`. The old
+    slots are donated."""
     numbers, last = np.asarray(numbers, np.int32), np.asarray(last)
-    return fly_program(config, params, slots, prefilled, numbers, last, _as_begun(decoding, slots.state))
+    decoding, inputs = _as_begun(decoding, slots.state), slots.state.inputs
+    packing = packs(decoding, Rows(depth=inputs.depth), packing)
+    return fly_program(config, params, slots, prefilled, numbers, last, decoding, packing=packing)
 
 
 @partial(jax.jit, static_argnames=('config',))
@@ -177,22 +185,25 @@ def landed(config: TransformerConfig, slots: Slots) -> Trace:
     return trace_of_written(config, written(slots.state), jnp.zeros_like(slots.state.carry.executed))
 
 
-@partial(jax.jit, static_argnames=('config',), donate_argnames=('slots',))
-def fly_program(config, params, slots, prefilled, numbers, last, decoding) -> tuple[Slots, Flown]:
+@partial(jax.jit, static_argnames=('config', 'packing'), donate_argnames=('slots',))
+def fly_program(config, params, slots, prefilled, numbers, last, decoding, *, packing) -> tuple[Slots, Flown]:
     """`fly`, compiled."""
-    return fly_rows(bound(config, params), config, slots, prefilled, numbers, last, decoding)
+    return fly_rows(bound(config, params), config, slots, prefilled, numbers, last, decoding, packing)
 
 
-@partial(jax.jit, static_argnames=('config', 'capacity', 'log_probabilities'))
+@partial(jax.jit, static_argnames=('config', 'capacity', 'log_probabilities', 'packing'))
 def generate_program(
-    config, params, tokens, mask, example_ids, decoding, *, capacity, rows, forced, head_table, log_probabilities
+    config, params, tokens, mask, example_ids, decoding, *, capacity, rows, forced, head_table, log_probabilities, packing
 ) -> Trace:
     """`generate`, compiled: decide, prefill, then steps while any row is alive."""
     call = bound(config, params)
     decided = decide_rows(call, config, tokens, mask, decoding, example_ids)
-    state = prefill_rows(call, config, decided, decoding, capacity, rows, forced, head_table, log_probabilities)
+    options = {'log_probabilities': log_probabilities, 'packed': bool(packing)}
+    state = prefill_rows(call, config, decided, decoding, capacity, rows, forced, head_table, **options)
     carry = jax.lax.while_loop(
-        lambda carry: jnp.any(carry.alive), lambda carry: advance(call, config, state.inputs, carry, decoding), state.carry
+        lambda carry: jnp.any(carry.alive),
+        lambda carry: advance(call, config, state.inputs, carry, decoding, packing),
+        state.carry,
     )
     return trace_of(config, DecodeState(state.inputs, carry))
 
@@ -261,6 +272,12 @@ def resolved(decoding: Decoding, rows: Rows | None, capacity: int | None) -> tup
             raise ValueError('max_new_tokens is no number here; say the capacity')
         capacity = -(-longest // CAPACITY_STEP) * CAPACITY_STEP
     return decoding, rows, {'capacity': capacity}
+
+
+def packs(decoding: Decoding, rows: Rows, packing: Packing) -> Packing:
+    """The packing of a decoding, resolved: none where nobody leaves, or where layers that are skipped are written at once."""
+    leaves = decoding.exit is not None or rows.depth is not None
+    return packing if leaves and decoding.propagation.lazy else NEVER
 
 
 def _longest(decoding, rows):

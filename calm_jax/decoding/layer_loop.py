@@ -5,13 +5,16 @@ nobody needs costs nothing. Rows are independent: a row that has left keeps its 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from calm_jax.decoding.chooser import Chooser
 from calm_jax.decoding.decoding import Decoding, stands_at_one
+from calm_jax.decoding.packing import NEVER, Packing, fitted, put, taken
 from calm_jax.decoding.state import DecodeInputs, DecoderCache, LayerState, TokenInputs
 from calm_jax.depth.exits import Exit
 from calm_jax.models import cache as kv_cache
@@ -37,7 +40,9 @@ class SubLayers(NamedTuple):
 class LayerLoop(NamedTuple):
     """What one token's way through the layers needs to know and does not change.
 
-    call: (*args, method) → a method of the model, parameters bound. choose: of `Evidence`.
+    call: (*args, method) → a method of the model, parameters bound. choose: of `Evidence`. packing: where rows are packed.
+    rows: int32 [w], which of the `count` rows of the batch inputs, token and states are of; None: all of them. Caches are the
+    batch's.
     """
 
     call: Callable
@@ -45,7 +50,10 @@ class LayerLoop(NamedTuple):
     decoding: Decoding
     inputs: DecodeInputs
     token: TokenInputs
-    choose: Callable
+    choose: Chooser
+    packing: Packing = NEVER
+    rows: Array | None = None
+    count: int = 0
 
     @property
     def every_layer(self) -> bool:
@@ -67,9 +75,20 @@ class LayerLoop(NamedTuple):
 
         Rows of the returned state without `predicted` still need the head.
         """
-        state, layers, filled = self._entering(hidden, cache), list(cache.layers), list(cache.filled)
-        ran = state.active
-        for layer in range(self.config.num_decoder_layers):
+        state, ran = self._entering(hidden, cache), jnp.zeros_like(self.token.alive)
+        bounds = [0, *(point for point in self.packing.points if point < self.config.num_decoder_layers)]
+        for begin, end in zip(bounds, [*bounds[1:], self.config.num_decoder_layers]):
+            through = self._through if begin == 0 else self._packed_through
+            state, ran, cache = through(begin, end, state, ran, cache)
+        if self.decoding.exit is not None and self.decoding.exit.measure.prunes:
+            # Where no layer was sure the full head decides; a row that a plan or gate takes past the last has not seen it.
+            state = state._replace(predicted=state.predicted & (~state.active | ran))
+        return state, cache._replace(exit_states=self._exit_states(cache.exit_states, state))
+
+    def _through(self, begin, end, state, ran, cache):
+        """(state, who ran any of the last layer, cache) after the layers from `begin` to `end`."""
+        layers, filled = list(cache.layers), list(cache.filled)
+        for layer in range(begin, end):
             previous = state.hidden
             state, layers[layer], filled[layer], ran = self._layer(
                 layer, state, layers[layer], filled[layer], cache.exit_states
@@ -78,10 +97,42 @@ class LayerLoop(NamedTuple):
                 state = self._observe(self.decoding.exit, layer, state, previous, ran)
             if self.inputs.depth is not None:
                 state = state._replace(active=state.active & (self.inputs.depth != layer + 1))
-        if self.decoding.exit is not None and self.decoding.exit.measure.prunes:
-            # Where no layer was sure the full head decides; a row that a plan or gate takes past the last has not seen it.
-            state = state._replace(predicted=state.predicted & (~state.active | ran))
-        return state, DecoderCache(tuple(layers), tuple(filled), self._exit_states(cache.exit_states, state))
+        return state, ran, cache._replace(layers=tuple(layers), filled=tuple(filled))
+
+    def _packed_through(self, begin, end, state, ran, cache):
+        """As `_through`, with the rows that are inside packed into the least width that holds them."""
+        count, inside, least = state.active.shape[0], jnp.sum(state.active, dtype=jnp.int32), 0
+        none = jnp.zeros_like(ran)
+        memory = state.memory
+        after = jax.eval_shape(lambda *carry: self._through(begin, end, *carry), state, ran, cache)[0].memory
+        carry = state._replace(memory=jax.tree.map(lambda old, new: fitted(old, new.shape), memory, after)), none, cache
+        for width in (*self.packing.within(count), count):
+            through = self._through if width == count else partial(self._through_packed, width)
+
+            def run(state, ran, cache, through=through):
+                return through(begin, end, state._replace(memory=memory), ran, cache)
+
+            holds = (inside > least) & (inside <= width)
+            carry = jax.lax.cond(holds, run, lambda *carry: carry, *carry)
+            least = width
+        return carry
+
+    def _through_packed(self, width, begin, end, state, ran, cache):
+        """As `_through`, of `width` rows, those inside first."""
+        count = state.active.shape[0]
+        rows = jnp.argsort(~state.active, stable=True)[:width].astype(jnp.int32)
+        executed, state = state.executed, state._replace(executed=None)
+        packed = taken(state, rows, count)._replace(executed=executed)
+        loop = self._replace(
+            inputs=self.inputs.of_rows(rows, count),
+            token=self.token.of_rows(rows, count),
+            choose=self.choose.of_rows(rows, count),
+            rows=rows,
+            count=count,
+        )
+        packed, ran_packed, cache = loop._through(begin, end, packed, taken(ran, rows, count), cache)
+        executed, packed = packed.executed, packed._replace(executed=None)
+        return put(state, rows, packed, count)._replace(executed=executed), put(ran, rows, ran_packed, count), cache
 
     def _entering(self, hidden, cache):
         rows, measure, gate = hidden.shape[0], self.decoding.exit and self.decoding.exit.measure, self.decoding.gate
@@ -97,7 +148,7 @@ class LayerLoop(NamedTuple):
             predicted=jnp.zeros(rows, bool),
             sub_layers=None if self.every_layer else jnp.zeros((rows, 3), jnp.int32),
             scored=None if measure is None and gate is None else jnp.zeros((rows, 3), jnp.int32),
-            executed=None if self.every_layer else jnp.zeros((), jnp.int32),
+            executed=None if self.every_layer and not self.packing else jnp.zeros((), jnp.int32),
             memory=None if measure is None else measure.init(rows, self.config.sizes),
             gate_memory=None if gate is None else gate.init(rows, self.config.sizes),
             exit_kv=None if empty is None else KVCache(empty, empty),
@@ -126,12 +177,15 @@ class LayerLoop(NamedTuple):
 
         def attend(x, cache, filled):
             if exit_states is not None:
-                cache = self._fill(layer, cache, filled, exit_states)
-            cache = kv_cache.write(cache, token.slot, *self._entering_kv(layer, state))
-            x = run(
-                rows.self_attention, lambda x: call(layer, x, *cache, token.self_bias, token.place, method='self_attend'), x
-            )
-            return x, cache, jnp.broadcast_to(token.cursor + 1, filled.shape)
+                cache = self._fill(layer, cache, filled, exit_states, state.active)
+            entering = self._entering_kv(layer, state)
+            if self.rows is None:
+                cache = kv_cache.write(cache, token.slot, *entering)
+            else:
+                cache = kv_cache.put(cache, self.rows, jnp.broadcast_to(token.slot, self.rows.shape), *entering)
+            seen = self._own(cache)
+            x = run(rows.self_attention, lambda x: call(layer, x, *seen, token.self_bias, token.place, method='self_attend'), x)
+            return x, cache, self._filled(filled, state.active)
 
         x = state.hidden[:, None]
         if inputs.plan is None:
@@ -143,7 +197,7 @@ class LayerLoop(NamedTuple):
             reads = held & inputs.plan.self_attention[:, layer]
             x, cache, filled = jax.lax.cond(jnp.any(reads), attend, lambda *carry: carry, x, cache, filled)
         if inputs.cross_kv is not None:
-            keys_values = inputs.cross_kv[layer]
+            keys_values = self._own(inputs.cross_kv[layer])
             x = run(rows.cross_attention, lambda x: call(layer, x, *keys_values, inputs.cross_bias, method='cross_attend'), x)
         x = run(rows.feed_forward, lambda x: call(layer, x, method='feed_forward'), x)[:, 0]
 
@@ -158,18 +212,37 @@ class LayerLoop(NamedTuple):
         )
         return self._count(state, rows), cache, filled, ran
 
+    def _own(self, cache):
+        """The keys and values of the loop's rows."""
+        if self.rows is None:
+            return cache
+        return taken(cache, self.rows, self.count)
+
+    def _filled(self, filled, active):
+        """Up to which index the layer is filled now: of all rows, or of each that is inside."""
+        if not filled.ndim:
+            return self.token.cursor + 1
+        if self.rows is None:
+            return jnp.where(active, self.token.cursor + 1, filled)
+        return filled.at[self.rows].set(jnp.where(active, self.token.cursor + 1, filled[self.rows]))
+
     def _count(self, state, rows):
-        """The state with the sub-layers that the rows run counted, and those that the batch ran."""
-        if self.every_layer:
+        """The state with the sub-layers that the rows run counted, and the places that the batch ran."""
+        if state.executed is None:
             return state
+        count = state.active.shape[0]
+        if self.every_layer:
+            return state._replace(executed=state.executed + self.sub_layers * count)
         ran = jnp.stack([rows.self_attention, rows.cross_attention, rows.feed_forward], axis=1)
-        return state._replace(
-            sub_layers=state.sub_layers + ran, executed=state.executed + jnp.sum(jnp.any(ran, axis=0), dtype=jnp.int32)
-        )
+        places = jnp.sum(jnp.any(ran, axis=0), dtype=jnp.int32) * count
+        return state._replace(sub_layers=state.sub_layers + ran, executed=state.executed + places)
 
     def executed(self, state: LayerState) -> Int[Array, '']:
-        """Sub-layers that the batch ran for this token: where rows run every layer until they leave, those of the deepest."""
-        return self.sub_layers * jnp.max(state.visited) if state.executed is None else state.executed
+        """Places that the batch ran for this token, sub-layers times rows: where rows run every layer until they leave, and are
+        not packed, those of the deepest."""
+        if state.executed is not None:
+            return state.executed
+        return self.sub_layers * jnp.max(state.visited) * state.active.shape[0]
 
     def _who_runs(self, layer, state) -> tuple[LayerState, SubLayers]:
         """The state, with what the gate remembers, and who runs the layer's sub-layers."""
@@ -210,31 +283,52 @@ class LayerLoop(NamedTuple):
             kv = jax.tree.map(lambda own, copied: jnp.where(active, own, copied), kv, state.exit_kv)
         return kv
 
-    def _fill(self, layer, cache, filled, exit_states) -> KVCache:
-        """The cache with every row's positions from `filled` to the cursor projected from the exit states.
+    def _fill(self, layer, cache, filled, exit_states, active) -> KVCache:
+        """The cache with the positions from `filled` to the cursor projected from the exit states, of all rows or of each that
+        is inside."""
+        fill = self._fill_pairs if filled.ndim else self._fill_windows
+        return fill(layer, cache, filled, exit_states, active)
 
-        Windows begin at multiples of their width, which divides the ring, so that none crosses its end.
-        """
-        window, ring = self.decoding.propagation.window, exit_states.shape[1]
-        cursor, heads = self.token.cursor, cache.keys.shape[0] // exit_states.shape[0]
-        lowest = filled if filled.ndim == 0 else jnp.min(jnp.where(self.token.alive, filled, cursor))
+    def _fill_windows(self, layer, cache, filled, exit_states, active) -> KVCache:
+        """All rows alike, some positions at a time. Windows begin at multiples of their width, which divides the ring, so that
+        none crosses its end."""
+        window, ring, cursor = self.decoding.propagation.window, exit_states.shape[1], self.token.cursor
 
         def project(carry):
             cache, begin = carry
             slot, index = begin % ring, begin + jnp.arange(window, dtype=jnp.int32)
             states = jax.lax.dynamic_slice_in_dim(exit_states, slot, window, axis=1)
             made = KVCache(*self.call(layer, states, places(self.inputs, index), method='self_kv'))
-            pending = (index >= filled[..., None]) & (index < cursor)
-            if filled.ndim:
-                pending = jnp.repeat(pending, heads, axis=0)
-            pending = jnp.atleast_2d(pending)[:, :, None]
+            pending = ((index >= filled) & (index < cursor))[None, :, None]
             there = kv_cache.read(cache, slot, window)
             made = jax.tree.map(lambda new, old: jnp.where(pending, new, old), made, there)
             return kv_cache.write(cache, slot, *made), begin + window
 
         # Where nothing is missing there is no window, though the cursor stands within one.
-        first = jnp.where(lowest < cursor, lowest // window * window, cursor)
+        first = jnp.where(filled < cursor, filled // window * window, cursor)
         return jax.lax.while_loop(lambda carry: carry[1] < cursor, project, (cache, first))[0]
+
+    def _fill_pairs(self, layer, cache, filled, exit_states, active) -> KVCache:
+        """Of each row that is inside what it lacks: one list of (row, position), some of it at a time."""
+        ring, cursor, count = exit_states.shape[1], self.token.cursor, exit_states.shape[0]
+        rows = jnp.arange(count, dtype=jnp.int32) if self.rows is None else self.rows
+        begin = filled[rows]
+        lacks = jnp.where(active, cursor - begin, 0)
+        ends = jnp.cumsum(lacks)
+        size = max(self.decoding.propagation.window, rows.shape[0])
+
+        def project(carry):
+            cache, done = carry
+            pair = done + jnp.arange(size, dtype=jnp.int32)
+            of = jnp.minimum(jnp.searchsorted(ends, pair, side='right', method='compare_all'), rows.shape[0] - 1)
+            index = begin[of] + pair - (ends[of] - lacks[of])
+            states = exit_states[rows[of], index % ring]
+            place = index if self.inputs.start is None else jnp.maximum(index - self.inputs.start[of], 0)
+            made = self.call(layer, states[:, None], place[:, None], method='self_kv')
+            # Beyond the list's end the row is one that there is not: nothing is written.
+            return kv_cache.put(cache, jnp.where(pair < ends[-1], rows[of], count), index % ring, *made), done + size
+
+        return jax.lax.while_loop(lambda carry: carry[1] < ends[-1], project, (cache, jnp.zeros((), ends.dtype)))[0]
 
     def _exit_states(self, exit_states, state):
         """The ring of exit states with this token's."""
@@ -289,7 +383,7 @@ class LayerLoop(NamedTuple):
         after = jax.eval_shape(look, state).memory
 
         def pass_by(state):
-            return state._replace(memory=jax.tree.map(lambda old, new: _fitted(old, new.shape), state.memory, after))
+            return state._replace(memory=jax.tree.map(lambda old, new: fitted(old, new.shape), state.memory, after))
 
         return jax.lax.cond(jnp.any(asked), look, pass_by, state)
 
@@ -345,14 +439,6 @@ def remembered(evidence: Evidence, new: Any, old: Any) -> Any:
 
     def merged(new, old):
         asked = evidence.ran.reshape(evidence.ran.shape + (1,) * (new.ndim - 1))
-        return jnp.where(asked, new, _fitted(old, new.shape))
+        return jnp.where(asked, new, fitted(old, new.shape))
 
     return jax.tree.map(merged, new, old)
-
-
-def _fitted(old, shape):
-    """An array cut, or filled up with zeros, to a shape."""
-    if old.shape == shape:
-        return old
-    cut = old[tuple(map(slice, shape))]
-    return jnp.pad(cut, [(0, new - each) for each, new in zip(cut.shape, shape)])

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
 from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState
 from calm_jax.decoding.step import advance
 from calm_jax.decoding.trace import Written, trace_of_written, written
@@ -33,14 +34,14 @@ class Slots(NamedTuple):
 class Flown(NamedTuple):
     """What a flight did. numbers: int32 [n], of the texts that left their slots; −1 for places that nobody left from.
 
-    trace: of these rows, without `executed`, which is of nobody's own. steps, sub_layers: int32 [], how many were run, the
-    sub-layers summed over the steps.
+    trace: of these rows, without `executed`, which is of nobody's own. steps, executed: int32 [], how many were run, and the
+    places of the batch's sub-layers in them.
     """
 
     numbers: Array
     trace: Trace
     steps: Array
-    sub_layers: Array
+    executed: Array
 
 
 class Flight(NamedTuple):
@@ -54,7 +55,7 @@ class Flight(NamedTuple):
     left: Array
     records: Written
     steps: Array
-    sub_layers: Array
+    executed: Array
 
 
 def vacant_slots(prefilled: DecodeState, count: int) -> Slots:
@@ -147,6 +148,7 @@ def fly_rows(
     numbers: Int[Array, ' n'],
     last: Bool[Array, ''],
     decoding: Decoding,
+    packing: Packing = NEVER,
 ) -> tuple[Slots, Flown]:
     """Steps until all rows of `prefilled` have come in, each into an empty slot or that of a row that has ended; and with
     `last` until every row has ended.
@@ -176,9 +178,9 @@ def fly_rows(
         return jax.lax.while_loop(lambda flight: (flight.came < waiting) & ~jnp.all(flight.carry.alive), exchange, flight)
 
     def stepped(flight):
-        carry = advance(call, config, _joined(flight.rows, inputs), flight.carry, decoding)
+        carry = advance(call, config, _joined(flight.rows, inputs), flight.carry, decoding, packing)
         ran = carry.executed[flight.carry.cursor % carry.executed.shape[0]]
-        flight = flight._replace(carry=carry, steps=flight.steps + 1, sub_layers=flight.sub_layers + ran)
+        flight = flight._replace(carry=carry, steps=flight.steps + 1, executed=flight.executed + ran)
         return refilled(flight)
 
     def goes_on(flight):
@@ -192,7 +194,7 @@ def fly_rows(
     flight = jax.lax.while_loop(goes_on, stepped, refilled(flight))
     slots = Slots(DecodeState(_joined(flight.rows, inputs), flight.carry), flight.numbers)
     trace = trace_of_written(config, flight.records, jnp.zeros_like(carry.executed))
-    return slots, Flown(flight.left, trace, flight.steps, flight.sub_layers)
+    return slots, Flown(flight.left, trace, flight.steps, flight.executed)
 
 
 def _own(inputs: DecodeInputs) -> DecodeInputs:

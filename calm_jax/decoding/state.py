@@ -11,6 +11,7 @@ older than itself.
 
 from typing import Any, NamedTuple
 
+from calm_jax.decoding.packing import taken
 from calm_jax.decoding.rules import Rules
 from calm_jax.models.cache import KVCache
 from calm_jax.types import Array, Plan, PrefillWork
@@ -57,6 +58,16 @@ class DecodeInputs(NamedTuple):
     head_table: Array | None
     prefill: PrefillWork
 
+    def of_rows(self, rows: Array, count: int) -> 'DecodeInputs':
+        """Those of some of `count` rows, but for the keys and values of sources, which layers take as they need them."""
+        shared = dict.fromkeys(('bias_table', 'cross_kv', 'head_table', 'forced'))
+        if self.threshold is None or self.threshold.ndim == 0:
+            shared['threshold'] = None
+        if self.first.ndim == 0:
+            shared['first'] = None
+        own = taken(self._replace(**shared), rows, count)
+        return own._replace(**{name: getattr(self, name) for name in shared})
+
 
 class DecoderCache(NamedTuple):
     """The decoder's memory of earlier tokens.
@@ -87,7 +98,7 @@ class DecodeCarry(NamedTuple):
     own_filled: int32 [B, L], up to which of its positions a row alone would have filled each layer: what its work is counted
         by; None where no layer is ever behind.
     table: int32 [B, 2 + kinds of work, T], a ring too: tokens, exit layers, and the columns of `Work`. confidence: float32
-        [B, T]; executed: int32 [T], sub-layers that the batch ran; log_probabilities: float32 [B, T], or None.
+        [B, T]; executed: int32 [T], places that the batch ran; log_probabilities: float32 [B, T], or None.
     """
 
     cursor: Array
@@ -127,6 +138,13 @@ class TokenInputs(NamedTuple):
     keys: Array
     oracle: Array | None
 
+    def of_rows(self, rows: Array, count: int) -> 'TokenInputs':
+        """That of some of `count` rows, 2 or more."""
+        shared = {'cursor': None, 'slot': None}
+        shared |= {name: None for name in ('place', 'self_bias') if getattr(self, name).shape[0] == 1}
+        own = taken(self._replace(**shared), rows, count)
+        return own._replace(**{name: getattr(self, name) for name in shared})
+
 
 class LayerState(NamedTuple):
     """One token of every row on its way up.
@@ -137,7 +155,7 @@ class LayerState(NamedTuple):
     sub_layers: int32 [B, 3], self-attention, cross-attention and feed-forward that ran; None where all of every layer visited
         do. scored: int32 [B, 3], states put through the head, ids scored, operations of decisions in units of D; None without
         exit rule and gate.
-    executed: int32 [], sub-layers that the batch ran; None as for `sub_layers`.
+    executed: int32 [], places that the batch ran, sub-layers times rows; None as for `sub_layers`, where no row is packed.
     memory, gate_memory: of the measure and the gate. exit_kv: keys and values of the last layer each row ran, where
     propagation copies them.
     """

@@ -1,26 +1,26 @@
 """One step of a decode: the next token of every row."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from calm_jax.decoding.begin import bias_at
-from calm_jax.decoding.choice import Greedy, likeliest_id, position_keys
+from calm_jax.decoding.choice import position_keys
+from calm_jax.decoding.chooser import Chooser, Spoken
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop, places
+from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.state import DecodeCarry, DecodeInputs, LayerState, TokenInputs
 from calm_jax.decoding.trace import generated, recorded
 from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Array
 
-# The logit of ids that pruning has dropped: below all others, above those that a rule forbids.
-DROPPED = -1e30
 
-
-def advance(call, config: TransformerConfig, inputs: DecodeInputs, carry: DecodeCarry, decoding: Decoding) -> DecodeCarry:
-    """One step: the next token of every row."""
+def advance(
+    call, config: TransformerConfig, inputs: DecodeInputs, carry: DecodeCarry, decoding: Decoding, packing: Packing = NEVER
+) -> DecodeCarry:
+    """One step: the next token of every row. packing: of rows that stand apart."""
     rows, ring = carry.last.shape[0], carry.cache.ring
     position = jnp.broadcast_to(carry.cursor - inputs.first, (rows,))
     token = TokenInputs(
@@ -33,9 +33,9 @@ def advance(call, config: TransformerConfig, inputs: DecodeInputs, carry: Decode
         keys=position_keys(inputs.keys, position),
         oracle=None,
     )
-    choose = partial(_choose, config, inputs, carry, token, decoding)
+    choose = Chooser(decoding.choice, config.vocab_size, config.eos_ids, token.keys, _spoken(inputs, carry, position))
     hidden = call(carry.last, token.place[:, 0], method='embed')
-    loop, cache = LayerLoop(call, config, decoding, inputs, token, choose), carry.cache
+    loop, cache = LayerLoop(call, config, decoding, inputs, token, choose, packing), carry.cache
     if decoding.exit is not None and decoding.exit.measure.looks_ahead:
         oracle, cache = _look_ahead(loop, hidden, cache)
         loop = loop._replace(token=token._replace(oracle=oracle))
@@ -51,26 +51,18 @@ def advance(call, config: TransformerConfig, inputs: DecodeInputs, carry: Decode
     )
 
 
-def _choose(config, inputs, carry, token, decoding, logits, ids=None):
-    """The token int32 [B] that logits [B, V], or [B, K] of ids int32 [B, K], say under rules and choice."""
-    greedy = isinstance(decoding.choice, Greedy)
-    if ids is not None and inputs.rules is None and greedy:
-        return likeliest_id(logits, ids)
-    rows = logits.shape[0]
-    if ids is not None:
-        # Rules and draws are about all ids: the same draw falls on the same token where that was not dropped.
-        logits = jnp.full((rows, config.vocab_size), DROPPED).at[jnp.arange(rows)[:, None], ids].set(logits)
-    if inputs.rules is not None:
-        history = jnp.concatenate([inputs.prompt, generated(inputs, carry)], axis=1)
-        length = inputs.prompt.shape[1] + token.position
-        logits = inputs.rules(logits, history, length, token.position, inputs.limit, config.eos_ids)
-    return decoding.choice(logits, token.keys)
+def _spoken(inputs, carry, position):
+    """What rules look at; None without any."""
+    if inputs.rules is None:
+        return None
+    history = jnp.concatenate([inputs.prompt, generated(inputs, carry)], axis=1)
+    return Spoken(inputs.rules, history, inputs.prompt.shape[1] + position, position, inputs.limit)
 
 
 def _look_ahead(loop, hidden, cache):
     """The token that the model without exits would emit here, and the caches. Layers that were behind stay filled; this
     position does not count as filled, so the exiting pass overwrites it."""
-    without = loop._replace(decoding=dataclasses.replace(loop.decoding, exit=None))
+    without = loop._replace(decoding=dataclasses.replace(loop.decoding, exit=None), packing=NEVER)
     state, seen = without.run(hidden, cache)
     filled = tuple(jnp.minimum(each, loop.token.cursor) for each in seen.filled)
     return _emit(without, state)[1], seen._replace(filled=filled, exit_states=cache.exit_states)
@@ -91,4 +83,23 @@ def _emit(loop: LayerLoop, state: LayerState) -> tuple[LayerState, Array]:
         state = state._replace(scored=scored)
     if not predicts:
         return state, head(state)
-    return state, jax.lax.cond(jnp.any(needs), head, lambda state: state.prediction, state)
+    if not loop.packing:
+        return state, jax.lax.cond(jnp.any(needs), head, lambda state: state.prediction, state)
+    return state, _packed_head(loop, state, needs)
+
+
+def _packed_head(loop, state, needs):
+    """The token of each row: its prediction, or what the head says of the rows that need it, packed."""
+    count, waiting, least = needs.shape[0], jnp.sum(needs, dtype=jnp.int32), 0
+    token = state.prediction
+    for width in (*loop.packing.within(count), count):
+        rows = jnp.argsort(~needs, stable=True)[:width].astype(jnp.int32)
+
+        def head(token, rows=rows):
+            choose = loop.choose.of_rows(rows, count)
+            said = choose(loop.call(jnp.take(state.hidden, rows, axis=0), method='unembed'))
+            return token.at[rows].set(jnp.where(needs[rows], said, token[rows]))
+
+        token = jax.lax.cond((waiting > least) & (waiting <= width), head, lambda token: token, token)
+        least = width
+    return token

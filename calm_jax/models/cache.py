@@ -37,6 +37,18 @@ def read(cache: KVCache, slot: Array | int, width: int) -> KVCache:
     return KVCache(*(jax.lax.dynamic_slice_in_dim(each, slot, width, axis=1) for each in cache))
 
 
+def put(cache: KVCache, rows: Array, slots: Array, keys: Array, values: Array) -> KVCache:
+    """The cache with keys and values [n·N, 1, H] of the rows [n] at the slots [n], one of each; rows that there are not are
+    left out."""
+    heads = keys.shape[0] // rows.shape[0]
+
+    def placed(old, new):
+        by_row = old.reshape(-1, heads, *old.shape[1:])
+        return by_row.at[rows, :, slots].set(new.reshape(-1, heads, new.shape[-1]), mode='drop').reshape(old.shape)
+
+    return KVCache(placed(cache.keys, keys), placed(cache.values, values))
+
+
 def turned(cache: KVCache, shift: Array | int) -> KVCache:
     """The cache as a ring, every position moved on by `shift`."""
     return KVCache(*(jnp.roll(each, shift, axis=1) for each in cache))

@@ -32,6 +32,7 @@ from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.windows import WINDOW, decode_windows
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import begin
+from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.depth.exits import MEASURES, Exit
 from calm_jax.flight import decode_batches, fly_window, groups_of
@@ -54,6 +55,14 @@ def main():
     parser.add_argument('--source_length', type=int, default=256)
     parser.add_argument('--measure', action='append', choices=tuple(MEASURES), default=[], help='repeatable')
     parser.add_argument('--depth', type=float, action='append', metavar='D', help='mean layers of an exit; repeatable')
+    parser.add_argument(
+        '--packing',
+        type=Packing.parse,
+        action='append',
+        default=[],
+        metavar='LAYERS:WIDTHS',
+        help='repeatable, such as 1,3:8,16',
+    )
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--output', metavar='FILE', help='JSON to write')
@@ -107,13 +116,15 @@ def time_batch(args, config, params, sources, limits, batch_size):
     for measure in args.measure:
         for depth in args.depth or [config.num_decoder_layers / 4]:
             settings[f'{measure}, {depth:g} layers'] = exit_of(config, measure, depth, args.seed)
-    cases = [(way, name) for way in ('batches', 'in flight') for name in settings] + [('prefill', FULL)]
+    ways = {'batches': NEVER, 'in flight': NEVER, **{f'packed {packing}': packing for packing in args.packing}}
+    cases = [(way, name) for way in ways for name in settings if name != FULL or not ways[way]] + [('prefill', FULL)]
     timed = {case: [] for case in cases}
     for number in range(1 + args.repeats):
         for case in cases if number % 2 else reversed(cases):
             way, name = case
             decoding = Decoding(limits=Limits(max_new_tokens=args.new_tokens), exit=settings[name])
-            timed[case].append(run(way, config, params, windows, limits, decoding, batch_size))
+            packing = ways.get(way, NEVER)
+            timed[case].append(run(way, config, params, windows, limits, decoding, batch_size, packing))
         print(f'batch {batch_size}: round {number} of {args.repeats}', file=sys.stderr)
     prefill = statistics.median(seconds for seconds, _ in timed['prefill', FULL][1:])
     rows = []
@@ -136,7 +147,7 @@ def time_batch(args, config, params, sources, limits, batch_size):
         }
         rows.append(row)
         print(
-            f'batch {batch_size:3d} {way:9s} {name:24s} used {row["used"]:.2f} whole {statistics.median(seconds):7.2f} s '
+            f'batch {batch_size:3d} {way:16s} {name:24s} used {row["used"]:.2f} whole {statistics.median(seconds):7.2f} s '
             f'({min(seconds):.2f}–{max(seconds):.2f}) prefill {prefill:.2f} s, first {row["compile_and_first_seconds"]:.1f} s, '
             f'decode × {row["decode_speed"]:.2f} ({min(ratios):.2f}–{max(ratios):.2f}), whole × {row["whole_speed"]:.2f}, '
             f'layers {row["layers"]:.2f}, run {row["executed"]:.2f}',
@@ -145,7 +156,7 @@ def time_batch(args, config, params, sources, limits, batch_size):
     return rows
 
 
-def run(way, config, params, windows, limits, decoding, batch_size):
+def run(way, config, params, windows, limits, decoding, batch_size, packing):
     """(seconds, counts) of one pass."""
 
     def example_ids(rows):
@@ -164,7 +175,7 @@ def run(way, config, params, windows, limits, decoding, batch_size):
                 jax.block_until_ready(made.pop())
             continue
         wanted = {row for batch in window for row in batch.rows.tolist() if row >= 0}
-        options = {'example_ids': example_ids, 'settings': settings, 'wanted': wanted}
+        options = {'example_ids': example_ids, 'settings': settings, 'wanted': wanted, 'packing': packing}
         if way == 'batches':
             landings = decode_batches(config, params, window, decoding, **options)
         else:

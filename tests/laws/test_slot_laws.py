@@ -7,15 +7,27 @@ import pytest
 from calm_jax.decoding.choice import Sampled
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import begin, fly, generate, landed, vacant, widen
+from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.propagation import CopyKV, Eager, FirstState, Lazy
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.rules import Rules
 from calm_jax.depth.confidence import SoftmaxGap, StateSimilarity
 from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
+from calm_jax.depth.gates import Gate
 from calm_jax.depth.plans import Uniform
 from calm_jax.depth.vocabulary import FixedPruning
+from calm_jax.pytrees import pytree
 from tests.laws.test_family_laws import NAMES, load
+
+
+@pytree
+class Closed(Gate):
+    """Closed to single sub-layers, by draws of the row's own."""
+
+    def __call__(self, memory, context):
+        return memory, jax.vmap(lambda key: jax.random.bernoulli(key, 0.7, (3,)))(context.keys)
+
 
 LENGTH, SLOTS, TEXTS = 12, 3, 9
 LIMITS = np.array([2, 9, 4, 1, 7, 12, 3, 5, 6], np.int32)
@@ -30,6 +42,12 @@ DECISIONS = {
     'pruned': {'exit': Exit(SoftmaxGap(FixedPruning(keep=6)), 0.2)},
     'contrast': {'exit': Exit(WeightedContrast(), 0.1)},
     'plan': {'plan': Uniform(0.5), 'exit': Exit(SoftmaxGap(), 0.1), 'propagation': Lazy(2)},
+    'gate': {'gate': Closed(), 'exit': Exit(SoftmaxGap(), 0.1)},
+    'drawn early': {
+        'choice': Sampled(0.9),
+        'rules': Rules(no_repeat_ngram_size=2, min_new_tokens=2),
+        'exit': Exit(SoftmaxGap(), 0.1),
+    },
     'drawn': {'choice': Sampled(0.9), 'rules': Rules(no_repeat_ngram_size=2, min_new_tokens=2)},
 }
 
@@ -59,7 +77,7 @@ def cut(config, sources, rows, width):
     return sources[rows, -width:] if config.decoder_only else sources[rows, :width]
 
 
-def in_flight(config, params, sources, decoding, thresholds):
+def in_flight(config, params, sources, decoding, thresholds, packing=NEVER):
     """Every text's trace by number, from SLOTS slots that are refilled, two rows at a time, on a ring begun at 1000."""
     slots, found = None, {}
     groups = [(np.array([0, 1]), NARROW), (np.array([2, 3]), NARROW)]
@@ -77,7 +95,7 @@ def in_flight(config, params, sources, decoding, thresholds):
             slots = vacant(prefilled, SLOTS)
         elif width != slots.state.inputs.source.shape[1]:
             slots = widen(slots, prefilled)
-        slots, flown = fly(config, params, slots, prefilled, rows, last=8 in rows, decoding=decoding)
+        slots, flown = fly(config, params, slots, prefilled, rows, 8 in rows, decoding, packing)
         collect(found, flown.numbers, flown.trace)
     collect(found, slots.numbers, landed(config, slots))
     return found
@@ -91,16 +109,24 @@ def collect(found, numbers, trace):
             found[number] = jax.tree.map(lambda each, row=row: each[row], trace._replace(executed=None))
 
 
-CASES = [(name, decisions) for name in NAMES for decisions in ('full', 'lazy')]
-CASES += [(name, decisions) for name in ('t5_1_0', 'llama_3') for decisions in DECISIONS if decisions not in ('full', 'lazy')]
+CASES = [(name, decisions, NEVER) for name in NAMES for decisions in ('full', 'lazy')]
+CASES += [
+    (name, decisions, NEVER) for name in ('t5_1_0', 'llama_3') for decisions in DECISIONS if decisions not in ('full', 'lazy')
+]
+CASES += [(name, 'lazy', Packing((1,), (1, 2))) for name in NAMES]
+CASES += [
+    (name, decisions, Packing((1, 2), (1, 2)))
+    for name in ('t5_1_0', 'llama_3')
+    for decisions in ('lazy', 'first', 'pruned', 'contrast', 'plan', 'gate', 'drawn early')
+]
 
 
-@pytest.mark.parametrize('name, decisions', CASES)
-def test_a_row_in_flight_is_what_it_is_alone(name, decisions):
+@pytest.mark.parametrize('name, decisions, packing', CASES)
+def test_a_row_in_flight_is_what_it_is_alone(name, decisions, packing):
     config, params, sources = texts(name)
     decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), **DECISIONS[decisions])
     thresholds = np.linspace(0.05, 1, TEXTS).astype(np.float32)
-    found = in_flight(config, params, sources, decoding, thresholds)
+    found = in_flight(config, params, sources, decoding, thresholds, packing)
     assert sorted(found) == list(range(TEXTS))
     rows = Rows(threshold=None if decoding.exit is None else thresholds, limit=LIMITS)
     together = jax.device_get(generate(config, params, sources, decoding=decoding, rows=rows))

@@ -1,0 +1,97 @@
+"""Rows that are still inside, packed: fewer rows through the layers that not everybody enters.
+
+A layer that any row enters is computed for all of them, however many have left: with tokens that need 2 of 8 layers on average,
+a batch of 32 runs 6.3. After some layers the rows that are still inside are gathered to the front instead, and the layers up to
+the next such point run at the least of a few static widths that holds them; each width is a conditional with nothing on its
+other side, because XLA copies what a conditional of several branches carries.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Int
+
+from calm_jax.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """Where rows are packed, and how.
+
+    points: layers after which it is done, ascending, from 1. widths: into how many rows, ascending; a batch of no more rows is
+    not packed into them. Nothing in either: never.
+    Raises ValueError for numbers that are not so.
+    """
+
+    points: tuple[int, ...] = ()
+    widths: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        for name in ('points', 'widths'):
+            numbers = getattr(self, name)
+            if any(not isinstance(each, int) or each < 1 for each in numbers) or list(numbers) != sorted(set(numbers)):
+                raise ValueError(f'{name} are {numbers}; expected whole numbers from 1 on, ascending')
+        if bool(self.points) != bool(self.widths):
+            raise ValueError(f'packing after layers {self.points} into {self.widths} rows: expected both or neither')
+
+    @classmethod
+    def parse(cls, text: str) -> 'Packing':
+        """Of '1,3:8,16': after layers 1 and 3 into 8 or 16 rows. Raises ValueError for what is not so."""
+        points, colon, widths = text.partition(':')
+        try:
+            return cls(*(tuple(int(each) for each in part.split(',')) for part in (points, widths)))
+        except ValueError as error:
+            more = f' ({error})' if colon and 'invalid literal' not in str(error) else ''
+            raise ValueError(f'packing {text!r}: expected LAYERS:WIDTHS, such as 1,3:8,16{more}') from None
+
+    def __str__(self) -> str:
+        return ':'.join(','.join(map(str, numbers)) for numbers in (self.points, self.widths))
+
+    def __bool__(self) -> bool:
+        return bool(self.points)
+
+    def within(self, rows: int) -> tuple[int, ...]:
+        """The widths below this number of rows."""
+        return tuple(width for width in self.widths if width < rows)
+
+
+NEVER = Packing()
+
+
+def taken(tree: Any, rows: Int[Array, ' w'], count: int) -> Any:
+    """Of arrays whose first axis goes through `count` rows, some places a row, those of some rows."""
+
+    def take(leaf):
+        size = leaf.shape[0] // count
+        if size == 1:
+            return jnp.take(leaf, rows, axis=0, mode='clip')
+        by_row = leaf.reshape(count, size, *leaf.shape[1:])
+        return jnp.take(by_row, rows, axis=0, mode='clip').reshape(-1, *leaf.shape[1:])
+
+    return jax.tree.map(take, tree)
+
+
+def put(tree: Any, rows: Int[Array, ' w'], new: Any, count: int) -> Any:
+    """The arrays with those of some rows replaced; arrays that grew on the way are filled up with zeros for the others."""
+
+    def replace(leaf, piece):
+        size = piece.shape[0] // rows.shape[0]
+        shape = (count * size, *piece.shape[1:])
+        if leaf.shape != shape:
+            leaf = fitted(leaf, shape)
+        if size == 1:
+            return leaf.at[rows].set(piece)
+        by_row = leaf.reshape(count, size, *shape[1:])
+        return by_row.at[rows].set(piece.reshape(-1, size, *shape[1:])).reshape(shape)
+
+    return jax.tree.map(replace, tree, new)
+
+
+def fitted(old: Array, shape: tuple[int, ...]) -> Array:
+    """An array cut, or filled up with zeros, to a shape."""
+    if old.shape == shape:
+        return old
+    cut = old[tuple(map(slice, shape))]
+    return jnp.pad(cut, [(0, new - each) for each, new in zip(cut.shape, shape)])
