@@ -33,8 +33,10 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.decoding.generate import begin as begin
     from calm_jax.decoding.generate import decide as decide
     from calm_jax.decoding.generate import generate as generate
+    from calm_jax.decoding.generate import insert as insert
     from calm_jax.decoding.generate import prefill as prefill
     from calm_jax.decoding.generate import step as step
+    from calm_jax.decoding.packing import Packing as Packing
     from calm_jax.decoding.propagation import CopyKV as CopyKV
     from calm_jax.decoding.propagation import Eager as Eager
     from calm_jax.decoding.propagation import FirstState as FirstState
@@ -99,8 +101,9 @@ else:
         'calm_jax.compilation': ('use_compilation_cache',),
         'calm_jax.decoding.choice': ('Beam', 'Choice', 'Greedy', 'Sampled'),
         'calm_jax.decoding.decoding': ('Decoding', 'Limits'),
-        'calm_jax.decoding.generate': ('begin', 'decide', 'generate', 'prefill', 'step'),
+        'calm_jax.decoding.generate': ('begin', 'decide', 'generate', 'insert', 'prefill', 'step'),
         'calm_jax.decoding.propagation': ('CopyKV', 'Eager', 'FirstState', 'Lazy', 'Propagation'),
+        'calm_jax.decoding.packing': ('Packing',),
         'calm_jax.decoding.rows': ('Rows',),
         'calm_jax.decoding.rules': ('Rules',),
         'calm_jax.decoding.state': ('DecodeState',),

@@ -21,6 +21,7 @@ from calm_jax.decoding import codec
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import begin, step
+from calm_jax.decoding.packing import NEVER, Packing, measured
 from calm_jax.flight import Landing, decode_batches, fly_window
 from calm_jax.memory import check_memory
 from calm_jax.metrics import cost
@@ -38,7 +39,7 @@ from calm_jax.request import (
     check_combination,
     check_count,
     check_names,
-    check_pack,
+    checked_pack,
     checked_rows,
     chosen_decoding,
 )
@@ -249,7 +250,6 @@ class Model:
         check_names(function, options, tuple(Options.__annotations__))
         sequences = check_count('num_return_sequences', options.get('num_return_sequences', 1))
         log_probabilities = bool(options.get('log_probabilities', False))
-        pack = check_pack(options.get('pack', PACKS[0]))
         given, batch_size, template = options.get('certificate'), options.get('batch_size'), None
         if batch_size is not None:
             batch_size = check_count('batch_size', batch_size)
@@ -266,6 +266,7 @@ class Model:
         else:
             decoding = self.resolve(chosen_decoding(lambda: self.decoding, decoding, options))
         check_combination(decoding, sequences, log_probabilities)
+        pack = checked_pack(options.get('pack', PACKS[0]), self.config.num_decoder_layers, batch_size or BATCH_SIZE)
         rows = checked_rows(options.get('rows'), decoding, self.config.num_decoder_layers, count)
         return Request(decoding, batch_size or BATCH_SIZE, rows, sequences, log_probabilities, pack, template)
 
@@ -324,6 +325,7 @@ class Model:
             'settings': lambda rows: request.rows_at(rows // request.sequences),
             'head_table': self.head_table(request.decoding),
             'log_probabilities': request.log_probabilities,
+            'packing': self._packing(request),
         }
         rows, width = (max(batch.tokens.shape[axis] for batch in window) for axis in (0, 1))
         check_memory(self.config, rows * beams(request.decoding), width, request.new_tokens)
@@ -336,6 +338,12 @@ class Model:
             outputs = self._rows_of(landing, request)
             kept = {row: outputs[row] for row in sorted(outputs) if row in wanted}
             yield kept, landing.report(beams(request.decoding))
+
+    def _packing(self, request: Request) -> Packing:
+        """Of the rows that are still inside."""
+        if isinstance(request.pack, Packing):
+            return request.pack
+        return measured(self.config.sizes, request.batch_size, jax.default_backend()) if request.pack == 'auto' else NEVER
 
     def _rows_of(self, landing: Landing, request: Request) -> dict[int, Output]:
         """Outputs by row of the input."""

@@ -12,6 +12,7 @@ from calm_jax.calibration import Certificate
 from calm_jax.data.jsonl import Template, is_unicode
 from calm_jax.decoding.choice import Beam, Choice, Greedy, Sampled
 from calm_jax.decoding.decoding import Decoding, Limits, off
+from calm_jax.decoding.packing import Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import Gate
@@ -19,7 +20,7 @@ from calm_jax.depth.plans import PlanMaker
 from calm_jax.nearest import did_you_mean
 
 BATCH_SIZE = 32  # rows decoded together where nothing says how many
-PACKS = ('refill', 'none')  # how rows are kept together; the first is the default
+PACKS = ('auto', 'refill', 'none')  # how rows are kept together, beside a `Packing`; the first is the default
 
 
 class Options(TypedDict, total=False):
@@ -33,8 +34,11 @@ class Options(TypedDict, total=False):
         and its batch size the default. classes: those of the user's that it names.
     rows: settings of each text, arrays as long as the texts.
     batch_size: rows decoded together (default: the certificate's, else 32).
-    pack: 'refill', the default: a row that has ended gives its slot to the next text, where more texts than rows are read and
-        nothing searches with beams; 'none': texts stay in the batch that they were put in, until the last of it has ended.
+    pack: how rows are kept together. 'none': texts stay in the batch that they were put in until the last of it has ended.
+        'refill': a row that has ended gives its slot to the next text, where there are more texts than rows and nothing
+        searches with beams. A `Packing`, or '1,3:8,16': besides, after layers 1 and 3 rows that are still inside are packed
+        into 8 or 16. 'auto', the default: 'refill', and the packing that was measured best for such a model here
+        (`calm_jax.decoding.packing.measured`), if any.
     num_return_sequences: how many draws of each text, text by text; for `Sampled` alone.
     log_probabilities: whether outputs hold those of their tokens.
     """
@@ -48,7 +52,7 @@ class Options(TypedDict, total=False):
     classes: Sequence[type]
     rows: Rows | None
     batch_size: int | None
-    pack: str
+    pack: str | Packing
     num_return_sequences: int
     log_probabilities: bool
 
@@ -69,7 +73,7 @@ class Request:
     rows: Rows | None = None
     sequences: int = 1
     log_probabilities: bool = False
-    pack: str = PACKS[0]
+    pack: str | Packing = PACKS[0]
     template: Template | None = None
 
     @property
@@ -156,11 +160,24 @@ def check_count(name: str, value: Any) -> int:
     return int(value)
 
 
-def check_pack(value: Any) -> str:
-    """Raises ValueError for what is no way to keep rows together."""
-    if value not in PACKS:
-        raise ValueError(f'pack is {_short(value)}; expected {" or ".join(map(repr, PACKS))}')
-    return value
+def checked_pack(value: Any, num_layers: int, batch_size: int) -> str | Packing:
+    """One of `PACKS`, or a packing. Raises ValueError for what is neither, for layers that the model does not have, and for
+    widths that do not divide the batch."""
+    if value in PACKS:
+        return value
+    packing = value
+    if not isinstance(packing, Packing):
+        if not isinstance(value, str) or ':' not in value:
+            raise ValueError(
+                f'pack is {_short(value)}; expected {", ".join(map(repr, PACKS))} or LAYERS:WIDTHS, such as 1,3:8,16'
+            )
+        packing = Packing.parse(value)
+    if any(point >= num_layers for point in packing.points):
+        raise ValueError(f'pack {packing} packs after layer {packing.points[-1]}; the decoder has {num_layers} layers')
+    for width in packing.widths:
+        if batch_size % width or width == batch_size:
+            raise ValueError(f'pack {packing} packs into {width} rows, which do not divide a batch of {batch_size}')
+    return packing
 
 
 def check_combination(decoding: Decoding, sequences: int, log_probabilities: bool) -> None:

@@ -13,6 +13,7 @@ from calm_jax.data.sources import open_records
 from calm_jax.data.summary import Summary
 from calm_jax.decoding import codec
 from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.packing import Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.model import Model
 from calm_jax.progress import progress
@@ -35,7 +36,7 @@ def decode_file(
     *,
     batch_size: int = BATCH_SIZE,
     threshold_field: str | None = None,
-    pack: str = PACKS[0],
+    pack: str | Packing = PACKS[0],
     in_order: bool = True,
     resume: bool = False,
     overwrite: bool = False,

@@ -67,14 +67,14 @@ def test_an_endless_stream_is_decoded_a_window_at_a_time(model):
     assert len(read) <= 128
 
 
-@pytest.mark.parametrize('pack', ['refill', 'none'])
+@pytest.mark.parametrize('pack', ['auto', 'refill', '1:1', 'none'])
 def test_rows_are_streamed_as_they_end_and_say_which_text_they_are_of(model, pack):
     reports = []
     stream = model.stream(TEXTS, batch_size=2, pack=pack, watch=reports.append)
     first = next(stream)
     assert len(reports) == 1
     outputs = [first, *stream]
-    assert len(reports) == -(-len(TEXTS) // 2) or pack == 'refill'
+    assert len(reports) == -(-len(TEXTS) // 2) or pack != 'none'
     assert sum(report.sequences for report in reports) == len(TEXTS)
     assert sum(report.tokens for report in reports) == sum(len(output.tokens) for output in outputs)
     assert sum(report.tokens for report in reports) <= sum(report.places for report in reports)

@@ -42,9 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--certificate', metavar='FILE', help='decode within the guarantee of this certificate')
     parser.add_argument(
         '--pack',
-        choices=PACKS,
         default=PACKS[0],
-        help='refill (default): a text that has ended gives its place to the next; none: texts are decoded batch by batch',
+        metavar='auto|refill|none|LAYERS:WIDTHS',
+        help='none: texts are decoded batch by batch; refill: a text that has ended gives its place to the next; 1,3:8,16: '
+        'besides, after layers 1 and 3 rows that are still inside are packed into 8 or 16; auto (default): refill, and the '
+        'packing that was measured best here, if any',
     )
     parser.add_argument('--finish_order', action='store_true', help='write records in the order in which they end')
     parser.add_argument('--resume', action='store_true', help='go on where an interrupted run stopped')

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Int
 
-from calm_jax.types import Array
+from calm_jax.types import Array, Sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,11 @@ class Packing:
 
 
 NEVER = Packing()
+
+
+def measured(sizes: Sizes, rows: int, backend: str) -> Packing:
+    """The packing that was fastest for such a model and batch (`docs/results.md`); none where none was faster."""
+    return NEVER
 
 
 def taken(tree: Any, rows: Int[Array, ' w'], count: int) -> Any:

@@ -53,6 +53,9 @@ def main():
     parser.add_argument('--batch_size', type=int, action='append', metavar='B', help='repeatable (default 32)')
     parser.add_argument('--new_tokens', type=int, default=128)
     parser.add_argument('--source_length', type=int, default=256)
+    parser.add_argument(
+        '--length_multiple', type=int, metavar='M', help='widths of sources are multiples of it (default: as ever)'
+    )
     parser.add_argument('--measure', action='append', choices=tuple(MEASURES), default=[], help='repeatable')
     parser.add_argument('--depth', type=float, action='append', metavar='D', help='mean layers of an exit; repeatable')
     parser.add_argument(
@@ -111,7 +114,8 @@ def lengths(args, vocabulary):
 def time_batch(args, config, params, sources, limits, batch_size):
     """One row of results per way and setting."""
     padding = {'pad_id': config.pad_id, 'eos_id': None if config.decoder_only else 1, 'left': config.decoder_only}
-    windows = list(decode_windows(sources, batch_size, max_source_length=args.source_length, window=WINDOW, **padding))
+    padding |= {'max_source_length': args.source_length, 'length_multiple': args.length_multiple}
+    windows = list(decode_windows(sources, batch_size, window=WINDOW, **padding))
     settings = {FULL: None}
     for measure in args.measure:
         for depth in args.depth or [config.num_decoder_layers / 4]:

@@ -108,6 +108,72 @@ def test_running_again_gives_the_same_bytes(generate):
     assert generate(*EXITS)[1].read_bytes() == generate(*EXITS, output='again.jsonl')[1].read_bytes()
 
 
+@pytest.mark.parametrize('pack', ['refill', '1:2,4', 'none'])
+def test_however_rows_are_kept_together_the_records_are_the_same_and_what_was_used_is_counted(generate, pack):
+    usual, other = records(generate(*EXITS)[1]), generate(*EXITS, '--pack', pack, output='other.jsonl')[1]
+    assert [row['id'] for row in records(other)] == [row['id'] for row in usual]
+    same = [one['tokens'] == two['tokens'] for one, two in zip(usual, records(other))]
+    assert sum(same) >= 68  # float32 of other shapes: but for close calls
+    summary = json.loads(other.with_name('other.jsonl.summary.json').read_text())
+    assert summary['places_used'] == summary['tokens'] <= summary['places']
+    assert summary['widths'] == sorted(set(summary['widths'])) and len(summary['widths']) <= 8
+
+
+def test_records_may_stand_in_the_order_in_which_they_end_and_are_the_same(generate):
+    usual = records(generate(*EXITS)[1])
+    ended = records(generate(*EXITS, '--finish_order', output='ended.jsonl')[1])
+    assert [row['id'] for row in ended] != [row['id'] for row in usual]
+    assert sorted(ended, key=lambda row: str(row['id'])) == sorted(usual, key=lambda row: str(row['id']))
+
+
+def test_what_an_interrupted_run_has_journalled_is_not_decoded_again(generate, monkeypatch):
+    whole, real, decoded = records(generate(*EXITS)[1]), Model.stream, []
+
+    def dies(*args, **kwargs):
+        for i, output in enumerate(real(*args, **kwargs)):
+            if i == 30:
+                raise KeyboardInterrupt
+            yield output
+
+    def counts(*args, **kwargs):
+        for output in real(*args, **kwargs):
+            decoded.append(output.text_index)
+            yield output
+
+    monkeypatch.setattr(Model, 'stream', dies)
+    assert generate(*EXITS, output='torn.jsonl')[0] == 130
+    monkeypatch.setattr(Model, 'stream', counts)
+    code, path = generate(*EXITS, '--resume', output='torn.jsonl')
+    assert code == 0 and len(decoded) == 40
+    assert [row['tokens'] for row in records(path)] == [row['tokens'] for row in whole]
+
+
+@pytest.mark.parametrize(
+    'pack, message',
+    [
+        ('fast', "expected 'auto', 'refill', 'none' or LAYERS:WIDTHS"),
+        ('1:3', 'pack 1:3 packs into 3 rows, which do not divide a batch of 8'),
+        ('1:8', 'which do not divide a batch of 8'),
+        ('3:2', 'packs after layer 3; the decoder has 3 layers'),
+        ('2,1:2', 'ascending'),
+        ('1:', "packing '1:': expected LAYERS:WIDTHS"),
+    ],
+)
+def test_a_packing_that_cannot_be_is_refused_in_a_line(generate, capsys, pack, message):
+    assert generate('--pack', pack)[0] == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+
+
+def test_more_rows_than_memory_holds_are_refused_before_anything_is_compiled(generate, capsys, monkeypatch):
+    monkeypatch.setattr('calm_jax.memory.free_bytes', lambda: 10_000)
+    monkeypatch.setattr('calm_jax.model.fly_window', None)
+    code, path = generate()
+    error = capsys.readouterr().err
+    assert code == 2 and 'of keys and values, and 0.0 GiB are free; pass a batch size of at most' in error
+    assert len(error.splitlines()) == 1 and not list(path.parent.glob('out.jsonl*'))
+
+
 @pytest.mark.parametrize('examples', [9, 70])
 def test_a_file_is_opened_and_its_lines_are_parsed_as_often_whatever_the_number_of_records(
     generate, data, tmp_path, monkeypatch, examples

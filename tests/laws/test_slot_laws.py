@@ -136,3 +136,23 @@ def test_a_row_in_flight_is_what_it_is_alone(name, decisions, packing):
         for field, one, other in zip(row._fields, row, expected):
             message = f'{field} of text {number}'
             jax.tree.map(lambda a, b, said=message: np.testing.assert_allclose(a, b, atol=1e-6, err_msg=said), one, other)
+
+
+@pytest.mark.parametrize('name', ['t5_1_0', 'gpt2'])
+def test_a_row_that_is_let_into_a_running_state_goes_on_as_alone(name):
+    config, params, sources = texts(name)
+    decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), exit=Exit(SoftmaxGap(), 0.2), propagation=Lazy(3))
+    options = {'decoding': decoding, 'capacity': LENGTH, 'cursor': np.int32(5)}
+    state = begin(config, params, sources[4:7], example_ids=np.arange(3, dtype=np.int32), **options)
+    for _ in range(4):
+        state = step(config, params, state, decoding)
+    arriving = begin(config, params, sources[7:9], example_ids=np.arange(2, dtype=np.int32), **options)
+    state = insert(state, [1, -1], arriving)  # the second stays out
+    for _ in range(LENGTH):
+        state = step(config, params, state, decoding)
+    trace = jax.device_get(trace_of(config, state))
+    for row, source in ((0, 4), (1, 7), (2, 6)):
+        alone = jax.device_get(generate(config, params, sources[source : source + 1], decoding=decoding))
+        for field in ('tokens', 'exit_layers', 'lengths', 'confidence'):
+            one, other = getattr(trace, field)[row], getattr(alone, field)[0]
+            np.testing.assert_allclose(one[:LENGTH] if one.ndim else one, other, atol=1e-6, err_msg=f'{field} {row}')
