@@ -75,64 +75,43 @@ class LayerLoop(NamedTuple):
 
         Rows of the returned state without `predicted` still need the head.
         """
-        state, ran = self._entering(hidden, cache), jnp.zeros_like(self.token.alive)
-        bounds = [0, *(point for point in self.packing.points if point < self.config.num_decoder_layers)]
-        for begin, end in zip(bounds, [*bounds[1:], self.config.num_decoder_layers]):
-            through = self._through if begin == 0 else self._packed_through
-            state, ran, cache = through(begin, end, state, ran, cache)
+        state, layers, filled = self._entering(hidden, cache), list(cache.layers), list(cache.filled)
+        ran, ways = state.active, None
+        for layer in range(self.config.num_decoder_layers):
+            if layer in self.packing.points:
+                ways = self._ways(state.active)
+            previous = state.hidden
+            state, layers[layer], filled[layer], ran = self._layer(
+                layer, state, layers[layer], filled[layer], cache.exit_states, ways
+            )
+            if self.decoding.exit is not None and self.decoding.exit.observes(layer):
+                state = self._observe(self.decoding.exit, layer, state, previous, ran, ways)
+            if self.inputs.depth is not None:
+                state = state._replace(active=state.active & (self.inputs.depth != layer + 1))
         if self.decoding.exit is not None and self.decoding.exit.measure.prunes:
             # Where no layer was sure the full head decides; a row that a plan or gate takes past the last has not seen it.
             state = state._replace(predicted=state.predicted & (~state.active | ran))
-        return state, cache._replace(exit_states=self._exit_states(cache.exit_states, state))
+        return state, DecoderCache(tuple(layers), tuple(filled), self._exit_states(cache.exit_states, state))
 
-    def _through(self, begin, end, state, ran, cache):
-        """(state, who ran any of the last layer, cache) after the layers from `begin` to `end`."""
-        layers, filled = list(cache.layers), list(cache.filled)
-        for layer in range(begin, end):
-            previous = state.hidden
-            state, layers[layer], filled[layer], ran = self._layer(
-                layer, state, layers[layer], filled[layer], cache.exit_states
-            )
-            if self.decoding.exit is not None and self.decoding.exit.observes(layer):
-                state = self._observe(self.decoding.exit, layer, state, previous, ran)
-            if self.inputs.depth is not None:
-                state = state._replace(active=state.active & (self.inputs.depth != layer + 1))
-        return state, ran, cache._replace(layers=tuple(layers), filled=tuple(filled))
-
-    def _packed_through(self, begin, end, state, ran, cache):
-        """As `_through`, with the rows that are inside packed into the least width that holds them."""
-        count, inside, least = state.active.shape[0], jnp.sum(state.active, dtype=jnp.int32), 0
-        none = jnp.zeros_like(ran)
-        memory = state.memory
-        after = jax.eval_shape(lambda *carry: self._through(begin, end, *carry), state, ran, cache)[0].memory
-        carry = state._replace(memory=jax.tree.map(lambda old, new: fitted(old, new.shape), memory, after)), none, cache
+    def _ways(self, inside) -> 'list[tuple[Array, LayerLoop]]':
+        """(whether it is taken, the loop over the rows that it holds) for every width, and for all rows: the least that holds
+        the rows inside is taken, none where there are none."""
+        count, many, least, ways = inside.shape[0], jnp.sum(inside, dtype=jnp.int32), 0, []
+        order = jnp.argsort(~inside, stable=True).astype(jnp.int32)
         for width in (*self.packing.within(count), count):
-            through = self._through if width == count else partial(self._through_packed, width)
-
-            def run(state, ran, cache, through=through):
-                return through(begin, end, state._replace(memory=memory), ran, cache)
-
-            holds = (inside > least) & (inside <= width)
-            carry = jax.lax.cond(holds, run, lambda *carry: carry, *carry)
+            ways.append(((many > least) & (many <= width), self if width == count else self._of_rows(order[:width], count)))
             least = width
-        return carry
+        return ways
 
-    def _through_packed(self, width, begin, end, state, ran, cache):
-        """As `_through`, of `width` rows, those inside first."""
-        count = state.active.shape[0]
-        rows = jnp.argsort(~state.active, stable=True)[:width].astype(jnp.int32)
-        executed, state = state.executed, state._replace(executed=None)
-        packed = taken(state, rows, count)._replace(executed=executed)
-        loop = self._replace(
+    def _of_rows(self, rows, count):
+        """The loop over some of `count` rows."""
+        return self._replace(
             inputs=self.inputs.of_rows(rows, count),
             token=self.token.of_rows(rows, count),
             choose=self.choose.of_rows(rows, count),
             rows=rows,
             count=count,
         )
-        packed, ran_packed, cache = loop._through(begin, end, packed, taken(ran, rows, count), cache)
-        executed, packed = packed.executed, packed._replace(executed=None)
-        return put(state, rows, packed, count)._replace(executed=executed), put(ran, rows, ran_packed, count), cache
 
     def _entering(self, hidden, cache):
         rows, measure, gate = hidden.shape[0], self.decoding.exit and self.decoding.exit.measure, self.decoding.gate
@@ -154,20 +133,46 @@ class LayerLoop(NamedTuple):
             exit_kv=None if empty is None else KVCache(empty, empty),
         )
 
-    def _layer(self, layer, state, cache, filled, exit_states):
-        """(state, cache, filled) after one layer, entered while any row runs, and which rows ran any of it, bool [B]."""
+    def _layer(self, layer, state, cache, filled, exit_states, ways):
+        """(state, cache, filled) after one layer, entered while any row runs, and which rows ran any of it, bool [B].
 
-        def visit(state, cache, filled):
-            return self._visit(layer, state, cache, filled, exit_states)
+        A conditional for every width, with nothing on its other side: XLA copies the caches that one of several branches
+        carries, and those of one that also asks the measure.
+        """
+        nobody = jnp.zeros_like(state.active)
 
         def skip(state, cache, filled):
             if not self.decoding.propagation.lazy:
                 cache = kv_cache.write(cache, self.token.slot, *self._entering_kv(layer, state))
-            return state, cache, filled, jnp.zeros_like(state.active)
+            return state, cache, filled, nobody
 
         if not self.decides:
-            return visit(state, cache, filled)
-        return jax.lax.cond(jnp.any(state.active), visit, skip, state, cache, filled)
+            return self._visit(layer, state, cache, filled, exit_states)
+        if ways is None:
+            visit = partial(self._visit, layer, exit_states=exit_states)
+            return jax.lax.cond(jnp.any(state.active), visit, skip, state, cache, filled)
+        goes_on, ran = jnp.any(state.active), nobody
+        for taken_now, loop in ways:
+
+            def visit(state, cache, filled, ran, loop=loop):
+                return loop._visit_packed(layer, state, cache, filled, exit_states, ran)
+
+            arguments = state, cache, filled, ran
+            state, cache, filled, ran = jax.lax.cond(taken_now & goes_on, visit, lambda *carry: carry, *arguments)
+        return state, cache, filled, ran
+
+    def _visit_packed(self, layer, state, cache, filled, exit_states, ran):
+        """`_visit` for the loop's rows, of the states of all."""
+        if self.rows is None:
+            return self._visit(layer, state, cache, filled, exit_states)
+        # What the measure alone looks at stays where it is.
+        own = state._replace(memory=None, confidence=None, prediction=None, predicted=None, executed=None)
+        packed = taken(own, self.rows, self.count)._replace(executed=state.executed)
+        packed, cache, filled, ran_packed = self._visit(layer, packed, cache, filled, exit_states)
+        executed = packed.executed
+        own = put(own, self.rows, packed._replace(executed=None), self.count)
+        measured = {name: getattr(state, name) for name in ('memory', 'confidence', 'prediction', 'predicted')}
+        return own._replace(executed=executed, **measured), cache, filled, ran.at[self.rows].set(ran_packed)
 
     def _visit(self, layer, state, cache, filled, exit_states):
         """One layer: keys and values, then sub-layers."""
@@ -342,50 +347,64 @@ class LayerLoop(NamedTuple):
         table = self.call(method='head_table') if self.inputs.head_table is None else self.inputs.head_table
         return self.call(ids, table, method='head_rows')
 
-    def _observe(self, rule: Exit, layer, state, previous, ran) -> LayerState:
+    def _observe(self, rule: Exit, layer, state, previous, ran, ways) -> LayerState:
         """Asks the measure, and takes out of the race the rows that it is sure of."""
-        token, inputs = self.token, self.inputs
-        asked = ran if inputs.asks is None else ran & inputs.asks
-
-        def look(state):
-            head = CountedHead(self.call, state.hidden, asked, [])
-            evidence = Evidence(
-                layer=layer,
-                num_layers=self.config.num_decoder_layers,
-                position=token.position,
-                hidden=state.hidden,
-                previous=previous,
-                ran=asked,
-                oracle=token.oracle,
-                logits=head,
-                head_rows=self._head_rows,
-                choose=self.choose,
-                decides=layer + 1 >= rule.min_exit_layer,
-                every_layer=self.every_layer,
-            )
-            memory, confidence, prediction = rule.measure.observe(state.memory, evidence)
-            confidence = confidence.astype(jnp.float32)
-            leaves = rule.leaves(layer, confidence, inputs.threshold, token.position, inputs.limit)
-            units = self.config.sizes.units(rule.measure.flops(layer, self.config.sizes))
-            state = state._replace(
-                memory=remembered(evidence, memory, state.memory),
-                confidence=jnp.where(asked, confidence, state.confidence),
-                active=state.active & ~(asked & leaves),
-                scored=state.scored + head.work(units),
-            )
-            if prediction is None:
-                return state
-            return state._replace(prediction=jnp.where(asked, prediction, state.prediction), predicted=state.predicted | asked)
+        asked = ran if self.inputs.asks is None else ran & self.inputs.asks
 
         # A conditional is worth the head, which measures that predict apply; it costs more than what the others compute.
         if not rule.measure.predicts:
-            return look(state)
-        after = jax.eval_shape(look, state).memory
+            return self._look(rule, layer, state, previous, asked)
+        memory = state.memory
+        after = jax.eval_shape(lambda state: self._look(rule, layer, state, previous, asked), state).memory
+        state = state._replace(memory=jax.tree.map(lambda old, new: fitted(old, new.shape), memory, after))
+        anybody = jnp.any(asked)
+        for taken_now, loop in [(True, self)] if ways is None else ways:
 
-        def pass_by(state):
-            return state._replace(memory=jax.tree.map(lambda old, new: fitted(old, new.shape), state.memory, after))
+            def look(state, loop=loop):
+                return loop._look_packed(rule, layer, state._replace(memory=memory), previous, asked)
 
-        return jax.lax.cond(jnp.any(asked), look, pass_by, state)
+            state = jax.lax.cond(anybody & taken_now, look, lambda state: state, state)
+        return state
+
+    def _look_packed(self, rule, layer, state, previous, asked):
+        """`_look` at the loop's rows, of the states of all."""
+        if self.rows is None:
+            return self._look(rule, layer, state, previous, asked)
+        own = state._replace(executed=None)
+        packed, previous, asked = taken((own, previous, asked), self.rows, self.count)
+        own = put(own, self.rows, self._look(rule, layer, packed, previous, asked), self.count)
+        return own._replace(executed=state.executed)
+
+    def _look(self, rule: Exit, layer, state, previous, asked) -> LayerState:
+        """The state with what the measure says of the rows that are asked."""
+        head = CountedHead(self.call, state.hidden, asked, [])
+        evidence = Evidence(
+            layer=layer,
+            num_layers=self.config.num_decoder_layers,
+            position=self.token.position,
+            hidden=state.hidden,
+            previous=previous,
+            ran=asked,
+            oracle=self.token.oracle,
+            logits=head,
+            head_rows=self._head_rows,
+            choose=self.choose,
+            decides=layer + 1 >= rule.min_exit_layer,
+            every_layer=self.every_layer,
+        )
+        memory, confidence, prediction = rule.measure.observe(state.memory, evidence)
+        confidence = confidence.astype(jnp.float32)
+        leaves = rule.leaves(layer, confidence, self.inputs.threshold, self.token.position, self.inputs.limit)
+        units = self.config.sizes.units(rule.measure.flops(layer, self.config.sizes))
+        state = state._replace(
+            memory=remembered(evidence, memory, state.memory),
+            confidence=jnp.where(asked, confidence, state.confidence),
+            active=state.active & ~(asked & leaves),
+            scored=state.scored + head.work(units),
+        )
+        if prediction is None:
+            return state
+        return state._replace(prediction=jnp.where(asked, prediction, state.prediction), predicted=state.predicted | asked)
 
 
 class CountedHead(NamedTuple):

@@ -6,11 +6,12 @@ import pytest
 
 from calm_jax.decoding.choice import Sampled
 from calm_jax.decoding.decoding import Decoding, Limits
-from calm_jax.decoding.generate import begin, fly, generate, landed, vacant, widen
+from calm_jax.decoding.generate import begin, fly, generate, insert, landed, step, vacant, widen
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.propagation import CopyKV, Eager, FirstState, Lazy
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.rules import Rules
+from calm_jax.decoding.trace import trace_of
 from calm_jax.depth.confidence import SoftmaxGap, StateSimilarity
 from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
