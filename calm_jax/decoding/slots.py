@@ -180,18 +180,24 @@ def fly_rows(
     def stepped(flight):
         carry = advance(call, config, _joined(flight.rows, inputs), flight.carry, decoding, packing)
         ran = carry.executed[flight.carry.cursor % carry.executed.shape[0]]
-        flight = flight._replace(carry=carry, steps=flight.steps + 1, executed=flight.executed + ran)
-        return refilled(flight)
+        return flight._replace(carry=carry, steps=flight.steps + 1, executed=flight.executed + ran)
 
     def goes_on(flight):
         return (flight.came < waiting) | (last & jnp.any(flight.carry.alive))
+
+    def steps_on(flight):
+        """Whether there is nothing to do but to step. Steps have a loop of their own, with nothing in it but steps."""
+        return jnp.where(flight.came < waiting, jnp.all(flight.carry.alive), goes_on(flight))
+
+    def flown_on(flight):
+        return refilled(jax.lax.while_loop(steps_on, stepped, flight))
 
     nothing = jnp.zeros((), jnp.int32)
     records = jax.tree.map(
         lambda leaf: jnp.zeros((numbers.shape[0], *leaf.shape[1:]), leaf.dtype), written(DecodeState(inputs, carry))
     )
     flight = Flight(_own(inputs), carry, occupied, nothing, jnp.full_like(numbers, -1), records, nothing, nothing)
-    flight = jax.lax.while_loop(goes_on, stepped, refilled(flight))
+    flight = jax.lax.while_loop(goes_on, flown_on, refilled(flight))
     slots = Slots(DecodeState(_joined(flight.rows, inputs), flight.carry), flight.numbers)
     trace = trace_of_written(config, flight.records, jnp.zeros_like(carry.executed))
     return slots, Flown(flight.left, trace, flight.steps, flight.executed)
