@@ -66,8 +66,10 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.depth.thresholds import ThresholdForm as ThresholdForm
     from calm_jax.depth.vocabulary import DecayingPruning as DecayingPruning
     from calm_jax.depth.vocabulary import FixedPruning as FixedPruning
+    from calm_jax.depth.vocabulary import FrequentIds as FrequentIds
     from calm_jax.depth.vocabulary import Vocabulary as Vocabulary
     from calm_jax.depth.vocabulary import Whole as Whole
+    from calm_jax.depth.vocabulary import frequent_ids as frequent_ids
     from calm_jax.evaluation import evaluate_file as evaluate_file
     from calm_jax.model import Model as Model
     from calm_jax.model import load as load
@@ -120,7 +122,7 @@ else:
         'calm_jax.depth.gates': ('Gate', 'ScriptedGate'),
         'calm_jax.depth.plans': ('GivenPlan', 'PlanMaker', 'Uniform'),
         'calm_jax.depth.thresholds': ('Constant', 'Decaying', 'ScaledDecaying', 'ThresholdForm'),
-        'calm_jax.depth.vocabulary': ('DecayingPruning', 'FixedPruning', 'Vocabulary', 'Whole'),
+        'calm_jax.depth.vocabulary': ('DecayingPruning', 'FixedPruning', 'FrequentIds', 'Vocabulary', 'Whole', 'frequent_ids'),
         'calm_jax.evaluation': ('evaluate_file',),
         'calm_jax.model': ('Model', 'load'),
         'calm_jax.models.config': ('TransformerConfig',),

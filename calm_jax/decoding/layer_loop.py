@@ -18,7 +18,7 @@ from calm_jax.models import cache as kv_cache
 from calm_jax.models import planned
 from calm_jax.models.cache import KVCache
 from calm_jax.models.config import TransformerConfig
-from calm_jax.types import Array, Context, Evidence
+from calm_jax.types import Array, Context, Evidence, HeadColumns
 
 
 class SubLayers(NamedTuple):
@@ -266,6 +266,7 @@ class LayerLoop(NamedTuple):
                 logits=head,
                 head_rows=self._head_rows,
                 choose=self.choose,
+                head_columns=inputs.head_table if isinstance(inputs.head_table, HeadColumns) else None,
                 decides=layer + 1 >= rule.min_exit_layer,
                 every_layer=self.every_layer,
             )
@@ -283,8 +284,8 @@ class LayerLoop(NamedTuple):
                 return state
             return state._replace(prediction=jnp.where(asked, prediction, state.prediction), predicted=state.predicted | asked)
 
-        # A conditional is worth the head, which measures that predict apply; it costs more than what the others compute.
-        if not rule.measure.predicts:
+        # A conditional is worth the head, which measures of logits apply; it costs more than what the others compute.
+        if not rule.measure.reads_logits:
             return look(state)
         after = jax.eval_shape(look, state).memory
 
