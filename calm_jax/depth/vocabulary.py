@@ -6,9 +6,8 @@ layer, or None where no token may leave and nothing later needs the head. `remem
 later one asks for, as contrasts do.
 """
 
-import collections
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -155,9 +154,8 @@ class FrequentIds(Vocabulary):
         return _same_ids(memory, evidence, lambda: evidence.logits(evidence.head_columns), ids)
 
 
-def frequent_ids(sequences: Iterable[Sequence[int]]) -> np.ndarray:
-    """The ids of sequences by falling frequency, int32 [N], of equals the smaller first."""
-    counts = collections.Counter(each for sequence in sequences for each in sequence)
+def frequent_ids(counts: Mapping[int, int]) -> np.ndarray:
+    """Ids by how often they occur, falling, int32 [N]; of equals the smaller first."""
     return np.array(sorted(counts, key=lambda each: (-counts[each], each)), np.int32)
 
 
