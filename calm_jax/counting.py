@@ -45,15 +45,15 @@ def count_file(
     Raises ValueError or OSError in one line, before anything is written, where the file has no such tokens or texts, and
     unless one of `predictions` and `data` is given.
     """
-    if (predictions is None) == (data is None) or (data is None) != (target_field is None):
-        raise ValueError('count the tokens of predictions, or the texts of data with a target_field: give one of the two')
     begun = native.load(checkpoint, dtype=None)
     same = Path(output).resolve() == Path(checkpoint).resolve()
     check_apart(output, [predictions, data, None if same else checkpoint])
-    if predictions is not None:
+    if predictions is not None and data is None and target_field is None:
         sequences = _decoded(open_records(predictions), begun)
-    else:
+    elif predictions is None and data is not None and target_field is not None:
         sequences = _texts(open_records(data), Template(target_field), begun.tokenizer)
+    else:
+        raise ValueError('count the tokens of predictions, or the texts of data with a target_field: give one of the two')
     counts = collections.Counter(each for sequence in sequences for each in sequence)
     ids = frequent_ids(counts)
     heads = {**(begun.heads or {}), FrequentIds.head: {'ids': ids}}

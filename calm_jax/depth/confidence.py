@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int
 
 from calm_jax.argmax import argmax
@@ -63,7 +64,7 @@ class Measure:
         return False
 
     @property
-    def listed(self) -> Array | None:
+    def listed(self) -> Array | np.ndarray | None:
         """int32 [K], the only ids that it looks at, whose `Evidence.head_columns` it wants; None: there is no list."""
         return None
 
@@ -107,7 +108,7 @@ class VocabularyMeasure(Measure):
         return True
 
     @property
-    def listed(self) -> Array | None:
+    def listed(self) -> Array | np.ndarray | None:
         return self.vocabulary.listed
 
     @property

@@ -63,7 +63,7 @@ class Vocabulary:
     head: ClassVar[str | None] = None
 
     @property
-    def listed(self) -> Array | None:
+    def listed(self) -> Array | np.ndarray | None:
         """int32 [K], the ids that it looks at where they are the same for every row and layer; else None."""
         return None
 
@@ -131,7 +131,7 @@ class FrequentIds(Vocabulary):
         return {'count': int(number)}
 
     @property
-    def listed(self) -> Array | None:
+    def listed(self) -> Array | np.ndarray | None:
         return self.ids[: self.count]
 
     def check(self, sizes: Sizes) -> None:

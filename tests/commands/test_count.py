@@ -8,6 +8,7 @@ import pytest
 
 from calm_jax.checkpoints import native
 from calm_jax.cli import main
+from calm_jax.counting import count_file
 from calm_jax.data.tokenizers import ByteTokenizer
 from calm_jax.model import load
 
@@ -88,6 +89,16 @@ def test_what_cannot_be_counted_is_one_line_and_nothing_is_written(checkpoint, d
     assert main(['count', '--checkpoint', checkpoint, '--output', str(output), *asked]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count('\n') == 1 and not output.exists()
+
+
+def test_of_records_and_texts_one_is_counted(checkpoint, counted, tmp_path):
+    for flags in ({}, {'data': counted[0]}, {'predictions': counted[0], 'target_field': 'text'}):
+        with pytest.raises(ValueError, match='give one of the two'):
+            count_file(checkpoint, tmp_path / 'model', **flags)
+    shares = count_file(checkpoint, tmp_path / 'model', predictions=counted[0]).shares
+    tokens = [token for line in lines(counted[0]) for token in line['tokens']]
+    first = native.load(tmp_path / 'model').heads['frequent_ids']['ids'][:2].tolist()
+    np.testing.assert_allclose(shares[[0, 1, -1]], [np.mean(np.isin(tokens, first[:n])) for n in (1, 2)] + [1])
 
 
 def test_a_checkpoint_is_written_over_nothing_that_is_read(checkpoint, counted, tmp_path, capsys):
