@@ -119,7 +119,8 @@ class CalmJax:
 
         kind, count = pruning.split()
         if kind == 'frequent':
-            return FrequentIds(np.arange(int(count), dtype=np.int32), int(count))
+            listed = min(int(count), self.config.vocab_size)
+            return FrequentIds(np.arange(listed, dtype=np.int32), listed)
         return FixedPruning(keep=int(count)) if kind == 'fixed' else DecayingPruning(keep_least=int(count))
 
     def _table(self, case):
