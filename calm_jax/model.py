@@ -52,7 +52,7 @@ class Model:
     params: laid out for decoding (`calm_jax.models.joined`), or under t5x's names, which decode alike but slower. Arrays in it
     may be replaced by others; what the model derives from an array is made again then. (An array of NumPy that is changed in
     place is the same array, and is not seen.)
-    heads: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}} or None.
+    heads: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, 'frequent_ids': {'ids': [N]}}, what there is of them, or None.
     generation: the checkpoint's defaults, a document of `calm_jax.decoding.codec` with limits, choice and rules.
     """
 

@@ -29,8 +29,7 @@ class Contrast(VocabularyMeasure):
     """What both contrasts share: the memory of earlier layers, the scores, and what is emitted.
 
     Each says `amateurs(layer)`, the layers (from 0) that it looks at after `layer`, and `amateur(…)`, which of them it takes.
-    Raises ValueError for an alpha outside (0, 1), an unknown distribution, and one of listed ids, which the model alone says
-    more than.
+    Raises ValueError for an alpha outside (0, 1), an unknown distribution, and one of its own over listed ids alone.
     """
 
     alpha: float = option('a contrast weighs ids of at least α times the largest probability', default=0.1, metavar='α')

@@ -150,6 +150,7 @@ class FrequentIds(Vocabulary):
         return {layer: jnp.zeros((rows, self.count), _logits_dtype(sizes)) for layer in remembered}
 
     def look(self, memory: Any, evidence: Evidence) -> tuple[Any, Candidates | None]:
+        assert evidence.head_columns is not None, 'whoever asks a measure hands it the columns of the ids that it lists'
         ids = jnp.broadcast_to(jnp.asarray(self.listed, jnp.int32), (len(evidence.ran), self.count))
         return _same_ids(memory, evidence, lambda: evidence.logits(evidence.head_columns), ids)
 
