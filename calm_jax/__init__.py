@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.calibration import calibrate as calibrate
     from calm_jax.checkpoints.published import import_checkpoint as import_checkpoint
     from calm_jax.compilation import use_compilation_cache as use_compilation_cache
+    from calm_jax.counting import count_file as count_file
     from calm_jax.decoding.choice import Beam as Beam
     from calm_jax.decoding.choice import Choice as Choice
     from calm_jax.decoding.choice import Greedy as Greedy
@@ -68,6 +69,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.depth.thresholds import ThresholdForm as ThresholdForm
     from calm_jax.depth.vocabulary import DecayingPruning as DecayingPruning
     from calm_jax.depth.vocabulary import FixedPruning as FixedPruning
+    from calm_jax.depth.vocabulary import FrequentIds as FrequentIds
     from calm_jax.depth.vocabulary import Vocabulary as Vocabulary
     from calm_jax.depth.vocabulary import Whole as Whole
     from calm_jax.evaluation import evaluate_file as evaluate_file
@@ -99,6 +101,7 @@ else:
         'calm_jax.calibration': ('Calibration', 'Certificate', 'Point', 'calibrate'),
         'calm_jax.checkpoints.published': ('import_checkpoint',),
         'calm_jax.compilation': ('use_compilation_cache',),
+        'calm_jax.counting': ('count_file',),
         'calm_jax.decoding.choice': ('Beam', 'Choice', 'Greedy', 'Sampled'),
         'calm_jax.decoding.decoding': ('Decoding', 'Limits'),
         'calm_jax.decoding.generate': ('begin', 'decide', 'generate', 'insert', 'prefill', 'step'),
@@ -123,7 +126,7 @@ else:
         'calm_jax.depth.gates': ('Gate', 'ScriptedGate'),
         'calm_jax.depth.plans': ('GivenPlan', 'PlanMaker', 'Uniform'),
         'calm_jax.depth.thresholds': ('Constant', 'Decaying', 'ScaledDecaying', 'ThresholdForm'),
-        'calm_jax.depth.vocabulary': ('DecayingPruning', 'FixedPruning', 'Vocabulary', 'Whole'),
+        'calm_jax.depth.vocabulary': ('DecayingPruning', 'FixedPruning', 'FrequentIds', 'Vocabulary', 'Whole'),
         'calm_jax.evaluation': ('evaluate_file',),
         'calm_jax.model': ('Model', 'load'),
         'calm_jax.models.config': ('TransformerConfig',),

@@ -14,6 +14,7 @@ COMMANDS = {
     'import': 'convert a published checkpoint to a native one',
     'export': 'write a native checkpoint in the published format',
     'train': 'train a multi-exit model, or its exit classifier, as a gin file says',
+    'count': 'list the ids that a model says most often, for measures that look at these alone',
     'generate': 'decode texts from JSONL, or one prompt',
     'calibrate': 'choose a threshold with a statistical guarantee',
     'evaluate': 'score generated texts against references',

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Unpack, overload
 
 import jax
@@ -44,7 +44,7 @@ from calm_jax.request import (
     chosen_decoding,
 )
 from calm_jax.streamed_text import StreamedText
-from calm_jax.types import Array
+from calm_jax.types import Array, HeadColumns
 
 NEW_TOKENS, SOURCE_LENGTH = 128, 512  # limits where neither the decoding nor the checkpoint says any
 
@@ -56,7 +56,7 @@ class Model:
     params: laid out for decoding (`calm_jax.models.joined`), or under t5x's names, which decode alike but slower. Arrays in it
     may be replaced by others; what the model derives from an array is made again then. (An array of NumPy that is changed in
     place is the same array, and is not seen.)
-    heads: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}} or None.
+    heads: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, 'frequent_ids': {'ids': [N]}}, what there is of them, or None.
     generation: the checkpoint's defaults, a document of `calm_jax.decoding.codec` with limits, choice and rules.
     """
 
@@ -229,15 +229,19 @@ class Model:
         kernel = self._derive('tied_kernel', [embedding], lambda: jnp.transpose(embedding))
         return {**self.params, 'decoder': {**self.params['decoder'], 'logits_dense': {**head, 'tied_kernel': kernel}}}
 
-    def head_table(self, decoding: Decoding) -> Array | None:
-        """The head as [V, E], where the decoding's measure prunes it and it is not the embedding, which is laid out so: made
-        when first asked for, and kept."""
-        if self.config.tied_head or decoding.exit is None or not decoding.exit.measure.prunes:
-            return None
+    def head_table(self, decoding: Decoding) -> Array | HeadColumns | None:
+        """The head as the decoding's measure reads it beside the whole, made when first asked for, and kept: as [V, E] where it
+        prunes, unless that is the embedding, which is laid out so; HeadColumns of the ids that it lists."""
+        measure = decoding.exit and decoding.exit.measure
         arrays = jax.tree.leaves((self.params['token_embedder'], self.params['decoder'].get('logits_dense')))
-        return self._derive('head_table', arrays, lambda: _head_table(self.config, self.params))
+        if measure is not None and measure.listed is not None:
+            ids = np.asarray(measure.listed, np.int32)
+            return self._derive(('head_columns', ids.tobytes()), arrays, lambda: _of_head(self, 'head_columns', ids))
+        if measure is None or not measure.prunes or self.config.tied_head:
+            return None
+        return self._derive('head_table', arrays, lambda: _of_head(self, 'head_table'))
 
-    def _derive(self, name: str, arrays: Sequence[Any], make: Callable[[], Any]) -> Any:
+    def _derive(self, name: Hashable, arrays: Sequence[Any], make: Callable[[], Any]) -> Any:
         """What `make` makes of arrays, kept until others stand in their place."""
         sources, value = self._derived.get(name, ((), None))
         if len(sources) != len(arrays) or any(one is not other for one, other in zip(sources, arrays)):
@@ -423,5 +427,7 @@ def beams(decoding: Decoding) -> int:
     return decoding.choice.size if isinstance(decoding.choice, Beam) else 1
 
 
-def _head_table(config: TransformerConfig, params: dict) -> Array:
-    return jax.jit(lambda params: Transformer(config).apply({'params': params}, method='head_table'))(params)
+def _of_head(model: Model, method: str, *arguments: Any) -> Any:
+    """What a method of the transformer makes of the head."""
+    apply = Transformer(model.config).apply
+    return jax.jit(lambda params, *arguments: apply({'params': params}, *arguments, method=method))(model.params, *arguments)

@@ -38,6 +38,13 @@ class HeadRows(NamedTuple):
     bias: Array | None
 
 
+class HeadColumns(NamedTuple):
+    """The head's columns of listed ids, the same for all rows of a batch: weight [E, K]; bias [K], or None."""
+
+    weight: Array
+    bias: Array | None
+
+
 class Evidence(NamedTuple):
     """What a confidence measure may look at after one layer of one token.
 
@@ -46,12 +53,13 @@ class Evidence(NamedTuple):
     hidden, previous: [B, D], the state after and before the layer.
     ran: bool [B], whether the row ran the layer; a row that did not is not observed.
     oracle: int32 [B], the full model's token for this position, or None when no look-ahead ran.
-    logits: (rows=None, state=None, asked=None) → float32, the shared head on `hidden`, or on another state [B, D]: of every
-        id [B, V], or with HeadRows of those alone [B, k]; computed, and counted as work, when called. asked: bool [B], the
-        rows that need it, where not all that ran do.
+    logits: (part=None, state=None, asked=None) → float32, the shared head on `hidden`, or on another state [B, D]: of every
+        id [B, V], or with HeadRows or HeadColumns of theirs alone [B, k]; computed, and counted as work, when called. asked:
+        bool [B], the rows that need it, where not all that ran do.
     head_rows: ids int32 [B, k] → HeadRows.
     choose: float32 [B, V], or [B, k] and their ids int32 [B, k] → int32 [B], the token that a distribution emits (its
         argmax, or a seeded draw).
+    head_columns: HeadColumns of the ids that the measure lists; None where it lists none.
     decides: static, whether a token may leave here; where not, only what later layers will ask for is worth computing.
     every_layer: static, whether all rows run every layer until they leave, as they do without gates and plans.
     """
@@ -66,6 +74,7 @@ class Evidence(NamedTuple):
     logits: Callable[..., Array]
     head_rows: Callable[[Array], HeadRows]
     choose: Callable[..., Array]
+    head_columns: HeadColumns | None = None
     decides: bool = True
     every_layer: bool = True
 

@@ -27,7 +27,7 @@ from calm_jax.depth.contrast import WeightedContrast  # noqa: E402
 from calm_jax.depth.exits import Exit  # noqa: E402
 from calm_jax.depth.plans import Uniform, uniform_layers  # noqa: E402
 from calm_jax.depth.thresholds import Decaying  # noqa: E402
-from calm_jax.depth.vocabulary import FixedPruning  # noqa: E402
+from calm_jax.depth.vocabulary import FixedPruning, FrequentIds  # noqa: E402
 from calm_jax.files import write_json  # noqa: E402
 from calm_jax.formats import SEMANTICS, VERSIONS  # noqa: E402
 from calm_jax.model import load  # noqa: E402
@@ -38,6 +38,7 @@ from tests.laws import definitions  # noqa: E402
 
 SPECIMENS = pathlib.Path(__file__).parents[1] / 'tests' / 'specimens'
 LENGTH = definitions.LENGTH
+IDS = np.array([7, 1, 12, 4, 9, 2, 13, 0], np.int32)
 CLASSIFIER = {'kernel': definitions.KERNEL.astype(np.float32), 'bias': np.zeros(1, np.float32)}
 
 
@@ -80,6 +81,13 @@ def cases():
             {},
         ),
         (
+            'softmax gap of listed ids',
+            {'exit': Exit(SoftmaxGap(FrequentIds(IDS, 5)), 0.6)},
+            definitions.listed(definitions.gap(0.6), IDS[:5]),
+            constant(0.6),
+            {},
+        ),
+        (
             'weighted contrast',
             {'exit': Exit(WeightedContrast(), 0.5)},
             definitions.contrast(0.5, definitions.half),
@@ -114,8 +122,9 @@ def tokens() -> dict:
         rows = [watched(decoder, source, leaves, threshold_at, options) for source in definitions.tiny_sources()]
         columns = dict(zip(('tokens', 'exit_layers', 'margins'), map(list, zip(*rows))))
         made.append({'name': name, 'decoding': codec.to_json(decoding), **columns})
-    head = {name: np.asarray(array).tolist() for name, array in CLASSIFIER.items()}
-    return {'semantics': SEMANTICS, 'exit_classifier': head, 'cases': made}
+    heads = {'exit_classifier': CLASSIFIER, 'frequent_ids': {'ids': IDS}}
+    held = {head: {name: np.asarray(array).tolist() for name, array in arrays.items()} for head, arrays in heads.items()}
+    return {'semantics': SEMANTICS, 'heads': held, 'cases': made}
 
 
 def watched(decoder, source, leaves, threshold_at, options):

@@ -22,7 +22,7 @@ from calm_jax.data.jsonl import Records
 from calm_jax.files import write_json
 
 MEASURES = ('softmax_gap', 'weighted_contrast', 'divergent_contrast')
-REDUCTIONS = ('none', 'fixed', 'decaying')
+REDUCTIONS = ('none', 'frequent', 'fixed', 'decaying')
 COMBINATIONS = (*itertools.product(MEASURES, REDUCTIONS), ('state', 'none'))
 REFERENCES = (('softmax_gap', 'none'), ('state', 'none'))  # certified beside the one that is chosen
 TOLERANCES = (0.05, 0.02)
@@ -44,6 +44,8 @@ def main():
     parser.add_argument('--report', default='bleu', help='that is reported beside it (default bleu)')
     parser.add_argument('--title', default='Reduced vocabularies and contrasts on Multi30k', help='of the section on the page')
     parser.add_argument('--keep', type=int, default=256, help='ids that fixed pruning keeps and decaying ends with')
+    parser.add_argument('--frequent', type=int, default=512, help='ids of the list of frequent ones (default 512)')
+    parser.add_argument('--counted', help='JSONL whose targets they are counted in (default: held-out examples of the grid)')
     parser.add_argument('--batch_size', default='32')
     parser.add_argument('--tuned', type=int, default=200, help='held-out examples for the grid, and as many to choose on')
     parser.add_argument('--timed', type=int, default=100, help='examples timed at batch 1 and 32')
@@ -58,6 +60,7 @@ def main():
     args.test_field = args.test_field or args.target_field
     args.output.mkdir(parents=True, exist_ok=True)
     steps, (grid, tune) = Steps(args), halves(args)
+    count(steps, args, args.counted or grid)
     for combination in COMBINATIONS:
         certify(steps, args, 'tuned', combination, grid, tune, epsilon=0.5)
     look_inside(steps, args, tune)
@@ -96,6 +99,7 @@ def main():
         'tuned': TUNED,
         'epsilon': EPSILON,
         'keep': args.keep,
+        'frequent': args.frequent,
         'metric': args.metric,
         'report': args.report,
         'timed': args.timed,
@@ -116,8 +120,20 @@ def halves(args):
 def flags(args, combination):
     """How `calm` is told a measure and a reduction."""
     measure, reduction = combination
-    size = {'none': (), 'fixed': ('--keep', args.keep), 'decaying': ('--keep_least', args.keep)}[reduction]
-    return '--measure', measure, *(() if reduction == 'none' else ('--vocabulary', reduction)), *size
+    sizes = {
+        'none': (),
+        'frequent': ('--frequent_count', args.frequent),
+        'fixed': ('--keep', args.keep),
+        'decaying': ('--keep_least', args.keep),
+    }
+    return '--measure', measure, *(() if reduction == 'none' else ('--vocabulary', reduction)), *sizes[reduction]
+
+
+def count(steps, args, data):
+    """The model from here on: the checkpoint with the list of ids that are frequent in the targets of these examples."""
+    output = args.output / 'model'
+    steps.run(output, 'count', *steps.model, '--data', data, '--target_field', args.target_field, '--output', output)
+    steps.model = '--checkpoint', output
 
 
 def certificate(args, stage, combination, tolerance):

@@ -10,9 +10,10 @@ def section(directory, facts, figures, trained_by):
     model."""
     tuned, certified = (Times(directory / stage / 'time.json') for stage in ('tuned', 'certified'))
     full = score(directory / 'test' / 'full')
+    listed = f' The list of frequent ids has {facts["frequent"]}.' if 'frequent' in facts else ''
     lines = [
         f'Machine: {facts["machine"]}; {facts["date"]}; seed 0; metric {facts["metric"]}. Fixed pruning keeps {facts["keep"]} '
-        f'ids after the first layer, decaying ends with {facts["keep"]}; the last layer looks at all.',
+        f'ids after the first layer, decaying ends with {facts["keep"]}; the last layer looks at all.{listed}',
         '',
         '### Measure and reduction',
         '',
@@ -110,6 +111,7 @@ def section(directory, facts, figures, trained_by):
         '',
     ]
     lines += unlike_table(directory)
+    lines += ranking_table(directory)
     lines += ['', '### Commands', '', '```', *trained_by, *facts['commands'].values(), '```']
     return '\n'.join(lines)
 
@@ -174,7 +176,7 @@ def advice(directory, facts, tuned, certified):
 
 def named(measure, reduction):
     """'softmax_gap with fixed pruning'."""
-    return f'`{measure}`' + ('' if reduction == 'none' else f' with {reduction} pruning')
+    return f'`{measure}`' + {'none': '', 'frequent': ' over frequent ids'}.get(reduction, f' with {reduction} pruning')
 
 
 def unlike_table(directory):
@@ -187,6 +189,32 @@ def unlike_table(directory):
         if 'unlike_scores' in found:
             rows.append([found['measure'], 'own scores', *(f'{share:.2%}' for share in found['unlike_scores'])])
     return table(['measure', 'against', *(f'layer {layer + 1}' for layer in range(layers))], rows)
+
+
+def ranking_table(directory):
+    """Per combination and layer, how well confidences part right from wrong beside those over all ids; nothing of analyses that
+    do not say it."""
+    analyses = [read(path) for path in sorted((directory / 'unlike').glob('*.json'))]
+    analyses = [each for each in analyses if 'auc_whole' in each]
+    if not analyses:
+        return []
+    names = {'auc': 'its ids', 'auc_whole': 'all ids', 'rank_correlation': 'correlation'}
+    rows = [
+        [each['measure'], label, *('–' if value is None else f'{value:.3f}' for value in each[name])]
+        for each in analyses
+        for name, label in names.items()
+    ]
+    layers = len(analyses[0]['auc'])
+    return [
+        '',
+        '### Right from wrong',
+        '',
+        'Of the same outputs: in how many pairs, of a token that would be said right at the layer and one that would be said '
+        'wrong, the measure is surer of the right one; the same of the measure over all ids; and the rank correlation of the '
+        'two confidences.',
+        '',
+        *table(['measure', 'over', *(f'layer {layer + 1}' for layer in range(layers))], rows),
+    ]
 
 
 def score(folder):

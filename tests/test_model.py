@@ -19,7 +19,7 @@ from calm_jax.decoding.rules import Rules
 from calm_jax.depth.confidence import SoftmaxGap, StateSimilarity
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.plans import Uniform
-from calm_jax.depth.vocabulary import FixedPruning
+from calm_jax.depth.vocabulary import FixedPruning, FrequentIds
 from calm_jax.model import Model
 from calm_jax.models.joined import join, split
 from calm_jax.models.transformer import Transformer
@@ -253,6 +253,11 @@ def test_a_decoder_only_model_streams_its_answer():
         ({'exit': SoftmaxGap()}, TypeError, 'expected an exit rule, such as Exit'),
         ({'exit': Exit(SoftmaxGap(), 0.5, min_exit_layer=4)}, ValueError, 'min_exit_layer is 4; the decoder has 3 layers'),
         ({'exit': Exit(SoftmaxGap(FixedPruning(keep=300)), 0.5)}, ValueError, '300'),
+        ({'exit': Exit(SoftmaxGap(FrequentIds(np.arange(400), 300)), 0.5)}, ValueError, 'the vocabulary has 259 ids'),
+        ({'exit': Exit(SoftmaxGap(FrequentIds(np.arange(9), 10)), 0.5)}, ValueError, 'the list has 9 frequent ids'),
+        ({'exit': Exit(SoftmaxGap(FrequentIds(np.array([4, 259]), 1)), 0.5)}, ValueError, 'the frequent ids hold 259'),
+        ({'exit': Exit(SoftmaxGap(FrequentIds(np.array([4, 4]), 1)), 0.5)}, ValueError, 'no list of distinct whole numbers'),
+        ({'exit': Exit(SoftmaxGap(FrequentIds(np.ones((2, 2)), 1)), 0.5)}, ValueError, 'no list of distinct whole numbers'),
         ({'exitt': EARLY}, TypeError, "no option 'exitt'; did you mean exit?"),
         ({'treshold': 0.5}, TypeError, "no option 'treshold'; did you mean threshold?"),
         ({'threshold': 0.5}, TypeError, r'it is of exit=Exit\(threshold=…\)'),
@@ -336,22 +341,42 @@ def test_bfloat16_decodes(checkpoint):
 
 @pytest.mark.parametrize('name', ['bart', 'gated_gelu'])
 def test_what_is_derived_from_arrays_follows_them(name):
-    """A tied head's kernel, the rows of a head for pruning, and fingerprints are made again when arrays are replaced."""
+    """A tied head's kernel, the rows and columns of a head that measures read, and fingerprints are made again when arrays are
+    replaced."""
     model, limits = loaded(name), Limits(max_new_tokens=4)
     pruned = Exit(SoftmaxGap(FixedPruning(keep=5, pruning_layer=1)), 0.9)
+    listed = Exit(SoftmaxGap(FrequentIds(np.arange(2, 40, dtype=np.int32), 30)), 0.4)
     assert model.config.tied_head == (name == 'bart')
 
     def results(model):
         return tokens([model.generate('the fox', limits=limits), model.generate('the fox', exit=pruned, limits=limits)])
 
-    before, fingerprints = results(model), model.fingerprints
+    def sure(model):
+        return np.array(model.generate('the fox', exit=listed, limits=limits).confidence)
+
+    before, fingerprints, sure_before = results(model), model.fingerprints, sure(model)
     model.params['token_embedder']['embedding'] = jnp.flip(model.params['token_embedder']['embedding'], axis=0)
     if not model.config.tied_head:
         head = model.params['decoder']['logits_dense']
         head['kernel'] = jnp.flip(head['kernel'], axis=1)
     anew = Model(model.config, split(model.params), model.tokenizer, model.heads, model.generation)
     assert results(model) == results(anew) != before
+    np.testing.assert_allclose(sure(model), sure(anew), atol=1e-4)
+    assert np.abs(sure(model) - sure_before).max() > 1e-3
     assert model.fingerprints == anew.fingerprints != fingerprints
+
+
+def test_the_columns_of_a_list_are_made_once_for_each_list_and_no_other_part_of_the_head(model):
+    ids = np.arange(3, 200, dtype=np.int32)
+
+    def columns(count, ids=ids):
+        return model.head_table(Decoding(exit=Exit(SoftmaxGap(FrequentIds(ids, count)), 0.5)))
+
+    kernel = np.asarray(model.params['decoder']['logits_dense']['kernel'])
+    np.testing.assert_array_equal(columns(9).weight, kernel[:, 3:12])
+    assert columns(9) is columns(9, ids.copy()) and columns(5).weight.shape == (16, 5) and columns(9).bias is None
+    np.testing.assert_array_equal(columns(9, ids[::-1]).weight, kernel[:, 199:190:-1])
+    assert model.head_table(Decoding(exit=Exit(SoftmaxGap(), 0.5))) is None
 
 
 def test_a_text_that_holds_the_token_that_pads_is_read_whole():

@@ -98,7 +98,19 @@ def test_a_gain_is_recommended_and_a_loss_is_not(section, tmp_path):
         '31 | 0.5 |'
     ) in text
     assert '| softmax_gap, fixed | whole head | 0.00% | 25.00% |' in text
+    assert 'Right from wrong' not in text  # of no analysis that says so
     assert 'calm train\ncalm demo' in text and '![ranks](figures/x/ranks.png)' in text
+
+
+def test_a_list_stands_beside_all_ids_by_how_well_it_ranks(section, tmp_path):
+    facts = {**run(tmp_path, {'_'.join(each): {1: 1.0, 32: 1.0} for each in COMBINATIONS}), 'frequent': 512}
+    ranking = {'auc': [0.75, None], 'auc_whole': [0.875, None], 'rank_correlation': [0.9375, 1.0]}
+    measure = 'softmax_gap, frequent vocabulary of 512'
+    write(tmp_path / 'unlike' / 'softmax_gap_frequent.json', {'measure': measure, 'unlike_head': [0.0, 0.0], **ranking})
+    text = section(tmp_path, facts, [], [])
+    assert 'The list of frequent ids has 512.' in text
+    for words in ('its ids | 0.750 | –', 'all ids | 0.875 | –', 'correlation | 0.938 | 1.000'):
+        assert f'| {measure} | {words} |' in text
 
 
 def test_where_nothing_was_certified_the_table_says_full_depth(section, tmp_path):

@@ -82,11 +82,12 @@ def _observe_all(config: TransformerConfig, params: dict, measure: Measure, batc
         return argmax(logits) if ids is None else likeliest_id(logits, ids)
 
     answer, table = choose(call(states[-1], method='unembed')), call(method='head_table')
+    columns = None if measure.listed is None else call(jnp.asarray(measure.listed), method='head_columns')
     memory, seen = measure.init(rows * length, config.sizes), []
     for layer, (previous, hidden) in enumerate(zip(states, states[1:])):
 
-        def head(rows=None, state=None, asked=None, hidden=hidden):
-            return call(hidden if state is None else state, rows, method='unembed')
+        def head(part=None, state=None, asked=None, hidden=hidden):
+            return call(hidden if state is None else state, part, method='unembed')
 
         evidence = Evidence(
             layer=layer,
@@ -99,6 +100,7 @@ def _observe_all(config: TransformerConfig, params: dict, measure: Measure, batc
             logits=head,
             head_rows=lambda ids: call(ids, table, method='head_rows'),
             choose=choose,
+            head_columns=columns,
             every_layer=batch.plan is None,
         )
         after, confidence, prediction = measure.observe(memory, evidence)

@@ -3,7 +3,7 @@
 config.json        TransformerConfig fields, and the stamp of `calm_jax.formats`
 spiece.model       (or other tokenizer files) as `calm_jax.data.tokenizers` writes them
 params/            orbax, in parts, with checksums
-heads/             the same; optional: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, ...}
+heads/             the same; optional: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, 'frequent_ids': {'ids': [N]}, ...}
 generation.json    defaults for decoding, a document of `calm_jax.decoding.codec` with limits, choice and rules; {} is fine
 """
 
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import numpy.typing as npt
 
 from calm_jax import formats
@@ -171,13 +172,21 @@ def check_shapes(name: str, config: TransformerConfig, params: Mapping) -> None:
 
 
 def check_heads(name: str, config: TransformerConfig, heads: Mapping | None) -> None:
-    """Raises ValueError unless the exit classifier, where there is one, reads states of `config`'s width."""
+    """Raises ValueError unless the exit classifier, where there is one, reads states of `config`'s width, and frequent ids are
+    a list of `config`'s."""
     if heads and 'exit_classifier' in heads:
         classifier = heads['exit_classifier']
         found = {key: tuple(leaf.shape) for key, leaf in classifier.items()}
         expected = {'kernel': (config.emb_dim, 1), 'bias': (1,)}
         if found != expected:
             raise ValueError(f'{name}: the exit classifier has {found}, expected {expected}')
+    if heads and 'frequent_ids' in heads:
+        ids = np.asarray(heads['frequent_ids'].get('ids'))
+        listed = ids.ndim == 1 and ids.size and ids.dtype.kind in 'iu' and len(np.unique(ids)) == ids.size
+        if not (listed and 0 <= ids.min() and ids.max() < config.vocab_size):
+            raise ValueError(
+                f'{name}: the frequent ids are no list of distinct ids below {config.vocab_size}; count them again'
+            )
 
 
 @functools.lru_cache(maxsize=8)

@@ -7,8 +7,9 @@
 sensitivity: what one wrong token costs the rest of the sequence, by where it stands: the score against the full model's
 output after the last layer's 10th-ranked token (sampling) or the first layer's prediction (layer) at each position.
 ranks: where each layer ranks the token that the last layer says. confidence: how sure a measure is at each layer, how often
-what would be said there is the last layer's token, and how often pruning or a contrast changes what is said. Files of several
-models, told apart by --label, are drawn side by side.
+what would be said there is the last layer's token, in how many pairs of a right and a wrong token it is surer of the right one,
+and how often pruning or a contrast changes what is said; of a measure that looks at a part of the vocabulary, how it ranks
+tokens beside the same over all ids. Files of several models, told apart by --label, are drawn side by side.
 """
 
 import dataclasses
@@ -26,9 +27,10 @@ from calm_jax.data.sources import SOURCE_FIELD, data_of, open_records
 from calm_jax.decoding.choice import Greedy
 from calm_jax.decoding.codec import describe, to_json
 from calm_jax.decoding.decoding import Decoding, Limits
-from calm_jax.depth.confidence import StaticDepth
+from calm_jax.depth.confidence import StaticDepth, VocabularyMeasure
 from calm_jax.depth.contrast import Contrast
 from calm_jax.depth.exits import Exit
+from calm_jax.depth.vocabulary import Whole
 from calm_jax.files import write_json
 from calm_jax.metrics import quality
 from calm_jax.model import load
@@ -139,12 +141,29 @@ def _confidence(args, decoding, model, texts, options):
     if isinstance(measure, Contrast):
         by_scores = dataclasses.replace(measure, emits='auto_contrastive')
         found['unlike_scores'] = depths.unlike_scores(seen, layer_confidences(model, texts, by_scores, decoding, **options))
+    if isinstance(measure, VocabularyMeasure) and not isinstance(measure.vocabulary, Whole):
+        whole = dataclasses.replace(measure, vocabulary=Whole())
+        found.update(depths.against_whole(seen, layer_confidences(model, texts, whole, decoding, **options)))
     lines = [
         f"layer {layer + 1}: confidence {sure:.3f}, accuracy {right:.3f}, {unlike:.2%} of tokens unlike the whole head's"
+        f'{_ranking(found, layer)}'
         for layer, (sure, right, unlike) in enumerate(zip(found['confidence'], found['accuracy'], found['unlike_head']))
     ]
     words = describe(to_json(Decoding(exit=Exit(measure))))
     return {'analysis': 'confidence', 'label': args.label or args.checkpoint, 'measure': words, **found}, lines
+
+
+def _ranking(found, layer):
+    """', right above wrong in 0.93 of pairs (0.94 over all ids, rank correlation 0.98)', as far as there is such."""
+    names = {
+        'auc': ', right above wrong in {} of pairs',
+        'auc_whole': '{} over all ids',
+        'rank_correlation': 'rank correlation {}',
+    }
+    values = {name: found[name][layer] for name in names if name in found and found[name][layer] is not None}
+    words = {name: names[name].format(f'{value:.3f}') for name, value in values.items()}
+    beside = ', '.join(word for name, word in words.items() if name != 'auc')
+    return words.get('auc', '') + (f' ({beside})' if beside else '')
 
 
 def _positions(text, length):

@@ -23,7 +23,7 @@ from calm_jax.models.config import TransformerConfig
 from calm_jax.models.layers import MASKED
 from calm_jax.models.positions import standing
 from calm_jax.models.transformer import Transformer
-from calm_jax.types import Array, Context, Plan, PrefillWork, Work
+from calm_jax.types import Array, Context, HeadColumns, Plan, PrefillWork, Work
 
 
 class Decided(NamedTuple):
@@ -123,7 +123,7 @@ def prefill_rows(
     capacity: int,
     rows: Rows = Rows(),
     forced: Int[Array, 'B T'] | None = None,
-    head_table: Array | None = None,
+    head_table: Array | HeadColumns | None = None,
     log_probabilities: bool = False,
     cursor: Int[Array, ''] | int | None = None,
     packed: bool = False,
@@ -207,8 +207,11 @@ def _limits(decoding, rows, count, capacity):
 
 
 def _head_table(call, config, decoding, head_table):
-    prunes = decoding.exit is not None and decoding.exit.measure.prunes
-    if not prunes or config.tied_head:
+    """The head as the measure reads it beside the whole: at hand, or made here."""
+    measure = decoding.exit and decoding.exit.measure
+    if measure is not None and measure.listed is not None:
+        return call(jnp.asarray(measure.listed), method='head_columns') if head_table is None else head_table
+    if measure is None or not measure.prunes or config.tied_head:
         return None
     return call(method='head_table') if head_table is None else head_table
 

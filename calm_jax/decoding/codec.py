@@ -25,11 +25,16 @@ import numpy as np
 from calm_jax import options
 from calm_jax.checks import check_type, parts
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.depth.vocabulary import FixedPruning
+from calm_jax.depth.vocabulary import VOCABULARIES
 from calm_jax.nearest import did_you_mean
 from calm_jax.options import Option, annotations
 
 RESERVED = ('class', 'source')
+# Of the heads that come along, how a checkpoint gets them.
+HOW_MADE = {
+    'exit_classifier': 'train one (`calm train --gin_file=runs/classifier.gin`)',
+    'frequent_ids': 'count them (`calm count`)',
+}
 
 
 def to_json(decoding: Decoding) -> dict:
@@ -95,9 +100,9 @@ def describe(document: dict) -> str:
     vocabulary = measure.get('vocabulary', {})
     words = [_words(measure, without=('vocabulary',))] if measure else []
     if vocabulary:
-        keep = vocabulary.get('keep', FixedPruning.keep if vocabulary['class'] == 'fixed' else None)
-        size = '' if keep is None else f' of {keep}'
-        words.append(_words(vocabulary, without=('keep',), noun=f' vocabulary{size}'))
+        name = {'fixed': 'keep', 'frequent': 'count'}.get(vocabulary['class'])
+        size = '' if name is None else f' of {vocabulary.get(name, getattr(VOCABULARIES[vocabulary["class"]], name))}'
+        words.append(_words(vocabulary, without=(name,) if name else (), noun=f' vocabulary{size}'))
     if 'form' in exit:
         words.append(_words(exit['form'], noun=' threshold'))
     words += [f'{name} {exit[name]}' for name in exit if name not in ('measure', 'form')]
@@ -253,9 +258,8 @@ def _array(kind: type, name: str, content: Any, where: str, heads: Mapping) -> A
     if content not in (None, {'head': head}):
         raise ValueError(f'{where} is {content!r}; expected {{"head": {json.dumps(head)}}}')
     if head not in heads:
-        noun = str(head).replace('_', ' ')
-        how = '`calm train --gin_file=runs/classifier.gin`' if head == 'exit_classifier' else f'{kind.__name__} says how'
-        raise ValueError(f'{where}: the checkpoint holds no {noun}; train one ({how}), or use another class')
+        noun, how = str(head).replace('_', ' '), HOW_MADE.get(str(head), f'train one ({kind.__name__} says how)')
+        raise ValueError(f'{where}: the checkpoint holds no {noun}; {how}, or use another class')
     if name not in heads[head]:
         raise ValueError(f'{where}: the head {head} of the checkpoint holds no {name}, only {", ".join(sorted(heads[head]))}')
     return heads[head][name]

@@ -21,7 +21,7 @@ from calm_jax.decoding.state import DecodeCarry, DecodeState
 from calm_jax.decoding.step import advance
 from calm_jax.decoding.trace import cut, trace_of, trace_of_written, written
 from calm_jax.models.config import TransformerConfig
-from calm_jax.types import Array, Trace
+from calm_jax.types import Array, HeadColumns, Trace
 
 # Room for generated tokens grows by steps, so that one more token compiles nothing new.
 CAPACITY_STEP = 16
@@ -57,7 +57,7 @@ def program(
     example_ids: Any = None,
     capacity: int | None = None,
     forced: Any = None,
-    head_table: Array | None = None,
+    head_table: Array | HeadColumns | None = None,
     log_probabilities: bool = False,
     packing: Packing = NEVER,
 ):
@@ -66,7 +66,8 @@ def program(
     rows: settings of each row (`Rows`). example_ids: int32 [B], which texts the rows are, for draws and plans; None: 0, 1, ….
     capacity: generated tokens that there is room for, static; None: what the limits need, in steps of CAPACITY_STEP.
     forced: int32 [B, T], tokens to say whatever the model says; −1 where it is free.
-    head_table: the head as [V, E] where it is at hand (`Transformer.head_table`); else pruning makes it, once a call.
+    head_table: the head as the measure reads it beside the whole, where it is at hand: [V, E] to prune
+        (`Transformer.head_table`), HeadColumns of listed ids (`head_columns`); else it is made, once a call.
     log_probabilities: whether the trace has those of the tokens under the model's own logits at the exit.
     packing: of the rows that are still inside after some layers (`Packing`), where tokens leave early and skipped layers wait.
     """
@@ -110,7 +111,7 @@ def prefill(
     rows: Rows | None = None,
     capacity: int | None = None,
     forced: Any = None,
-    head_table: Array | None = None,
+    head_table: Array | HeadColumns | None = None,
     log_probabilities: bool = False,
     cursor: Any = None,
 ) -> DecodeState:

@@ -21,7 +21,7 @@ from calm_jax.models import cache as kv_cache
 from calm_jax.models import planned
 from calm_jax.models.cache import KVCache
 from calm_jax.models.config import TransformerConfig
-from calm_jax.types import Array, Context, Evidence
+from calm_jax.types import Array, Context, Evidence, HeadColumns
 
 
 class SubLayers(NamedTuple):
@@ -351,8 +351,8 @@ class LayerLoop(NamedTuple):
         """Asks the measure, and takes out of the race the rows that it is sure of."""
         asked = ran if self.inputs.asks is None else ran & self.inputs.asks
 
-        # A conditional is worth the head, which measures that predict apply; it costs more than what the others compute.
-        if not rule.measure.predicts:
+        # A conditional is worth the head, which measures of logits apply; it costs more than what the others compute.
+        if not rule.measure.reads_logits:
             return self._look(rule, layer, state, previous, asked)
         memory = state.memory
         after = jax.eval_shape(lambda state: self._look(rule, layer, state, previous, asked), state).memory
@@ -389,6 +389,7 @@ class LayerLoop(NamedTuple):
             logits=head,
             head_rows=self._head_rows,
             choose=self.choose,
+            head_columns=table if isinstance(table := self.inputs.head_table, HeadColumns) else None,
             decides=layer + 1 >= rule.min_exit_layer,
             every_layer=self.every_layer,
         )

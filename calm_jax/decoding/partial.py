@@ -90,8 +90,7 @@ def completed(document: dict, layout: Layout, sizes: Sizes, path: Path = ()) -> 
             value = completed(value, layout, sizes, (*path, name))
             if TEXT in value:
                 text = value.pop(TEXT)
-                instance = layout.kinds((*path, name))[value['class']].of(text, sizes)
-                made_of_text = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
+                made_of_text = layout.kinds((*path, name))[value['class']].of(text, sizes)
                 if twice := sorted(set(value) & set(made_of_text)):
                     raise ValueError(f'--{name} {value["class"]}:{text} and {twice[0]} both say how much; leave one out')
                 value.update(made_of_text)

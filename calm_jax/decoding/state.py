@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from calm_jax.decoding.packing import taken
 from calm_jax.decoding.rules import Rules
 from calm_jax.models.cache import KVCache
-from calm_jax.types import Array, Plan, PrefillWork
+from calm_jax.types import Array, HeadColumns, Plan, PrefillWork
 
 
 class DecodeInputs(NamedTuple):
@@ -34,7 +34,8 @@ class DecodeInputs(NamedTuple):
     bias_table: float32 [N|1, ·], the self-attention's scores by falling distance, from which each step takes a slice.
     cross_kv: keys and values of the source per layer, and cross_bias: float32 [B, 1, 1, S], which hides padding; None in a
         decoder-only model.
-    head_table: [V, E], the head, a row per id; None where nothing takes rows of it, or they come from the embedding.
+    head_table: the head as the measure reads it beside the whole: [V, E], a row per id, where it takes rows of it (None where
+        they come from the embedding); HeadColumns of the ids that it lists; else None.
     prefill: the work that was done.
     """
 
@@ -55,7 +56,7 @@ class DecodeInputs(NamedTuple):
     bias_table: Array
     cross_kv: tuple[KVCache, ...] | None
     cross_bias: Array | None
-    head_table: Array | None
+    head_table: Array | HeadColumns | None
     prefill: PrefillWork
 
     def of_rows(self, rows: Array, count: int) -> 'DecodeInputs':

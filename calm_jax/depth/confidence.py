@@ -2,7 +2,7 @@
 
 A measure is a pair of pure functions. `init(rows, sizes)` makes what it remembers of earlier layers (None for most);
 `observe(memory, evidence)` returns the new memory, the confidence float32 [B] in [0, 1], and the token int32 [B] that
-it computed on the way, or None when it never looked at the vocabulary, so that the head is never applied twice
+it computed on the way, or None where it has not looked at every id that may be said; the head is never applied twice for it
 (`predicts` says which). What is remembered may change its shapes from layer to layer.
 """
 
@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int
 
 from calm_jax.argmax import argmax
@@ -22,11 +23,10 @@ from calm_jax.types import Array, Evidence, Sizes
 class Measure:
     """What every confidence measure is: a pytree with `observe`, and what it says of itself.
 
-    predicts: an observation yields the token. remembers: it wants to see layers below the minimum exit layer too.
-    looks_ahead: it wants the full model's token in the evidence. head: the head of a checkpoint that holds its trained arrays.
+    remembers: it wants to see layers below the minimum exit layer too. looks_ahead: it wants the full model's token in the
+    evidence. head: the head of a checkpoint that holds its trained arrays.
     """
 
-    predicts: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
     head: ClassVar[str | None] = None
@@ -49,9 +49,24 @@ class Measure:
         return self.remembers
 
     @property
+    def predicts(self) -> bool:
+        """Whether an observation yields the token."""
+        return False
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether it applies the head, or a part of it, which is worth asking only where a row is left to ask."""
+        return self.predicts
+
+    @property
     def prunes(self) -> bool:
         """Whether it looks at a part of the vocabulary between two layers that look at all of it."""
         return False
+
+    @property
+    def listed(self) -> Array | np.ndarray | None:
+        """int32 [K], the only ids that it looks at, whose `Evidence.head_columns` it wants; None: there is no list."""
+        return None
 
 
 @pytree
@@ -59,8 +74,6 @@ class VocabularyMeasure(Measure):
     """What measures share that look at the logits of one layer: `score` makes candidates a confidence [B]."""
 
     vocabulary: Vocabulary = option('the ids that the measure looks at', default=Whole(), kinds=VOCABULARIES)
-
-    predicts: ClassVar[bool] = True
 
     def __post_init__(self):
         if not isinstance(self.vocabulary, Vocabulary):
@@ -73,14 +86,30 @@ class VocabularyMeasure(Measure):
         memory, candidates = self.vocabulary.look(memory, evidence)
         if candidates is None:
             return memory, jnp.zeros(evidence.ran.shape, jnp.float32), None
-        return memory, self.score(candidates), evidence.choose(candidates.logits, candidates.ids)
+        return memory, self.score(candidates), self.token(candidates.logits, candidates, evidence)
 
     def score(self, candidates: Candidates) -> Float[Array, 'B']:
         """The confidence, float32 [B]."""
         raise NotImplementedError
 
+    def token(self, scores: Float[Array, 'B K'], candidates: Candidates, evidence: Evidence) -> Int[Array, 'B'] | None:
+        """The token that scores of the candidates say; None where ids that are not among them may be said as well."""
+        return evidence.choose(scores, candidates.ids) if self.predicts else None
+
     def starts(self, layer: int) -> bool:
         return self.remembers or self.vocabulary.starts(layer)
+
+    @property
+    def predicts(self) -> bool:
+        return self.vocabulary.predicts
+
+    @property
+    def reads_logits(self) -> bool:
+        return True
+
+    @property
+    def listed(self) -> Array | np.ndarray | None:
+        return self.vocabulary.listed
 
     @property
     def prunes(self) -> bool:
@@ -141,7 +170,7 @@ class Classifier(Measure):
 @pytree
 class Oracle(VocabularyMeasure):
     """1 where the layer's token is the full model's, else 0: the local oracle of §3.3.1. It looks ahead, so it saves
-    nothing; it bounds what a measure can save."""
+    nothing; it bounds what a measure can save. Of listed ids, the layer's token is the likeliest of these."""
 
     looks_ahead: ClassVar[bool] = True
 
@@ -150,7 +179,7 @@ class Oracle(VocabularyMeasure):
         if candidates is None:
             return memory, jnp.zeros(evidence.ran.shape, jnp.float32), None
         token = evidence.choose(candidates.logits, candidates.ids)
-        return memory, (token == evidence.oracle).astype(jnp.float32), token
+        return memory, (token == evidence.oracle).astype(jnp.float32), token if self.predicts else None
 
 
 @pytree

@@ -29,7 +29,7 @@ class Contrast(VocabularyMeasure):
     """What both contrasts share: the memory of earlier layers, the scores, and what is emitted.
 
     Each says `amateurs(layer)`, the layers (from 0) that it looks at after `layer`, and `amateur(…)`, which of them it takes.
-    Raises ValueError for an alpha outside (0, 1) and an unknown distribution.
+    Raises ValueError for an alpha outside (0, 1), an unknown distribution, and one of its own over listed ids alone.
     """
 
     alpha: float = option('a contrast weighs ids of at least α times the largest probability', default=0.1, metavar='α')
@@ -45,6 +45,10 @@ class Contrast(VocabularyMeasure):
             raise ValueError(
                 f'unknown output distribution {self.emits!r}; expected one of {", ".join(EMITS)}'
                 f'{did_you_mean(self.emits, EMITS)}'
+            )
+        if self.emits != 'model' and not self.vocabulary.predicts:
+            raise ValueError(
+                f'emits is {self.emits!r}, which has no score for ids outside a list of frequent ones; expected model'
             )
 
     def amateurs(self, layer: int) -> list[int]:
@@ -75,7 +79,7 @@ class Contrast(VocabularyMeasure):
             emitted = jnp.where(present, jnp.log(scores), emitted)
         if self.emits == 'dola':
             emitted = jnp.where(present, dola_scores(expert, amateur, likely), emitted)
-        return memory, jnp.clip(first - second, 0, 1), evidence.choose(emitted, candidates.ids)
+        return memory, jnp.clip(first - second, 0, 1), self.token(emitted, candidates, evidence)
 
     def _remembered(self, layers):
         return tuple(sorted({amateur for layer in range(layers) for amateur in self.amateurs(layer)}))

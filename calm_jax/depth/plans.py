@@ -56,14 +56,14 @@ class Uniform(PlanMaker):
             raise ValueError(f"uniform_share is {self.share}; expected a share of the decoder's layers, in (0, 1]")
 
     @classmethod
-    def of(cls, text: str, sizes: Sizes) -> 'Uniform':
-        """The plan of `--plan uniform:C`: C of the decoder's layers, or a share of them below 1.
+    def of(cls, text: str, sizes: Sizes) -> dict[str, float]:
+        """What `--plan uniform:C` says: C of the decoder's layers, or a share of them below 1.
 
         Raises ValueError where C is none of 1…L.
         """
         number = text.strip()
         if number.isdecimal() and 1 <= int(number) <= sizes.layers:
-            return cls(int(number) / sizes.layers)
+            return {'share': int(number) / sizes.layers}
         try:
             share = float(number)
         except ValueError:
@@ -73,7 +73,7 @@ class Uniform(PlanMaker):
                 f"plan is 'uniform:{text}'; expected uniform:C with C from 1 to {sizes.layers} decoder layers, or a share "
                 'below 1'
             )
-        return cls(share)
+        return {'share': share}
 
     def __call__(self, context: Context) -> Plan:
         layers = uniform_layers(layers_of(self.share, context.sizes.layers), context.sizes.layers)

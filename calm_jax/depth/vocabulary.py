@@ -1,4 +1,5 @@
-"""Which ids a confidence looks at: every one, or at later layers the likeliest of an earlier one (Vincenti et al. 2024).
+"""Which ids a confidence looks at: every one; at later layers the likeliest of an earlier one (Vincenti et al. 2024); or a
+fixed list of frequent ones.
 
 A vocabulary is a part of a measure that reads logits. `init` makes what it remembers; `look` gives the `Candidates` of one
 layer, or None where no token may leave and nothing later needs the head. `remembered` names the layers (from 0) whose logits a
@@ -6,15 +7,16 @@ later one asks for, as contrasts do.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from calm_jax.nearest import did_you_mean
-from calm_jax.options import option
+from calm_jax.options import array, option
 from calm_jax.pytrees import pytree
 from calm_jax.types import Array, Evidence, HeadRows, Sizes
 
@@ -49,9 +51,21 @@ class Candidates(NamedTuple):
 
 
 class Vocabulary:
-    """What every choice of ids is, and what it says of itself where it prunes nothing."""
+    """What every choice of ids is, and what it says of itself where it looks at all of them.
+
+    prunes: it looks at a part of the vocabulary between two layers that look at all of it. predicts: the token is the likeliest
+    of the ids that it looks at; where not, the whole head says it, once, where the row leaves. head: the head of a checkpoint
+    that holds its arrays.
+    """
 
     prunes: ClassVar[bool] = False
+    predicts: ClassVar[bool] = True
+    head: ClassVar[str | None] = None
+
+    @property
+    def listed(self) -> Array | np.ndarray | None:
+        """int32 [K], the ids that it looks at where they are the same for every row and layer; else None."""
+        return None
 
     def init(self, rows: int, sizes: Sizes, remembered: Sequence[int] = ()) -> Any:
         """What it remembers before the first layer."""
@@ -77,13 +91,73 @@ class Whole(Vocabulary):
         return {layer: jnp.zeros((rows, sizes.vocabulary), _logits_dtype(sizes)) for layer in remembered}
 
     def look(self, memory: Any, evidence: Evidence) -> tuple[Any, Candidates | None]:
-        amateur = evidence.layer in memory
-        if not (evidence.decides or amateur):
-            return memory, None
-        logits = evidence.logits()
-        if amateur:
-            memory = {**memory, evidence.layer: logits}
-        return memory, Candidates(logits, None, None, memory.__getitem__) if evidence.decides else None
+        return _same_ids(memory, evidence, evidence.logits, None)
+
+
+@pytree(static=('count',))
+class FrequentIds(Vocabulary):
+    """The same K ids F at every layer of every row, the most frequent of what the model says. Their columns of the head stand
+    side by side, [E, K], made once per model. The measure is of
+
+        p_v = exp(w_v·d) / Σ_{u ∈ F} exp(w_u·d)   for v in F, d being the layer's state as the head reads it.
+
+    What is lost: with q the softmax over all ids, p_v = q_v / Σ_{u ∈ F} q_u. A softmax is the surer the less of q is in F, and
+    an id outside of F is invisible, were it the likeliest of all. The token is not lost: the whole head says it, once, from the
+    state in which the row leaves. With K = V the measure is that over all ids; with K = 1 there is no rival, and a softmax is
+    sure at once.
+
+    ids: int32 [N], by falling frequency (`frequent_ids`). count: K, of which the first are taken.
+    Raises ValueError for K below 1; `check` for K beyond the list or the model's ids, and for what is no list of such.
+    """
+
+    ids: Array = array()
+    count: int = option('ids of the list, the most frequent ones', default=1024, flag='frequent_count', metavar='K')
+
+    predicts: ClassVar[bool] = False
+    head: ClassVar[str | None] = 'frequent_ids'
+
+    def __post_init__(self):
+        if not isinstance(self.count, int) or self.count < 1:
+            raise ValueError(f'count is {self.count!r}; expected how many of the frequent ids to look at, 1 or more')
+
+    @classmethod
+    def of(cls, text: str, sizes: Sizes) -> dict[str, Any]:
+        """What `--vocabulary frequent:K` says. Raises ValueError where K is none of 1…V."""
+        number = text.strip()
+        if not (number.isdecimal() and 1 <= int(number) <= sizes.vocabulary):
+            raise ValueError(
+                f"vocabulary is 'frequent:{text}'; expected frequent:K with K from 1 to the {sizes.vocabulary} ids of the model"
+            )
+        return {'count': int(number)}
+
+    @property
+    def listed(self) -> Array | np.ndarray | None:
+        return self.ids[: self.count]
+
+    def check(self, sizes: Sizes) -> None:
+        if self.count > sizes.vocabulary:
+            raise ValueError(f'frequent_count is {self.count}; the vocabulary has {sizes.vocabulary} ids')
+        ids = np.asarray(self.ids)
+        if ids.ndim != 1 or ids.dtype.kind not in 'iu' or len(np.unique(ids)) < len(ids):
+            raise ValueError('the frequent ids are no list of distinct whole numbers')
+        if self.count > len(ids):
+            raise ValueError(f'frequent_count is {self.count}; the list has {len(ids)} frequent ids')
+        if len(ids) and not 0 <= ids.min() <= ids.max() < sizes.vocabulary:
+            outside = ids[(ids < 0) | (ids >= sizes.vocabulary)][0]
+            raise ValueError(f'the frequent ids hold {outside}; the vocabulary has {sizes.vocabulary} ids')
+
+    def init(self, rows: int, sizes: Sizes, remembered: tuple[int, ...] = ()) -> Any:
+        return {layer: jnp.zeros((rows, self.count), _logits_dtype(sizes)) for layer in remembered}
+
+    def look(self, memory: Any, evidence: Evidence) -> tuple[Any, Candidates | None]:
+        assert evidence.head_columns is not None, 'whoever asks a measure hands it the columns of the ids that it lists'
+        ids = jnp.broadcast_to(jnp.asarray(self.listed, jnp.int32), (len(evidence.ran), self.count))
+        return _same_ids(memory, evidence, lambda: evidence.logits(evidence.head_columns), ids)
+
+
+def frequent_ids(counts: Mapping[int, int]) -> np.ndarray:
+    """Ids by how often they occur, falling, int32 [N]; of equals the smaller first."""
+    return np.array(sorted(counts, key=lambda each: (-counts[each], each)), np.int32)
 
 
 class Kept(NamedTuple):
@@ -260,11 +334,24 @@ class DecayingPruning(Pruned):
         return max(self.keep_least, count * whole // (whole + (count - self.keep_least) * layer))
 
 
-VOCABULARIES = {'whole': Whole, 'fixed': FixedPruning, 'decaying': DecayingPruning}
+VOCABULARIES = {'whole': Whole, 'frequent': FrequentIds, 'fixed': FixedPruning, 'decaying': DecayingPruning}
 
 
 def _logits_dtype(sizes):
     return jnp.promote_types(sizes.dtype, jnp.float32)
+
+
+def _same_ids(
+    memory: dict[int, Array], evidence: Evidence, logits_of: Callable[[], Array], ids: Array | None
+) -> tuple[dict[int, Array], Candidates | None]:
+    """What a layer says of ids that are the same at every layer; memory: the logits of remembered layers."""
+    amateur = evidence.layer in memory
+    if not (evidence.decides or amateur):
+        return memory, None
+    logits = logits_of()
+    if amateur:
+        memory = {**memory, evidence.layer: logits}
+    return memory, Candidates(logits, ids, None, memory.__getitem__) if evidence.decides else None
 
 
 def _ranked(logits: Float[Array, 'B V'], count: int) -> tuple[Float[Array, 'B k'], Int[Array, 'B k'], Float[Array, 'B']]:

@@ -8,7 +8,7 @@ from flax.linen import partitioning
 
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.positions import rotate
-from calm_jax.types import HeadRows
+from calm_jax.types import HeadColumns, HeadRows
 
 _FUNCTIONS = {
     'gelu': nn.gelu,
@@ -138,12 +138,13 @@ class Head(nn.Module):
                 'bias', nn.initializers.zeros, (config.vocab_size,), jnp.float32, axes=('vocab',)
             )
 
-    def __call__(self, x, embedding, rows=None):
-        """Every logit, or with HeadRows, of states [B, width], those of each row's own ids: [B, k]."""
+    def __call__(self, x, embedding, part=None):
+        """Every logit; with HeadRows, of states [B, width], those of each row's own ids, [B, k]; with HeadColumns those of
+        their ids, [..., K]."""
         dtype = self.config.dtype
-        if rows is not None:
-            product = jnp.einsum('bd,bkd->bk', x, rows.weight)
-            return product if rows.bias is None else product + rows.bias
+        if part is not None:
+            product = x @ part.weight if isinstance(part, HeadColumns) else jnp.einsum('bd,bkd->bk', x, part.weight)
+            return product if part.bias is None else product + part.bias
         if not self.config.tied_head:
             product = x @ self.kernel.astype(dtype)
         elif self.has_variable('params', 'tied_kernel'):  # the embedding, laid out for this (`joined.py`)
@@ -158,7 +159,15 @@ class Head(nn.Module):
 
     def rows(self, ids, table):
         """HeadRows of ids int32 [B, k] from the table."""
-        return HeadRows(table[ids], self.bias.astype(self.config.dtype)[ids] if self.config.head_bias else None)
+        return HeadRows(table[ids], self._bias(ids))
+
+    def columns(self, ids, embedding):
+        """HeadColumns of ids int32 [K], a copy."""
+        weight = embedding[ids].T if self.config.tied_head else self.kernel[:, ids]
+        return HeadColumns(weight.astype(self.config.dtype), self._bias(ids))
+
+    def _bias(self, ids):
+        return self.bias.astype(self.config.dtype)[ids] if self.config.head_bias else None
 
 
 class Attention(nn.Module):

@@ -181,15 +181,15 @@ class Transformer(nn.Module):
 
         return call
 
-    def unembed(self, hidden, rows=None):
+    def unembed(self, hidden, part=None):
         """Logits float32 [..., V] of states [..., D] of any layer: the shared final norm, then the shared head. With HeadRows,
-        of states [B, D]: those of each row's own ids, [B, k]."""
+        of states [B, D]: those of each row's own ids, [B, k]; with HeadColumns those of their ids, [..., K]."""
         x = self.decoder.decoder_norm(hidden) if self.config.final_norm else hidden
         if self.config.embedding_dim:
             x = self.decoder.project_out(x)
         if self.config.head_scale != 1:
             x = x * self.config.head_scale
-        return widened(self.decoder.logits_dense(x, self.token_embedder.embedding, rows))
+        return widened(self.decoder.logits_dense(x, self.token_embedder.embedding, part))
 
     def head_table(self):
         """The head as [V, E], a row per id: made once, to take `head_rows` from."""
@@ -198,6 +198,10 @@ class Transformer(nn.Module):
     def head_rows(self, ids, table):
         """HeadRows of ids int32 [B, k] from `head_table`."""
         return self.decoder.logits_dense.rows(ids, table)
+
+    def head_columns(self, ids):
+        """HeadColumns of ids int32 [K]: made once, to score these ids and no others."""
+        return self.decoder.logits_dense.columns(ids, self.token_embedder.embedding)
 
     def embed(self, tokens, positions, deterministic=True):
         """Vectors [..., D] of the decoder's tokens int32 [...] at positions int32 [...]."""

@@ -13,6 +13,7 @@ from calm_jax.reporting.numerals import number, percent
 from calm_jax.reporting.palette import LIGHT
 from calm_jax.reporting.run import Confidences, Ranks
 
+_RANKING = {'auc': 'right first', 'auc_whole': 'right first, over all ids'}
 _MARKERS = ('o', 'D', '^', 'v', 'P', 'X')
 
 
@@ -88,8 +89,9 @@ def _draw_ranks(ranks: Sequence[Ranks]) -> Figure:
 
 
 def _confidence_panel(group: Sequence[Confidences], name: str) -> Panel:
+    ranks = [name for name in _RANKING if any(getattr(each, name) for each in group)]
     rows = tuple(
-        (f'{each.label}, layer {layer + 1}', sure, right, percent(unlike))
+        (f'{each.label}, layer {layer + 1}', sure, right, percent(unlike), *(_at(getattr(each, name), layer) for name in ranks))
         for each in group
         for layer, (sure, right, unlike) in enumerate(zip(each.confidence, each.accuracy, each.unlike, strict=True))
     )
@@ -105,10 +107,15 @@ def _confidence_panel(group: Sequence[Confidences], name: str) -> Panel:
             ),
         ),
         caption='Accuracy: what would be said at the layer is the last layer’s token. Confidence far above it is where leaving '
-        'early goes wrong. Unlike: pruning or a contrast changes what is said.',
+        'early goes wrong. Unlike: pruning or a contrast changes what is said.'
+        + (' Right first: of a right and a wrong token, how often the right one has the higher confidence.' if ranks else ''),
         notes=(),
-        table=Table(('layer', 'confidence', 'accuracy', 'unlike'), rows),
+        table=Table(('layer', 'confidence', 'accuracy', 'unlike', *(_RANKING[name] for name in ranks)), rows),
     )
+
+
+def _at(column: Sequence[float | None], layer: int) -> float | None:
+    return column[layer] if column else None
 
 
 def _draw_confidence(group: Sequence[Confidences]) -> Figure:

@@ -307,11 +307,14 @@ def _ranks(document: Document, path: pathlib.Path) -> Ranks:
 
 
 def _confidences(document: Document, path: pathlib.Path) -> Confidences:
-    columns = [document.numbers(key, 0, 1) for key in ('confidence', 'accuracy', 'unlike_head')]
+    columns: list[tuple] = [document.numbers(key, 0, 1) for key in ('confidence', 'accuracy', 'unlike_head')]
     if document.has('unlike_scores'):
         columns[2] = document.numbers('unlike_scores', 0, 1)
-    for key, column in zip(('accuracy', 'unlike_head'), columns[1:]):
-        if len(column) != len(columns[0]):
+    for key in ('auc', 'auc_whole'):
+        shares = document.items(key) if document.has(key) else []
+        columns.append(tuple(None if share.value is None else share.number(low=0, high=1) for share in shares))
+    for key, column in zip(('accuracy', 'unlike_head', 'auc', 'auc_whole'), columns[1:]):
+        if document.has(key) and len(column) != len(columns[0]):
             raise document.at(key).error(f'has {len(column)} values: expected {len(columns[0])}, one for each layer')
     if not columns[0]:
         raise document.at('confidence').error('is empty: expected a number for each layer')

@@ -159,7 +159,8 @@ class Ranks:
 @dataclass(frozen=True)
 class Confidences:
     """By layer of one model: mean confidence of a measure, share of tokens that would be right there, and share where pruning
-    or a contrast changes what would be said."""
+    or a contrast changes what would be said; in what share of pairs it is surer of a right token than of a wrong one, and the
+    same of the measure over all ids: None where all tokens are right or wrong, empty where the file does not say."""
 
     path: pathlib.Path
     label: str
@@ -167,6 +168,8 @@ class Confidences:
     confidence: tuple[float, ...]
     accuracy: tuple[float, ...]
     unlike: tuple[float, ...]
+    auc: tuple[float | None, ...] = ()
+    auc_whole: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)

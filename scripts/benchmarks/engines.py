@@ -49,7 +49,7 @@ class CalmJax:
         if request['export']:
             export(request['directory'], shape.config, self.params)
         self.params = join(self.params, self.config)  # as `calm_jax.load` does
-        self.programs, self.table = {}, None
+        self.programs, self.tables = {}, {}
         device = jax.devices()[0]
         return {
             'versions': {'jax': jax.__version__},
@@ -114,25 +114,31 @@ class CalmJax:
         return Exit(scripted(type(measure))(measure, np.int32(case['exit_layer'])), 0.5)
 
     def _vocabulary(self, pruning):
-        """Of 'fixed K' or 'decaying K', from the first layer on."""
-        from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning
+        """Of 'frequent K', the first K; of 'fixed K' or 'decaying K', from the first layer on."""
+        from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, FrequentIds
 
         kind, count = pruning.split()
+        if kind == 'frequent':
+            listed = min(int(count), self.config.vocab_size)
+            return FrequentIds(np.arange(listed, dtype=np.int32), listed)
         return FixedPruning(keep=int(count)) if kind == 'fixed' else DecayingPruning(keep_least=int(count))
 
     def _table(self, case):
-        """The head as rows, made once, as `calm_jax.Model` does."""
+        """The head as the measure reads it beside the whole, made once, as `calm_jax.Model` does."""
         import jax
 
         from calm_jax.models.transformer import Transformer
 
-        if self.config.tied_head or ', ' not in (case['measure'] or ''):
-            return None
-        if self.table is None:
-            self.table = jax.jit(lambda params: Transformer(self.config).apply({'params': params}, method='head_table'))(
-                self.params
-            )
-        return self.table
+        name, exit = case['measure'], self._exit(case)
+        if name not in self.tables:
+            apply, table = Transformer(self.config).apply, None
+            if exit is not None and exit.measure.listed is not None:
+                make = jax.jit(lambda params, ids: apply({'params': params}, ids, method='head_columns'))
+                table = make(self.params, exit.measure.listed)
+            elif exit is not None and exit.measure.prunes and not self.config.tied_head:
+                table = jax.jit(lambda params: apply({'params': params}, method='head_table'))(self.params)
+            self.tables[name] = table
+        return self.tables[name]
 
 
 @cache
@@ -151,7 +157,18 @@ def scripted(kind):
 
         remembers: ClassVar[bool] = kind.remembers
         looks_ahead: ClassVar[bool] = kind.looks_ahead
-        predicts: ClassVar[bool] = kind.predicts
+
+        @property
+        def predicts(self):
+            return self.measure.predicts
+
+        @property
+        def reads_logits(self):
+            return self.measure.reads_logits
+
+        @property
+        def listed(self):
+            return self.measure.listed
 
         @property
         def prunes(self):

@@ -29,8 +29,9 @@ from calm_jax.commands.provenance import machine
 
 PEERS = ('transformers', 'ctranslate2 float32', 'ctranslate2 int8')
 MEASURES = ('classifier', 'softmax_gap', 'state')
-# What a pruned vocabulary and contrasts cost; asked for by name.
+# What a vocabulary of part of the ids and contrasts cost; asked for by name.
 PRUNED = (
+    'softmax_gap, frequent 1024',
     'softmax_gap, fixed 256',
     'softmax_gap, decaying 256',
     'weighted_contrast',

@@ -4,6 +4,7 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from calm_jax import formats
@@ -132,6 +133,13 @@ def test_a_classifier_for_another_width_is_refused(checkpoint, tmp_path):
     heads = {'exit_classifier': {'kernel': jnp.zeros((17, 1)), 'bias': jnp.zeros(1)}}
     with pytest.raises(ValueError, match='exit classifier'):
         native.save(tmp_path / 'model', *checkpoint[:3], heads)
+
+
+@pytest.mark.parametrize('ids', [[3, 96], [-1, 3], [3, 3], [], [0.5], [[1, 2]]])
+def test_frequent_ids_that_are_no_list_of_the_models_are_refused(checkpoint, tmp_path, ids):
+    with pytest.raises(ValueError, match='no list of distinct ids below 96; count them again'):
+        native.save(tmp_path / 'model', *checkpoint[:3], {'frequent_ids': {'ids': np.array(ids)}})
+    assert not (tmp_path / 'model').exists()
 
 
 def test_damaged_parameters_and_heads_are_one_line(copy):

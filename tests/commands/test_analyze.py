@@ -10,6 +10,7 @@ import pytest
 
 from calm_jax.analysis.confidences import layer_confidences
 from calm_jax.analysis.forcing import teacher_forced
+from calm_jax.checkpoints import native
 from calm_jax.cli import main
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.depth.confidence import SoftmaxMax
@@ -143,6 +144,44 @@ def test_confidence_stands_beside_accuracy_and_what_pruning_changes(analyze, by_
     np.testing.assert_allclose(found['unlike_head'], [0, np.mean(np.array(said) != own), 0])
     np.testing.assert_allclose(found['accuracy'][1], np.mean(np.array(said) == last))
     assert found['unlike_head'][1] > 0 and 'unlike_scores' not in found
+
+
+@pytest.mark.parametrize('list_of', [40, 259])
+def test_a_list_of_ids_stands_beside_all_ids_by_how_well_it_ranks(
+    analyze, by_definition, checkpoint, data, tmp_path, capsys, list_of
+):
+    # The ids that the texts, which are not asked about, hold most often, and others behind them.
+    ids = np.random.default_rng(2).permutation(259).astype(np.int32)
+    before = native.load(checkpoint)
+    native.save(tmp_path / 'model', *before._replace(heads={'frequent_ids': {'ids': ids}}))
+    flags = ['--checkpoint', str(tmp_path / 'model'), '--measure', 'softmax_gap', '--vocabulary', f'frequent:{list_of}']
+    code, found = analyze('confidence', *flags)
+    assert code == 0 and found['measure'] == f'softmax_gap, frequent vocabulary of {list_of}'
+    assert found['unlike_head'] == [0, 0, 0] and 'unlike_scores' not in found
+
+    def gaps(layer, ids):
+        probabilities = [np.sort(np.exp(logits[layer][ids]) / np.exp(logits[layer][ids]).sum()) for logits in by_definition]
+        return np.array([each[-1] - each[-2] for each in probabilities])
+
+    for layer in (0, 1):
+        right = np.array([np.argmax(logits[layer]) == np.argmax(logits[2]) for logits in by_definition])
+        listed, whole = gaps(layer, ids[:list_of]), gaps(layer, np.arange(259))
+        np.testing.assert_allclose(found['confidence'][layer], listed.mean(), rtol=1e-4)
+        for name, confidence in (('auc', listed), ('auc_whole', whole)):
+            pairs = np.sign(np.round(confidence[right][:, None] - confidence[~right], 6)) / 2 + 0.5
+            assert pairs.size
+            np.testing.assert_allclose(found[name][layer], pairs.mean(), atol=0.01)
+        ranks = [np.argsort(np.argsort(each)) for each in (listed, whole)]
+        np.testing.assert_allclose(found['rank_correlation'][layer], np.corrcoef(*ranks)[0, 1], atol=0.01)
+    assert found['auc'][2] is found['auc_whole'][2] is None  # the last layer is right of itself
+    if list_of == 259:
+        np.testing.assert_allclose(found['auc'][:2], found['auc_whole'][:2], atol=1e-3)
+        np.testing.assert_allclose(found['rank_correlation'], 1, atol=1e-3)
+    else:
+        assert max(found['rank_correlation']) < 0.999
+    printed = capsys.readouterr().out.splitlines()
+    assert f'right above wrong in {found["auc"][0]:.3f} of pairs ({found["auc_whole"][0]:.3f} over all ids' in printed[0]
+    assert 'right above wrong' not in printed[2]
 
 
 def test_a_contrast_says_how_often_its_scores_prefer_another_token(analyze, by_definition):

@@ -235,7 +235,7 @@ def test_the_classifier_takes_the_checkpoints_head_and_needs_one():
         ('--early_stopping always', "'always'; expected true, false or never"),
         ('--keep many', "'many'; expected a whole number"),
         ('--alpha much', "'much'; expected a number"),
-        ('--vocabulary mine:Vocabulary', "unknown 'mine:Vocabulary'; expected one of whole, fixed, decaying"),
+        ('--vocabulary mine:Vocabulary', "unknown 'mine:Vocabulary'; expected one of whole, frequent, fixed, decaying"),
         ('--measure', 'expected one argument'),
         ('--gin_file', 'expected one argument'),
     ],

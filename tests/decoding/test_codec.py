@@ -27,11 +27,14 @@ from calm_jax.depth.exits import MEASURES, Exit
 from calm_jax.depth.gates import ScriptedGate
 from calm_jax.depth.plans import Uniform
 from calm_jax.depth.thresholds import Decaying
-from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, Vocabulary, Whole
+from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, FrequentIds, Vocabulary, Whole
 from calm_jax.options import array, option
 from calm_jax.pytrees import pytree
 
-HEADS = {'exit_classifier': {'kernel': np.ones((16, 1), np.float32), 'bias': np.zeros(1, np.float32)}}
+HEADS = {
+    'exit_classifier': {'kernel': np.ones((16, 1), np.float32), 'bias': np.zeros(1, np.float32)},
+    'frequent_ids': {'ids': np.arange(9, dtype=np.int32)},
+}
 
 
 def away(kind, wanted):
@@ -355,6 +358,11 @@ def test_a_class_that_no_file_defines_and_an_option_that_documents_need_are_refu
         (Decoding(limits=Limits(8, 8), seed=3), 'full depth'),
         (Decoding(exit=Exit(SoftmaxGap(FixedPruning(keep=64)))), 'softmax_gap, fixed vocabulary of 64'),
         (Decoding(exit=Exit(SoftmaxGap(FixedPruning()))), 'softmax_gap, fixed vocabulary of 256'),
+        (Decoding(exit=Exit(SoftmaxGap(FrequentIds(np.arange(9))))), 'softmax_gap, frequent vocabulary of 1024'),
+        (
+            Decoding(exit=Exit(SoftmaxGap(FrequentIds(np.arange(9), 8)), 0.5)),
+            'softmax_gap, frequent vocabulary of 8, threshold 0.5',
+        ),
         (
             Decoding(exit=Exit(WeightedContrast(vocabulary=DecayingPruning(), emits='dola'), 0.5, Decaying(), 2)),
             'weighted_contrast (emits dola), decaying vocabulary, decaying threshold, threshold 0.5, min_exit_layer 2',

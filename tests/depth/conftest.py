@@ -4,14 +4,21 @@ import jax.numpy as jnp
 import pytest
 
 from calm_jax.decoding.layer_loop import CountedHead
-from calm_jax.types import Evidence, HeadRows, Sizes
+from calm_jax.types import Evidence, HeadColumns, HeadRows, Sizes
 
 SIZES = Sizes(layers=4, width=5, vocabulary=5, embedding=5)
 
 
-def unembed(state, rows=None, method='unembed'):
-    """The head that is the identity, of all ids or of rows of it."""
-    return state if rows is None else jnp.einsum('bd,bkd->bk', state, rows.weight)
+def unembed(state, part=None, method='unembed'):
+    """The head that is the identity, of all ids or of rows or columns of it."""
+    if isinstance(part, HeadColumns):
+        return state @ part.weight
+    return state if part is None else jnp.einsum('bd,bkd->bk', state, part.weight)
+
+
+def columns_of(measure):
+    """What the identity has of the ids that a measure lists."""
+    return None if measure.listed is None else HeadColumns(jnp.eye(5)[:, measure.listed], None)
 
 
 def evidence_of(layer, probabilities, every_layer=True, ran=None, decides=True):
@@ -19,8 +26,8 @@ def evidence_of(layer, probabilities, every_layer=True, ran=None, decides=True):
     states = jnp.log(jnp.atleast_2d(jnp.asarray(probabilities, jnp.float32)))
     rows = len(states)
 
-    def logits(rows=None, state=None, asked=None):
-        return unembed(states if state is None else state, rows)
+    def logits(part=None, state=None, asked=None):
+        return unembed(states if state is None else state, part)
 
     def choose(logits, ids=None):
         best = jnp.argmax(logits, axis=-1)
@@ -46,8 +53,9 @@ def observe_layers(measure, *layers):
     """(confidence, token) at each of the layers, of one row."""
     memory, seen = measure.init(1, SIZES), []
     for layer, probabilities in enumerate(layers):
-        memory, confidence, token = measure.observe(memory, evidence_of(layer, probabilities))
-        seen.append((float(confidence[0]), int(token[0])))
+        evidence = evidence_of(layer, probabilities)._replace(head_columns=columns_of(measure))
+        memory, confidence, token = measure.observe(memory, evidence)
+        seen.append((float(confidence[0]), None if token is None else int(token[0])))
     return seen
 
 
@@ -57,7 +65,7 @@ def count_layers(measure, decides=True):
     for layer in range(SIZES.layers):
         evidence = evidence_of(layer, [0.4, 0.3, 0.15, 0.1, 0.05], decides=decides)
         head = CountedHead(unembed, evidence.hidden, evidence.ran, [])
-        memory, _, _ = measure.observe(memory, evidence._replace(logits=head))
+        memory, _, _ = measure.observe(memory, evidence._replace(logits=head, head_columns=columns_of(measure)))
         counts.append(head.work(0)[0, :2].tolist())
     return counts
 

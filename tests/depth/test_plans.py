@@ -53,7 +53,7 @@ def test_a_uniform_plan_is_the_same_for_every_row_and_leaves_the_encoder_whole(s
 def test_a_share_that_is_a_number_of_layers_is_that_number(layers):
     assert [plans.layers_of(count / layers, layers) for count in range(1, layers + 1)] == list(range(1, layers + 1))
     sizes = Sizes(layers=layers, width=2, vocabulary=2, embedding=2)
-    assert [plans.Uniform.of(str(count), sizes).share for count in range(1, layers + 1)] == [
+    assert [plans.Uniform.of(str(count), sizes)['share'] for count in range(1, layers + 1)] == [
         count / layers for count in range(1, layers + 1)
     ]
 

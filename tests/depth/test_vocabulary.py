@@ -1,4 +1,4 @@
-"""Pruning against its formulas, worked out by hand, on a head of five words."""
+"""Pruning, and a list of ids, against their formulas, worked out by hand, on a head of five words."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from calm_jax.depth.confidence import SoftmaxGap, SoftmaxMax
-from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, Whole
-from calm_jax.types import HeadRows
+from calm_jax.depth.contrast import WeightedContrast
+from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, FrequentIds, Whole, frequent_ids
+from calm_jax.types import HeadColumns, HeadRows
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,45 @@ def test_keeping_every_id_is_no_pruning(observed):
         np.testing.assert_allclose(pruned, whole, rtol=1e-6)
 
 
+IDS = np.array([3, 0, 4], np.int32)
+
+
+def test_confidence_over_a_list_is_renormalised_and_blind_to_other_ids(observed):
+    seen = observed(SoftmaxGap(FrequentIds(IDS, 2)), FIRST, SECOND, THIRD, LAST)
+    # Of 3 and 0: .4 and .2 of .6; .3 and .1 of .4; .6 and .3 of .9; .125 and .0625 of .1875. SECOND's likeliest is 4.
+    np.testing.assert_allclose([confidence for confidence, _ in seen], [1 / 3, 1 / 2, 1 / 3, 1 / 3], rtol=1e-5)
+    assert [token for _, token in seen] == [None] * 4
+    largest = observed(SoftmaxMax(FrequentIds(IDS, 3)), FIRST, SECOND, THIRD, LAST)
+    np.testing.assert_allclose([confidence for confidence, _ in largest], [4 / 7, 1 / 2, 60 / 91, 8 / 11], rtol=1e-5)
+
+
+def test_listed_ids_are_looked_at_where_a_token_may_leave_or_a_contrast_remembers(counted):
+    measure, contrast = SoftmaxGap(FrequentIds(IDS, 2)), WeightedContrast(FrequentIds(IDS, 3))
+    assert counted(measure) == [[1, 2]] * 4 and counted(contrast) == [[1, 3]] * 4
+    assert counted(measure, decides=False) == [[0, 0]] * 4
+    # Layer ⌊i/2⌋ of the third and fourth is the first and second; that of the second the first.
+    assert counted(contrast, decides=False) == [[1, 3], [1, 3], [0, 0], [0, 0]]
+
+
+def test_what_a_measure_says_of_itself_is_its_vocabularys():
+    listed, whole, pruned = (SoftmaxGap(each) for each in (FrequentIds(IDS, 2), Whole(), FixedPruning(keep=2)))
+    assert [each.predicts for each in (listed, whole, pruned)] == [False, True, True]
+    assert [each.prunes for each in (listed, whole, pruned)] == [False, False, True]
+    assert all(each.reads_logits for each in (listed, whole, pruned))
+    assert listed.listed.tolist() == [3, 0] and whole.listed is pruned.listed is None
+
+
+def test_a_contrast_of_listed_ids_emits_what_the_model_does():
+    for emits in ('auto_contrastive', 'dola'):
+        with pytest.raises(ValueError, match=f"emits is '{emits}', which has no score for ids outside a list"):
+            WeightedContrast(FrequentIds(IDS, 2), emits=emits)
+
+
+def test_ids_are_listed_by_falling_frequency_the_smaller_first_of_equals():
+    ids = frequent_ids({9: 2, 4: 7, 1: 2, 30: 1, 0: 3})
+    assert ids.tolist() == [4, 0, 1, 9, 30] and ids.dtype == np.int32
+
+
 def test_a_row_that_skips_the_pruning_layer_is_pruned_by_the_next_that_it_runs(evidence, sizes):
     measure = SoftmaxGap(FixedPruning(keep=2))
     ran = jnp.array([True, False])
@@ -100,6 +140,8 @@ def test_where_no_token_may_leave_the_pruning_layer_alone_looks(counted):
 @pytest.mark.parametrize(
     'kind, arguments, complaint',
     [
+        (FrequentIds, {'ids': IDS, 'count': 0}, 'count is 0'),
+        (FrequentIds, {'ids': IDS, 'count': 1.5}, 'count is 1.5'),
         (DecayingPruning, {'keep_first': 4, 'keep_least': 5}, 'at least 5 of 4 ids'),
         (DecayingPruning, {'keep_first': -1}, 'expected 1 or more'),
         (DecayingPruning, {'keep_least': 0}, 'expected 1 or more'),
@@ -117,6 +159,11 @@ def test_what_cannot_be_pruned_is_refused(kind, arguments, complaint):
     'pruning, complaint',
     [
         (FixedPruning(keep=6), 'keeps 6 ids; the vocabulary has 5'),
+        (FrequentIds(IDS, 6), 'frequent_count is 6; the vocabulary has 5 ids'),
+        (FrequentIds(IDS, 4), 'frequent_count is 4; the list has 3 frequent ids'),
+        (FrequentIds(np.array([3, 5]), 1), 'the frequent ids hold 5; the vocabulary has 5 ids'),
+        (FrequentIds(np.array([3, -1]), 1), 'the frequent ids hold -1'),
+        (FrequentIds(np.array([3, 3]), 1), 'no list of distinct'),
         (FixedPruning(keep=2, pruning_layer=5), 'pruning_layer is 5; the decoder has 4 layers'),
     ],
 )
@@ -131,6 +178,8 @@ def test_what_the_model_lacks_is_refused(pruning, complaint, sizes):
         FixedPruning(keep=2),
         FixedPruning(keep=2, partition='full'),
         DecayingPruning(keep_first=4, keep_least=1, partition='full'),
+        FrequentIds(IDS, 3),
+        FrequentIds(IDS, 1),
     ],
 )
 def test_no_logits_make_a_confidence_that_is_no_number(pruning, evidence, sizes):
@@ -142,12 +191,19 @@ def test_no_logits_make_a_confidence_that_is_no_number(pruning, evidence, sizes)
             states = jnp.asarray(extremes[(rng.random((64, 5)) * 8).astype(int)].clip(-3e38))
             seen = evidence(layer, np.full((64, 5), 0.2))._replace(
                 hidden=states,
-                logits=lambda rows=None, state=None, asked=None, states=states: (
-                    states if rows is None else jnp.sum(jnp.where(rows.weight > 0, states[:, None], 0), axis=-1)
-                ),
+                logits=lambda part=None, state=None, asked=None, states=states: _picked(states, part),
+                head_columns=None if measure.listed is None else HeadColumns(jnp.eye(5)[:, measure.listed], None),
             )
             memory, confidence, _ = measure.observe(memory, seen)
             assert np.isfinite(confidence).all() and (confidence >= 0).all() and (confidence <= 1 + 1e-6).all()
+
+
+def _picked(states, part):
+    """The states of the ids of a part of the identity, without a product with what is not finite."""
+    if part is None:
+        return states
+    weight = part.weight.T[None] if isinstance(part, HeadColumns) else part.weight
+    return jnp.sum(jnp.where(weight > 0, states[:, None], 0), axis=-1)
 
 
 def test_what_is_remembered_travels_through_a_compiled_function(evidence, sizes):

@@ -189,6 +189,25 @@ def gap(threshold):
     return leaves
 
 
+def largest(threshold):
+    """The largest probability."""
+
+    def leaves(layer, position, hidden, previous, logits):
+        confidence = np.exp(log_softmax(logits)).max()
+        return confidence, confidence >= threshold
+
+    return leaves
+
+
+def listed(rule, ids):
+    """An exit rule that is shown the logits of a list of ids and no others; the token is the likeliest of all the same."""
+
+    def leaves(layer, position, hidden, previous, logits):
+        return rule(layer, position, hidden, previous, logits[ids])[:2]
+
+    return leaves
+
+
 def log_softmax(logits):
     return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
 

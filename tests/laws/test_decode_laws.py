@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from calm_jax.decoding.begin import bound
 from calm_jax.decoding.choice import Beam, Greedy, Sampled
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import begin, generate, generate_program, step, trace_of
@@ -22,7 +23,7 @@ from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import Gate, ScriptedGate
 from calm_jax.depth.plans import GivenPlan, PlanMaker
 from calm_jax.depth.thresholds import Constant, Decaying, ScaledDecaying
-from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, Whole
+from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, FrequentIds, Whole
 from calm_jax.models.transformer import Transformer
 from calm_jax.pytrees import pytree
 from calm_jax.types import Plan
@@ -33,12 +34,15 @@ from tests.laws.definitions import (
     decaying_classifier,
     gap,
     half,
+    largest,
+    listed,
     log_softmax,
     pruned_gap,
     similarity,
     since_second,
 )
 
+FREQUENT = np.array([7, 1, 12, 4, 9, 2, 13, 0, 3, 5, 6, 8, 10, 11], np.int32)  # all of them, by some frequency
 GATE = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 0], [0, 0, 1], [1, 0, 0]], bool)
 
 
@@ -219,7 +223,74 @@ def test_contrasts_equal_their_definitions(decode, decode_by_definition, sources
     equal(trace, decode(exit=Exit(measure(emits=emits, vocabulary=FixedPruning(keep=14)), 0.5)))
 
 
-@pytest.mark.parametrize('vocabulary', [FixedPruning(keep=3), DecayingPruning(keep_least=2, partition='full')])
+LISTED = [
+    (SoftmaxGap(FrequentIds(FREQUENT, 5)), 0.6, gap(0.6)),
+    (SoftmaxMax(FrequentIds(FREQUENT, 3)), 0.8, largest(0.8)),
+    (WeightedContrast(FrequentIds(FREQUENT, 6)), 0.5, contrast(0.5, half)),
+    (DivergentContrast(FrequentIds(FREQUENT, 4)), 0.6, contrast(0.6, since_second)),
+]
+
+
+@pytest.mark.parametrize('measure, threshold, rule', LISTED, ids=lambda each: type(each).__name__)
+def test_listed_ids_decide_the_exit_and_the_whole_head_the_token(
+    decode, decode_by_definition, sources, measure, threshold, rule, wide
+):
+    ids, said_outside = FREQUENT[: measure.vocabulary.count], 0
+    trace = decode(exit=Exit(measure, threshold))
+    for row, source in enumerate(sources):
+        matches(trace, row, decode_by_definition(source, LENGTH, listed(rule, ids)))
+        said_outside += np.sum(~np.isin(trace.tokens[row, : trace.lengths[row]], ids))
+    assert len(np.unique(trace.exit_layers[trace.exit_layers > 0])) >= 2 and said_outside
+    equal(trace, decode(exit=Exit(measure, threshold), propagation=Eager()))
+    # Of each token the list at every layer it visited, and all ids once.
+    np.testing.assert_array_equal(trace.work.head_ids, np.where(trace.exit_layers > 0, trace.exit_layers * len(ids) + 14, 0))
+    np.testing.assert_array_equal(trace.work.head_states, np.where(trace.exit_layers > 0, trace.exit_layers + 1, 0))
+
+
+@pytest.mark.parametrize('measure', [SoftmaxGap, SoftmaxMax, WeightedContrast, DivergentContrast, Oracle])
+def test_a_list_of_every_id_is_the_whole_vocabulary(decode, measure, wide):
+    whole, all_listed = (decode(exit=Exit(measure(vocabulary=each), 0.4)) for each in (Whole(), FrequentIds(FREQUENT, 14)))
+    equal(all_listed, whole)
+    np.testing.assert_allclose(all_listed.confidence, whole.confidence, rtol=1e-6)
+    assert len(np.unique(whole.exit_layers[whole.exit_layers > 0])) >= 2
+
+
+def test_a_list_of_one_id_is_sure_at_once_and_says_what_the_whole_head_says_there(decode, wide):
+    one, first = decode(exit=Exit(SoftmaxGap(FrequentIds(FREQUENT, 1)), 0.999)), decode(exit=Exit(StaticDepth(), 1 / 3))
+    equal(one, first)
+    assert set(one.exit_layers[one.exit_layers > 0].tolist()) == {1}
+
+
+@pytest.mark.parametrize('seed', range(2))
+def test_listed_ids_under_gates_and_plans_equal_their_definition(decode, decode_by_definition, sources, seed, wide):
+    plan, vocabulary = mixed_plan(slice(None), seed), FrequentIds(FREQUENT, 5)
+    trace = decode(exit=Exit(SoftmaxGap(vocabulary), 0.6), plan=plan, gate=ScriptedGate(GATE))
+    for row, source in enumerate(sources):
+
+        def sub_layers(position, layer, row=row, plan=plan):
+            opened = GATE[min(position, len(GATE) - 1), layer]
+            return tuple(bool(opened and each[row, layer]) for each in plan[:3])
+
+        def encoder_sub_layers(layer, row=row, plan=plan):
+            return plan.encoder_attention[row, layer], plan.encoder_feed_forward[row, layer]
+
+        rule = listed(gap(0.6), FREQUENT[:5])
+        matches(trace, row, decode_by_definition(source, LENGTH, rule, sub_layers, encoder_sub_layers=encoder_sub_layers))
+
+
+def test_a_list_decodes_alike_with_its_columns_at_hand(decode, config, params, wide):
+    exit = Exit(SoftmaxGap(FrequentIds(FREQUENT, 5)), 0.6)
+    call = bound(dataclasses.replace(config, dtype='float64'), jax.tree.map(lambda x: jnp.asarray(x, 'float64'), params))
+    columns = call(jnp.asarray(FREQUENT[:5]), method='head_columns')
+    equal(decode(exit=exit, options={'head_table': columns}), decode(exit=exit))
+    # They are what is read: columns of nothing are never sure.
+    nothing = jax.tree.map(jnp.zeros_like, columns)
+    assert decode(exit=exit, options={'head_table': nothing}).exit_layers.max(axis=0)[0] == 3
+
+
+@pytest.mark.parametrize(
+    'vocabulary', [FixedPruning(keep=3), DecayingPruning(keep_least=2, partition='full'), FrequentIds(FREQUENT, 4)]
+)
 @pytest.mark.parametrize('measure', [SoftmaxGap, SoftmaxMax, WeightedContrast, DivergentContrast, Oracle])
 def test_pruning_keeps_rows_apart_under_gates_plans_and_draws(decode, sources, measure, vocabulary, wide):
     decisions = {'exit': Exit(measure(vocabulary=vocabulary), 0.4), 'gate': ScriptedGate(GATE), 'choice': Sampled(0.7)}
@@ -301,6 +372,9 @@ def test_no_two_decisions_share_a_tree_structure():
         DivergentContrast(),
         WeightedContrast(alpha=0.2),
         SoftmaxGap(FixedPruning(keep=3)),
+        FrequentIds(0),
+        FrequentIds(0, 512),
+        SoftmaxGap(FrequentIds(0)),
         Whole(),
         FixedPruning(),
         DecayingPruning(),
@@ -644,7 +718,14 @@ def test_beams_have_no_state_and_no_settings_of_rows(config, params, sources):
 
 @pytest.mark.parametrize(
     'measure',
-    [SoftmaxGap(), SoftmaxGap(FixedPruning(keep=4)), StateSimilarity(), Classifier(KERNEL, np.zeros(1)), StaticDepth()],
+    [
+        SoftmaxGap(),
+        SoftmaxGap(FixedPruning(keep=4)),
+        SoftmaxGap(FrequentIds(FREQUENT, 4)),
+        StateSimilarity(),
+        Classifier(KERNEL, np.zeros(1)),
+        StaticDepth(),
+    ],
 )
 @pytest.mark.parametrize('form', [Constant(), Decaying(4.0), ScaledDecaying(4.0)])
 def test_a_higher_dial_leaves_no_earlier(decode, measure, form, wide):

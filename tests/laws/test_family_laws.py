@@ -18,7 +18,7 @@ from calm_jax.depth.confidence import SoftmaxGap, StateSimilarity
 from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.plans import GivenPlan
-from calm_jax.depth.vocabulary import FixedPruning
+from calm_jax.depth.vocabulary import FixedPruning, FrequentIds
 from calm_jax.models.transformer import Transformer
 from calm_jax.types import Plan
 
@@ -97,7 +97,8 @@ def test_decoding_token_by_token_is_the_parallel_model(name):
     'name, measure',
     [(name, SoftmaxGap()) for name in NAMES]
     + [(name, StateSimilarity()) for name in ('bart', 'gpt2', 'opt_post_norm', 'llama_3')]
-    + [(name, WeightedContrast(vocabulary=FixedPruning(keep=8))) for name in NAMES],
+    + [(name, WeightedContrast(vocabulary=FixedPruning(keep=8))) for name in NAMES]
+    + [(name, SoftmaxGap(FrequentIds(np.arange(2, 42, dtype=np.int32), 40))) for name in NAMES],
 )
 def test_with_exits_a_row_decodes_alike_alone_and_lazy_is_eager(name, measure):
     source, exit = load(name)[2], mixed_exit(name, measure)
@@ -115,6 +116,8 @@ def test_a_vocabulary_that_keeps_every_id_is_the_whole_one(name):
     exit = mixed_exit(name, SoftmaxGap())
     pruned = SoftmaxGap(FixedPruning(keep=config.vocab_size))
     assert_same(decode(name, exit=dataclasses.replace(exit, measure=pruned)), decode(name, exit=exit))
+    backwards = SoftmaxGap(FrequentIds(np.arange(config.vocab_size, dtype=np.int32)[::-1], config.vocab_size))
+    assert_same(decode(name, exit=dataclasses.replace(exit, measure=backwards)), decode(name, exit=exit))
 
 
 @pytest.mark.parametrize('name', NAMES)

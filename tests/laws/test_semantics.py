@@ -28,11 +28,11 @@ def test_the_specimen_is_of_the_semantics_that_stand():
 
 @pytest.mark.parametrize('case', SPECIMEN['cases'], ids=lambda case: case['name'])
 def test_decodes_say_what_their_semantics_promise(config, params, sources, case):
-    head = {'exit_classifier': {name: np.asarray(array) for name, array in SPECIMEN['exit_classifier'].items()}}
+    heads = {head: {name: np.asarray(array) for name, array in arrays.items()} for head, arrays in SPECIMEN['heads'].items()}
     with jax.enable_x64(True):
         cast = jax.tree.map(lambda x: jnp.asarray(x, 'float64'), params)
         wide = dataclasses.replace(config, dtype='float64')
-        trace = jax.device_get(generate(wide, cast, sources, decoding=codec.from_json(case['decoding'], heads=head)))
+        trace = jax.device_get(generate(wide, cast, sources, decoding=codec.from_json(case['decoding'], heads=heads)))
     compared = 0
     for row, (tokens, exit_layers, margins) in enumerate(zip(case['tokens'], case['exit_layers'], case['margins'])):
         # Up to the first close call, which other arithmetic may decide otherwise.

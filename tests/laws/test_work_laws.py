@@ -20,7 +20,7 @@ from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import ScriptedGate
 from calm_jax.depth.plans import PlanMaker
-from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning
+from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, FrequentIds
 from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import init_params
@@ -66,6 +66,7 @@ def exits(measure=ScriptedExit(np.array([1, 3, 1, 2, 3, 1])), **options):
 
 GATE = ScriptedGate(np.random.default_rng(1).random((TOKENS, 3, 3)) < 0.6)
 FIXED = FixedPruning(keep=5, pruning_layer=1)
+LISTED = FrequentIds(np.array([5, 2, 9, 1, 13], np.int32), 4)
 DECAYING = DecayingPruning(keep_least=3, pruning_layer=1, partition='full')
 
 CASES = {
@@ -74,6 +75,9 @@ CASES = {
     'exits, eager': (T5, {'exit': exits(), 'propagation': Eager()}),
     'exits by softmax, pruned': (T5, {'exit': Exit(SoftmaxMax(FIXED), threshold=0.4)}),
     'exits by contrast, pruned': (T5, {'exit': Exit(WeightedContrast(DECAYING), threshold=0.2)}),
+    'exits by listed ids': (T5, {'exit': Exit(SoftmaxMax(LISTED), threshold=0.6)}),
+    'exits by a contrast of listed ids': (T5, {'exit': Exit(WeightedContrast(LISTED), threshold=0.4)}),
+    'exits by listed ids after two layers': (T5, {'exit': Exit(WeightedContrast(LISTED), threshold=0.4, min_exit_layer=2)}),
     'gates of sub-layers': (T5, {'gate': GATE}),
     'a plan after a layer': (T5, {'plan': DrawnPlan(after=1)}),
     'all together': (T5, {'exit': Exit(SoftmaxMax(FIXED), threshold=0.4), 'gate': GATE, 'plan': DrawnPlan(after=1)}),
@@ -81,6 +85,8 @@ CASES = {
     'decoder-only, a plan after a layer': (LLAMA, {'plan': DrawnPlan(after=1)}),
     'decoder-only, all together': (LLAMA, {'exit': exits(), 'gate': GATE, 'plan': DrawnPlan(after=2)}),
     'decoder-only, a narrower head': (OPT, {'exit': Exit(SoftmaxMax(FIXED), threshold=0.4)}),
+    'decoder-only, a narrower head of listed ids': (OPT, {'exit': Exit(SoftmaxMax(LISTED), threshold=0.4)}),
+    'all together, of listed ids': (T5, {'exit': Exit(SoftmaxMax(LISTED), threshold=0.6), 'gate': GATE, 'plan': DrawnPlan()}),
 }
 
 

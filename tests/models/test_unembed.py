@@ -1,4 +1,4 @@
-"""The head's rows of a few ids of each row give what the whole head gives for them."""
+"""The head's rows of a few ids of each row, and its columns of a few ids of all, give what the whole head gives for them."""
 
 import functools
 
@@ -27,3 +27,6 @@ def test_logits_of_ids_are_those_columns_of_all_logits(differently):
     rows = call(ids, call(method='head_table'), method='head_rows')
     whole = call(hidden, method='unembed')
     np.testing.assert_allclose(call(hidden, rows, method='unembed'), np.take_along_axis(whole, ids, axis=1), atol=1e-5)
+    columns = call(ids[0], method='head_columns')
+    assert columns.weight.shape == (config.embedding_dim or 8, 5)
+    np.testing.assert_allclose(call(hidden, columns, method='unembed'), whole[:, ids[0]], atol=1e-5)

@@ -45,6 +45,19 @@ def test_ranks_are_labelled_as_people_write_numbers(example):
     assert shown == ['1', '2', '5', '10', '20', '50', '100', '200', '500']
 
 
+def test_right_and_wrong_tokens_stand_in_the_table_where_the_file_tells_how_they_rank(example, some):
+    (panel,) = depths.panels([], reader.read(example).confidences)
+    assert panel.table.headings[3:] == ('unlike', 'right first', 'right first, over all ids')
+    assert panel.table.rows[0][4:] == (0.61, 0.62) and panel.table.rows[-1][4:] == (None, None)
+
+    def of_earlier(content):
+        del content['auc'], content['auc_whole']
+        return content
+
+    (panel,) = depths.panels([], reader.read(some('confidence.json', change=of_earlier)).confidences)
+    assert panel.table.headings[3:] == ('unlike',) and len(panel.table.rows[0]) == 4
+
+
 def test_a_theme_has_no_colour_twice_or_the_exchange_would_be_ambiguous():
     for theme in (LIGHT, DARK):
         assert len(colours(theme)) == len(theme.series) + len(theme._fields) - 1
