@@ -17,7 +17,7 @@ from pathlib import Path
 
 from experiments import Steps, compare_times, decode
 
-from calm_jax.commands.provenance import machine
+from calm_jax.machine import processor
 from calm_jax.data.jsonl import Records
 from calm_jax.files import write_json
 
@@ -87,7 +87,7 @@ def main():
     facts = {
         'title': args.title,
         'date': str(datetime.date.today()),
-        'machine': machine(),
+        'machine': processor(),
         'commands': steps.commands,
         'combinations': COMBINATIONS,
         'chosen': chosen,
