@@ -26,7 +26,7 @@ from calm_jax.metrics.objective import Objective
 from calm_jax.metrics.quality import Metric, several
 from calm_jax.model import Model
 from calm_jax.progress import progress
-from calm_jax.recorded import COST_UNIT, read
+from calm_jax.recorded import COST_UNIT, read, without_threshold
 from calm_jax.request import BATCH_SIZE
 from calm_jax.speed import measure_speed
 from calm_jax.sweep import Paths, Sweep, decoding_sweep, recorded_sweep
@@ -336,8 +336,8 @@ def write_results(
 
 
 def names_of(points: Sequence[Point]) -> dict[int, str]:
-    """What each path of points is called in curves and trials: its measure, where its points differ in λ alone and no other path
-    has it, else what is decoded."""
+    """What each path of points is called in curves and trials: its measure, where it has one that no other path has, else what
+    is decoded."""
     paths: dict[int, list[dict]] = {}
     for point in points:
         paths.setdefault(point.path, []).append(point.decoding)

@@ -16,6 +16,8 @@ from calm_jax.decoding.partial import TEXT
 from calm_jax.nearest import did_you_mean
 from calm_jax.options import Option, Place
 
+NONE = 'none'  # names no class, where several decodings are made
+
 
 class Flag(NamedTuple):
     """One flag, and its option in every class that holds it."""
@@ -54,12 +56,16 @@ def flags(layout: Layout, without: tuple[Path, ...] = ()) -> dict[str, Flag]:
     return made
 
 
-def add_arguments(group, table: dict[str, Flag], layout: Layout) -> None:
-    """Adds flags to a group of a parser. Raises ValueError where the command has a flag of that name."""
+def add_arguments(group, table: dict[str, Flag], layout: Layout, repeatable: tuple[str, ...] = ()) -> None:
+    """Adds flags to a group of a parser. repeatable: the parts of a decoding whose flags may be given several times, for
+    several decodings, and may name no class, as `none`. Raises ValueError where the command has a flag of that name."""
     for name, flag in table.items():
-        metavar = flag.option.metavar or name.upper()
+        metavar, reader, action = flag.option.metavar or name.upper(), _reader(flag.places[0]), 'store'
+        assert reader is not None  # else there is no flag
+        if flag.path[0] in repeatable:
+            action, reader = 'append', _or_none(reader) if optional(flag) else reader
         try:
-            group.add_argument(f'--{name}', type=_reader(flag.places[0]), metavar=metavar, help=_help(flag, layout))
+            group.add_argument(f'--{name}', type=reader, action=action, metavar=metavar, help=_help(flag, layout))
         except argparse.ArgumentError:
             raise ValueError(
                 f'--{name} is an option of {_described(flag.places[0])} and a flag of the command itself; give the option '
@@ -76,6 +82,11 @@ def content(flag: Flag, value: Any) -> Any:
     if name in kinds:
         return {'class': name, TEXT: text} if colon else {'class': name}
     return class_reference(imported(value, flag), kinds)
+
+
+def optional(flag: Flag) -> bool:
+    """Whether a flag names the class of a decision, which there may be none of."""
+    return flag.option.named
 
 
 def is_own(flag: Flag, text: str) -> bool:
@@ -143,6 +154,10 @@ def _reader(place: Place) -> Callable[[str], Any] | None:
     if words:
         return _word_reader(words)
     return {int: _whole, float: _number, str: str}.get(kinds[0]) if len(kinds) == 1 else None
+
+
+def _or_none(reader: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: text if text == NONE else reader(text)
 
 
 def _word_reader(words: dict[str, Any]) -> Callable[[str], Any]:

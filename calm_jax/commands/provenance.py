@@ -42,7 +42,8 @@ def typed(command: str, args) -> str:
         if name in UNSAID:
             continue
         if name in decoding:
-            words += [f'--{name}', str(value).lower() if isinstance(value, bool) else str(value)]
+            for each in value if isinstance(value, list) else [value]:
+                words += [f'--{name}', str(each).lower() if isinstance(each, bool) else str(each)]
             continue
         for each in value if isinstance(value, list) else [value]:
             if each is True:
