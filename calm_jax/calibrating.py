@@ -30,7 +30,7 @@ from calm_jax.recorded import COST_UNIT, read, without_threshold
 from calm_jax.request import BATCH_SIZE
 from calm_jax.speed import measure_speed
 from calm_jax.sweep import Paths, Sweep, decoding_sweep, recorded_sweep
-from calm_jax.tuning import FLOPS, TUNING, Tuned, check_cost, tuned_path
+from calm_jax.tuning import FLOPS, SECONDS, TUNING, Tuned, check_cost, tuned_path
 
 
 class CalibrationData:
@@ -127,8 +127,9 @@ def calibrate_model(
     Several paths of points, each in its own order, share ε evenly, and the cheapest valid point of them all is certified. With
     tuning_data, other examples, one path is chosen among all points: those that nothing undercuts there in cost and loss, from
     the safest to the cheapest, at the whole of ε.
-    cost: 'flops' per token; or with tuning_data 'seconds' per text, measured there at this batch size. Any may decide among
-    valid points, which hold at once. speed: also measure how fast the certified point is, for the certificate.
+    cost: 'flops' per token; or with tuning_data 'seconds' per text, measured there at this batch size. Either may decide among
+    valid points, which hold at once. speed: also measure how fast the certified point is, for the certificate; with seconds it
+    always is.
     tolerance, epsilon, p_value, procedure, seed, joint, signed: the promise, as `Calibration` takes it; {metric: δ} for several
     metrics. metric: in [0, 1] per example, by name or a function (predictions, references) → [B] of one's own, which decides
     the losses with objective: 'textual' against the full model's text, 'risk' against references. losses: a file of losses from
@@ -173,8 +174,7 @@ def calibrate_model(
             assert losses is not None  # checked
             measured = OutsideLosses(losses, sweep)
         certificate = certify(sweep, chosen, promise, examples_, measured, tuned)
-        if speed and certificate.found:
-            assert model is not None  # checked
+        if (speed or cost == SECONDS) and model is not None and certificate.found:
             certificate = with_speed(certificate, model, sweep, tuning or examples_, quiet)
         if records is not None:
             write_results(sweep, examples_, measured, certificate)
@@ -324,12 +324,14 @@ def write_results(
     for point in sweep.fitting():
         sweep.at(point.decoding)
     names, requested, lines = names_of(sweep.recorded.points), sweep.requested_points(), {}
+    folders = _folders(names)
+    for stale in [sweep.directory / 'curve.json', *sweep.directory.glob('curves/*/curve.json')]:
+        stale.unlink(missing_ok=True)  # of other paths through the same records
     for path, name in names.items():
         if points := [point for point in requested if point.path == path]:
             lines[path] = curve(sweep, measured, name, kind_of(name), certificate, points)
-            folder = sweep.directory if len(names) == 1 else sweep.directory / 'curves' / _file_name(name)
             content = {**lines[path], **({} if provenance is None else {'provenance': provenance})}
-            write_json(folder / 'curve.json', content, make_folders=True)
+            write_json(sweep.directory / folders[path] / 'curve.json', content, make_folders=True)
     chosen = next((point.path for point in requested if point.decoding == certificate.decoding), next(iter(lines)))
     write_json(sweep.directory / 'examples.json', shown_examples(sweep, data, certificate, names[chosen]))
     return lines[chosen]
@@ -359,8 +361,13 @@ def _measure(documents: Sequence[dict]) -> str:
     return names.pop() if len(names) == 1 else ''
 
 
-def _file_name(name: str) -> str:
-    return re.sub(r'[^\w.]+', '_', name).strip('_')
+def _folders(names: Mapping[int, str]) -> dict[int, Path]:
+    """Where the curve of each path stands in the folder of records: by its name, where there are several."""
+    if len(names) == 1:
+        return dict.fromkeys(names, Path())
+    words = {path: re.sub(r'[^\w.]+', '_', name).strip('_')[:100] for path, name in names.items()}
+    unique = {path: word if list(words.values()).count(word) == 1 else f'{word}_{path}' for path, word in words.items()}
+    return {path: Path('curves', word) for path, word in unique.items()}
 
 
 def kind_of(name: str) -> str:

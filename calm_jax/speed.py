@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from calm_jax.decoding.decoding import Decoding
 from calm_jax.model import Model
 from calm_jax.progress import progress
 
+Item = TypeVar('Item')
 BATCHES, ROUNDS = 4, 3  # full batches that are decoded in a round; rounds that are timed
 
 
@@ -63,8 +64,8 @@ def measure_speed(
     }
 
 
-def sample(texts: Sequence[str], count: int) -> list[str]:
-    """At most `count` of the texts, evenly spaced: a file may be sorted."""
+def sample(texts: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of the texts, or of their places, evenly spaced: a file may be sorted."""
     count = min(count, len(texts))
     return [texts[index * len(texts) // count] for index in range(count)]
 

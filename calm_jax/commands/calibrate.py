@@ -62,7 +62,7 @@ from calm_jax.commands import decode_flags, own
 from calm_jax.commands.flag_types import numbers
 from calm_jax.commands.option_flags import NONE
 from calm_jax.commands.provenance import provenance
-from calm_jax.commands.trials import check_trials, trial_tolerances
+from calm_jax.commands.trials import check_trials, check_trials_of, trial_tolerances
 from calm_jax.compilation import use_compilation_cache
 from calm_jax.data.jsonl import Template
 from calm_jax.data.sources import SOURCE_FIELD, open_records
@@ -80,7 +80,7 @@ from calm_jax.progress import progress
 from calm_jax.request import BATCH_SIZE
 from calm_jax.speed import in_words
 from calm_jax.sweep import Sweep, points_of, recorded_sweep
-from calm_jax.tuning import COSTS, FLOPS, check_cost
+from calm_jax.tuning import COSTS, FLOPS, SECONDS, check_cost
 
 PAPER_GRID = [round(1 - 0.05 * step, 2) for step in range(1, 20)]
 
@@ -197,9 +197,9 @@ def run(args: argparse.Namespace) -> None:
     with folder(args.records) as directory:
         model = load(args.checkpoint, args.dtype) if args.checkpoint else None
         paths = [] if model is None else candidates(args, model, thresholds)
+        check_trials_of(args, len(paths))
         sweep, points = opened(args, model, paths, data, thresholds, directory)
-        if args.trials and tuning is None and len({point.path for point in points}) > 1:
-            raise ValueError('--trials replicates a figure of one sequence; pass --tuning_data, or one measure alone')
+        check_trials_of(args, len({point.path for point in points}))
         if promise is None:
             decode_points(sweep)
             if not args.quiet:
@@ -212,8 +212,7 @@ def run(args: argparse.Namespace) -> None:
         tested = points if tuned is None else tuned.points
         measured = text_losses or OutsideLosses(args.losses, sweep)
         certificate = certify(sweep, tested, promise, data, measured, tuned)
-        if args.measure_speed and certificate.found:
-            assert model is not None  # checked
+        if (args.measure_speed or args.cost == SECONDS) and model is not None and certificate.found:
             certificate = with_speed(certificate, model, sweep, tuning or data, args.quiet)
         trials = None
         if args.trials:
