@@ -279,6 +279,7 @@ def certify(
     tuned: what chose the points, whose cost stays where it is of seconds.
     """
     test = promise.calibration(points, data)
+    test.check_enough(len(data))  # for the share of ε that a path has, before anything is decoded
     while (point := test.point) is not None:
         cost = sweep.cost(point.decoding) if tuned is None or tuned.cost_unit == COST_UNIT else None
         test.observe(known_losses(measured, sweep, point), cost)

@@ -13,6 +13,7 @@ from calm_jax.progress import progress
 
 Item = TypeVar('Item')
 BATCHES, ROUNDS = 4, 3  # full batches that are decoded in a round; rounds that are timed
+LEAST_TEXTS = 32  # in a round, however small its batches
 
 
 class Timed(NamedTuple):
@@ -47,7 +48,7 @@ def measure_speed(
     """What a certificate and a summary hold of a decoding's speed: speed_up, the median over the rounds of full depth's seconds
     over the decoding's, with the least and the greatest; tokens_per_second of either; and what it was measured with."""
     resolved = model.resolve(decoding)
-    texts = sample(texts, BATCHES * batch_size)
+    texts = few(texts, batch_size)
     timed = time_decodings(model, [resolved.full(), resolved], texts, batch_size, rounds, quiet)
     ratios = timed.seconds[:, 0] / timed.seconds[:, 1]
     full, early = (timed.tokens / np.median(timed.seconds, axis=0)).tolist()
@@ -62,6 +63,11 @@ def measure_speed(
         **environment(batch_size),
         **speed_conditions(batch_size),
     }
+
+
+def few(texts: Sequence[Item], batch_size: int) -> list[Item]:
+    """Those of the texts, or of their places, that are decoded in a round."""
+    return sample(texts, max(BATCHES * batch_size, LEAST_TEXTS))
 
 
 def sample(texts: Sequence[Item], count: int) -> list[Item]:

@@ -12,7 +12,7 @@ from calm_jax.files import read_json, write_json
 from calm_jax.measured import Measured, label
 from calm_jax.model import Model
 from calm_jax.recorded import COST_UNIT
-from calm_jax.speed import BATCHES, sample, time_decodings
+from calm_jax.speed import few, time_decodings
 from calm_jax.sweep import Sweep
 
 TUNING = 'tuning'  # the folder of its records, inside that of the calibration's
@@ -103,7 +103,7 @@ def _measured_seconds(model: Model, sweep: Sweep, points: Sequence[Point], texts
     """Medians of interleaved rounds, at full depth and at every point; they are kept beside the records."""
     documents = [sweep.recorded.full, *(point.decoding for point in points)]
     batch_size = sweep.recorded.environment['batch_size']
-    texts = sample(texts, BATCHES * batch_size)
+    texts = few(texts, batch_size)
     timed = time_decodings(model, [sweep.decoding(each) for each in documents], texts, batch_size, quiet=quiet)
     medians = np.median(timed.seconds, axis=0) / len(texts)
     conditions = speed_conditions(batch_size)
@@ -119,7 +119,7 @@ def _recorded_seconds(sweep: Sweep) -> Seconds:
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no seconds were measured; pass --checkpoint to measure them, or let FLOPs decide')
     content = read_json(path)
-    seconds, unit = (content.get(name) if isinstance(content, dict) else None for name in ('seconds', 'unit'))
+    seconds, unit = content.get('seconds'), content.get('unit')
     if not isinstance(seconds, dict) or not isinstance(unit, str) or any(type(each) is not float for each in seconds.values()):
         raise ValueError(f'{path} is damaged; pass --checkpoint to measure again')
     return Seconds(seconds, unit)

@@ -124,22 +124,22 @@ class Calibration:
         )
         return self._next() is not None
 
-    def foreseen(self, losses, point: Point) -> tuple[tuple[float, float], bool]:
+    def foreseen(self, losses, point: Point) -> tuple[tuple[float, ...], bool]:
         """What losses on tuning data, [n] or {risk: [n]}, let expect of a point; it is not tested by them.
 
-        How unsafe it is, to compare points by: the largest p-value over risks and groups, and the largest mean loss above its
-        tolerance, where p-values are equal. And whether it is hopeless: the losses reject, at level ε, that every expected loss
-        is within its tolerance (Hoeffding).
+        How unsafe it is, to compare points by: the mean loss above its tolerance, so that points stand in one order whatever δ;
+        of several risks or groups first the largest p-value, then the largest such mean. And whether it is hopeless: the
+        losses reject, at level ε, that every expected loss is within its tolerance (Hoeffding).
         """
         risks = self._risks(losses, point)
         self._members = self._members or _members(len(next(iter(risks.values()))), self._group_by, self._groups)
         units = self._units(risks, point).values()
         parts = [self._test(*each) for each in units]
         above = [part['mean_loss'] - part['tolerance'] for part in parts]
+        largest = (max(part['p_value'] for part in parts),) if len(parts) > 1 else ()
         width = 2 if self._signed else 1  # of the range of a loss
         bounds = [width * math.sqrt(math.log(1 / self._epsilon) / (2 * len(values))) for values, _ in units]
-        unsafe = max(part['p_value'] for part in parts), max(above)
-        return unsafe, any(excess > bound for excess, bound in zip(above, bounds))
+        return (*largest, max(above)), any(excess > bound for excess, bound in zip(above, bounds))
 
     def certificate(
         self,

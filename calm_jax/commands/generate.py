@@ -25,7 +25,7 @@ from calm_jax.model import Model, load
 from calm_jax.outputs import check_apart
 from calm_jax.request import BATCH_SIZE
 from calm_jax.runs import decode_file
-from calm_jax.speed import BATCHES, in_words, measure_speed, sample
+from calm_jax.speed import few, in_words, measure_speed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
         print(model.generate(args.prompt, decoding).text)
         return
     speed = None
-    if args.measure_speed:
+    if args.measure_speed and (certificate is None or certificate.found):
         speed = measured_speed(args, model, decoding, source_field, batch_size)
     result = decode_file(
         model,
@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> None:
         print(describe(args.output, result.summary, result.decoded, model, decoding))
         if speed is not None:
             print(f'measured: {in_words(speed)}')
-        elif certificate is not None and certificate.found:
-            print(speed_of(certificate, batch_size))
+        elif certificate is not None and (words := speed_of(certificate, batch_size)):
+            print(words)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -134,14 +134,16 @@ def measured_speed(args: argparse.Namespace, model: Model, decoding: Decoding, s
     if all(off(decision) for decision in (decoding.exit, decoding.gate, decoding.plan)):
         raise ValueError('--measure_speed compares with full depth, and this decodes at full depth; leave it out')
     records, template = open_records(args.input), Template(source_field)
-    places = sample(range(len(records)), BATCHES * batch_size)
+    places = few(range(len(records)), batch_size)
     texts = [template(records[place], records.where(place)) for place in places]
     return measure_speed(model, decoding, texts, batch_size, quiet=args.quiet)
 
 
 def speed_of(certificate: Certificate, batch_size: int) -> str:
-    """What the certificate says of its speed here, in a line."""
+    """What the certificate says of its speed here, in a line; '' where that is full depth's, or was warned of already."""
     speed = certified.speed_here(certificate, batch_size)
+    if not certificate.found or (speed is not None and speed['speed_up'] < 1):
+        return ''
     if speed is not None:
         return f'measured when it was calibrated: {in_words(speed)}'
     conditions = certified.speed_conditions(batch_size)

@@ -229,3 +229,5 @@ def test_what_tuning_losses_foretell_tests_nothing():
     assert calibration.foreseen({'text': np.repeat([0.0, 1.0], [77, 23]), 'label': np.zeros(100)}, POINTS[1])[1]
     assert not calibration.foreseen({'text': np.repeat([0.0, 1.0], [78, 22]), 'label': np.zeros(100)}, POINTS[1])[1]
     assert calibration.point == POINTS[0]
+    one, _ = Calibration(POINTS, 0.1, 0.05).foreseen(risks['text'], POINTS[0])
+    assert one == pytest.approx((0.03 - 0.1,))
