@@ -18,7 +18,6 @@ from calm_jax.data.jsonl import Template, value_of
 from calm_jax.data.references import references
 from calm_jax.data.sources import SOURCE_FIELD, open_records
 from calm_jax.decoding.codec import describe
-from calm_jax.decoding.decoding import Decoding
 from calm_jax.examples import COUNT, examples
 from calm_jax.files import write_json
 from calm_jax.measured import Losses, Measured, OutsideLosses, TextLosses, label
@@ -181,7 +180,7 @@ def calibrate_model(
     return certificate
 
 
-def _thresholds(points: Sequence[Decoding] | Sequence[float]) -> list[float]:
+def _thresholds(points: Paths | Sequence[float]) -> list[float]:
     """The λ of points of records. Raises TypeError for a Decoding."""
     for point in points:
         if not isinstance(point, int | float):

@@ -277,7 +277,7 @@ def one_line(capsys):
         ((*MEASURES, '--keep', '9'), '--keep 9 changes nothing'),
         (('--measure', 'state', '--grid', '.9,.8', '--grid', '.9'), '2 grids for 1 measures'),
         (('--measure', 'none', '--plan', 'none'), '--measure is missing'),
-        ((*MEASURES, '--tolerance', '0.045', '--p_value', 'hoeffding_bentkus'), 'level 0.025'),
+        ((*MEASURES, '--epsilon', '4e-37', '--p_value', 'hoeffding_bentkus'), '70 examples are too few: at tolerance 0.7 and'),
         (('--measure', 'state', '--measure', 'stat'), "unknown 'stat'"),
     ],
 )
