@@ -228,13 +228,13 @@ def _named(args: Sequence[str] | None, known: dict[str, Flag], without) -> Decod
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     naming = {name: flag for name, flag in known.items() if flag.option.named}
     for name in naming:
-        first.add_argument(f'--{name}', nargs='?')
+        first.add_argument(f'--{name}', nargs='?', action='append')
     gin_flags.add_arguments(first)
     try:
         named, _ = first.parse_known_args(args)
     except argparse.ArgumentError:  # the command's own parser says what is wrong
         return DecodeFlags(Layout(), known)
-    texts = [(flag, getattr(named, name) or '') for name, flag in naming.items()]
+    texts = [(flag, text or '') for name, flag in naming.items() for text in getattr(named, name) or ()]
     own = [option_flags.imported(text, flag) for flag, text in texts if option_flags.is_own(flag, text)]
     if not (named.gin_file or named.gin_binding):
         layout = Layout(own)

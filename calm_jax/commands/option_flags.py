@@ -64,8 +64,9 @@ def add_arguments(group, table: dict[str, Flag], layout: Layout, repeatable: tup
         assert reader is not None  # else there is no flag
         if flag.path[0] in repeatable:
             action, reader = 'append', _or_none(reader) if optional(flag) else reader
+        help = _help(flag, layout, action == 'append')
         try:
-            group.add_argument(f'--{name}', type=reader, action=action, metavar=metavar, help=_help(flag, layout))
+            group.add_argument(f'--{name}', type=reader, action=action, metavar=metavar, help=help)
         except argparse.ArgumentError:
             raise ValueError(
                 f'--{name} is an option of {_described(flag.places[0])} and a flag of the command itself; give the option '
@@ -108,10 +109,11 @@ def imported(text: str, flag: Flag) -> type:
     return kind
 
 
-def _help(flag: Flag, layout: Layout) -> str:
-    """What an option means, its choices, its default, and whose it is."""
+def _help(flag: Flag, layout: Layout, repeatable: bool) -> str:
+    """What an option means, its choices, its default, whose it is, and whether it may be given several times."""
     option = flag.option
     names = [*(option.kinds or {}), *(['package.module:Class'] if option.named else []), *option.choices]
+    names += [NONE] if repeatable and optional(flag) else []
     notes = [f'one of {", ".join(names)}' if len(names) > 1 else names[0]] if names else []
     default = _default(flag)
     if default is not None:
@@ -125,6 +127,8 @@ def _help(flag: Flag, layout: Layout) -> str:
         elif option.selects is None:
             selecting = [place.option.flag for place in layout.selecting() if place.kind is flag.places[0].kind]
             notes.append(f'with --{selecting[0]}')
+    if repeatable:
+        notes.append('repeatable')
     return (option.help + (f' ({"; ".join(notes)})' if notes else '')).replace('%', '%%')
 
 

@@ -70,6 +70,32 @@ def test_none_stands_for_no_measure_or_plan_and_full_depth_is_no_candidate(docum
     assert documents('--measure', 'state', '--measure', 'state') == [('state', 0)] and documents('--measure', 'none') == []
 
 
+def test_several_classes_of_ones_own_bring_their_options(documents, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / 'own_candidates.py').write_text(OWN)
+    flags = [word for name in ('First', 'Second') for word in ('--measure', f'own_candidates:{name}')]
+    assert [name for name, _ in documents(*flags, '--measure', 'state', '--first', '3', '--second', '4')] == [
+        'First (first 3.0)',
+        'Second (second 4.0)',
+        'state',
+    ]
+
+
+OWN = """
+from calm_jax import Measure, option, pytree
+
+
+@pytree
+class First(Measure):
+    first: float = option('one', default=1.0)
+
+
+@pytree
+class Second(Measure):
+    second: float = option('two', default=1.0)
+"""
+
+
 @pytest.mark.parametrize(
     'flags, message',
     [
