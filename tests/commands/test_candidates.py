@@ -242,6 +242,27 @@ def test_a_model_decodes_within_a_certificate_whatever_it_was_tuned_on(tuned, mo
     assert len(outputs[0].tokens) and certificate.decoding == to_json(certified.decoding_of(certificate, model.heads))
 
 
+def test_trials_are_of_the_path_that_was_tuned(tuned, calibrated, folder, tune):
+    flags = ('--tuning_data', tune, '--records', str(folder / 'tuned'), '--trials', '3', *MEASURES)
+    assert calibrated(*flags, name='trials')[0] == 0
+    trials = json.loads((folder / 'tuned' / 'trials.json').read_text())
+    assert trials['trials'] == 3 and trials['label'].startswith('state') and trials['n_calibration'] == 56
+
+
+def test_plans_are_one_sequence_in_the_order_of_their_flags(calibrated, capsys):
+    plans = ('--plan', 'uniform:2', '--plan', 'uniform:1')
+    code, path = calibrated(*plans, '--measure', 'none', '--measure', 'state', '--grid', '.9', name='plans', quiet=False)
+    printed = capsys.readouterr().out
+    assert code == 0 and 'settings of 3 sequences tested, at ε/3 each' in printed
+    grid = Certificate.load(path).grid
+    assert [(point.path, point.threshold, point.decoding['plan'].get('share')) for point in grid] == [
+        (0, 0.9, pytest.approx(2 / 3)),
+        (1, 0.9, pytest.approx(1 / 3)),
+        (2, None, pytest.approx(2 / 3)),
+        (2, None, pytest.approx(1 / 3)),
+    ]
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """What a decoding takes: a second at full depth, else what `seconds` says of its measure."""
