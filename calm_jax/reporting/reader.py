@@ -140,11 +140,9 @@ def _certificate(document: Document, path: pathlib.Path) -> Certificate:
     circumstances = {key: document.at(key).value for key in _CIRCUMSTANCES if document.has(key)}
     grid = document.items('grid', at_least=1)
     measures = {_measure(point.at('decoding')) for point in grid}
-    if len(measures) > 1:
-        measures = {_measure(document.at('decoding'))}
     return Certificate(
         path=path,
-        measure=measures.pop(),
+        measure=measures.pop() if len(measures) == 1 else None,
         objective=document.optional_text('objective'),
         metric=None if metric is None else _written(metric),
         tolerances=_tolerances(document.at('tolerance')),

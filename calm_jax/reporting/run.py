@@ -35,8 +35,8 @@ class Certificate:
     """One calibration's outcome: the promise in a sentence, and the point that keeps it.
 
     decoding: the document to decode with; threshold: λ, where the point has one. full_depth: whether no point was valid.
-    measure: that of the points, where they have one and the same, else of the certified one. `tolerances` holds one (risk, δ)
-    pair, with risk '' unless there are several. `circumstances` is what else the guarantee depends on, as (name, value) pairs.
+    measure: that of the points, where they have one and the same. `tolerances` holds one (risk, δ) pair, with risk '' unless
+    there are several. `circumstances` is what else the guarantee depends on, as (name, value) pairs.
     """
 
     path: pathlib.Path
