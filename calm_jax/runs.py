@@ -3,7 +3,7 @@
 import collections
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from calm_jax.certified import environment
@@ -40,14 +40,14 @@ def decode_file(
     threshold_field: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    speed: dict | None = None,
+    speed: Callable[[], dict] | None = None,
     quiet: bool = True,
 ) -> FileRun:
     """Decodes the records of a file into another, as `calm_jax.data.decoded` lays it out.
 
     source: as `open_records` takes it; source_field: the field or template that makes the input of a record. threshold_field:
-    the field of a record's own λ. resume: go on where an interrupted run stopped; overwrite: replace the output. speed: what
-    was measured against full depth, for the summary.
+    the field of a record's own λ. resume: go on where an interrupted run stopped; overwrite: replace the output. speed:
+    measures it against full depth for the summary, when all is decoded.
 
     Raises ValueError or OSError in one line, before anything is written, for settings, records and files that do not do.
     """
@@ -90,7 +90,7 @@ def decode_file(
         written = decoded.write(lines)
         for _ in progress(written, 'decoding', total=len(records), initial=decoded.finished, quiet=quiet, unit='examples'):
             pass
-    result = {**summary.as_dict(), **machine, **({} if speed is None else {'speed': speed})}
+    result = {**summary.as_dict(), **machine, **({} if speed is None else {'speed': speed()})}
     decoded.summarize(result)
     return FileRun(result, len(records) - decoded.finished)
 

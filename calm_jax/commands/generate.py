@@ -10,6 +10,7 @@ time: --measure_speed says what they are here.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from calm_jax import certified
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--output', metavar='FILE', help='JSONL to write; required with --input')
     parser.add_argument('--certificate', metavar='FILE', help='decode within the guarantee of this certificate')
     parser.add_argument(
-        '--measure_speed', action='store_true', help='first time a few batches of the input against full depth, for the summary'
+        '--measure_speed', action='store_true', help='then time a few batches of the input against full depth, for the summary'
     )
     parser.add_argument('--resume', action='store_true', help='go on where an interrupted run stopped')
     parser.add_argument('--overwrite', action='store_true', help='replace the output if it exists')
@@ -71,7 +72,8 @@ def run(args: argparse.Namespace) -> None:
         return
     speed = None
     if args.measure_speed and (certificate is None or certificate.found):
-        speed = measured_speed(args, model, decoding, source_field, batch_size)
+        check_skips(decoding)
+        speed = partial(measured_speed, args, model, decoding, source_field, batch_size)
     result = decode_file(
         model,
         decoding,
@@ -87,8 +89,8 @@ def run(args: argparse.Namespace) -> None:
     )
     if not args.quiet:
         print(describe(args.output, result.summary, result.decoded, model, decoding))
-        if speed is not None:
-            print(f'measured: {in_words(speed)}')
+        if args.measure_speed and 'speed' in result.summary:
+            print(f'measured: {in_words(result.summary["speed"])}')
         elif certificate is not None and (words := speed_of(certificate, batch_size)):
             print(words)
 
@@ -126,13 +128,14 @@ def certified_decoding(args: argparse.Namespace, certificate: Certificate, model
     return model.certified(certificate, batch_size, None if args.prompt is None else 1, args.decode_flags.layout.own)
 
 
-def measured_speed(args: argparse.Namespace, model: Model, decoding: Decoding, source_field: str, batch_size: int) -> dict:
-    """The speed of a decoding against full depth, on inputs evenly spaced over the file.
-
-    Raises ValueError for a decoding that is full depth.
-    """
+def check_skips(decoding: Decoding) -> None:
+    """Raises ValueError for a decoding that is full depth, which has no speed against it."""
     if all(off(decision) for decision in (decoding.exit, decoding.gate, decoding.plan)):
         raise ValueError('--measure_speed compares with full depth, and this decodes at full depth; leave it out')
+
+
+def measured_speed(args: argparse.Namespace, model: Model, decoding: Decoding, source_field: str, batch_size: int) -> dict:
+    """The speed of a decoding against full depth, on inputs evenly spaced over the file."""
     records, template = open_records(args.input), Template(source_field)
     places = few(range(len(records)), batch_size)
     texts = [template(records[place], records.where(place)) for place in places]
