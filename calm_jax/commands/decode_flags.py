@@ -93,13 +93,11 @@ def given(args: argparse.Namespace) -> dict:
     Raises ValueError for flags that exclude each other or were given several times, and for what gin binds of a class where
     another is chosen.
     """
-    flagged: dict = {}
     for flag, values in _values(args):
         if len(values) > 1:
             raise ValueError(f'--{flag.name} is given {len(values)} times, and one decoding has one; leave the others out')
-        if values[0] != option_flags.NONE or not option_flags.optional(flag):
-            partial.put(flagged, flag.path, option_flags.content(flag, values[0]))
-    return _said(flagged, args.decode_flags)
+    flagged, made, _ = _combined([(flag, value) for flag, [value] in _values(args)], args.decode_flags, owned=False)
+    return _said(flagged, made)
 
 
 def _values(args: argparse.Namespace) -> list[tuple[Flag, list]]:
@@ -144,33 +142,44 @@ def candidates_of(args: argparse.Namespace, model: Any) -> list[Candidate]:
         return [Candidate(decoding, 0 if measures and decoding.exit is not None else None)] if _decides(decoding) else []
     # By part, an option after its owner: measures are the outermost, and what skipped layers hold comes after exits.
     values.sort(key=lambda pair: (DECISIONS.index(part) if (part := pair[0].path[0]) in DECISIONS else -1, len(pair[0].path)))
-    documents, used = [], set()
-    for combination in itertools.product(*([(flag, value) for value in values] for flag, values in values)):
-        flagged: dict = {}
-        for flag, value in combination:
-            none = value == option_flags.NONE and option_flags.optional(flag)
-            if not none and not _has_owner(flag, partial.merged(made.bound, flagged), made.layout):
-                continue
-            used.add((flag.name, value))
-            if not none:
-                partial.put(flagged, flag.path, option_flags.content(flag, value))
-        measure = next((value for flag, value in combination if flag.path == MEASURE), None)
-        if flagged not in [each for each, _ in documents]:
-            documents.append((flagged, measure))
+    combinations = [*itertools.product(*([(flag, value) for value in values] for flag, values in values))]
+    combined = [_combined(each, made, owned=True) for each in combinations]
+    used = {value for _, _, used in combined for value in used}
     for flag, each in values:
         for value in each:
             if (flag.name, value) not in used:
                 owners = ', '.join(dict.fromkeys(_name(place, made.layout) for place in flag.places))
                 raise ValueError(f'--{flag.name} {value} changes nothing: it belongs to {owners}, which no candidate has')
+    said = [_said(flagged, bound, every=False) for flagged, bound, _ in combined]
     for kind in made.unused:
-        if not any(_chosen(_said(flagged, made, every=False), kind, made) for flagged, _ in documents):
-            _said(documents[0][0], made)  # raises
+        if not any(_chosen(each, kind, made) for each in said):
+            _said(combined[0][0], combined[0][1])  # raises
     candidates = []
-    for flagged, measure in documents:
-        decoding = _decoding(_said(flagged, made, every=False), args, model)
+    for number, (combination, document) in enumerate(zip(combinations, said)):
+        if document in said[:number]:
+            continue
+        measure = next((value for flag, value in combination if flag.path == MEASURE), option_flags.NONE)
+        decoding = _decoding(document, args, model)
         if _decides(decoding):
-            candidates.append(Candidate(decoding, None if measure in (None, option_flags.NONE) else measures.index(measure)))
+            candidates.append(Candidate(decoding, None if measure == option_flags.NONE else measures.index(measure)))
     return candidates
+
+
+def _combined(
+    combination: Sequence[tuple[Flag, Any]], made: DecodeFlags, owned: bool
+) -> tuple[dict, DecodeFlags, set[tuple[str, Any]]]:
+    """What flags say together, a partial decoding document; what gin said but for decisions of which flags say that there is
+    none; and the flags that were of use, by name and value. owned: leaves out options whose owner is not chosen."""
+    flagged, used = {}, set()
+    for flag, value in combination:
+        if value == option_flags.NONE and option_flags.optional(flag):
+            made = dataclasses.replace(made, bound={name: each for name, each in made.bound.items() if name != flag.path[0]})
+        elif not owned or _has_owner(flag, partial.merged(made.bound, flagged), made.layout):
+            partial.put(flagged, flag.path, option_flags.content(flag, value))
+        else:
+            continue
+        used.add((flag.name, value))
+    return flagged, made, used
 
 
 def _decides(decoding: Decoding) -> bool:

@@ -96,9 +96,24 @@ class Second(Measure):
 """
 
 
+def test_gin_is_of_all_candidates_and_flags_win(documents):
+    gap, pruned = '--gin.Exit.measure=@SoftmaxGap()', '--gin.FixedPruning.keep=9'
+    assert documents(gap, pruned, '--vocabulary', 'whole', '--vocabulary', 'fixed') == [
+        ('softmax_gap', None),
+        ('softmax_gap, fixed vocabulary of 9', None),
+    ]
+    plan = f'uniform plan (share {2 / 3})'
+    assert documents(gap, '--measure', 'none', '--measure', 'state', '--plan', 'uniform:2') == [
+        (plan, None),
+        (f'state, {plan}', 1),
+    ]
+    assert documents(gap, '--measure', 'none', '--plan', 'uniform:2') == [(plan, None)]
+
+
 @pytest.mark.parametrize(
     'flags, message',
     [
+        (('--measure', 'state', '--measure', 'softmax_gap', '--gin.FixedPruning.keep=9'), 'which gin binds, changes nothing'),
         (('--measure', 'state', '--measure', 'classifier', '--keep', '9'), '--keep 9 changes nothing: it belongs to fixed'),
         (('--measure', 'state', '--measure', 'none', '--vocabulary', 'fixed'), '--vocabulary fixed changes nothing'),
         (('--plan', 'uniform:1', '--plan', 'uniform:2', '--min_exit_layer', '2'), '--min_exit_layer 2 changes nothing'),
