@@ -46,7 +46,10 @@ def measure_speed(
     model: Model, decoding: Decoding, texts: Sequence[str], batch_size: int, rounds: int = ROUNDS, quiet: bool = True
 ) -> dict[str, Any]:
     """What a certificate and a summary hold of a decoding's speed: speed_up, the median over the rounds of full depth's seconds
-    over the decoding's, with the least and the greatest; tokens_per_second of either; and what it was measured with."""
+    over the decoding's, with the least and the greatest; tokens_per_second of either; and what it was measured with.
+
+        speed = calm.measure_speed(model, calm.Decoding(exit=calm.Exit(calm.StateSimilarity(), 0.9)), texts, batch_size=32)
+    """
     resolved = model.resolve(decoding)
     texts = few(texts, batch_size)
     timed = time_decodings(model, [resolved.full(), resolved], texts, batch_size, rounds, quiet)

@@ -74,6 +74,7 @@ MAY_IMPORT = {
         'evaluation',
         'checkpoints',
         'training',
+        'speed',
         'stages',
         'sweep',
     },
