@@ -17,9 +17,9 @@ from pathlib import Path
 
 from experiments import Steps, compare_times, decode
 
-from calm_jax.machine import processor
 from calm_jax.data.jsonl import Records
 from calm_jax.files import write_json
+from calm_jax.machine import processor
 
 MEASURES = ('softmax_gap', 'weighted_contrast', 'divergent_contrast')
 REDUCTIONS = ('none', 'fixed', 'decaying')
