@@ -246,10 +246,10 @@ def columns(num_layers):
         {'key': 'name', 'name': 'decoding', 'unit': ''},
         {'key': 'threshold', 'name': 'λ', 'unit': ''},
         {'key': 'layers', 'name': 'layers', 'unit': f'of {num_layers}'},
-        {'key': 'flops', 'name': 'FLOPs', 'unit': 'M/token'},
+        {'key': 'flops', 'name': 'FLOPs', 'unit': 'M'},
         {'key': 'saved', 'name': 'saved', 'unit': '%'},
-        {'key': 'speed_1', 'name': 'speed', 'unit': 'batch 1'},
-        {'key': 'speed_batch', 'name': 'speed', 'unit': f'batch {BATCH_SIZE}'},
+        {'key': 'speed_1', 'name': 'speed', 'unit': 'at 1'},
+        {'key': 'speed_batch', 'name': 'speed', 'unit': f'at {BATCH_SIZE}'},
         {'key': 'changed', 'name': 'changed', 'unit': '%'},
         {'key': 'exact', 'name': 'exact', 'unit': '%'},
     ]
@@ -293,7 +293,8 @@ def show(rows, headings):
         )
     Console().print(table)
     print(
-        "layers: run per token. saved: operations, of the full model's. speed: measured; below 1 is slower than full depth.\n"
+        f"layers, FLOPs: per token. saved: FLOPs, of the full model's.\n"
+        f'speed: measured at batch size 1 and {BATCH_SIZE}; below 1 is slower than full depth.\n'
         f"changed: test outputs that are not the full model's; promised, with probability {1 - EPSILON:g}: at most "
         f'{TOLERANCE:.0%} on average.\nexact: test outputs equal to the reference.'
     )
