@@ -81,6 +81,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.output import Output as Output
     from calm_jax.output import Outputs as Outputs
     from calm_jax.pytrees import pytree as pytree
+    from calm_jax.speed import measure_speed as measure_speed
     from calm_jax.stages import evaluate as evaluate
     from calm_jax.stages import report as report
     from calm_jax.stages import train as train
@@ -133,6 +134,7 @@ else:
         'calm_jax.options': ('array', 'option'),
         'calm_jax.output': ('Output', 'Outputs'),
         'calm_jax.pytrees': ('pytree',),
+        'calm_jax.speed': ('measure_speed',),
         'calm_jax.stages': ('evaluate', 'report', 'train', 'train_exit_classifier'),
         'calm_jax.sweep': ('points_of',),
         'calm_jax.training.jobs': ('PairedText',),

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,6 @@ from calm_jax.data.jsonl import Template, value_of
 from calm_jax.data.references import references
 from calm_jax.data.sources import SOURCE_FIELD, open_records
 from calm_jax.decoding.codec import describe
-from calm_jax.decoding.decoding import Decoding
 from calm_jax.examples import COUNT, examples
 from calm_jax.files import write_json
 from calm_jax.measured import Losses, Measured, OutsideLosses, TextLosses, label
@@ -25,9 +25,11 @@ from calm_jax.metrics.objective import Objective
 from calm_jax.metrics.quality import Metric, several
 from calm_jax.model import Model
 from calm_jax.progress import progress
-from calm_jax.recorded import COST_UNIT, read
+from calm_jax.recorded import COST_UNIT, read, without_threshold
 from calm_jax.request import BATCH_SIZE
-from calm_jax.sweep import Sweep, decoding_sweep, recorded_sweep
+from calm_jax.speed import measure_speed
+from calm_jax.sweep import Paths, Sweep, decoding_sweep, recorded_sweep
+from calm_jax.tuning import FLOPS, SECONDS, TUNING, Tuned, check_cost, tuned_path
 
 
 class CalibrationData:
@@ -50,6 +52,13 @@ class CalibrationData:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def check_apart(self, other: 'CalibrationData') -> None:
+        """Raises ValueError, naming the line, for an example whose input the other data have too."""
+        known = set(other.sources)
+        for source, (_, where) in zip(self.sources, self.rows):
+            if source in known:
+                raise ValueError(f'{where}: also in {other.path}; tuning data and calibration data must not overlap')
 
     def column(self, field: str | None) -> list[str] | None:
         """A field's values as labels; None where no field is named."""
@@ -83,7 +92,7 @@ class Promise:
 def calibrate_model(
     model: Model | None,
     data: str | os.PathLike,
-    points: Sequence[Decoding] | Sequence[float] | None = None,
+    points: Paths | Sequence[float] | None = None,
     *,
     tolerance: float | Mapping[str, float],
     metric: str | Metric | Sequence[str | Metric] | None = None,
@@ -99,6 +108,9 @@ def calibrate_model(
     signed: bool = False,
     source_field: str | None = None,
     target_field: str | None = None,
+    tuning_data: str | os.PathLike | None = None,
+    cost: str = FLOPS,
+    speed: bool = False,
     batch_size: int = BATCH_SIZE,
     records: str | os.PathLike | None = None,
     overwrite: bool = False,
@@ -111,6 +123,12 @@ def calibrate_model(
 
     model: None recomputes from `records`. data: JSONL of examples, draws of what the guarantee is to cover. points: ways to
     decode, in test order, chosen without looking at `data`; without a model the λ of those of the records to test (None: all).
+    Several paths of points, each in its own order, share ε evenly, and the cheapest valid point of them all is certified. With
+    tuning_data, other examples, one path is chosen among all points: those that nothing undercuts there in cost and loss, from
+    the safest to the cheapest, at the whole of ε.
+    cost: 'flops' per token; or with tuning_data 'seconds' per text, measured there at this batch size. Either may decide among
+    valid points, which hold at once. speed: also measure how fast the certified point is, for the certificate; with seconds it
+    always is.
     tolerance, epsilon, p_value, procedure, seed, joint, signed: the promise, as `Calibration` takes it; {metric: δ} for several
     metrics. metric: in [0, 1] per example, by name or a function (predictions, references) → [B] of one's own, which decides
     the losses with objective: 'textual' against the full model's text, 'risk' against references. losses: a file of losses from
@@ -126,9 +144,15 @@ def calibrate_model(
         if records is None:
             raise ValueError('without a model, records must name the folder of an earlier calibration')
         source_field = source_field or read(records).data['source_field']
+    check_cost(cost, tuning_data is not None, losses is not None)
+    if speed and model is None:
+        raise ValueError('speed needs a model, which is what is timed')
     examples_ = CalibrationData(data, source_field or SOURCE_FIELD, target_field)
+    tuning = None if tuning_data is None else CalibrationData(tuning_data, examples_.source_field, target_field)
     promise = Promise(tolerance, epsilon, p_value, procedure, seed, group_by, groups, joint, signed)
     text_losses = check(promise, examples_, metrics, objective, losses, records)
+    if tuning is not None:
+        tuning.check_apart(examples_)
     with folder(records) as directory:
         if model is None:
             sweep = recorded_sweep(directory, examples_.records)
@@ -136,28 +160,27 @@ def calibrate_model(
         else:
             if points is None:
                 raise ValueError('points is None; expected ways to decode, in test order: see points_of')
-            sweep = decoding_sweep(
-                model,
-                cast(Sequence[Decoding], points),
-                examples_.records,
-                examples_.source_field,
-                directory,
-                batch_size=batch_size,
-                overwrite=overwrite,
-                quiet=quiet,
-            )
+            sweep = sweep_of(model, cast(Paths, points), examples_, directory, batch_size, overwrite, quiet)
             chosen = sweep.recorded.points
+        tuned = None
+        if tuning is not None:
+            tuning_losses = check(promise, tuning, metrics, objective, None, records, enough=False)
+            assert tuning_losses is not None  # checked
+            tuned = tune(model, cast(Paths, points), sweep, chosen, promise, tuning, tuning_losses, cost, overwrite, quiet)
+            chosen = tuned.points
         measured = text_losses
         if measured is None:
             assert losses is not None  # checked
             measured = OutsideLosses(losses, sweep)
-        certificate = certify(sweep, chosen, promise, examples_, measured)
+        certificate = certify(sweep, chosen, promise, examples_, measured, tuned)
+        if (speed or cost == SECONDS) and model is not None and certificate.found:
+            certificate = with_speed(certificate, model, sweep, tuning or examples_, quiet)
         if records is not None:
             write_results(sweep, examples_, measured, certificate)
     return certificate
 
 
-def _thresholds(points: Sequence[Decoding] | Sequence[float]) -> list[float]:
+def _thresholds(points: Paths | Sequence[float]) -> list[float]:
     """The λ of points of records. Raises TypeError for a Decoding."""
     for point in points:
         if not isinstance(point, int | float):
@@ -172,10 +195,12 @@ def check(
     objective: str,
     losses: str | os.PathLike | None,
     records: str | os.PathLike | None,
+    enough: bool = True,
 ) -> TextLosses | None:
     """The losses of texts that are promised; None where they come from outside.
 
-    Raises ValueError for a promise that contradicts itself or that so few examples cannot give, before anything is decoded.
+    Raises ValueError for a promise that contradicts itself or, if there must be enough, that so few examples cannot give,
+    before anything is decoded.
     """
     if losses is not None and metrics:
         raise ValueError('a metric and losses: losses from outside need no metric; leave one of the two out')
@@ -183,7 +208,8 @@ def check(
         raise ValueError('losses need records: the folder of what was decoded, which they are of')
     if losses is None and not metrics:
         raise ValueError('metric is missing: quality in [0, 1] per example, of which losses are made')
-    promise.calibration([0.5], data).check_enough(len(data))
+    if enough:
+        promise.calibration([0.5], data).check_enough(len(data))
     if losses is not None:
         return None
     compared = Objective(objective, metrics, data.references, promise.signed)
@@ -199,20 +225,78 @@ def folder(records: str | os.PathLike | None) -> Iterator[Path]:
         yield Path(records or temporary)
 
 
-def certify(sweep: Sweep, points: Sequence[Point], promise: Promise, data: CalibrationData, measured: Measured) -> Certificate:
-    """The certificate of points of a sweep. Nothing behind the first failure is decoded."""
+def sweep_of(
+    model: Model,
+    points: Paths,
+    data: CalibrationData,
+    directory: str | os.PathLike,
+    batch_size: int,
+    overwrite: bool = False,
+    quiet: bool = True,
+) -> Sweep:
+    """The sweep of data at points, decoded by a model into a folder when they are asked for."""
+    return decoding_sweep(
+        model, points, data.records, data.source_field, directory, batch_size=batch_size, overwrite=overwrite, quiet=quiet
+    )
+
+
+def tune(
+    model: Model | None,
+    paths: Paths,
+    sweep: Sweep,
+    points: Sequence[Point],
+    promise: Promise,
+    data: CalibrationData,
+    measured: Measured,
+    cost: str = FLOPS,
+    overwrite: bool = False,
+    quiet: bool = True,
+) -> Tuned:
+    """The path through points of a sweep that tuning data choose, whose records go to a folder inside the sweep's.
+
+    model: None where those records are there, in which case paths are not read. Raises ValueError where nothing is cheaper
+    there than full depth.
+    """
+    directory, batch_size = sweep.directory / TUNING, sweep.recorded.environment['batch_size']
+    if model is None:
+        tuning = recorded_sweep(directory, data.records)
+    else:
+        tuning = sweep_of(model, paths, data, directory, batch_size, overwrite, quiet)
+    return tuned_path(model, tuning, points, promise.calibration(points, data), measured, data.sources, cost, quiet)
+
+
+def certify(
+    sweep: Sweep,
+    points: Sequence[Point],
+    promise: Promise,
+    data: CalibrationData,
+    measured: Measured,
+    tuned: Tuned | None = None,
+) -> Certificate:
+    """The certificate of points of a sweep. Nothing behind the first failure of a path is decoded.
+
+    tuned: what chose the points, whose cost stays where it is of seconds.
+    """
     test = promise.calibration(points, data)
+    test.check_enough(len(data))  # for the share of ε that a path has, before anything is decoded
     while (point := test.point) is not None:
-        test.observe(known_losses(measured, sweep, point), sweep.cost(point.decoding))
+        cost = sweep.cost(point.decoding) if tuned is None or tuned.cost_unit == COST_UNIT else None
+        test.observe(known_losses(measured, sweep, point), cost)
     name, *others = measured.names
     return test.certificate(
         measured.objective,
         [name, *others] if others else name,
         measured.versions(),
-        provenance=sweep.recorded.provenance,
+        provenance={**sweep.recorded.provenance, **({} if tuned is None else {'tuning': tuned.provenance})},
         full=sweep.recorded.full,
-        cost_unit=COST_UNIT,
+        cost_unit=COST_UNIT if tuned is None else tuned.cost_unit,
     )
+
+
+def with_speed(certificate: Certificate, model: Model, sweep: Sweep, data: CalibrationData, quiet: bool = True) -> Certificate:
+    """The certificate with the speed of its point against full depth, measured on texts of the data."""
+    decoding, batch_size = sweep.decoding(certificate.decoding), sweep.recorded.environment['batch_size']
+    return dataclasses.replace(certificate, speed=measure_speed(model, decoding, data.sources, batch_size, quiet=quiet))
 
 
 def known_losses(measured: Measured, sweep: Sweep, point: Point) -> Losses:
@@ -234,29 +318,60 @@ def write_results(
 ) -> dict:
     """Writes curve.json, of all points whose records are there and fit, and examples.json beside the records; the curve.
 
-    provenance: of the curve, as `calm report` prints it.
+    Of several paths each has its own, curves/NAME/curve.json, and that of the certified point is returned, or of the first.
+    provenance: of the curves, as `calm report` prints it.
     """
     for point in sweep.fitting():
         sweep.at(point.decoding)
-    name = name_of(sweep)
-    line = curve(sweep, measured, name, kind_of(sweep), certificate)
-    write_json(sweep.directory / 'curve.json', {**line, **({} if provenance is None else {'provenance': provenance})})
-    write_json(sweep.directory / 'examples.json', shown_examples(sweep, data, certificate, name))
-    return line
+    names, requested, lines = names_of(sweep.recorded.points), sweep.requested_points(), {}
+    folders = _folders(names)
+    for stale in [sweep.directory / 'curve.json', *sweep.directory.glob('curves/*/curve.json')]:
+        stale.unlink(missing_ok=True)  # of other paths through the same records
+    for path, name in names.items():
+        if points := [point for point in requested if point.path == path]:
+            lines[path] = curve(sweep, measured, name, kind_of(name), certificate, points)
+            content = {**lines[path], **({} if provenance is None else {'provenance': provenance})}
+            write_json(sweep.directory / folders[path] / 'curve.json', content, make_folders=True)
+    chosen = next((point.path for point in requested if point.decoding == certificate.decoding), next(iter(lines)))
+    write_json(sweep.directory / 'examples.json', shown_examples(sweep, data, certificate, names[chosen]))
+    return lines[chosen]
 
 
-def name_of(sweep: Sweep) -> str:
-    """What the points of a sweep are called in curves and trials: the measure where they differ in λ alone."""
-    points = [point.decoding for point in sweep.recorded.points]
-    names = {document.get('exit', {}).get('measure', {}).get('class', '') for document in points}
-    if len(names) == 1 and '' not in names:
-        return names.pop()
-    return ' … '.join(dict.fromkeys(describe(document) for document in (points[0], points[-1])))
+def names_of(points: Sequence[Point]) -> dict[int, str]:
+    """What each path of points is called in curves and trials: its measure, where it has one that no other path has, else what
+    is decoded."""
+    paths: dict[int, list[dict]] = {}
+    for point in points:
+        paths.setdefault(point.path, []).append(point.decoding)
+    measures = {path: _measure(documents) for path, documents in paths.items()}
+    names = {}
+    for path, documents in paths.items():
+        ends = [documents[0], documents[-1]]
+        if len(paths) > 1 and measures[path]:
+            ends = [without_threshold(document) for document in ends]
+        alone = list(measures.values()).count(measures[path]) == 1
+        named = ' … '.join(dict.fromkeys(describe(document) for document in ends))
+        names[path] = measures[path] if measures[path] and alone else named
+    return names
 
 
-def kind_of(sweep: Sweep) -> str:
+def _measure(documents: Sequence[dict]) -> str:
+    """The measure that all have; '' where there is none."""
+    names = {document.get('exit', {}).get('measure', {}).get('class', '') for document in documents}
+    return names.pop() if len(names) == 1 else ''
+
+
+def _folders(names: Mapping[int, str]) -> dict[int, Path]:
+    """Where the curve of each path stands in the folder of records: by its name, where there are several."""
+    if len(names) == 1:
+        return dict.fromkeys(names, Path())
+    words = {path: re.sub(r'[^\w.]+', '_', name).strip('_')[:100] for path, name in names.items()}
+    unique = {path: word if list(words.values()).count(word) == 1 else f'{word}_{path}' for path, word in words.items()}
+    return {path: Path('curves', word) for path, word in unique.items()}
+
+
+def kind_of(name: str) -> str:
     """What curve.json says its points are: of a measure that can be decoded by, of static depth, of an oracle."""
-    name = name_of(sweep)
     return name if name in ('oracle', 'static') else 'measure'
 
 
@@ -311,7 +426,7 @@ def sweep_trials(
             points,
             tolerances=[tolerance],
             num_layers=sweep.recorded.sizes.layers,
-            label=name_of(sweep),
+            label=' … '.join(dict.fromkeys(names_of(points).values())),
             objective=measured.objective or '',
             metric=measured.names[0],
             **options,

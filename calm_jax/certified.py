@@ -14,6 +14,7 @@ from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.data.windows import row_bucket
 from calm_jax.decoding import codec
 from calm_jax.decoding.decoding import Decoding
+from calm_jax.machine import device
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import split
 
@@ -63,11 +64,33 @@ def decoding_of(certificate: Certificate, heads: dict | None = None, classes: Se
 
 
 def check(certificate: Certificate, decoding: Decoding, fingerprints: dict[str, str], environment: dict[str, Any]) -> list[str]:
-    """Warnings, one line each, where the certificate covers a run of this decoding, model and environment.
+    """Warnings, one line each, where the certificate covers a run of this decoding, model and environment; of a speed that was
+    measured in the like of it and is below full depth's too.
 
     Raises ValueError, naming the first difference, where it does not.
     """
-    return certificate.covers({'decoding': codec.to_json(decoding), **fingerprints, 'environment': environment})
+    warnings = certificate.covers({'decoding': codec.to_json(decoding), **fingerprints, 'environment': environment})
+    speed = speed_here(certificate, environment['batch_size'])
+    if speed is None or speed['speed_up'] >= 1:
+        return warnings
+    return [
+        *warnings,
+        f'decoding as certified is slower here than full depth: it was measured at {speed["speed_up"]:.2f} times its speed '
+        f'({speed["device"]}, batch size {speed["batch_size"]})',
+    ]
+
+
+def speed_conditions(batch_size: int) -> dict[str, Any]:
+    """What a measured speed holds for: the backend, the kind of device, and the rows decoded together."""
+    return {'backend': jax.default_backend(), 'device': device(), 'batch_size': batch_size}
+
+
+def speed_here(certificate: Certificate, batch_size: int) -> dict[str, Any] | None:
+    """The certificate's own measurement of its speed, where it was made under these conditions; else None."""
+    speed = certificate.speed
+    if speed is None or any(speed.get(name) != value for name, value in speed_conditions(batch_size).items()):
+        return None
+    return speed if isinstance(speed.get('speed_up'), int | float) else None
 
 
 def recorded_batch_size(certificate: Certificate) -> int | None:

@@ -1,24 +1,34 @@
 """The trade-off curve of a sweep: what curve.json holds."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from calm_jax.calibration import Certificate
+from calm_jax.calibration import Point as Tested
 from calm_jax.measured import Measured
 from calm_jax.schemas import Point
 from calm_jax.sweep import Decodes, Sweep
 
 
-def curve(sweep: Sweep, measured: Measured, label: str, kind: str, certificate: Certificate | None = None) -> dict:
-    """What curve.json holds: depth, cost and quality at every point that was asked for, in test order, and of the full model.
+def curve(
+    sweep: Sweep,
+    measured: Measured,
+    label: str,
+    kind: str,
+    certificate: Certificate | None = None,
+    shown: Sequence[Tested] | None = None,
+) -> dict:
+    """What curve.json holds: depth, cost and quality at points, in test order, and of the full model. shown: the points; None:
+    every one that was asked for.
 
     Those that the certificate tested have their p-value. layers and FLOPs are per token, over all tokens; quality and
     losses are means over examples.
     """
     tested = list(certificate.grid) if certificate else []
     points = []
-    for point in sweep.requested_points():
+    for point in sweep.requested_points() if shown is None else shown:
         losses = measured.losses(sweep, point)
         tested_point = next((each for each in tested if each.decoding == point.decoding), None)
         points.append(

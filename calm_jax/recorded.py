@@ -31,7 +31,8 @@ _AGAIN = 'decode again with --checkpoint and --overwrite'
 class Recorded:
     """What records.json holds.
 
-    full: the document of full depth. points: in test order, untested, each with its document and its λ, if it has one.
+    full: the document of full depth. points: in test order, untested, each with its document, its λ, if it has one, and its
+    path.
     sizes: of the model. fingerprints: of the model. data: as `data_of` says it. environment: as `certified.environment`.
     """
 
@@ -69,8 +70,12 @@ class Recorded:
         return decoded.header_differences(path, self.header(document))
 
     def otherwise(self, other: 'Recorded') -> list[str]:
-        """In what the records of another differ, but for the thresholds that they are at."""
-        return decoded.differences(self._common(), other._common())
+        """In what the records of another differ, but for the thresholds that they are at, and for settings besides one that
+        both have."""
+        own, others = self._settings(), other._settings()
+        shared = next((each for each in own if each in others), None)
+        mine, theirs = (own[0], others[0]) if shared is None else (shared, shared)
+        return decoded.differences({**self.header(mine), 'full': self.full}, {**other.header(theirs), 'full': other.full})
 
     def at(self, thresholds: Sequence[float], where: str) -> list[Point]:
         """The points that have these λ. Raises ValueError, naming `where`, for one that none or several have."""
@@ -88,6 +93,7 @@ class Recorded:
         """Writes records.json, whole or not at all."""
         points = [
             {'file': self.file(point.decoding), 'threshold': point.threshold, 'decoding': point.decoding}
+            | ({'path': point.path} if point.path else {})
             for point in self.points
         ]
         content = {
@@ -102,12 +108,20 @@ class Recorded:
         }
         write_json(directory / RECORDS, content)
 
-    def _common(self) -> dict:
-        """What all records share, and how the first point is decoded but for its λ."""
-        document = self.points[0].decoding if self.points else {}
-        if 'exit' in document:
-            document = {**document, 'exit': {name: value for name, value in document['exit'].items() if name != 'threshold'}}
-        return {**self.header(document), 'full': self.full}
+    def _settings(self) -> list[dict]:
+        """How points are decoded but for their λ, each once; {} where there is none."""
+        settings = []
+        for point in self.points:
+            if (setting := without_threshold(point.decoding)) not in settings:
+                settings.append(setting)
+        return settings or [{}]
+
+
+def without_threshold(document: dict) -> dict:
+    """A decoding document but for its λ."""
+    if 'exit' not in document:
+        return document
+    return {**document, 'exit': {name: value for name, value in document['exit'].items() if name != 'threshold'}}
 
 
 def read(directory: str | os.PathLike) -> Recorded:
@@ -139,7 +153,10 @@ def _point(content: dict) -> Point:
     threshold = content['threshold']
     if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
         raise ValueError(f'a threshold is {threshold!r}')
-    return Point(_object(content, 'decoding'), threshold)
+    path = content.get('path', 0)
+    if isinstance(path, bool) or not isinstance(path, int):
+        raise ValueError(f'a path is {path!r}')
+    return Point(_object(content, 'decoding'), threshold, path=path)
 
 
 def _object(content: dict, name: str) -> dict:

@@ -2,7 +2,7 @@
 
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from calm_jax.certified import environment
@@ -40,13 +40,15 @@ def decode_file(
     in_order: bool = True,
     resume: bool = False,
     overwrite: bool = False,
+    speed: Callable[[], dict] | None = None,
     quiet: bool = True,
 ) -> FileRun:
     """Decodes the records of a file into another, as `calm_jax.data.decoded` lays it out.
 
     source: as `open_records` takes it; source_field: the field or template that makes the input of a record. threshold_field:
     the field of a record's own λ. pack: as `calm_jax.request.Options`. in_order: whether the records are written in the order
-    of the input, or as they end. resume: go on where an interrupted run stopped; overwrite: replace the output.
+    of the input, or as they end. resume: go on where an interrupted run stopped; overwrite: replace the output. speed:
+    measures it against full depth for the summary, when all is decoded.
 
     Raises ValueError or OSError in one line, before anything is written, for settings, records and files that do not do.
     """
@@ -80,7 +82,7 @@ def decode_file(
         done = len(decoded.finished)
         for _ in progress(written, 'decoding', total=len(records), initial=done, quiet=quiet, unit='examples'):
             pass
-    result = {**summary.as_dict(), **machine}
+    result = {**summary.as_dict(), **machine, **({} if speed is None else {'speed': speed()})}
     decoded.summarize(result)
     return FileRun(result, len(records) - len(decoded.finished))
 

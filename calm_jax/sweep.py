@@ -3,9 +3,9 @@ hand everything recomputes without a model."""
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from calm_jax.decoding.decoding import Decoding
 from calm_jax.model import Model
 from calm_jax.recorded import RECORDS, Recorded, read
 from calm_jax.runs import decode_file
+
+# Ways to decode in test order, or several paths of them, each in its own order.
+Paths: TypeAlias = Sequence[Decoding] | Sequence[Sequence[Decoding]]
 
 
 class Decodes(NamedTuple):
@@ -45,12 +48,23 @@ class Sweep:
     """The records of a folder.
 
     provide: (document, path) → None, sees to it that the file holds the records that are decoded so; raises where it cannot,
-    as FileNotFoundError where they are not there and cannot be decoded.
+    as FileNotFoundError where they are not there and cannot be decoded. decodings: by the name of the file that is decoded so.
     """
 
-    def __init__(self, directory: str | os.PathLike, recorded: Recorded, provide: Callable[[dict, Path], None]):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        recorded: Recorded,
+        provide: Callable[[dict, Path], None],
+        decodings: Mapping[str, Decoding] = {},
+    ):
         self.directory, self.recorded, self._provide = Path(directory), recorded, provide
         self._read: dict[str, Decodes] = {}
+        self._decodings = decodings
+
+    def decoding(self, document: dict) -> Decoding:
+        """The decoding of a document, where a model decodes the sweep."""
+        return self._decodings[self.recorded.file(document)]
 
     def at(self, document: dict) -> Decodes:
         """What was decoded so, in input order.
@@ -117,10 +131,29 @@ def points_of(decoding: Decoding, thresholds: Sequence[float]) -> list[Decoding]
     ]
 
 
-def point(model: Model, decoding: Decoding) -> Point:
+def numbered(points: Paths) -> list[tuple[int, Decoding]]:
+    """(number of its path, decoding) of every point, path by path.
+
+    Raises TypeError for what is no decoding, ValueError for a path without any.
+    """
+    paths = list(points)
+    if not any(isinstance(each, Sequence) for each in paths):
+        paths = [cast(Sequence[Decoding], paths)]
+    flat = []
+    for number, path in enumerate(paths):
+        for each in path if isinstance(path, Sequence) else [path]:
+            if not isinstance(each, Decoding):
+                raise TypeError(f'a point is {each!r}; expected a Decoding: see points_of')
+            flat.append((number, each))
+        if not flat or flat[-1][0] != number:
+            raise ValueError('points: expected one or more, in test order, found none')
+    return flat
+
+
+def point(model: Model, decoding: Decoding, path: int = 0) -> Point:
     """A way to decode, with its λ where an exit has one, as a point to test."""
     threshold = None if decoding.exit is None else float(decoding.exit.threshold)
-    return Point(codec.to_json(model.resolve(decoding)), threshold)
+    return Point(codec.to_json(model.resolve(decoding)), threshold, path=path)
 
 
 def recorded_sweep(directory: str | os.PathLike, data: Records) -> Sweep:
@@ -149,7 +182,7 @@ def recorded_sweep(directory: str | os.PathLike, data: Records) -> Sweep:
 
 def decoding_sweep(
     model: Model,
-    points: Sequence[Decoding],
+    points: Paths,
     data: Records,
     source_field: str,
     directory: str | os.PathLike,
@@ -160,22 +193,17 @@ def decoding_sweep(
 ) -> Sweep:
     """The sweep of a folder whose records are decoded when they are asked for; those that are there and fit are kept.
 
-    points: in test order; full depth is that of the first. Raises ValueError where the folder holds records that were decoded
-    otherwise, unless they may be overwritten; and for points that are the same, or have different full depths.
+    points: in test order, or several paths of them; full depth is that of the first. Raises ValueError where the folder holds
+    records that were decoded otherwise, unless they may be overwritten; and for points of different full depths.
     """
     directory = Path(directory)
-    for each in points:
-        if not isinstance(each, Decoding):
-            raise TypeError(f'a point is {each!r}; expected a Decoding: see points_of')
-    points = [model.resolve(each) for each in points]
-    if not points:
-        raise ValueError('points: expected one or more, in test order, found none')
-    full = {codec.digest(document): document for document in (codec.to_json(each.full()) for each in points)}
+    resolved = [(path, model.resolve(each)) for path, each in numbered(points)]
+    full = {codec.digest(document): document for document in (codec.to_json(each.full()) for _, each in resolved)}
     if len(full) != 1:
         raise ValueError('the points differ in limits, choice, rules or seed; they need one full depth, which all have')
     recorded = Recorded(
         full=next(iter(full.values())),
-        points=tuple(point(model, each) for each in points),
+        points=tuple(point(model, each, path) for path, each in resolved),
         sizes=model.config.sizes,
         fingerprints=model.fingerprints,
         data=data_of(data, source_field),
@@ -188,7 +216,7 @@ def decoding_sweep(
                 '--overwrite'
             )
     directory.mkdir(parents=True, exist_ok=True)
-    decodings = {recorded.file(codec.to_json(each)): each for each in [points[0].full(), *points]}
+    decodings = {recorded.file(codec.to_json(each)): each for _, each in [(0, resolved[0][1].full()), *resolved]}
 
     def provide(document: dict, path: Path) -> None:
         decode(document, path)
@@ -216,7 +244,7 @@ def decoding_sweep(
             overwrite=replaced,
         )
 
-    return Sweep(directory, recorded, provide)
+    return Sweep(directory, recorded, provide, decodings)
 
 
 def _decodes(path: Path) -> Decodes:

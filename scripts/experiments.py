@@ -18,9 +18,9 @@ import shlex
 from pathlib import Path
 
 from calm_jax.cli import main as calm
-from calm_jax.commands.provenance import machine
 from calm_jax.data.jsonl import Records
 from calm_jax.files import write_json
+from calm_jax.machine import processor
 
 MEASURES = ('softmax_gap', 'state', 'classifier')
 FORMS = (('constant', None), ('decaying', 4.0))  # with τ: those of the paper
@@ -70,7 +70,7 @@ def main():
     facts = {
         'title': args.title,
         'date': str(datetime.date.today()),
-        'machine': machine(),
+        'machine': processor(),
         'forms': forms,
         'commands': steps.commands,
         'measures': args.measure,

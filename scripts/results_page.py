@@ -252,7 +252,7 @@ def write_readme_table(readme, directory):
                 f'{early:.1f} ({full:.1f})',
             ]
         )
-    heads = ['measure', 'promise, ε = .05', f'layers of {layers}', 'FLOPs saved', 'speed-up, batch 1', 'BLEU (full)']
+    heads = ['measure', 'promise, ε = .05', f'layers of {layers}', 'FLOPs saved', 'speed, batch 1 (full: ×1)', 'BLEU (full)']
     before, start, rest = readme.read_text(encoding='utf-8').partition('<!-- results -->\n')
     _, end, after = rest.partition('<!-- end -->')
     if not (start and end):

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from experiments import Steps, compare_times, decode
 
-from calm_jax.commands.provenance import machine
 from calm_jax.data.jsonl import Records
 from calm_jax.files import write_json
+from calm_jax.machine import processor
 
 MEASURES = ('softmax_gap', 'weighted_contrast', 'divergent_contrast')
 REDUCTIONS = ('none', 'frequent', 'fixed', 'decaying')
@@ -90,7 +90,7 @@ def main():
     facts = {
         'title': args.title,
         'date': str(datetime.date.today()),
-        'machine': machine(),
+        'machine': processor(),
         'commands': steps.commands,
         'combinations': COMBINATIONS,
         'chosen': chosen,

@@ -15,6 +15,7 @@ from calm_jax.cli import main
 from calm_jax.decoding import codec
 from calm_jax.recorded import Recorded
 from calm_jax.sweep import Decodes, Sweep
+from calm_jax.tuning import tuned_path
 from calm_jax.types import Sizes
 
 LIMITS = calm.Limits(16, 8)
@@ -124,6 +125,11 @@ def test_losses_from_outside_need_records_and_are_found_by_id(model, points, fol
         ({'losses': 'l.jsonl'}, ValueError, 'a metric and losses'),
         ({'points': 'seeds'}, ValueError, 'one full depth'),
         ({'points': [0.9]}, TypeError, 'expected a Decoding'),
+        ({'points': [[]]}, ValueError, 'points'),
+        ({'cost': 'seconds'}, ValueError, 'measured on tuning data'),
+        ({'cost': 'euros'}, ValueError, "cost is 'euros'; expected one of flops, seconds"),
+        ({'tuning_data': 'none.jsonl'}, FileNotFoundError, 'none.jsonl'),
+        ({'model': None, 'speed': True}, ValueError, 'speed needs a model'),
     ],
 )
 def test_what_cannot_be_calibrated_is_said_in_one_line_before_anything_is_decoded(
@@ -204,6 +210,35 @@ def test_the_cheapest_valid_point_is_certified_and_nothing_behind_the_first_fail
     certificate = certify(made, made.recorded.points, Promise(0.2), examples, Measured(losses))
     assert (certificate.threshold, certificate.cost) == (0.8, 1.0)
     assert [document['exit']['threshold'] for document in asked] == [0.9, 0.8, 0.7, 0.6]
+
+
+def test_a_path_is_tuned_by_cost_and_loss_and_what_is_hopeless_there_is_not_decoded(sweep, examples):
+    """Two candidates, each at three λ; full depth costs 9."""
+    made, asked = sweep({0.9: 5.0, 0.8: 1.0, 0.7: 0.5, 0.6: 4.0, 0.5: 12.0, 0.4: 3.0})
+    losses = {0.9: [0.0] * 80, 0.8: [1.0] * 80, 0.6: [0.05] * 80, 0.5: [0.1] * 80, 0.4: [0.2] * 80}
+    points = [dataclasses.replace(point, path=int(index > 2)) for index, point in enumerate(made.recorded.points)]
+    calibration = Promise(0.2).calibration(points, examples)
+    tuned = tuned_path(None, made, points, calibration, Measured(losses), examples.sources)
+    assert 0.7 not in [document.get('exit', {}).get('threshold') for document in asked]
+    assert [point.threshold for point in tuned.points] == [0.9, 0.6, 0.4, 0.8]
+    assert {point.path for point in tuned.points} == {0} and {point.cost for point in tuned.points} == {None}
+    assert (tuned.provenance['candidates'], tuned.provenance['decoded'], tuned.provenance['cost_full']) == (6, 5, 9.0)
+    certificate = certify(made, tuned.points, Promise(0.2), examples, Measured(losses), tuned)
+    assert (certificate.threshold, certificate.cost) == (0.6, 4.0) and certificate.provenance['tuning'] == tuned.provenance
+    assert Promise(0.2).calibration(points, examples).point == points[0]  # nothing was tested by it
+
+
+@pytest.mark.parametrize(
+    'content', ['{}', '{"unit": "s", "seconds": {"full.jsonl": "1"}}', '{"unit": "s", "seconds": {}}', None]
+)
+def test_seconds_that_are_not_there_are_asked_for_in_one_line(sweep, examples, content):
+    made, _ = sweep({0.9: 5.0})
+    if content is not None:
+        (made.directory / 'seconds.json').write_text(content)
+    points, losses = made.recorded.points, Measured({0.9: [0.0] * 80})
+    with pytest.raises((ValueError, FileNotFoundError), match='seconds.json.* pass --checkpoint to measure') as error:
+        tuned_path(None, made, points, Promise(0.2).calibration(points, examples), losses, examples.sources, 'seconds')
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_trials_go_on_until_every_tolerance_has_stopped(sweep, examples):

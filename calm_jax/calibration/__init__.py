@@ -4,8 +4,9 @@ from calm_jax.calibration.calibration import Calibration, calibrate
 from calm_jax.calibration.certificate import Certificate, Point
 from calm_jax.calibration.losses import cluster_means, signed_risk
 from calm_jax.calibration.p_values import P_VALUES, betting, binomial, compute_p_values, hoeffding, hoeffding_bentkus, least_n
+from calm_jax.calibration.pareto import pareto_path
 from calm_jax.calibration.power import examples_needed, rejection_probability
-from calm_jax.calibration.procedures import bonferroni, fixed_sequence
+from calm_jax.calibration.procedures import bonferroni, fixed_sequence, fixed_sequences
 from calm_jax.calibration.trials import run_trials, trials_running
 
 __all__ = [
@@ -21,9 +22,11 @@ __all__ = [
     'compute_p_values',
     'examples_needed',
     'fixed_sequence',
+    'fixed_sequences',
     'hoeffding',
     'hoeffding_bentkus',
     'least_n',
+    'pareto_path',
     'rejection_probability',
     'run_trials',
     'signed_risk',

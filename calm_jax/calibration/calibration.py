@@ -25,7 +25,8 @@ class Calibration:
 
     What the constructor takes is fixed beforehand, without looking at the calibration examples:
         points: what is tested, in this order (cautious to bold as a rule) and never sorted: each a `Point`, of which
-            decoding, threshold and cost are read, or a number λ, short for Point({}, λ).
+            decoding, threshold, cost and path are read, or a number λ, short for Point({}, λ). Points of several paths are
+            several sequences, which share ε evenly: the choice among all of them is covered.
         tolerance: δ, or {risk: δ} for several risks at once. epsilon: ε, the probability that the guarantee fails.
         p_value: 'binomial' for a loss that can only be 0 or 1, else 'betting' ('hoeffding_bentkus', 'hoeffding').
         procedure: 'fixed_sequence', or 'bonferroni' for a grid without an order, all of which is then tested.
@@ -66,8 +67,7 @@ class Calibration:
                 raise ValueError(f'tolerance: expected a number between {lowest} and 1, found {bound}')
         permutation(seed, 1)  # refuses what is no seed
         self._grid = _untested(points)
-        self._tested = 0
-        self._used: list[float | None] = []  # the share of the tolerance that each tested point takes
+        self._used: dict[int, float | None] = {}  # the share of the tolerance that each tested point takes, by its index
         self._tolerances = {risk: float(bound) for risk, bound in tolerances.items()}  # {None: δ} if one for all risks
         self._epsilon, self._joint, self._signed = float(epsilon), int(joint), bool(signed)
         self._p_value, self._procedure, self._seed = p_value, procedure, int(seed)
@@ -78,7 +78,8 @@ class Calibration:
     @property
     def point(self) -> Point | None:
         """The next point to decode, or None when there is nothing left to test."""
-        return None if self._finished() else self._grid[self._tested]
+        index = self._next()
+        return None if index is None else self._grid[index]
 
     def check_enough(self, n: int) -> None:
         """ValueError, with the least number, if even losses of zero on n examples would certify nothing.
@@ -86,7 +87,7 @@ class Calibration:
         Needs no losses, so it can be asked before anything is decoded; the first `observe` asks it too.
         """
         self._members = _members(n, self._group_by, self._groups)
-        level = self._epsilon / self._joint / (len(self._grid) if self._procedure == 'bonferroni' else 1)
+        level = self._level / (len(self._grid) if self._procedure == 'bonferroni' else self._paths)
         for tolerance in sorted(set(self._tolerances.values())):
             least = least_n(self._p_value, (tolerance + 1) / 2 if self._signed else tolerance, level)
             for group, members in self._members.items():
@@ -103,32 +104,42 @@ class Calibration:
 
         cost: what decoding it took, in one unit for all points; None leaves the cost that the point came with.
         """
-        if self._finished():
+        index = self._next()
+        if index is None:
             raise ValueError('the calibration is finished: no more losses are needed')
-        point = self._grid[self._tested]
+        point = self._grid[index]
         cost = point.cost if cost is None else _finite(cost, f'cost at {_label(point)}')
-        risks = {
-            name: checked(column, -1.0 if self._signed else 0.0, f'{name} at {_label(point)}')
-            for name, column in (losses if isinstance(losses, Mapping) else {'losses': losses}).items()
-        }
-        self._check_rows(risks)
-        if self._group_by is not None:
-            risks = {risk: cluster_means(column, self._group_by) for risk, column in risks.items()}
-        parts = {}
-        for risk, units in risks.items():
-            if self._p_value == 'binomial':
-                check_binary(units, f'{risk} at {_label(point)}')
-            for group, members in self._members.items():
-                name = ', '.join(([risk] if len(risks) > 1 else []) + ([group] if group is not None else []))
-                parts[name] = self._test(units[members], self._tolerance_of(risk))
+        risks = self._risks(losses, point)
+        if self._rows is None:
+            n = len(next(iter(risks.values())))
+            self.check_enough(n)
+            self._rows = list(risks), n
+        units = self._units(risks, point)
+        parts = {name: self._test(*each) for name, each in units.items()}
         largest = max(parts.values(), key=lambda part: part['p_value'])
         shares = [part['mean_loss'] / part['tolerance'] for part in parts.values() if part['tolerance'] > 0]
-        self._used.append(max(shares) if len(shares) == len(parts) else None)
-        self._grid[self._tested] = dataclasses.replace(
+        self._used[index] = max(shares) if len(shares) == len(parts) else None
+        self._grid[index] = dataclasses.replace(
             point, cost=cost, mean_loss=largest['mean_loss'], p_value=largest['p_value'], parts=parts if len(parts) > 1 else {}
         )
-        self._tested += 1
-        return not self._finished()
+        return self._next() is not None
+
+    def foreseen(self, losses, point: Point) -> tuple[tuple[float, ...], bool]:
+        """What losses on tuning data, [n] or {risk: [n]}, let expect of a point; it is not tested by them.
+
+        How unsafe it is, to compare points by: the mean loss above its tolerance, so that points stand in one order whatever δ;
+        of several risks or groups first the largest p-value, then the largest such mean. And whether it is hopeless: the
+        losses reject, at level ε, that every expected loss is within its tolerance (Hoeffding).
+        """
+        risks = self._risks(losses, point)
+        self._members = self._members or _members(len(next(iter(risks.values()))), self._group_by, self._groups)
+        units = self._units(risks, point).values()
+        parts = [self._test(*each) for each in units]
+        above = [part['mean_loss'] - part['tolerance'] for part in parts]
+        largest = (max(part['p_value'] for part in parts),) if len(parts) > 1 else ()
+        width = 2 if self._signed else 1  # of the range of a loss
+        bounds = [width * math.sqrt(math.log(1 / self._epsilon) / (2 * len(values))) for values, _ in units]
+        return (*largest, max(above)), any(excess > bound for excess, bound in zip(above, bounds))
 
     def certificate(
         self,
@@ -153,7 +164,7 @@ class Calibration:
             raise ValueError('provenance: "decoding" is of the points; leave it out')
         fallback = Point(_document({} if full is None else full, 'full'))
         tolerances = {risk: self._tolerance_of(risk) for risk in self._rows[0]}
-        rejected, chosen = choose(self._grid, self._procedure, self._epsilon / self._joint)
+        rejected, chosen = choose(self._grid, self._procedure, self._level)
         grid = [dataclasses.replace(point, rejected=index in rejected) for index, point in enumerate(self._grid)]
         point = fallback if chosen is None else grid[chosen]
         certificate = Certificate(
@@ -182,13 +193,48 @@ class Calibration:
         )
         return dataclasses.replace(certificate, guarantee=sentence(certificate))
 
-    def _finished(self) -> bool:
-        """Whether all is tested or, in a fixed sequence, the last test failed."""
-        if self._procedure == 'fixed_sequence' and self._tested:
-            rejected, _ = choose(self._grid, self._procedure, self._epsilon / self._joint)
-            if len(rejected) < self._tested:
-                return True
-        return self._tested == len(self._grid)
+    @property
+    def _level(self) -> float:
+        """What all tests of this certificate share."""
+        return self._epsilon / self._joint
+
+    @property
+    def _paths(self) -> int:
+        return len({point.path for point in self._grid})
+
+    def _next(self) -> int | None:
+        """The index of the next point to test: the first untested one of a path on which, in a fixed sequence, none failed."""
+        level, failed = self._level / self._paths, set()
+        for index, point in enumerate(self._grid):
+            if point.path in failed:
+                continue
+            if point.p_value is None:
+                return index
+            if self._procedure == 'fixed_sequence' and not point.p_value <= level:
+                failed.add(point.path)
+        return None
+
+    def _risks(self, losses, point: Point) -> dict[str, np.ndarray]:
+        """The losses of each risk, checked."""
+        risks = {
+            name: checked(column, -1.0 if self._signed else 0.0, f'{name} at {_label(point)}')
+            for name, column in (losses if isinstance(losses, Mapping) else {'losses': losses}).items()
+        }
+        self._check_rows(risks)
+        return risks
+
+    def _units(self, risks: Mapping[str, np.ndarray], point: Point) -> dict[str, tuple[np.ndarray, float]]:
+        """The losses of the units of each hypothesis, 'the expected loss exceeds δ', and its δ, by risk and group."""
+        if self._group_by is not None:
+            risks = {risk: cluster_means(column, self._group_by) for risk, column in risks.items()}
+        hypotheses = {}
+        for risk, units in risks.items():
+            if self._p_value == 'binomial':
+                check_binary(units, f'{risk} at {_label(point)}')
+            for group, members in self._members.items():
+                name = ', '.join(([risk] if len(risks) > 1 else []) + ([group] if group is not None else []))
+                hypotheses[name] = units[members], self._tolerance_of(risk)
+        return hypotheses
 
     def _test(self, values: np.ndarray, tolerance: float) -> dict:
         """One hypothesis, 'the expected loss in this group exceeds δ', from the losses of its units."""
@@ -203,7 +249,7 @@ class Calibration:
         return self._tolerances[None if None in self._tolerances else risk]
 
     def _check_rows(self, risks: dict[str, np.ndarray]) -> None:
-        """The same risks of the same number of examples at every point; at the first one, enough of them."""
+        """The same risks of the same number of examples at every point."""
         if not risks:
             raise ValueError('losses: expected those of one risk or more, found an empty mapping')
         names, n = list(risks), len(next(iter(risks.values())))
@@ -213,10 +259,7 @@ class Calibration:
         if None not in self._tolerances and set(names) != set(self._tolerances):
             expected = ', '.join(map(str, self._tolerances))
             raise ValueError(f'losses: expected those of {expected}, which have a tolerance, found {", ".join(names)}')
-        if self._rows is None:
-            self.check_enough(n)
-            self._rows = names, n
-        if self._rows != (names, n):
+        if self._rows not in (None, (names, n)):
             raise ValueError(
                 f'losses: expected {self._rows[1]} examples of {", ".join(self._rows[0])}, as at the first point, '
                 f'found {n} of {", ".join(names)}'
@@ -256,9 +299,8 @@ def calibrate(
     for name, table in tables.items():
         if table.shape[1:] != (len(points),):
             raise ValueError(f'{name}: expected {len(points)} columns, one per point, found the shape {list(table.shape)}')
-    for j in range(len(points)):
-        if not calibration.observe({name: table[:, j] for name, table in tables.items()}):
-            break
+    while (index := calibration._next()) is not None:
+        calibration.observe({name: table[:, index] for name, table in tables.items()})
     return calibration.certificate(objective, metric, metric_version, provenance, full, cost_unit)
 
 
@@ -281,7 +323,7 @@ def _point(given: float | Point, name: str) -> Point:
         return Point({}, _finite(given, name))
     threshold = None if given.threshold is None else _finite(given.threshold, f'{name}, threshold')
     cost = None if given.cost is None else _finite(given.cost, f'{name}, cost')
-    return Point(_document(given.decoding, f'{name}, decoding'), threshold, cost)
+    return Point(_document(given.decoding, f'{name}, decoding'), threshold, cost, path=given.path)
 
 
 def _document(value, name: str) -> dict:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from calm_jax import formats
-from calm_jax.calibration.procedures import bonferroni, fixed_sequence
+from calm_jax.calibration.procedures import bonferroni, fixed_sequences
 from calm_jax.files import write_text
 
 PROCEDURES = ('fixed_sequence', 'bonferroni')
-UNCOMPARED = ('data', 'source')  # provenance that describes the calibration and binds no later run
+UNCOMPARED = ('data', 'source', 'tuning')  # provenance that describes the calibration and binds no later run
 ABSENT = object()  # what a description does not hold, where None is a value
 
 
@@ -32,6 +32,7 @@ class Point:
     p_value: float | None = None
     rejected: bool = False  # 'inconsistent' was rejected: the point is valid
     parts: dict = dataclasses.field(default_factory=dict)  # {hypothesis: {'mean_loss', 'p_value'}} where there are several
+    path: int = 0  # which of the paths it stands on: each is a fixed sequence of its own, and they share the level
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Certificate:
     provenance: dict  # of parameters, tokenizer, data, environment: see `covers`
     semantics: int = formats.SEMANTICS  # of the decodes that were tested, and of those that are covered
     cost_unit: str | None = None  # of every cost, such as 'FLOPs per token'
+    speed: dict | None = None  # the chosen point's against full depth, as it was measured; None where it was not
 
     @property
     def found(self) -> bool:
@@ -159,6 +161,8 @@ class Certificate:
         if {index for index, point in enumerate(self.grid) if point.rejected} != rejected:
             raise ValueError(f'{name}: its p-values do not reject the points it marks as rejected; calibrate again')
         point = Point(self.decoding) if chosen is None else self.grid[chosen]  # of full depth no point says what it is
+        if not isinstance(self.speed, dict | None):
+            raise ValueError(f'{name}: expected an object as "speed", found {short(self.speed)}')
         for part in ('decoding', 'threshold', 'cost'):
             value, expected = getattr(self, part), getattr(point, part)
             if value != expected:
@@ -168,15 +172,15 @@ class Certificate:
 def choose(grid: Sequence[Point], procedure: str, level: float) -> tuple[set[int], int | None]:
     """The indices of the points certified at this level, and of the one to decode with (None: full depth).
 
-    Under `fixed_sequence` all before the first failure are certified, under `bonferroni` all p ≤ level/m. They hold at
-    once, so any of them may be taken, whatever the data say of their costs: the cheapest, the earlier tested of equals.
+    Under `fixed_sequence` all before the first failure of their path are certified, the paths sharing the level evenly; under
+    `bonferroni` all p ≤ level/m. They hold at once, so any of them may be taken, whatever any data say of their costs, these
+    data too: the cheapest, the earlier tested of equals.
     Where one of them has no cost: under `fixed_sequence` the last, under `bonferroni` the lowest λ (CALM Proposition 1;
     a point without λ only if none has one). Untested points have p = 1.
     """
     p_values = [1.0 if point.p_value is None else point.p_value for point in grid]
     if procedure == 'fixed_sequence':
-        last_rejected = fixed_sequence(p_values, level)
-        valid = [] if last_rejected is None else list(range(last_rejected + 1))
+        valid = fixed_sequences(p_values, [point.path for point in grid], level)
     else:
         valid = bonferroni(p_values, level)
     costs = {index: cost for index in valid if (cost := grid[index].cost) is not None}

@@ -3,7 +3,7 @@
 Learn then Test (Angelopoulos et al. 2021); CALM Proposition 1.
 """
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 
 
 def fixed_sequence(p_values: Iterable[float], epsilon: float) -> int | None:
@@ -21,6 +21,22 @@ def fixed_sequence(p_values: Iterable[float], epsilon: float) -> int | None:
             break
         last_rejected = index
     return last_rejected
+
+
+def fixed_sequences(p_values: Sequence[float], paths: Sequence[Hashable], epsilon: float) -> list[int]:
+    """The indices of all p-values that are rejected where each of m paths is a fixed sequence of its own at ε/m.
+
+    paths: the path of each p-value; along a path the order is as given. They are Bonferroni's hypotheses (Angelopoulos et al.
+    2021, fixed sequence testing from several starts): one path is `fixed_sequence`, a path for each point `bonferroni`.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for index, path in enumerate(paths):
+        members.setdefault(path, []).append(index)
+    rejected: list[int] = []
+    for indices in members.values():
+        last = fixed_sequence((p_values[index] for index in indices), epsilon / len(members))
+        rejected += [] if last is None else indices[: last + 1]
+    return sorted(rejected)
 
 
 def bonferroni(p_values: Iterable[float], epsilon: float) -> list[int]:

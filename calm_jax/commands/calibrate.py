@@ -9,6 +9,17 @@ Thresholds are decoded from the top and the first failed test stops the search (
 the one with the fewest FLOPs per token is certified. The certificate records all that the guarantee depends on; `calm generate
 --certificate` decodes within it.
 
+Several measures, vocabularies, threshold forms and plans, and their options, are given by repeating flags, and one certificate
+is found for all combinations; `none` stands for no measure or no plan:
+
+    calm calibrate … --measure softmax_gap --measure state --vocabulary whole --vocabulary fixed --plan none --plan uniform:8
+    calm calibrate … --measure softmax_gap --measure state --grid .99,.95,.9 --grid .98,.97,.96    # a grid for each measure
+    calm calibrate … --measure softmax_gap --measure state --tuning_data tune.jsonl --cost seconds --measure_speed
+
+An option is of all combinations that have a use for it. Each combination is a sequence of its own, and they share ε evenly.
+With --tuning_data, examples that --data must not share, one sequence through all of them is chosen and has the whole of ε: what
+nothing undercuts there in cost and loss, and is cheaper than full depth, from the safest to the cheapest (Pareto testing).
+
 A metric of one's own is --metric package.module:function, a function of predictions (B texts) and references (for each a list
 of texts) that returns B numbers in [0, 1].
 
@@ -24,6 +35,7 @@ example, with the id of its record and its loss in [0, 1] by point, named by λ 
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -32,16 +44,31 @@ from pathlib import Path
 from calm_jax import calibration, recorded
 from calm_jax.analysis.confidences import layer_confidences
 from calm_jax.analysis.grid import quantile_grid
-from calm_jax.calibrating import CalibrationData, Promise, certify, check, decode_points, folder, sweep_trials, write_results
+from calm_jax.calibrating import (
+    CalibrationData,
+    Promise,
+    certify,
+    check,
+    decode_points,
+    folder,
+    sweep_of,
+    sweep_trials,
+    tune,
+    with_speed,
+    write_results,
+)
 from calm_jax.calibration import Certificate, Point
 from calm_jax.commands import decode_flags, own
 from calm_jax.commands.flag_types import numbers
+from calm_jax.commands.option_flags import NONE
 from calm_jax.commands.provenance import provenance
-from calm_jax.commands.trials import check_trials, trial_tolerances
+from calm_jax.commands.trials import check_trials, check_trials_of, trial_tolerances
 from calm_jax.compilation import use_compilation_cache
 from calm_jax.data.jsonl import Template
 from calm_jax.data.sources import SOURCE_FIELD, open_records
+from calm_jax.decoding.codec import describe as decoded_as
 from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.layout import at
 from calm_jax.depth.exits import Exit
 from calm_jax.files import write_json
 from calm_jax.measured import OutsideLosses
@@ -51,7 +78,9 @@ from calm_jax.model import Model, load
 from calm_jax.outputs import check_file
 from calm_jax.progress import progress
 from calm_jax.request import BATCH_SIZE
-from calm_jax.sweep import Sweep, decoding_sweep, points_of, recorded_sweep
+from calm_jax.speed import in_words
+from calm_jax.sweep import Sweep, points_of, recorded_sweep
+from calm_jax.tuning import COSTS, FLOPS, SECONDS, check_cost
 
 PAPER_GRID = [round(1 - 0.05 * step, 2) for step in range(1, 20)]
 
@@ -96,8 +125,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     promise.add_argument('--joint', type=int, default=1, metavar='M', help='share ε among M certificates to choose from')
     promise.add_argument('--permutation_seed', type=int, default=0, help='of the order in which betting meets examples')
     grid = parser.add_argument_group('grid')
-    grid.add_argument('--grid', metavar='λ,λ,…', help='thresholds in test order (default .95, .90, … .05, or of the records)')
-    grid.add_argument('--grid_data', metavar='FILE', help='20 confidence quantiles of this data, which --data must not share')
+    grid.add_argument(
+        '--grid',
+        action='append',
+        metavar='λ,λ,…',
+        help='thresholds in test order; one for all measures, or one for each (default .95, .90, … .05, or of the records)',
+    )
+    grid.add_argument(
+        '--grid_data',
+        metavar='FILE',
+        help='20 confidence quantiles of this data, which --data must not share (default: of --tuning_data)',
+    )
+    grid.add_argument(
+        '--tuning_data', metavar='FILE', help='choose what is tested, and in which order, on this data, not shared with --data'
+    )
+    grid.add_argument(
+        '--cost',
+        choices=COSTS,
+        default=FLOPS,
+        help='what is to be small: flops per token, or seconds per text on --tuning_data at --batch_size (default flops)',
+    )
     grid.add_argument(
         '--whole_grid', action='store_true', help='decode the whole grid, for the trade-off curve or for --losses'
     )
@@ -111,12 +158,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='replace the certificate, and records made otherwise; records that fit are kept and continued',
     )
+    output.add_argument(
+        '--measure_speed',
+        action='store_true',
+        help='time what was certified against full depth, at --batch_size, and keep it in the certificate',
+    )
     output.add_argument('--trials', type=int, metavar='K', help="also the paper's K random 80/20 trials, to trials.json")
     output.add_argument('--trial_tolerances', metavar='δ,δ,…', help='of the trials (default: --tolerance)')
     power = parser.add_argument_group('power')
     power.add_argument('--power', action='store_true', help='print how many examples give 90%% power, and stop')
     power.add_argument('--expected_loss', type=float, metavar='X', help='the mean loss that --power supposes')
-    decode_flags.add_decoding(parser, threshold=False)
+    decode_flags.add_decoding(parser, threshold=False, several=True)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -135,20 +187,36 @@ def run(args: argparse.Namespace) -> None:
         # What is wrong with the promise, or too little for it, is said before anything is decoded.
         promise = promise_of(args, [quality.metric_name(each) for each in metrics])
         text_losses = check(promise, data, metrics, args.objective or 'textual', args.losses, args.records)
+    tuning = None
+    if args.tuning_data and promise is not None:
+        tuning = CalibrationData(args.tuning_data, source_field, args.target_field)
+        tuning.check_apart(data)
+        tuning_losses = check(promise, tuning, metrics, args.objective or 'textual', None, args.records, enough=False)
     warn_of_copies(args, data)
     use_compilation_cache()
     with folder(args.records) as directory:
-        sweep, points = opened(args, data, thresholds, directory)
+        model = load(args.checkpoint, args.dtype) if args.checkpoint else None
+        paths = [] if model is None else candidates(args, model, thresholds)
+        check_trials_of(args, len(paths))
+        sweep, points = opened(args, model, paths, data, thresholds, directory)
+        check_trials_of(args, len({point.path for point in points}))
         if promise is None:
             decode_points(sweep)
             if not args.quiet:
                 print(f'{directory}: full depth and {len(points)} points; {recorded.RECORDS} lists their files')
             return
+        tuned = None
+        if tuning is not None:
+            assert tuning_losses is not None  # of texts, as losses from outside are refused
+            tuned = tune(model, paths, sweep, points, promise, tuning, tuning_losses, args.cost, args.overwrite, args.quiet)
+        tested = points if tuned is None else tuned.points
         measured = text_losses or OutsideLosses(args.losses, sweep)
-        certificate = certify(sweep, points, promise, data, measured)
+        certificate = certify(sweep, tested, promise, data, measured, tuned)
+        if (args.measure_speed or args.cost == SECONDS) and model is not None and certificate.found:
+            certificate = with_speed(certificate, model, sweep, tuning or data, args.quiet)
         trials = None
         if args.trials:
-            trials = sweep_trials(sweep, points, promise, data, measured, trial_tolerances(args), args.trials, args.quiet)
+            trials = sweep_trials(sweep, tested, promise, data, measured, trial_tolerances(args), args.trials, args.quiet)
         if args.whole_grid:
             for point in points:
                 sweep.at(point.decoding)
@@ -171,7 +239,7 @@ def run(args: argparse.Namespace) -> None:
 
 def only_decodes(args: argparse.Namespace) -> bool:
     """Whether the grid is decoded and no promise made: the first step of losses from outside."""
-    promises = (args.metric, args.losses, args.tolerance, args.output, args.trials)
+    promises = (args.metric, args.losses, args.tolerance, args.output, args.trials, args.tuning_data, args.measure_speed)
     return bool(args.whole_grid and args.checkpoint and args.records) and not any(promises)
 
 
@@ -198,9 +266,10 @@ def check_flags(args: argparse.Namespace) -> None:
                 )
         if not args.records:
             raise ValueError('--losses needs --records, the folder of what was decoded, which they are of')
+    check_cost(args.cost, args.tuning_data is not None, args.losses is not None)
     if args.output:
-        check_file(args.output, args.overwrite, [args.data, args.grid_data, args.losses])
-    if 'threshold' in decode_flags.given(args).get('exit', {}):
+        check_file(args.output, args.overwrite, [args.data, args.grid_data, args.tuning_data, args.losses])
+    if 'threshold' in at(args.decode_flags.bound, ('exit',)):
         raise ValueError('Exit.threshold is set by gin, and calibration is what finds it; leave the binding out')
     if args.checkpoint:
         return
@@ -208,6 +277,8 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError(
             '--grid_data needs a model to look at it: pass --checkpoint, or leave the flag out to test the grid of the records'
         )
+    if args.measure_speed:
+        raise ValueError('--measure_speed needs a model, which is what is timed: pass --checkpoint')
     for name in ('batch_size', 'dtype'):
         if (value := getattr(args, name)) is not None:
             raise ValueError(f'--{name} {value} is of decoding, and without --checkpoint nothing is decoded; leave it out')
@@ -256,8 +327,9 @@ def warn_of_copies(args: argparse.Namespace, data: CalibrationData) -> None:
         )
 
 
-def grid(args: argparse.Namespace, data: CalibrationData) -> list[float] | None:
-    """The thresholds that are known before any decoding; None where --grid_data or the records are to give them."""
+def grid(args: argparse.Namespace, data: CalibrationData) -> list[list[float]] | None:
+    """The thresholds that are known before any decoding, for all measures or for each; None where --grid_data, --tuning_data or
+    the records are to give them."""
     if args.grid and args.grid_data:
         raise ValueError('--grid and --grid_data both say what to test; pass one')
     if args.grid_data:
@@ -269,39 +341,53 @@ def grid(args: argparse.Namespace, data: CalibrationData) -> list[float] | None:
                 raise ValueError(f'{others.where(i)}: also in {data.path}; grid data and calibration data must not overlap')
         return None
     if not args.grid:
-        return PAPER_GRID if args.checkpoint else None
-    thresholds = numbers(args.grid, '--grid')
-    for threshold in thresholds:
+        return [PAPER_GRID] if args.checkpoint and not args.tuning_data else None
+    grids = [numbers(each, '--grid') for each in args.grid]
+    for threshold in itertools.chain(*grids):
         if not 0 <= threshold < 1:
             raise ValueError(f'--grid: {threshold} is no threshold; expected numbers in [0, 1)')
-    return thresholds
+    measures = [each for each in getattr(args, 'measure', ()) if each != NONE]
+    if len(grids) not in (1, len(measures)):
+        raise ValueError(f'{len(grids)} grids for {len(measures) or 1} measures; expected one, or one for each')
+    return grids
+
+
+def candidates(args: argparse.Namespace, model: Model, grids: list[list[float]] | None) -> list[list[Decoding]]:
+    """The paths of points that the flags make of a model: each combination with a measure at its λ, in test order, and those
+    without one together, in the order of the flags."""
+    paths, others = [], []
+    for decoding, measure in decode_flags.candidates_of(args, model):
+        if decoding.exit is None:
+            others.append(decoding)
+            continue
+        if grids is None:
+            thresholds = confidence_grid(args, model, decoding, decoding.exit)
+        else:
+            thresholds = grids[measure or 0] if len(grids) > 1 else grids[0]
+        paths.append(points_of(decoding, thresholds))
+    if not paths and not others:
+        raise ValueError('--measure is missing: the confidence whose threshold is to be calibrated')
+    return [*paths, others] if others else paths
 
 
 def opened(
-    args: argparse.Namespace, data: CalibrationData, thresholds: list[float] | None, directory: Path
+    args: argparse.Namespace,
+    model: Model | None,
+    paths: list[list[Decoding]],
+    data: CalibrationData,
+    grids: list[list[float]] | None,
+    directory: Path,
 ) -> tuple[Sweep, Sequence[Point]]:
-    """The sweep of the flags, by a model or of records alone, and those of its points that are to be tested.
+    """The sweep of the flags, by a model at paths or of records alone, and those of its points that are to be tested.
 
     Raises ValueError for flags of decoding that say otherwise than the records.
     """
-    if args.checkpoint:
-        model = load(args.checkpoint, args.dtype)
-        decoding = decode_flags.decoding_of(args, model)
-        if decoding.exit is None:
-            raise ValueError('--measure is missing: the confidence whose threshold is to be calibrated')
-        sweep = decoding_sweep(
-            model,
-            points_of(decoding, confidence_grid(args, model, decoding, decoding.exit) if thresholds is None else thresholds),
-            data.records,
-            data.source_field,
-            directory,
-            batch_size=args.batch_size or BATCH_SIZE,
-            overwrite=args.overwrite,
-            quiet=args.quiet,
-        )
+    if model is not None:
+        batch_size = args.batch_size or BATCH_SIZE
+        sweep = sweep_of(model, paths, data, directory, batch_size, args.overwrite, args.quiet)
         return sweep, sweep.recorded.points
     sweep = recorded_sweep(directory, data.records)
-    points = sweep.recorded.points if thresholds is None else sweep.recorded.at(thresholds, str(directory))
+    points = sweep.recorded.points if grids is None else sweep.recorded.at(grids[0], str(directory))
     for name, value, has in decode_flags.otherwise(args, points[0].decoding, sweep.recorded.sizes):
         raise ValueError(f'--{name} {value}: the records in {directory} were decoded with {has}')
     return sweep, points
@@ -309,7 +395,7 @@ def opened(
 
 def confidence_grid(args: argparse.Namespace, model: Model, decoding: Decoding, exit: Exit) -> list[float]:
     """Thresholds of an exit from the confidences on data that is not calibrated on."""
-    records, template = open_records(args.grid_data), Template(args.source_field or SOURCE_FIELD)
+    records, template = open_records(args.grid_data or args.tuning_data), Template(args.source_field or SOURCE_FIELD)
     confidences = layer_confidences(
         model,
         [template(record, records.where(i)) for i, record in enumerate(records)],
@@ -345,8 +431,19 @@ def describe(certificate: Certificate, line: dict, trials: dict | None) -> None:
     """The result in words."""
     print(certificate.guarantee)
     chosen = next((point for point in line['points'] if point['decoding'] == certificate.decoding), line['full'])
-    words = 'full depth' if certificate.threshold is None else f'λ = {certificate.threshold:g}'
-    print(f'{words}: {chosen["layers"]:.2f} of {line["num_layers"]} layers per token')
+    words = decoded_as(certificate.decoding)
+    share = chosen['flops'] / line['full']['flops']
+    flops = f', {share:.2f} × the FLOPs of full depth' if certificate.found else ''
+    print(f'{words}: {chosen["layers"]:.2f} of {line["num_layers"]} layers per token{flops}')
+    tested = sum(point.p_value is not None for point in certificate.grid)
+    if (paths := len({point.path for point in certificate.grid})) > 1:
+        print(f'{tested} of {len(certificate.grid)} settings of {paths} sequences tested, at ε/{paths} each')
+    elif tuning := certificate.provenance.get('tuning'):
+        print(f'{tested} of {len(certificate.grid)} settings tested that tuning data chose among {tuning["candidates"]}')
+    if certificate.speed is not None:
+        print(f'measured: {in_words(certificate.speed)}')
+    elif certificate.found:
+        print('its speed was not measured: --measure_speed does')
     if not trials:
         return
     for row in trials['tolerances']:

@@ -8,8 +8,9 @@ options are flags too.
 import argparse
 import copy
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from calm_jax.checks import check_type
 from calm_jax.commands import gin_flags, option_flags
@@ -20,8 +21,11 @@ from calm_jax.decoding.codec import class_name, from_json
 from calm_jax.decoding.decoding import Decoding, off
 from calm_jax.decoding.layout import Layout, at
 from calm_jax.models.config import DEVICE_DTYPES
+from calm_jax.options import Place
 from calm_jax.types import Sizes
 
+# The parts of a decoding that full depth has not: where several decodings are made, theirs are the flags that may differ.
+DECISIONS = ('exit', 'gate', 'plan', 'propagation')
 MEASURE, THRESHOLD, CHOICE = ('exit', 'measure'), ('exit', 'threshold'), ('choice',)
 
 
@@ -49,16 +53,24 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument('--quiet', action='store_true', help='no progress bars, no summary')
 
 
-def add_decoding(parser: argparse.ArgumentParser, threshold: bool = True) -> None:
+class Candidate(NamedTuple):
+    """One of several decodings. measure: the place of its measure among those that flags name; None where they name none."""
+
+    decoding: Decoding
+    measure: int | None
+
+
+def add_decoding(parser: argparse.ArgumentParser, threshold: bool = True, several: bool = False) -> None:
     """Everything that decides the output. A flag that is not given leaves no attribute: defaults are those of the options.
 
-    threshold: whether there is --threshold; without it the command itself chooses λ.
+    threshold: whether there is --threshold; without it the command itself chooses λ. several: whether flags of exits, gates and
+    plans may be repeated, for `candidates_of`.
     """
     group = parser.add_argument_group('decoding', argument_default=argparse.SUPPRESS)
     without = () if threshold else (THRESHOLD,)
     layout = Layout()
-    known = option_flags.flags(layout, without)
-    option_flags.add_arguments(group, known, layout)
+    known, repeatable = option_flags.flags(layout, without), DECISIONS if several else ()
+    option_flags.add_arguments(group, known, layout, repeatable)
     gin_flags.add_arguments(parser)
     parse = parser.parse_known_args
 
@@ -66,7 +78,7 @@ def add_decoding(parser: argparse.ArgumentParser, threshold: bool = True) -> Non
     def parse_known_args(args=None, namespace=None):
         made = _named(args, known, without)
         more = {name: flag for name, flag in made.flags.items() if name not in known}
-        option_flags.add_arguments(group, more, made.layout)
+        option_flags.add_arguments(group, more, made.layout, repeatable)
         known.update(more)
         namespace, others = parse(args, namespace)
         namespace.decode_flags = made
@@ -78,19 +90,32 @@ def add_decoding(parser: argparse.ArgumentParser, threshold: bool = True) -> Non
 def given(args: argparse.Namespace) -> dict:
     """What was said of decoding, by gin and by flags, which win: a partial decoding document.
 
-    Raises ValueError for flags that exclude each other, and for what gin binds of a class where another is chosen.
+    Raises ValueError for flags that exclude each other or were given several times, and for what gin binds of a class where
+    another is chosen.
     """
-    made: DecodeFlags = args.decode_flags
-    flagged: dict = {}
-    for name, flag in made.flags.items():
-        if hasattr(args, name):
-            partial.put(flagged, flag.path, option_flags.content(flag, getattr(args, name)))
+    for flag, values in _values(args):
+        if len(values) > 1:
+            raise ValueError(f'--{flag.name} is given {len(values)} times, and one decoding has one; leave the others out')
+    flagged, made, _ = _combined([(flag, value) for flag, [value] in _values(args)], args.decode_flags, owned=False)
+    return _said(flagged, made)
+
+
+def _values(args: argparse.Namespace) -> list[tuple[Flag, list]]:
+    """Every flag of decoding that was given, with its values."""
+    flags = args.decode_flags.flags
+    values = [(flag, getattr(args, name)) for name, flag in flags.items() if hasattr(args, name)]
+    return [(flag, value if isinstance(value, list) else [value]) for flag, value in values]
+
+
+def _said(flagged: dict, made: DecodeFlags, every: bool = True) -> dict:
+    """What flags said, over gin. every: whether all that gin binds must be of a class that is chosen."""
     bound, selecting = copy.deepcopy(made.bound), [place.kind for place in made.layout.selecting()]
     for kind in [kind for kind in made.unused if kind in selecting]:
         partial.put(bound, made.layout.path_of(kind), made.unused[kind])
     said = partial.merged(partial.selected(bound, made.layout), partial.selected(flagged, made.layout))
     for kind in [kind for kind in made.unused if kind not in selecting]:
-        said = _with_unused(said, kind, made)
+        if every or _chosen(said, kind, made):
+            said = _with_unused(said, kind, made)
     return said
 
 
@@ -100,7 +125,92 @@ def decoding_of(args: argparse.Namespace, model: Any, by_record: bool = False) -
     by_record: λ is each record's own, and --threshold need not say any. Raises ValueError for what is said and would change
     nothing, since its owner is not chosen, and for what the model cannot do.
     """
-    layout, said, sizes = args.decode_flags.layout, given(args), model.config.sizes
+    return _decoding(given(args), args, model, by_record)
+
+
+def candidates_of(args: argparse.Namespace, model: Any) -> list[Candidate]:
+    """What the flags make of a model where those of exits, gates and plans may be repeated: one decoding for every combination
+    of their values, in the order of the flags. An option is of every combination that has its owner; of combinations that are
+    alike there is one, and full depth is none.
+
+    Raises ValueError for what no combination has a use for, and what `decoding_of` raises.
+    """
+    values, made = _values(args), args.decode_flags
+    measures = next((values for flag, values in values if flag.path == MEASURE), [])
+    if all(len(each) == 1 for _, each in values):
+        decoding = decoding_of(args, model)
+        return [Candidate(decoding, 0 if measures and decoding.exit is not None else None)] if _decides(decoding) else []
+    # By part, an option after its owner: measures are the outermost, and what skipped layers hold comes after exits.
+    values.sort(key=lambda pair: (DECISIONS.index(part) if (part := pair[0].path[0]) in DECISIONS else -1, len(pair[0].path)))
+    combinations = [*itertools.product(*([(flag, value) for value in values] for flag, values in values))]
+    combined = [_combined(each, made, owned=True) for each in combinations]
+    used = {value for _, _, used in combined for value in used}
+    for flag, each in values:
+        for value in each:
+            if (flag.name, value) not in used:
+                owners = ', '.join(dict.fromkeys(_name(place, made.layout) for place in flag.places))
+                raise ValueError(f'--{flag.name} {value} changes nothing: it belongs to {owners}, which no candidate has')
+    said = [_said(flagged, bound, every=False) for flagged, bound, _ in combined]
+    for kind in made.unused:
+        if not any(_chosen(each, kind, made) for each in said):
+            _said(combined[0][0], combined[0][1])  # raises
+    candidates = []
+    for number, (combination, document) in enumerate(zip(combinations, said)):
+        if document in said[:number]:
+            continue
+        measure = next((value for flag, value in combination if flag.path == MEASURE), option_flags.NONE)
+        decoding = _decoding(document, args, model)
+        if _decides(decoding):
+            candidates.append(Candidate(decoding, None if measure == option_flags.NONE else measures.index(measure)))
+    return candidates
+
+
+def _combined(
+    combination: Sequence[tuple[Flag, Any]], made: DecodeFlags, owned: bool
+) -> tuple[dict, DecodeFlags, set[tuple[str, Any]]]:
+    """What flags say together, a partial decoding document; what gin said but for decisions of which flags say that there is
+    none; and the flags that were of use, by name and value. owned: leaves out options whose owner is not chosen."""
+    flagged, used = {}, set()
+    for flag, value in combination:
+        if value == option_flags.NONE and option_flags.optional(flag):
+            made = dataclasses.replace(made, bound={name: each for name, each in made.bound.items() if name != flag.path[0]})
+        elif not owned or _has_owner(flag, partial.merged(made.bound, flagged), made.layout):
+            partial.put(flagged, flag.path, option_flags.content(flag, value))
+        else:
+            continue
+        used.add((flag.name, value))
+    return flagged, made, used
+
+
+def _decides(decoding: Decoding) -> bool:
+    """Whether anything may be skipped at some λ."""
+    return decoding.exit is not None or not (off(decoding.gate) and off(decoding.plan))
+
+
+def _has_owner(flag: Flag, document: dict, layout: Layout) -> bool:
+    """Whether a document has the class that a flag's option is of."""
+    if flag.path[0] not in DECISIONS:
+        return True
+    if flag.path == ('propagation',):
+        return 'class' in at(document, MEASURE)
+    parent = flag.path[:-1]
+    if not parent:
+        return True
+    if (kind := layout.place(parent).option.kind) is not None:
+        return partial.missing(kind, at(document, parent)) in (None, flag.path[-1])
+    chosen = layout.kinds(parent).get(layout.chosen(document, parent) or '')
+    return at(document, parent[:1]) != {} and any(place.kind is chosen for place in flag.places)
+
+
+def _name(place: Place, layout: Layout) -> str:
+    """The name of the class that an option is of, as flags have it."""
+    option = layout.place(place.path).option if place.path else None
+    return class_name(place.kind, option.kinds if option else None) if option and option.kinds else '--measure'
+
+
+def _decoding(said: dict, args: argparse.Namespace, model: Any, by_record: bool = False) -> Decoding:
+    """The decoding of a model of which this was said."""
+    layout, sizes = args.decode_flags.layout, model.config.sizes
     document = partial.merged(_defaults(said, model.generation), said)
     document = partial.completed(partial.unselected(document, layout), layout, sizes)
     _check_threshold(said, document, args.decode_flags, by_record)
@@ -127,13 +237,13 @@ def _named(args: Sequence[str] | None, known: dict[str, Flag], without) -> Decod
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     naming = {name: flag for name, flag in known.items() if flag.option.named}
     for name in naming:
-        first.add_argument(f'--{name}', nargs='?')
+        first.add_argument(f'--{name}', nargs='?', action='append')
     gin_flags.add_arguments(first)
     try:
         named, _ = first.parse_known_args(args)
     except argparse.ArgumentError:  # the command's own parser says what is wrong
         return DecodeFlags(Layout(), known)
-    texts = [(flag, getattr(named, name) or '') for name, flag in naming.items()]
+    texts = [(flag, text or '') for name, flag in naming.items() for text in getattr(named, name) or ()]
     own = [option_flags.imported(text, flag) for flag, text in texts if option_flags.is_own(flag, text)]
     if not (named.gin_file or named.gin_binding):
         layout = Layout(own)
@@ -145,6 +255,12 @@ def _named(args: Sequence[str] | None, known: dict[str, Flag], without) -> Decod
     said = configuration.decoding(named.gin_file, named.gin_binding, folders, Layout(own).own)
     layout = Layout([*own, *said.own])
     return DecodeFlags(layout, option_flags.flags(layout, without), said.document, said.unused)
+
+
+def _chosen(said: dict, kind: type, made: DecodeFlags) -> bool:
+    """Whether what was said chooses a class."""
+    path = made.layout.path_of(kind)
+    return made.layout.chosen(said, path) == class_name(kind, made.layout.place(path).option.kinds)
 
 
 def _with_unused(said: dict, kind: type, made: DecodeFlags) -> dict:

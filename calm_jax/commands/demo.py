@@ -1,5 +1,7 @@
 """Shows all of it on a small trained model, offline: calibrate, decode within the guarantee, compare, draw.
 
+One certificate is found for all measures: a path through them is chosen on the tune split, and tested on the calibration split.
+
     calm demo                                  # a minute or two on two CPU cores; writes calm_demo/page.html
     calm demo --retrain --output my_demo       # first makes data, tokenizer, model and exit classifier again
 
@@ -17,25 +19,29 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from calm_jax import certified
+from calm_jax.calibration import Certificate
 from calm_jax.commands.provenance import origin
 from calm_jax.data import jsonl
 from calm_jax.demo import localisation
 from calm_jax.demo.localisation import ASSETS, SEED, TRAINING_ROWS, write_shipped_splits, write_split
 from calm_jax.examples import examples
 from calm_jax.files import read_json, write_json
+from calm_jax.model import load
 from calm_jax.progress import progress
+from calm_jax.speed import measure_speed
 
-# Fixed before calibrating, on the tune split: the share of outputs that may change, the chance of being wrong about it,
-# and the thresholds in test order.
+# Fixed before calibrating: the share of outputs that may change, the chance of being wrong about it, and the candidates, which
+# are each measure at each of its thresholds.
 TOLERANCE, EPSILON = 0.05, 0.05
+FULL, CERTIFIED = 'full model', 'certified'
 GRIDS = {
     'softmax_gap': '0.999,0.995,0.99,0.98,0.97,0.95,0.9',
     'state': '0.99,0.98,0.975,0.97,0.965,0.96,0.95',
     'classifier': '0.9995,0.999,0.998,0.997,0.996,0.995,0.99',
 }
 BATCH_SIZE = 100
-# Timed one at a time: enough texts to average over, few enough to wait for.
-TIMED_TEXTS, TIMED_ROUNDS = 40, 3
+TIMED_ROUNDS = 3  # of texts one at a time
 EXAMPLES = 12
 SPLITS = ('tune', 'calibration', 'test')
 MARKER = 'demo.json'
@@ -63,11 +69,11 @@ def run(args):
         retrain(directory, data, args.quiet)
     else:
         lay_out_assets(data, checkpoint)
-    certificates = {measure: calibrate(measure, checkpoint, data, directory, args.quiet) for measure in GRIDS}
-    decoded = decode(certificates, checkpoint, data, directory, args.quiet)
+    certificate = Certificate.load(calibrate(checkpoint, data, directory, args.quiet))
+    decoded = decode(directory / 'certificate.json', checkpoint, data, directory, args.quiet)
     references = [record['fr'] for record in lines(data / 'test.jsonl')]
-    seconds = time_one_by_one(certificates, checkpoint, data, args.quiet)
-    rows = [table_row(name, decoded, references, seconds, certificates) for name in decoded]
+    speeds = speeds_of(certificate, checkpoint, data, args.quiet)
+    rows = [table_row(name, decoded, references, speeds, certificate) for name in decoded]
     num_layers = read_json(checkpoint / 'config.json')['num_decoder_layers']
     write_json(
         directory / 'results.json',
@@ -80,10 +86,10 @@ def run(args):
         },
     )
     shown = lines(data / 'test.jsonl')[:EXAMPLES]
-    early = {f'{name}, δ = {TOLERANCE:g}': decoded[name] for name in certificates}
+    early = {f'{CERTIFIED}, δ = {TOLERANCE:g}': decoded[CERTIFIED]}
     write_json(
         directory / 'examples.json',
-        examples([each['en'] for each in shown], [each['fr'] for each in shown], decoded['full model'], early, num_layers),
+        examples([each['en'] for each in shown], [each['fr'] for each in shown], decoded[FULL], early, num_layers),
     )
     call('report', [str(directory), '--output', str(directory / 'page.html')], quiet=True)
     show(rows, columns(num_layers))
@@ -164,9 +170,10 @@ def retrain(directory, data, quiet):
     )
 
 
-def calibrate(measure, checkpoint, data, directory, quiet):
-    """The certificate of one measure, and beside it what it was found from."""
-    certificate = directory / measure / 'certificate.json'
+def calibrate(checkpoint, data, directory, quiet):
+    """The certificate of all measures, and beside it what it was found from."""
+    certificate = directory / 'certificate.json'
+    measures = [word for measure, grid in GRIDS.items() for word in ('--measure', measure, '--grid', grid)]
     call(
         'calibrate',
         [
@@ -174,12 +181,13 @@ def calibrate(measure, checkpoint, data, directory, quiet):
             str(checkpoint),
             '--data',
             str(data / 'calibration.jsonl'),
+            '--tuning_data',
+            str(data / 'tune.jsonl'),
             '--source_field',
             'en',
             '--target_field',
             'fr',
-            '--measure',
-            measure,
+            *measures,
             '--metric',
             'accuracy',
             '--tolerance',
@@ -188,12 +196,11 @@ def calibrate(measure, checkpoint, data, directory, quiet):
             str(EPSILON),
             '--p_value',
             'binomial',
-            '--grid',
-            GRIDS[measure],
             '--batch_size',
             str(BATCH_SIZE),
+            '--measure_speed',
             '--records',
-            str(directory / measure),
+            str(directory / 'records'),
             '--output',
             str(certificate),
         ],
@@ -202,8 +209,8 @@ def calibrate(measure, checkpoint, data, directory, quiet):
     return certificate
 
 
-def decode(certificates, checkpoint, data, directory, quiet):
-    """Records of the test split: of the full model, then within each certificate."""
+def decode(certificate, checkpoint, data, directory, quiet):
+    """Records of the test split: of the full model, then within the certificate."""
     (directory / 'test').mkdir()
     common = [
         '--checkpoint',
@@ -215,36 +222,22 @@ def decode(certificates, checkpoint, data, directory, quiet):
         '--batch_size',
         str(BATCH_SIZE),
     ]
-    chosen = {'full model': []}
-    chosen |= {measure: ['--certificate', str(path)] for measure, path in certificates.items()}
     decoded = {}
-    for name, flags in chosen.items():
+    for name, flags in {FULL: [], CERTIFIED: ['--certificate', str(certificate)]}.items():
         output = directory / 'test' / f'{name.replace(" ", "_")}.jsonl'
         call('generate', [*common, *flags, '--output', str(output)], quiet)
         decoded[name] = lines(output)
     return decoded
 
 
-def time_one_by_one(certificates, checkpoint, data, quiet):
-    """Seconds to decode the first test texts one at a time, the encoder and the compiled loop alone; best of some rounds.
-
-    The full model is the plain one, without the conditionals that exits need.
-    """
-    from calm_jax import certified
-    from calm_jax.calibration import Certificate
-    from calm_jax.model import load
-
-    model = load(checkpoint)
-    texts = [record['en'] for record in lines(data / 'test.jsonl')[:TIMED_TEXTS]]
-    read = {measure: Certificate.load(path) for measure, path in certificates.items()}
-    within = {measure: certified.decoding_of(certificate, model.heads) for measure, certificate in read.items()}
-    decodings = {'full model': next(iter(within.values())).full(), **within}
-    best = dict.fromkeys(decodings, np.inf)
-    for _ in progress(range(1 + TIMED_ROUNDS), 'timing', quiet=quiet, unit='rounds'):  # the first round compiles
-        for name, decoding in decodings.items():
-            outputs = model.stream(texts, decoding, batch_size=1, in_order=True)
-            best[name] = min(best[name], sum(output.batch_seconds for output in outputs))
-    return best
+def speeds_of(certificate, checkpoint, data, quiet):
+    """{batch size: what was measured against full depth}: the certificate's own, and one text at a time."""
+    if not certificate.found:
+        return {}
+    model, texts = load(checkpoint), [record['en'] for record in lines(data / 'tune.jsonl')]
+    decoding = certified.decoding_of(certificate, model.heads)
+    alone = measure_speed(model, decoding, texts, 1, TIMED_ROUNDS, quiet)
+    return {1: alone, BATCH_SIZE: certificate.speed}
 
 
 def columns(num_layers):
@@ -253,29 +246,32 @@ def columns(num_layers):
         {'key': 'name', 'name': 'decoding', 'unit': ''},
         {'key': 'threshold', 'name': 'λ', 'unit': ''},
         {'key': 'layers', 'name': 'layers', 'unit': f'of {num_layers}'},
-        {'key': 'flops', 'name': 'FLOPs', 'unit': 'M/token'},
+        {'key': 'flops', 'name': 'FLOPs', 'unit': 'M'},
         {'key': 'saved', 'name': 'saved', 'unit': '%'},
-        {'key': 'speed_up', 'name': 'speed-up', 'unit': 'batch 1'},
+        {'key': 'speed_1', 'name': 'speed', 'unit': 'at 1'},
+        {'key': 'speed_batch', 'name': 'speed', 'unit': f'at {BATCH_SIZE}'},
         {'key': 'changed', 'name': 'changed', 'unit': '%'},
         {'key': 'exact', 'name': 'exact', 'unit': '%'},
     ]
 
 
-def table_row(name, decoded, references, seconds, certificates):
+def table_row(name, decoded, references, speeds, certificate):
     """One way of decoding, measured on the test split."""
-    records, full = decoded[name], decoded['full model']
+    records, full, early = decoded[name], decoded[FULL], name == CERTIFIED
     tokens = sum(len(record['tokens']) for record in records)
     flops = sum(record['flops'] for record in records)
     full_flops = sum(record['flops'] for record in full)
-    certificate = certificates.get(name)
+    speed_1, speed_batch = (speeds[size]['speed_up'] if early and size in speeds else 1.0 for size in (1, BATCH_SIZE))
+    measure = certificate.decoding.get('exit', {}).get('measure', {}).get('class', 'full depth')
     return {
-        'name': name,
-        'threshold': read_json(certificate)['threshold'] if certificate else None,
+        'name': measure if early else name,
+        'threshold': certificate.threshold if early else None,
         'layers': sum(record['layers'] * len(record['tokens']) for record in records) / tokens,
         'flops': flops / tokens / 1e6,
         'saved': 100 * (1 - flops / full_flops),
-        'speed_up': seconds['full model'] / seconds[name],
-        'changed': 100 * float(np.mean([early['text'] != late['text'] for early, late in zip(records, full)])),
+        'speed_1': speed_1,
+        'speed_batch': speed_batch,
+        'changed': 100 * float(np.mean([one['text'] != other['text'] for one, other in zip(records, full)])),
         'exact': 100 * float(np.mean([record['text'] == reference for record, reference in zip(records, references)])),
     }
 
@@ -297,7 +293,8 @@ def show(rows, headings):
         )
     Console().print(table)
     print(
-        f"layers: run per token. saved: operations, of the full model's. speed-up: measured, texts one at a time.\n"
+        f"layers, FLOPs: per token. saved: FLOPs, of the full model's.\n"
+        f'speed: measured at batch size 1 and {BATCH_SIZE}; below 1 is slower than full depth.\n'
         f"changed: test outputs that are not the full model's; promised, with probability {1 - EPSILON:g}: at most "
         f'{TOLERANCE:.0%} on average.\nexact: test outputs equal to the reference.'
     )

@@ -5,10 +5,12 @@
     calm generate --checkpoint DIR --prompt "A man rides a bicycle."
 
 Writes one JSON record a line, in input order: the text, and per token its exit layer and confidence. An interrupted run
-continues with --resume; the file is the same to the byte as if it had not been interrupted.
+continues with --resume; the file is the same to the byte as if it had not been interrupted. Fewer layers are not always less
+time: --measure_speed says what they are here.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from calm_jax import certified
@@ -17,12 +19,14 @@ from calm_jax.commands import decode_flags
 from calm_jax.compilation import use_compilation_cache
 from calm_jax.data import jsonl
 from calm_jax.data.decoded import check_path
-from calm_jax.data.sources import SOURCE_FIELD
-from calm_jax.decoding.decoding import Decoding
+from calm_jax.data.jsonl import Template
+from calm_jax.data.sources import SOURCE_FIELD, open_records
+from calm_jax.decoding.decoding import Decoding, off
 from calm_jax.model import Model, load
 from calm_jax.outputs import check_apart
 from calm_jax.request import BATCH_SIZE, PACKS
 from calm_jax.runs import decode_file
+from calm_jax.speed import few, in_words, measure_speed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'packing that was measured best here, if any',
     )
     parser.add_argument('--finish_order', action='store_true', help='write records in the order in which they end')
+    parser.add_argument(
+        '--measure_speed', action='store_true', help='then time a few batches of the input against full depth, for the summary'
+    )
     parser.add_argument('--resume', action='store_true', help='go on where an interrupted run stopped')
     parser.add_argument('--overwrite', action='store_true', help='replace the output if it exists')
     decode_flags.add_decoding(parser)
@@ -72,6 +79,10 @@ def run(args: argparse.Namespace) -> None:
     if args.prompt is not None:
         print(model.generate(args.prompt, decoding).text)
         return
+    speed = None
+    if args.measure_speed and (certificate is None or certificate.found):
+        check_skips(decoding)
+        speed = partial(measured_speed, args, model, decoding, source_field, batch_size)
     result = decode_file(
         model,
         decoding,
@@ -84,10 +95,15 @@ def run(args: argparse.Namespace) -> None:
         in_order=not args.finish_order,
         resume=args.resume,
         overwrite=args.overwrite,
+        speed=speed,
         quiet=args.quiet,
     )
     if not args.quiet:
         print(describe(args.output, result.summary, result.decoded, model, decoding))
+        if args.measure_speed and 'speed' in result.summary:
+            print(f'measured: {in_words(result.summary["speed"])}')
+        elif certificate is not None and (words := speed_of(certificate, batch_size)):
+            print(words)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -101,6 +117,9 @@ def check_flags(args: argparse.Namespace) -> None:
                 raise ValueError(f'--prompt prints to standard output; --{name} belongs to --input')
     if args.resume and args.overwrite:
         raise ValueError('--resume and --overwrite contradict each other; pass one')
+    if args.measure_speed and (args.prompt is not None or args.threshold_field is not None):
+        other = '--prompt' if args.prompt is not None else '--threshold_field'
+        raise ValueError(f'--measure_speed times batches of --input under one λ; leave it or {other} out')
     if args.threshold_field is not None and args.certificate:
         raise ValueError('--threshold_field and --certificate both say λ; leave one of the two out')
     if args.prompt is not None and not jsonl.is_unicode(args.prompt):
@@ -118,6 +137,33 @@ def certified_decoding(args: argparse.Namespace, certificate: Certificate, model
     for name, value, covered in decode_flags.otherwise(args, certificate.decoding, model.config.sizes):
         raise ValueError(f'--{name} {value}: the certificate covers {covered}; leave the flag out, or calibrate again')
     return model.certified(certificate, batch_size, None if args.prompt is None else 1, args.decode_flags.layout.own)
+
+
+def check_skips(decoding: Decoding) -> None:
+    """Raises ValueError for a decoding that is full depth, which has no speed against it."""
+    if all(off(decision) for decision in (decoding.exit, decoding.gate, decoding.plan)):
+        raise ValueError('--measure_speed compares with full depth, and this decodes at full depth; leave it out')
+
+
+def measured_speed(args: argparse.Namespace, model: Model, decoding: Decoding, source_field: str, batch_size: int) -> dict:
+    """The speed of a decoding against full depth, on inputs evenly spaced over the file."""
+    records, template = open_records(args.input), Template(source_field)
+    places = few(range(len(records)), batch_size)
+    texts = [template(records[place], records.where(place)) for place in places]
+    return measure_speed(model, decoding, texts, batch_size, quiet=args.quiet)
+
+
+def speed_of(certificate: Certificate, batch_size: int) -> str:
+    """What the certificate says of its speed here, in a line; '' where that is full depth's, or was warned of already."""
+    speed = certified.speed_here(certificate, batch_size)
+    if not certificate.found or (speed is not None and speed['speed_up'] < 1):
+        return ''
+    if speed is not None:
+        return f'measured when it was calibrated: {in_words(speed)}'
+    conditions = certified.speed_conditions(batch_size)
+    return (
+        f'speed against full depth: not measured here (batch size {batch_size}, {conditions["device"]}); --measure_speed does'
+    )
 
 
 def describe(output: str | Path, summary: dict, decoded: int, model: Model, decoding: Decoding) -> str:

@@ -16,6 +16,8 @@ from calm_jax.decoding.partial import TEXT
 from calm_jax.nearest import did_you_mean
 from calm_jax.options import Option, Place
 
+NONE = 'none'  # names no class, where several decodings are made
+
 
 class Flag(NamedTuple):
     """One flag, and its option in every class that holds it."""
@@ -54,12 +56,17 @@ def flags(layout: Layout, without: tuple[Path, ...] = ()) -> dict[str, Flag]:
     return made
 
 
-def add_arguments(group, table: dict[str, Flag], layout: Layout) -> None:
-    """Adds flags to a group of a parser. Raises ValueError where the command has a flag of that name."""
+def add_arguments(group, table: dict[str, Flag], layout: Layout, repeatable: tuple[str, ...] = ()) -> None:
+    """Adds flags to a group of a parser. repeatable: the parts of a decoding whose flags may be given several times, for
+    several decodings, and may name no class, as `none`. Raises ValueError where the command has a flag of that name."""
     for name, flag in table.items():
-        metavar = flag.option.metavar or name.upper()
+        metavar, reader, action = flag.option.metavar or name.upper(), _reader(flag.places[0]), 'store'
+        assert reader is not None  # else there is no flag
+        if flag.path[0] in repeatable:
+            action, reader = 'append', _or_none(reader) if optional(flag) else reader
+        help = _help(flag, layout, action == 'append')
         try:
-            group.add_argument(f'--{name}', type=_reader(flag.places[0]), metavar=metavar, help=_help(flag, layout))
+            group.add_argument(f'--{name}', type=reader, action=action, metavar=metavar, help=help)
         except argparse.ArgumentError:
             raise ValueError(
                 f'--{name} is an option of {_described(flag.places[0])} and a flag of the command itself; give the option '
@@ -76,6 +83,11 @@ def content(flag: Flag, value: Any) -> Any:
     if name in kinds:
         return {'class': name, TEXT: text} if colon else {'class': name}
     return class_reference(imported(value, flag), kinds)
+
+
+def optional(flag: Flag) -> bool:
+    """Whether a flag names the class of a decision, which there may be none of."""
+    return flag.option.named
 
 
 def is_own(flag: Flag, text: str) -> bool:
@@ -97,10 +109,11 @@ def imported(text: str, flag: Flag) -> type:
     return kind
 
 
-def _help(flag: Flag, layout: Layout) -> str:
-    """What an option means, its choices, its default, and whose it is."""
+def _help(flag: Flag, layout: Layout, repeatable: bool) -> str:
+    """What an option means, its choices, its default, whose it is, and whether it may be given several times."""
     option = flag.option
     names = [*(option.kinds or {}), *(['package.module:Class'] if option.named else []), *option.choices]
+    names += [NONE] if repeatable and optional(flag) else []
     notes = [f'one of {", ".join(names)}' if len(names) > 1 else names[0]] if names else []
     default = _default(flag)
     if default is not None:
@@ -114,6 +127,8 @@ def _help(flag: Flag, layout: Layout) -> str:
         elif option.selects is None:
             selecting = [place.option.flag for place in layout.selecting() if place.kind is flag.places[0].kind]
             notes.append(f'with --{selecting[0]}')
+    if repeatable:
+        notes.append('repeatable')
     return (option.help + (f' ({"; ".join(notes)})' if notes else '')).replace('%', '%%')
 
 
@@ -143,6 +158,10 @@ def _reader(place: Place) -> Callable[[str], Any] | None:
     if words:
         return _word_reader(words)
     return {int: _whole, float: _number, str: str}.get(kinds[0]) if len(kinds) == 1 else None
+
+
+def _or_none(reader: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: text if text == NONE else reader(text)
 
 
 def _word_reader(words: dict[str, Any]) -> Callable[[str], Any]:

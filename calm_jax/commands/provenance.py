@@ -1,9 +1,9 @@
 """Where a JSON file comes from: the command as it would be typed again, the machine, the date, what decoded and from what."""
 
 import datetime
-import os
-import platform
 import shlex
+
+from calm_jax.machine import processor
 
 UNSAID = ('command', 'analysis', 'quiet', 'overwrite', 'decode_flags')  # no flags, or none that decide what is written
 
@@ -31,17 +31,7 @@ def provenance(command: str, args, *, seed: int, settings: dict, fingerprints: d
 
 def origin(command: str, args, seed: int | None) -> dict:
     """What a result says of itself that no model made. seed: None where nothing is drawn."""
-    return {'command': typed(command, args), 'machine': machine(), 'date': datetime.date.today().isoformat(), 'seed': seed}
-
-
-def machine() -> str:
-    """The processor by its name, where the system tells it, and how many cores there are."""
-    try:
-        with open('/proc/cpuinfo', encoding='utf-8') as lines:
-            named = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    except OSError:
-        named = []
-    return f'{named[0] if named else platform.machine()}, {os.cpu_count()} cores'
+    return {'command': typed(command, args), 'machine': processor(), 'date': datetime.date.today().isoformat(), 'seed': seed}
 
 
 def typed(command: str, args) -> str:
@@ -52,7 +42,8 @@ def typed(command: str, args) -> str:
         if name in UNSAID:
             continue
         if name in decoding:
-            words += [f'--{name}', str(value).lower() if isinstance(value, bool) else str(value)]
+            for each in value if isinstance(value, list) else [value]:
+                words += [f'--{name}', str(each).lower() if isinstance(each, bool) else str(each)]
             continue
         for each in value if isinstance(value, list) else [value]:
             if each is True:

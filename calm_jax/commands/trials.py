@@ -25,6 +25,12 @@ def check_trials(args: argparse.Namespace) -> None:
     trial_tolerances(args)
 
 
+def check_trials_of(args: argparse.Namespace, paths: int) -> None:
+    """ValueError for trials of several sequences, among which no tuning data choose one."""
+    if args.trials and paths > 1 and not args.tuning_data:
+        raise ValueError('--trials replicates a figure of one sequence; pass --tuning_data, or one measure alone')
+
+
 def trial_tolerances(args: argparse.Namespace) -> list[float]:
     """Every δ of the trials."""
     if args.trial_tolerances is None:

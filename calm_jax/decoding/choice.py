@@ -19,6 +19,10 @@ class Choice:
         """Itself, with None for the parts that are off."""
         return self
 
+    def __call__(self, logits: Float[Array, 'B V'], keys: Array) -> Int[Array, ' B']:
+        """The token of each row; a beam search, which chooses among sequences, has none."""
+        raise NotImplementedError
+
 
 @pytree
 class Greedy(Choice):

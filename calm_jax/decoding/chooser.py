@@ -43,8 +43,8 @@ class Chooser(NamedTuple):
             rows = logits.shape[0]
             logits = jnp.full((rows, self.vocab_size), DROPPED).at[jnp.arange(rows)[:, None], ids].set(logits)
         if self.spoken is not None:
-            rules, *spoken = self.spoken
-            logits = rules(logits, *spoken, self.eos_ids)
+            rules, history, length, position, limit = self.spoken
+            logits = rules(logits, history, length, position, limit, self.eos_ids)
         return self.choice(logits, self.keys)
 
     def of_rows(self, rows: Int[Array, ' w'], count: int) -> 'Chooser':

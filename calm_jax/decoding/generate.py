@@ -168,7 +168,7 @@ def fly(
     slots: Slots,
     prefilled: DecodeState,
     numbers: Any,
-    last: bool = False,
+    last: Any = False,
     decoding: Decoding = Decoding(),
     packing: Packing = NEVER,
 ) -> tuple[Slots, Flown]:

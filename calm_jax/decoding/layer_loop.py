@@ -6,7 +6,7 @@ nobody needs costs nothing. Rows are independent: a row that has left keeps its 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,8 @@ class SubLayers(NamedTuple):
 class LayerLoop(NamedTuple):
     """What one token's way through the layers needs to know and does not change.
 
-    call: (*args, method) → a method of the model, parameters bound. choose: of `Evidence`. packing: where rows are packed.
+    call: (*args, method) → a method of the model, parameters bound. choose: of `Evidence`, a `Chooser` where rows are packed.
+    packing: where rows are packed.
     rows: int32 [w], which of the `count` rows of the batch inputs, token and states are of; None: all of them. Caches are the
     batch's.
     """
@@ -50,7 +51,7 @@ class LayerLoop(NamedTuple):
     decoding: Decoding
     inputs: DecodeInputs
     token: TokenInputs
-    choose: Chooser
+    choose: Callable
     packing: Packing = NEVER
     rows: Array | None = None
     count: int = 0
@@ -108,7 +109,7 @@ class LayerLoop(NamedTuple):
         return self._replace(
             inputs=self.inputs.of_rows(rows, count),
             token=self.token.of_rows(rows, count),
-            choose=self.choose.of_rows(rows, count),
+            choose=cast(Chooser, self.choose).of_rows(rows, count),
             rows=rows,
             count=count,
         )
@@ -149,8 +150,8 @@ class LayerLoop(NamedTuple):
         if not self.decides:
             return self._visit(layer, state, cache, filled, exit_states)
         if ways is None:
-            visit = partial(self._visit, layer, exit_states=exit_states)
-            return jax.lax.cond(jnp.any(state.active), visit, skip, state, cache, filled)
+            alone = partial(self._visit, layer, exit_states=exit_states)
+            return jax.lax.cond(jnp.any(state.active), alone, skip, state, cache, filled)
         goes_on, ran = jnp.any(state.active), nobody
         for taken_now, loop in ways:
 

@@ -139,15 +139,15 @@ def check_owned(partial: dict, document: dict, layout: Layout, kind: type = Deco
             if chosen is None:
                 raise ValueError(f'--{_first(value, where, layout)} changes nothing without --{layout.flag(where)}')
             inner = classes.get(chosen)
-        elif missing := _missing(inner, at(document, where)):
-            if said_besides := [each for each in value if each != missing]:
+        elif lacks := missing(inner, at(document, where)):
+            if said_besides := [each for each in value if each != lacks]:
                 first = _first(value[said_besides[0]], (*where, said_besides[0]), layout)
-                raise ValueError(f'--{first} changes nothing without --{layout.flag((*where, missing))}')
+                raise ValueError(f'--{first} changes nothing without --{layout.flag((*where, lacks))}')
         if inner is not None:
             check_owned(value, document, layout, inner, where)
 
 
-def _missing(kind: type, node: dict) -> str | None:
+def missing(kind: type, node: dict) -> str | None:
     """The first option that has no default and that a document's node lacks: without it there is no such thing."""
     return next(
         (

@@ -86,7 +86,7 @@ def widened_slots(slots: Slots, prefilled: DecodeState) -> Slots:
         longer = ((0, 0), (0, behind), (0, 0))
         inputs = inputs._replace(
             cross_kv=jax.tree.map(lambda each: jnp.pad(each, longer), inputs.cross_kv),
-            cross_bias=jnp.pad(inputs.cross_bias, ((0, 0), (0, 0), (0, 0), (0, behind)), constant_values=MASKED),
+            cross_bias=jnp.pad(jnp.asarray(inputs.cross_bias), ((0, 0), (0, 0), (0, 0), (0, behind)), constant_values=MASKED),
         )
     inputs = inputs._replace(
         source=jnp.pad(inputs.source, ((0, 0), (front, behind))), mask=jnp.pad(inputs.mask, ((0, 0), (front, behind)))

@@ -61,7 +61,7 @@ class DecodeInputs(NamedTuple):
 
     def of_rows(self, rows: Array, count: int) -> 'DecodeInputs':
         """Those of some of `count` rows, but for the keys and values of sources, which layers take as they need them."""
-        shared = dict.fromkeys(('bias_table', 'cross_kv', 'head_table', 'forced'))
+        shared: dict[str, None] = dict.fromkeys(('bias_table', 'cross_kv', 'head_table', 'forced'))
         if self.threshold is None or self.threshold.ndim == 0:
             shared['threshold'] = None
         if self.first.ndim == 0:

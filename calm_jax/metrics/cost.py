@@ -50,7 +50,7 @@ class Cost(NamedTuple):
         return np.sum(self, axis=0)
 
 
-def exact(config: TransformerConfig, source_tokens: Sequence[int], work: Work, prefill: PrefillWork) -> Cost:
+def exact(config: TransformerConfig, source_tokens: Sequence[int] | np.ndarray, work: Work, prefill: PrefillWork) -> Cost:
     """Operations that each row needed, as this library computes; the terms are listed at the top of the file.
 
     source_tokens: S, [B], tokens of the source or the prompt, without padding. work, prefill: of a `Trace`, or rows of one.
@@ -90,7 +90,7 @@ def exact(config: TransformerConfig, source_tokens: Sequence[int], work: Work, p
     )
 
 
-def elbayad(config: TransformerConfig, source_tokens: Sequence[int], work: Work, prefill: PrefillWork) -> Cost:
+def elbayad(config: TransformerConfig, source_tokens: Sequence[int] | np.ndarray, work: Work, prefill: PrefillWork) -> Cost:
     """The decoder's operations as Elbayad et al. 2020 (App. B) count them, and Schuster et al. 2022 after them.
 
     Per token t = 1, 2, … with q of N layers run, d the width, |x| the source's length:
@@ -178,7 +178,7 @@ def _decisions(work: Any, prefill: Any) -> np.ndarray:
 
 
 def _checked(
-    config: TransformerConfig, source_tokens: Sequence[int], work: Work, prefill: PrefillWork
+    config: TransformerConfig, source_tokens: Sequence[int] | np.ndarray, work: Work, prefill: PrefillWork
 ) -> tuple[np.ndarray, Any, Any]:
     """Source tokens int64 [B], and the counts in float64, checked against each other and the model.
 

@@ -34,16 +34,18 @@ class Promise(NamedTuple):
 
 
 def promise(certificate: Certificate, curves: Sequence[Curve]) -> Promise:
-    """The certificate beside its curve: the one in which every point it tested has the p-value or loss it recorded.
+    """The certificate beside its curve: the one in which every point it tested has the p-value or loss it recorded; where it
+    tested points of several curves, the one that has the certified point so.
 
     A certificate knows nothing of layers. Where curves of several measures agree with it, the one of its own name or,
     failing that, in its own folder is meant; if that does not settle it, the cost stays unknown.
     """
-    matches = [
-        curve
-        for curve in curves
-        if certificate.tested and all(_layers(curve, tested) is not None for tested in certificate.tested)
-    ]
+    point = (certificate.decoding, certificate.threshold)
+    chosen = [tested for tested in certificate.tested if (tested.decoding, tested.threshold) == point]
+    matches = []
+    for points in (certificate.tested, chosen if certificate.decoding else ()):
+        if points and not matches:
+            matches = [curve for curve in curves if all(_layers(curve, tested) is not None for tested in points)]
     for belongs in (
         lambda curve: curve.label == certificate.measure,
         lambda curve: curve.path.parent == certificate.path.parent,
@@ -53,8 +55,6 @@ def promise(certificate: Certificate, curves: Sequence[Curve]) -> Promise:
     if len({curve.label for curve in matches}) != 1:
         return Promise(certificate, certificate.measure or certificate.path.stem, None, None)
     curve = matches[0]
-    point = (certificate.decoding, certificate.threshold)
-    chosen = [tested for tested in certificate.tested if (tested.decoding, tested.threshold) == point]
     layers = curve.num_layers if certificate.full_depth else _layers(curve, chosen[-1]) if chosen else None
     return Promise(certificate, curve.label, layers, curve.num_layers)
 

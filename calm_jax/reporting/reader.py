@@ -54,6 +54,7 @@ _CIRCUMSTANCES = (
     'decoding',
     'cost',
     'cost_unit',
+    'speed',
     'metric_version',
     'semantics',
     'provenance',

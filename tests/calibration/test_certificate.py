@@ -109,6 +109,7 @@ def test_a_file_that_is_no_certificate_is_refused_in_one_line(certificate, tmp_p
         ({'threshold': 0.2}, '^certificate: threshold is 0.2, its p-values give 0.30000000000000004; calibrate again$'),
         ({'epsilon': 1e-99}, '^certificate: its p-values do not reject the points it marks as rejected'),
         ({'joint': 0}, '^certificate: expected numbers as epsilon'),
+        ({'speed': 1.2}, '^certificate: expected an object as "speed", found 1.2$'),
         ({'epsilon': 'small'}, '^certificate: expected numbers as epsilon'),
         ({'procedure': 'sorted'}, '^certificate: expected as procedure one of fixed_sequence, bonferroni'),
         ({'provenance': 'mine'}, "^certificate: provenance: expected a mapping, found 'mine'$"),
@@ -130,8 +131,9 @@ def test_the_file_says_format_version_and_semantics(certificate):
 def test_a_field_that_is_absent_is_read_as_its_default():
     certificate = calibrate(np.zeros((100, 2)), [0.9, 0.8], 0.2, 0.05)
     content = json.loads(certificate.to_json())
+    del content['speed']
     for point in content['grid']:
-        for name in ('cost', 'parts'):
+        for name in ('cost', 'parts', 'path'):
             del point[name]
     assert Certificate.from_json(sealed(content)) == certificate
     with pytest.raises(ValueError, match='changed since it was written'):

@@ -32,9 +32,9 @@ def tiny(checkpoint, tmp_path, monkeypatch):
         (assets / f'{split}.jsonl').write_text(''.join(first_lines(split)), encoding='utf-8')
     shutil.copytree(checkpoint, assets / 'model')
     monkeypatch.setattr(demo, 'ASSETS', assets)
-    monkeypatch.setattr(demo, 'GRIDS', {'softmax_gap': '0.5,0.002'})
-    monkeypatch.setattr(demo, 'BATCH_SIZE', 1)  # what is timed too: one program less to compile
-    monkeypatch.setattr(demo, 'TIMED_TEXTS', 2)
+    monkeypatch.setattr(demo, 'GRIDS', {'state': '0.95,0.2', 'classifier': '0.99,0.9'})
+    monkeypatch.setattr(demo, 'TOLERANCE', 0.6)
+    monkeypatch.setattr(demo, 'BATCH_SIZE', 2)
     monkeypatch.setattr(demo, 'TIMED_ROUNDS', 1)
     monkeypatch.setattr(demo, 'EXAMPLES', 3)
     return tmp_path / 'out'
@@ -46,20 +46,24 @@ def test_the_demo_calibrates_decodes_and_draws(tiny, capsys):
     printed = capsys.readouterr().out
     assert '$ calm calibrate ' in printed and '$ calm generate ' in printed
     assert 'With probability at least 0.95 over the draw of 80 calibration examples' in printed
-    assert 'full model' in printed and 'softmax_gap' in printed and str(out / 'page.html') in printed
+    certificate = json.loads((out / 'certificate.json').read_text())
+    measure = certificate['decoding']['exit']['measure']['class']
+    assert 'full model' in printed and measure in printed and str(out / 'page.html') in printed
+    assert printed.count('$ calm calibrate ') == 1 and '--measure state' in printed and '--measure classifier' in printed
 
     # The table is what the records say, counted here again.
     rows = {row['name']: row for row in json.loads((out / 'results.json').read_text())['rows']}
-    certificate = json.loads((out / 'softmax_gap' / 'certificate.json').read_text())
-    full, early = (demo.lines(out / 'test' / f'{name}.jsonl') for name in ('full_model', 'softmax_gap'))
+    full, early = (demo.lines(out / 'test' / f'{name}.jsonl') for name in ('full_model', 'certified'))
     assert len(full) == len(early) == ROWS['test']
     assert rows['full model']['layers'] == 3 and rows['full model']['changed'] == 0
-    assert rows['softmax_gap']['threshold'] == certificate['threshold']
+    assert rows[measure]['threshold'] == certificate['threshold']
     layers = [layer for record in early for layer in record['exit_layers']]
-    assert rows['softmax_gap']['layers'] == pytest.approx(np.mean(layers))
+    assert rows[measure]['layers'] == pytest.approx(np.mean(layers))
     changed = sum(a['text'] != b['text'] for a, b in zip(early, full))
-    assert rows['softmax_gap']['changed'] == pytest.approx(100 * changed / ROWS['test'])
-    assert rows['full model']['speed_up'] == 1 and rows['softmax_gap']['speed_up'] > 0
+    assert rows[measure]['changed'] == pytest.approx(100 * changed / ROWS['test'])
+    assert rows['full model']['speed_1'] == rows['full model']['speed_batch'] == 1
+    assert rows[measure]['speed_1'] > 0 and rows[measure]['speed_batch'] == certificate['speed']['speed_up']
+    assert certificate['speed']['batch_size'] == 2 and certificate['provenance']['tuning']['candidates'] == 4
 
     examples = json.loads((out / 'examples.json').read_text())
     assert examples['num_layers'] == 3 and len(examples['examples']) == 3

@@ -17,7 +17,7 @@ from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import Gate
 from calm_jax.depth.plans import Uniform
-from calm_jax.depth.vocabulary import FixedPruning
+from calm_jax.depth.vocabulary import FixedPruning, FrequentIds
 from calm_jax.pytrees import pytree
 from tests.laws.test_family_laws import NAMES, load
 
@@ -41,6 +41,7 @@ DECISIONS = {
     'first': {'exit': Exit(SoftmaxGap(), 0.1), 'propagation': FirstState(4)},
     'copied': {'exit': Exit(SoftmaxGap(), 0.1), 'propagation': CopyKV()},
     'pruned': {'exit': Exit(SoftmaxGap(FixedPruning(keep=6)), 0.2)},
+    'frequent': {'exit': Exit(SoftmaxGap(FrequentIds(ids=np.arange(3, 15, dtype=np.int32), count=8)), 0.1)},
     'contrast': {'exit': Exit(WeightedContrast(), 0.1)},
     'plan': {'plan': Uniform(0.5), 'exit': Exit(SoftmaxGap(), 0.1), 'propagation': Lazy(2)},
     'gate': {'gate': Closed(), 'exit': Exit(SoftmaxGap(), 0.1)},
@@ -118,7 +119,7 @@ CASES += [(name, 'lazy', Packing((1,), (1, 2))) for name in NAMES]
 CASES += [
     (name, decisions, Packing((1, 2), (1, 2)))
     for name in ('t5_1_0', 'llama_3')
-    for decisions in ('lazy', 'first', 'pruned', 'contrast', 'plan', 'gate', 'drawn early')
+    for decisions in ('lazy', 'first', 'pruned', 'frequent', 'contrast', 'plan', 'gate', 'drawn early')
 ]
 
 
