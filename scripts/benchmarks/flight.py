@@ -27,7 +27,7 @@ import numpy as np
 import shapes
 from engines import scripted
 
-from calm_jax.commands.provenance import machine
+from calm_jax.machine import processor
 from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.windows import WINDOW, decode_windows
 from calm_jax.decoding.decoding import Decoding, Limits
@@ -86,7 +86,7 @@ def main():
         'rows': rows,
         'provenance': {
             'command': shlex.join(['python', *sys.argv]),
-            'machine': machine(),
+            'machine': processor(),
             'device': f'{jax.default_backend()} ({device.device_kind})',
             'date': datetime.date.today().isoformat(),
             'seed': args.seed,

@@ -25,7 +25,7 @@ from pathlib import Path
 import shapes
 from tables import markdown
 
-from calm_jax.commands.provenance import machine
+from calm_jax.machine import processor
 
 PEERS = ('transformers', 'ctranslate2 float32', 'ctranslate2 int8')
 MEASURES = ('classifier', 'softmax_gap', 'state')
@@ -122,7 +122,7 @@ def run(args):
         'memory': memory,
         'provenance': {
             'command': shlex.join(['python', *sys.argv]),
-            'machine': machine(),
+            'machine': processor(),
             'load_at_end': os.getloadavg()[0],
             'date': datetime.date.today().isoformat(),
             'seed': args.seed,
