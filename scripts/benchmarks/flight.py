@@ -58,6 +58,7 @@ def main():
     )
     parser.add_argument('--measure', action='append', choices=tuple(MEASURES), default=[], help='repeatable')
     parser.add_argument('--depth', type=float, action='append', metavar='D', help='mean layers of an exit; repeatable')
+    parser.add_argument('--way', choices=('batches', 'in flight'), action='append', help='repeatable (default both)')
     parser.add_argument(
         '--packing',
         type=Packing.parse,
@@ -120,7 +121,8 @@ def time_batch(args, config, params, sources, limits, batch_size):
     for measure in args.measure:
         for depth in args.depth or [config.num_decoder_layers / 4]:
             settings[f'{measure}, {depth:g} layers'] = exit_of(config, measure, depth, args.seed)
-    ways = {'batches': NEVER, 'in flight': NEVER, **{f'packed {packing}': packing for packing in args.packing}}
+    ways = dict.fromkeys(args.way or ['batches', 'in flight'], NEVER)
+    ways |= {f'packed {packing}': packing for packing in args.packing}
     cases = [(way, name) for way in ways for name in settings if name != FULL or not ways[way]] + [('prefill', FULL)]
     timed = {case: [] for case in cases}
     for number in range(1 + args.repeats):
@@ -134,7 +136,7 @@ def time_batch(args, config, params, sources, limits, batch_size):
     rows = []
     for way, name in cases[:-1]:
         seconds = [seconds for seconds, _ in timed[way, name][1:]]
-        base = [seconds for seconds, _ in timed['batches', FULL][1:]]
+        base = [seconds for seconds, _ in timed[cases[0]][1:]]
         counts = timed[way, name][1][1]
         ratios = [(one - prefill) / (mine - prefill) for one, mine in zip(base, seconds)]
         row = {
