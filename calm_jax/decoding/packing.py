@@ -61,15 +61,14 @@ NEVER = Packing()
 
 
 def measured(sizes: Sizes, rows: int, backend: str) -> Packing:
-    """The packing that was fastest for such a model and batch (`docs/results.md`); none where none was faster, or where compiling
-    it takes longer than a quarter of a minute.
+    """The packing that was fastest for such a model and batch (`docs/results.md`); none where none was faster, or where
+    compiling it takes longer than a quarter of a minute.
 
     On a CPU products of fewer rows take less time, and packing after layers 1 and 3 into an eighth, a quarter or half of the
     rows was never slower; each width is compiled for every layer. On a GPU a step of these sizes waits for launches and
     conditionals, not for products: packing took longer there.
     """
-    small = sizes.emb_dim < 256 or sizes.num_decoder_layers < 4
-    if backend != 'cpu' or small or sizes.num_decoder_layers > 12 or rows % 8:
+    if backend != 'cpu' or sizes.width < 256 or not 4 <= sizes.layers <= 12 or rows % 8:
         return NEVER
     return Packing((1, 3), (rows // 8, rows // 4, rows // 2))
 
