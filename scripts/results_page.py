@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / 'benchmarks'))
 import vocabulary_section  # noqa: E402
+from flight_section import flight_section  # noqa: E402
 from page import cell, certificate, read, table, threshold_cell  # noqa: E402
 from tables import markdown  # noqa: E402
 
@@ -49,6 +50,14 @@ def main():
         metavar='FILE',
         help='JSON of scripts/benchmarks/peers.py; repeatable',
     )
+    parser.add_argument(
+        '--flight',
+        type=Path,
+        action='append',
+        default=[],
+        metavar='FILE',
+        help='JSON of scripts/benchmarks/flight.py; repeatable',
+    )
     parser.add_argument('--experiments', type=Path, metavar='DIR', help='folder of scripts/experiments.py')
     parser.add_argument('--vocabularies', type=Path, metavar='DIR', help='folder of scripts/vocabularies.py')
     parser.add_argument(
@@ -67,6 +76,8 @@ def main():
         compared = parts(sections.get('Time against other engines', ''), '###')
         compared |= {result['title']: markdown(result).partition('\n')[2].strip() for result in map(read, args.benchmark)}
         sections['Time against other engines'] = joined(compared, '###')
+    if args.flight:
+        sections['Rows in flight'] = flight_section(list(map(read, args.flight)))
     if args.experiments:
         facts = read(args.experiments / 'experiments.json')
         sections[facts['title']] = experiments_section(args, facts)

@@ -284,7 +284,7 @@ class Decoder:
         tokens = sum(int(trace.lengths.sum()) for trace in traces)
         steps = sum(max(int(trace.lengths.max()), int(np.count_nonzero(trace.executed))) for trace in traces)
         layers = sum(float(cost.layers(self.config, trace.work).sum()) for trace in traces)
-        executed = sum(int(trace.executed.sum()) for trace in traces) / cost.sub_layers(self.config)
+        executed = sum(int(trace.executed.sum()) / len(trace.lengths) for trace in traces) / cost.sub_layers(self.config)
         return Decoded(seconds, tokens, steps, layers / max(1, tokens), executed / max(1, steps))
 
 

@@ -170,8 +170,10 @@ def describe(output: str | Path, summary: dict, decoded: int, model: Model, deco
     """What was done, in a line."""
     if not decoded:
         return f'{output} is complete: {summary["examples"]} records'
+    used, widths = summary['places_used'] / max(1, summary['places']), len(summary['widths'])
     return (
-        f'{output}: {summary["examples"]} examples, {summary["tokens"]} tokens, '
+        f'{output}: {summary["examples"]} examples, {summary["tokens"]} tokens, {used:.0%} of places used, '
+        f'{widths} width{"s" if widths > 1 else ""} compiled, '
         f'{summary["layers_per_token"]:.2f} of {model.config.num_decoder_layers} layers per token, '
         f'{summary["tokens_per_second"]:.1f} tokens/s, {summary["truncated"]} inputs cut at '
         f'{decoding.limits.max_source_length} tokens'

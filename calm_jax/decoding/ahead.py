@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-STATIC = ('capacity', 'log_probabilities')  # of a program's settings; of its arguments, the configuration
+STATIC = ('capacity', 'log_probabilities', 'packing')  # of a program's settings; of its arguments, the configuration
 
 
 class CompiledProgram(NamedTuple):

@@ -219,7 +219,7 @@ def _trace(config, final: Search, alive, plan, inputs: DecodeInputs, beam: Beam)
         work=Work(*(jnp.where(searched, beam.size * each[:, None], 0) for each in work)),
         prefill=inputs.prefill,
         plan=plan,
-        executed=jnp.where(steps < final.step, batch, 0),
+        executed=jnp.where(steps < final.step, batch * alive.shape[0], 0),
     )
 
 

@@ -139,6 +139,7 @@ def time_batch(args, config, params, sources, limits, batch_size):
         base = [seconds for seconds, _ in timed[cases[0]][1:]]
         counts = timed[way, name][1][1]
         ratios = [(one - prefill) / (mine - prefill) for one, mine in zip(base, seconds)]
+        step = (statistics.median(seconds) - prefill) / (counts['places'] / batch_size)
         row = {
             'batch_size': batch_size,
             'way': way,
@@ -148,7 +149,12 @@ def time_batch(args, config, params, sources, limits, batch_size):
             'seconds': seconds,
             'prefill_seconds': prefill,
             'compile_and_first_seconds': timed[way, name][0][0],
+            'step_ms': 1e3 * step,
+            'latency_p50': float(np.quantile(limits, 0.5)) * step,
+            'latency_p95': float(np.quantile(limits, 0.95)) * step,
             'decode_speed': statistics.median(ratios),
+            'decode_speed_least': min(ratios),
+            'decode_speed_greatest': max(ratios),
             'whole_speed': statistics.median(one / mine for one, mine in zip(base, seconds)),
         }
         rows.append(row)
@@ -156,6 +162,7 @@ def time_batch(args, config, params, sources, limits, batch_size):
             f'batch {batch_size:3d} {way:16s} {name:24s} used {row["used"]:.2f} whole {statistics.median(seconds):7.2f} s '
             f'({min(seconds):.2f}–{max(seconds):.2f}) prefill {prefill:.2f} s, first {row["compile_and_first_seconds"]:.1f} s, '
             f'decode × {row["decode_speed"]:.2f} ({min(ratios):.2f}–{max(ratios):.2f}), whole × {row["whole_speed"]:.2f}, '
+            f'step {row["step_ms"]:.2f} ms, '
             f'layers {row["layers"]:.2f}, run {row["executed"]:.2f}',
             flush=True,
         )

@@ -414,7 +414,7 @@ def test_a_uniform_plan_runs_its_layers_and_no_other(decode, decode_by_definitio
     runs = plans.uniform_layers(2, 3)
     for row, source in enumerate(sources):
         matches(trace, row, decode_by_definition(source, LENGTH, sub_layers=lambda position, layer: (bool(runs[layer]),) * 3))
-    assert trace.executed.max() == 2 * 3
+    assert trace.executed.max() == 2 * 3 * len(sources)
 
 
 def test_a_row_decodes_alike_alone_and_in_a_batch(decode, sources, wide):
@@ -455,7 +455,7 @@ def test_scripted_exits_happen_where_the_script_says(decode):
     for row, length in enumerate(trace.lengths):
         assert trace.exit_layers[row, :length].tolist() == script[:length].tolist()
     steps = trace.lengths.max()
-    assert trace.executed[:steps].tolist() == (3 * script[:steps]).tolist()
+    assert trace.executed[:steps].tolist() == (3 * len(trace.lengths) * script[:steps]).tolist()
 
 
 def test_static_depth_and_a_minimum_exit_layer(decode):
