@@ -46,6 +46,7 @@ from calm_jax.request import (
 from calm_jax.streamed_text import StreamedText
 from calm_jax.types import Array, HeadColumns
 
+PACKED_BATCHES = 16  # of a window, from which on packing is worth what compiling it takes
 NEW_TOKENS, SOURCE_LENGTH = 128, 512  # limits where neither the decoding nor the checkpoint says any
 
 
@@ -329,7 +330,7 @@ class Model:
             'settings': lambda rows: request.rows_at(rows // request.sequences),
             'head_table': self.head_table(request.decoding),
             'log_probabilities': request.log_probabilities,
-            'packing': self._packing(request),
+            'packing': self._packing(request, len(window)),
         }
         rows, width = (max(batch.tokens.shape[axis] for batch in window) for axis in (0, 1))
         check_memory(self.config, rows * beams(request.decoding), width, request.new_tokens)
@@ -343,11 +344,13 @@ class Model:
             kept = {row: outputs[row] for row in sorted(outputs) if row in wanted}
             yield kept, landing.report(beams(request.decoding))
 
-    def _packing(self, request: Request) -> Packing:
-        """Of the rows that are still inside."""
+    def _packing(self, request: Request, batches: int) -> Packing:
+        """Of the rows of a window of so many batches that are still inside."""
         if isinstance(request.pack, Packing):
             return request.pack
-        return measured(self.config.sizes, request.batch_size, jax.default_backend()) if request.pack == 'auto' else NEVER
+        if request.pack != 'auto' or batches < PACKED_BATCHES:
+            return NEVER
+        return measured(self.config.sizes, request.batch_size, jax.default_backend())
 
     def _rows_of(self, landing: Landing, request: Request) -> dict[int, Output]:
         """Outputs by row of the input."""

@@ -38,7 +38,7 @@ class Options(TypedDict, total=False):
         'refill': a row that has ended gives its slot to the next text, where there are more texts than rows and nothing
         searches with beams. A `Packing`, or '1,3:8,16': besides, after layers 1 and 3 rows that are still inside are packed
         into 8 or 16. 'auto', the default: 'refill', and the packing that was measured best for such a model here
-        (`calm_jax.decoding.packing.measured`), if any.
+        (`calm_jax.decoding.packing.measured`), if any, where there are 16 batches or more.
     num_return_sequences: how many draws of each text, text by text; for `Sampled` alone.
     log_probabilities: whether outputs hold those of their tokens.
     """
