@@ -32,7 +32,7 @@ class Landing(NamedTuple):
 
     rows: int64 [n], their indices in the input; source_tokens: int [n]; truncated: bool [n]. trace: of these rows, on the host,
     without `executed`. seconds: of the batch, or since others left. places: steps times rows that ran meanwhile; executed:
-    their sub-layers, times the rows they were computed for. width: of the sources.
+    their sub-layers, times the rows they were computed for. widths: of the sources meanwhile.
     """
 
     rows: np.ndarray
@@ -42,7 +42,7 @@ class Landing(NamedTuple):
     seconds: float
     places: int
     executed: int
-    width: int
+    widths: frozenset[int]
 
     def report(self, beams: int) -> DecodeReport:
         """What they took; beams: sequences of a row that ran side by side."""
@@ -50,7 +50,7 @@ class Landing(NamedTuple):
         ran = work.self_attention, work.cross_attention, work.feed_forward
         needed = sum(int(np.sum(each, dtype=np.int64)) for each in ran)
         used = int(np.sum(self.trace.lengths, dtype=np.int64))
-        return DecodeReport(self.seconds, len(self.rows), self.places, used, self.executed * beams, needed, self.width)
+        return DecodeReport(self.seconds, len(self.rows), self.places, used, self.executed * beams, needed, self.widths)
 
 
 def decode_batches(
@@ -95,7 +95,7 @@ def decode_batches(
             seconds=time.perf_counter() - began,
             places=int(np.max(trace.lengths)) * len(batch.rows),
             executed=int(np.sum(executed, dtype=np.int64)),
-            width=batch.tokens.shape[1],
+            widths=frozenset([batch.tokens.shape[1]]),
         )
 
 
@@ -145,7 +145,7 @@ def fly_window(
         if running is None:
             running = vacant(prefilled, slots)
         elif width != running.state.inputs.source.shape[1]:
-            running = widen(running, prefilled)
+            running = widen(config, running, prefilled)
         last = group is groups[-1]
         running, flown = fly(config, params, running, prefilled, flights.numbers(group.rows), last, decoding, packing)
         left = [(flown.numbers, flown.trace)]
@@ -174,7 +174,7 @@ class _Flights:
         self._truncated = np.concatenate([group.truncated for group in groups])
         self._number = {row: number for number, row in enumerate(self._rows.tolist()) if row >= 0}
         self._before: _Flight | None = None
-        self._since, self._steps, self._executed = time.perf_counter(), 0, 0
+        self._since, self._steps, self._executed, self._widths = time.perf_counter(), 0, 0, set()
 
     def numbers(self, rows: np.ndarray) -> np.ndarray:
         """The numbers by which the rows are known in flight, int32 [n]; −1 for rows that fill up."""
@@ -187,6 +187,7 @@ class _Flights:
             return
         left, steps, executed, width = jax.device_get(before)
         self._steps, self._executed = self._steps + int(steps), self._executed + int(executed)
+        self._widths.add(int(width))
         numbers, trace = jax.tree.map(lambda *parts: np.concatenate(parts), *left)
         places = np.flatnonzero(numbers >= 0)
         if not places.size:
@@ -200,9 +201,9 @@ class _Flights:
             seconds=now - self._since,
             places=self._steps * self._slots,
             executed=self._executed,
-            width=width,
+            widths=frozenset(self._widths),
         )
-        self._since, self._steps, self._executed = now, 0, 0
+        self._since, self._steps, self._executed, self._widths = now, 0, 0, set()
 
 
 def groups_of(batches: Sequence[DecodeBatch], slots: int, wanted: Collection[int] | None = None) -> Iterator[DecodeBatch]:

@@ -10,21 +10,23 @@ from calm_jax.models.config import TransformerConfig
 GIB = 2**30
 
 
-def cache_bytes(config: TransformerConfig, rows: int, width: int, new_tokens: int) -> int:
-    """Bytes of the keys and values that so many rows hold, of sources or prompts `width` wide."""
+def cache_bytes(config: TransformerConfig, width: int, new_tokens: int) -> int:
+    """Bytes of the keys, values and exit states that a sequence holds, of a source or prompt `width` wide."""
     positions = width + new_tokens  # of prompt and tokens on one ring, or of source and tokens apart
-    one = 2 * config.num_decoder_layers * config.kv_heads * config.head_dim * jnp.dtype(config.dtype).itemsize
-    return rows * positions * one
+    one = 2 * config.num_decoder_layers * config.kv_heads * config.head_dim + config.emb_dim
+    return positions * one * jnp.dtype(config.dtype).itemsize
 
 
-def check_memory(config: TransformerConfig, rows: int, width: int, new_tokens: int) -> None:
-    """Raises ValueError where the keys and values of so many rows are more than the memory that is free."""
-    free, needed = free_bytes(), cache_bytes(config, rows, width, new_tokens)
-    if free is not None and needed > free:
-        raise ValueError(
-            f'{rows} rows hold {needed / GIB:.1f} GiB of keys and values, and {free / GIB:.1f} GiB are free; '
-            f'pass a batch size of at most {max(1, int(rows * free / needed))}'
-        )
+def check_memory(config: TransformerConfig, rows: int, beams: int, width: int, new_tokens: int) -> None:
+    """Raises ValueError where what so many rows hold, of so many beams each, is more than the memory that is free."""
+    free, one = free_bytes(), beams * cache_bytes(config, width, new_tokens)
+    if free is None or rows * one <= free:
+        return
+    fits = int(free / one)
+    advice = f'pass a batch size of at most {fits}' if fits else 'lower the limits: not even one row fits'
+    raise ValueError(
+        f'{rows} rows hold {rows * one / GIB:.1f} GiB of keys and values, and {free / GIB:.1f} GiB are free; {advice}'
+    )
 
 
 def free_bytes() -> int | None:

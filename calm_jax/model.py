@@ -271,9 +271,10 @@ class Model:
         else:
             decoding = self.resolve(chosen_decoding(lambda: self.decoding, decoding, options))
         check_combination(decoding, sequences, log_probabilities)
-        pack = checked_pack(options.get('pack', PACKS[0]), self.config.num_decoder_layers, batch_size or BATCH_SIZE)
-        rows = checked_rows(options.get('rows'), decoding, self.config.num_decoder_layers, count)
-        return Request(decoding, batch_size or BATCH_SIZE, rows, sequences, log_probabilities, pack, template)
+        layers, size = self.config.num_decoder_layers, batch_size or BATCH_SIZE
+        rows = checked_rows(options.get('rows'), decoding, layers, count)
+        pack = checked_pack(options.get('pack', PACKS[0]), decoding, rows, layers, size)
+        return Request(decoding, size, rows, sequences, log_probabilities, pack, template)
 
     def certified(
         self, certificate: Certificate, batch_size: int, examples: int | None = None, classes: Sequence[type] = ()
@@ -333,7 +334,7 @@ class Model:
             'packing': self._packing(request, len(window)),
         }
         rows, width = (max(batch.tokens.shape[axis] for batch in window) for axis in (0, 1))
-        check_memory(self.config, rows * beams(request.decoding), width, request.new_tokens)
+        check_memory(self.config, rows, beams(request.decoding), width, request.new_tokens)
         arguments = self.config, self.decoding_params, window, request.decoding
         if request.pack == 'none' or len(window) == 1 or request.batch_size == 1 or isinstance(request.decoding.choice, Beam):
             landings = decode_batches(*arguments, wanted=wanted, **parts)

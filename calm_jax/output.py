@@ -42,7 +42,7 @@ class DecodeReport(NamedTuple):
     """What decoding some sequences took: those of a batch, or those that left their slots together.
 
     seconds; sequences: how many (rows that fill up left out). places: steps times rows; tokens: those of them that were used.
-    executed: sub-layers of each step times rows; needed: those of them that the sequences ran. width: of the sources.
+    executed: sub-layers of each step times rows; needed: those of them that the sequences ran. widths: of the sources.
     """
 
     seconds: float
@@ -51,7 +51,7 @@ class DecodeReport(NamedTuple):
     tokens: int
     executed: int
     needed: int
-    width: int
+    widths: frozenset[int]
 
 
 class Outputs(Sequence[Output]):

@@ -67,7 +67,7 @@ def test_an_endless_stream_is_decoded_a_window_at_a_time(model):
     assert len(read) <= 128
 
 
-@pytest.mark.parametrize('pack', ['auto', 'refill', '1:1', 'none'])
+@pytest.mark.parametrize('pack', ['auto', 'refill', 'none'])
 def test_rows_are_streamed_as_they_end_and_say_which_text_they_are_of(model, pack):
     reports = []
     stream = model.stream(TEXTS, batch_size=2, pack=pack, watch=reports.append)

@@ -4,9 +4,10 @@
     calm generate --checkpoint DIR --input in.jsonl --source_field en --output out.jsonl --certificate c.json
     calm generate --checkpoint DIR --prompt "A man rides a bicycle."
 
-Writes one JSON record a line, in input order: the text, and per token its exit layer and confidence. An interrupted run
-continues with --resume; the file is the same to the byte as if it had not been interrupted. Fewer layers are not always less
-time: --measure_speed says what they are here.
+Writes one JSON record a line, in input order: the text, and per token its exit layer and confidence. Texts are in flight: where
+one has ended, the next takes its place. An interrupted run continues with --resume and what it has journalled; with --pack none
+the file is the same to the byte as if it had not been interrupted, else but for close calls of float32. Fewer layers are not
+always less time: --measure_speed says what they are here.
 """
 
 import argparse
@@ -112,8 +113,8 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.input and not args.output:
         raise ValueError('--input needs --output, the JSONL file to write')
     if args.prompt is not None:
-        for name in ('output', 'resume', 'overwrite', 'threshold_field', 'finish_order'):
-            if getattr(args, name):
+        for name in ('output', 'resume', 'overwrite', 'threshold_field', 'finish_order', 'pack'):
+            if getattr(args, name) not in (None, False, PACKS[0]):
                 raise ValueError(f'--prompt prints to standard output; --{name} belongs to --input')
     if args.resume and args.overwrite:
         raise ValueError('--resume and --overwrite contradict each other; pass one')

@@ -23,7 +23,7 @@ from calm_jax import formats
 from calm_jax.files import read_json, write_json
 
 HEADER = '.config.json'  # follows the name of a decoded file, whole or not, in that of its header
-SYNCED = 64  # lines of the journal that may be lost with the machine
+SYNCED = 64  # lines of the journal that may be lost with the machine; none are with the process
 _BEFORE, _BETWEEN, _AFTER = b'{"row": ', b', "record": ', b'}\n'
 
 
@@ -99,21 +99,19 @@ class Decoded:
                     content = json.dumps(each, ensure_ascii=False).encode()
                     file.write(_BEFORE + str(row).encode() + _BETWEEN + content + _AFTER)
                     written += 1
-                    if written % SYNCED == 0:
-                        _sync(file)
+                    _sync(file) if written % SYNCED == 0 else file.flush()
                     yield each
             except BaseException:
                 if not written and not self.finished:  # nothing to go on from, nor to stand in the way of the next attempt
-                    self.partial.unlink()
-                    header_path(self.partial).unlink()
+                    for path in (self.partial, header_path(self.partial), self._whole):
+                        path.unlink(missing_ok=True)
                 raise
             _sync(file)
-        whole = self.partial.with_name(self.partial.name + '.whole')
-        _unwrap(self.partial, whole, in_order)
+        _unwrap(self.partial, self._whole, in_order)
         # The journal keeps its header until the file has its name, so that it can be continued until then.
         self._summary.unlink(missing_ok=True)
         write_json(header_path(self.path), self.header)
-        whole.replace(self.path)
+        self._whole.replace(self.path)
         self.partial.unlink()
 
     def summarize(self, summary: dict) -> None:
@@ -124,6 +122,11 @@ class Decoded:
     @property
     def _summary(self) -> Path:
         return summary_path(self.path)
+
+    @property
+    def _whole(self) -> Path:
+        """The file until it has its name."""
+        return self.partial.with_name(self.partial.name + '.whole')
 
 
 def header(

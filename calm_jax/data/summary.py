@@ -32,7 +32,7 @@ class Summary:
         self._used += report.tokens
         self._executed += report.executed
         self._needed += report.needed
-        self._widths.add(report.width)
+        self._widths |= report.widths
 
     def include(self, records: Iterable[dict]) -> None:
         """Counts records of an earlier run, which took other time."""

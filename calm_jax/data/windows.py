@@ -8,7 +8,7 @@ import numpy as np
 
 from calm_jax.data.padding import Buckets, pad_rows
 
-WINDOW = 64  # batches that are sorted together, and written together
+WINDOW = 64  # batches that are sorted together
 
 
 class DecodeBatch(NamedTuple):

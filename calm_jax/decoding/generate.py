@@ -156,10 +156,10 @@ def vacant(prefilled: DecodeState, count: int) -> Slots:
     return vacant_slots(prefilled, count)
 
 
-@jax.jit
-def widen(slots: Slots, prefilled: DecodeState) -> Slots:
+@partial(jax.jit, static_argnames=('config',))
+def widen(config: TransformerConfig, slots: Slots, prefilled: DecodeState) -> Slots:
     """The slots with the room that rows of `prefilled`, whose sources are wider, need."""
-    return widened_slots(slots, prefilled)
+    return widened_slots(slots, prefilled, config.pad_id)
 
 
 def fly(

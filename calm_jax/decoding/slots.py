@@ -72,8 +72,11 @@ def vacant_slots(prefilled: DecodeState, count: int) -> Slots:
     return Slots(DecodeState(_joined(jax.tree.map(repeated, _own(inputs)), inputs), carry), jnp.full(count, -1, jnp.int32))
 
 
-def widened_slots(slots: Slots, prefilled: DecodeState) -> Slots:
-    """The slots with the room that rows of `prefilled` need: for longer sources, or on the longer ring of longer prompts."""
+def widened_slots(slots: Slots, prefilled: DecodeState, pad_id: int) -> Slots:
+    """The slots with the room that rows of `prefilled` need: for longer sources, or on the longer ring of longer prompts.
+
+    pad_id: what sources are padded with, which rules read before a prompt.
+    """
     (inputs, carry), numbers = slots
     wide = prefilled.inputs
     behind = wide.source.shape[1] - inputs.source.shape[1]
@@ -81,7 +84,7 @@ def widened_slots(slots: Slots, prefilled: DecodeState) -> Slots:
     if inputs.cross_kv is None:
         behind, front = 0, behind
         carry = carry._replace(cache=_on_ring(carry.cache, carry.cursor, prefilled.carry.cache.ring))
-        inputs = inputs._replace(prompt=jnp.pad(inputs.prompt, ((0, 0), (front, 0))))
+        inputs = inputs._replace(prompt=jnp.pad(inputs.prompt, ((0, 0), (front, 0)), constant_values=pad_id))
     else:
         longer = ((0, 0), (0, behind), (0, 0))
         inputs = inputs._replace(
@@ -89,7 +92,8 @@ def widened_slots(slots: Slots, prefilled: DecodeState) -> Slots:
             cross_bias=jnp.pad(jnp.asarray(inputs.cross_bias), ((0, 0), (0, 0), (0, 0), (0, behind)), constant_values=MASKED),
         )
     inputs = inputs._replace(
-        source=jnp.pad(inputs.source, ((0, 0), (front, behind))), mask=jnp.pad(inputs.mask, ((0, 0), (front, behind)))
+        source=jnp.pad(inputs.source, ((0, 0), (front, behind)), constant_values=pad_id),
+        mask=jnp.pad(inputs.mask, ((0, 0), (front, behind))),
     )
     return Slots(DecodeState(_joined(_own(inputs), wide), carry), numbers)
 
@@ -115,9 +119,8 @@ def insert_row(state: DecodeState, slot: Array | int, prefilled: DecodeState, ro
     own = jax.tree.map(put, own, arriving)._replace(
         first=put(own.first, arriving.first, later), start=put(own.start, arriving.start, later)
     )
-    layers = cache.layers
-    if inputs.cross_kv is None:  # a prompt stands in them; else what is there is older than the row
-        layers = jax.tree.map(lambda old, leaf: put(old, leaf, turned), layers, new.cache.layers)
+    # A prompt stands in them; else zeros: what is there is older than the row, but hidden by adding, which no NaN heeds.
+    layers = jax.tree.map(lambda old, leaf: put(old, leaf, turned), cache.layers, new.cache.layers)
     filled = tuple(put(old, leaf, later) for old, leaf in zip(cache.filled, new.cache.filled))
     carry = carry._replace(
         last=put(carry.last, new.last),

@@ -145,6 +145,7 @@ class CalmJax:
 def scripted(kind):
     """The measure's class, computed as ever, with the confidence moved to one side of ½: every token exits after `layers`, a
     number, or a table [n] that rows and steps go through."""
+    import jax
     import jax.numpy as jnp
 
     from calm_jax.depth.confidence import Measure
@@ -185,8 +186,8 @@ def scripted(kind):
             # What was measured stays in the sum, or the compiler would leave the measuring out.
             layers = jnp.asarray(self.layers)
             if layers.ndim:
-                row = jnp.arange(evidence.position.shape[0])
-                layers = layers[(evidence.position * 131 + row * 31) % layers.shape[0]]
+                # By text and position, wherever the row stands.
+                layers = layers[jax.random.key_data(evidence.choose.keys)[:, -1] % layers.shape[0]]
             side = jnp.where(evidence.layer + 1 >= layers, 0.75, 0.0)
             return memory, side + confidence / 4, prediction
 

@@ -116,7 +116,7 @@ def test_however_rows_are_kept_together_the_records_are_the_same_and_what_was_us
     assert sum(same) >= 68  # float32 of other shapes: but for close calls
     summary = json.loads(other.with_name('other.jsonl.summary.json').read_text())
     assert summary['places_used'] == summary['tokens'] <= summary['places']
-    assert summary['widths'] == sorted(set(summary['widths'])) and len(summary['widths']) <= 8
+    assert summary['widths'] == [8, 16]
 
 
 def test_records_may_stand_in_the_order_in_which_they_end_and_are_the_same(generate):
@@ -160,18 +160,34 @@ def test_what_an_interrupted_run_has_journalled_is_not_decoded_again(generate, m
     ],
 )
 def test_a_packing_that_cannot_be_is_refused_in_a_line(generate, capsys, pack, message):
-    assert generate('--pack', pack)[0] == 2
+    assert generate(*EXITS, '--pack', pack)[0] == 2
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1
 
 
+def test_a_packing_that_changes_nothing_is_refused(generate, checkpoint, capsys):
+    for flags in ((), (*EXITS, '--propagation', 'eager'), ('--num_beams', '2')):
+        assert generate(*flags, '--pack', '1:2')[0] == 2
+        assert 'pack 1:2 changes nothing' in capsys.readouterr().err
+    assert main(['generate', '--checkpoint', checkpoint, '--prompt', 'a', '--pack', 'none']) == 2
+    assert '--pack belongs to --input' in capsys.readouterr().err
+
+
 def test_more_rows_than_memory_holds_are_refused_before_anything_is_compiled(generate, capsys, monkeypatch):
-    monkeypatch.setattr('calm_jax.memory.free_bytes', lambda: 10_000)
     monkeypatch.setattr('calm_jax.model.fly_window', None)
-    code, path = generate()
-    error = capsys.readouterr().err
-    assert code == 2 and 'of keys and values, and 0.0 GiB are free; pass a batch size of at most' in error
-    assert len(error.splitlines()) == 1 and not list(path.parent.glob('out.jsonl*'))
+    monkeypatch.setattr('calm_jax.model.decode_batches', None)
+    for free, flags, advice in (
+        (60_000, (), 'pass a batch size of at most '),
+        (60_000, ('--num_beams', '3'), 'pass a batch size of at most '),
+        (10, (), 'lower the limits: not even one row fits'),
+    ):
+        monkeypatch.setattr('calm_jax.memory.free_bytes', lambda free=free: free)
+        code, path = generate(*flags)
+        error = capsys.readouterr().err
+        assert code == 2 and f'of keys and values, and 0.0 GiB are free; {advice}' in error
+        assert len(error.splitlines()) == 1 and not list(path.parent.glob('out.jsonl*'))
+        if 'most' in advice:
+            assert int(error.split()[-1]) < (8 if not flags else 3)
 
 
 @pytest.mark.parametrize('examples', [9, 70])
@@ -191,7 +207,7 @@ def test_a_file_is_opened_and_its_lines_are_parsed_as_often_whatever_the_number_
 
 
 def test_a_run_killed_anywhere_resumes_to_the_same_bytes(generate, monkeypatch):
-    whole = generate(*EXITS, '--batch_size', '1')[1].read_bytes()
+    whole = generate(*EXITS, '--batch_size', '1')[1].read_bytes()  # nobody beside it, so nothing to refill
     real = Model.stream
 
     def dies(*args, **kwargs):
@@ -223,9 +239,9 @@ def test_a_killed_process_resumes_to_the_same_bytes(generate, checkpoint, data, 
     texts = [json.loads(line)['en'] for line in pathlib.Path(data).read_text().splitlines()] * 10
     source, path = tmp_path / 'long.jsonl', tmp_path / 'killed.jsonl'
     source.write_text(''.join(json.dumps({'id': number, 'en': text}) + '\n' for number, text in enumerate(texts)))
-    whole = generate(*EXITS, source=str(source))[1].read_bytes()
+    whole = generate(*EXITS, '--pack', 'none', source=str(source))[1].read_bytes()
     flags = ['--checkpoint', checkpoint, '--input', str(source), '--source_field', 'en', '--output', str(path)]
-    command = ['generate', *flags, '--quiet', '--batch_size', '8', *EXITS]
+    command = ['generate', *flags, '--quiet', '--batch_size', '8', '--pack', 'none', *EXITS]
     partial = pathlib.Path(f'{path}.partial')
     for _ in range(5):  # a machine that looks away for long enough sees it end
         process = subprocess.Popen([sys.executable, '-m', 'calm_jax.cli', *command])

@@ -12,7 +12,7 @@ from calm_jax.decoding.propagation import CopyKV, Eager, FirstState, Lazy
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.rules import Rules
 from calm_jax.decoding.trace import trace_of
-from calm_jax.depth.confidence import SoftmaxGap, StateSimilarity
+from calm_jax.depth.confidence import Oracle, SoftmaxGap, StateSimilarity
 from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import Gate
@@ -32,6 +32,7 @@ class Closed(Gate):
 
 LENGTH, SLOTS, TEXTS = 12, 3, 9
 LIMITS = np.array([2, 9, 4, 1, 7, 12, 3, 5, 6], np.int32)
+DEPTHS = np.array([1, 0, 2, 1, 2, 0, 1, 2, 1], np.int32)  # of 'depth', where a row leaves whatever it is like
 NARROW = 5  # the width of the first texts' sources
 
 DECISIONS = {
@@ -44,6 +45,8 @@ DECISIONS = {
     'frequent': {'exit': Exit(SoftmaxGap(FrequentIds(ids=np.arange(3, 15, dtype=np.int32), count=8)), 0.1)},
     'contrast': {'exit': Exit(WeightedContrast(), 0.1)},
     'plan': {'plan': Uniform(0.5), 'exit': Exit(SoftmaxGap(), 0.1), 'propagation': Lazy(2)},
+    'depth': {},
+    'oracle': {'exit': Exit(Oracle(), 0.5), 'propagation': Lazy(3)},
     'gate': {'gate': Closed(), 'exit': Exit(SoftmaxGap(), 0.1)},
     'drawn early': {
         'choice': Sampled(0.9),
@@ -79,7 +82,7 @@ def cut(config, sources, rows, width):
     return sources[rows, -width:] if config.decoder_only else sources[rows, :width]
 
 
-def in_flight(config, params, sources, decoding, thresholds, packing=NEVER):
+def in_flight(config, params, sources, decoding, settings, scored, packing):
     """Every text's trace by number, from SLOTS slots that are refilled, two rows at a time, on a ring begun at 1000."""
     slots, found = None, {}
     groups = [(np.array([0, 1]), NARROW), (np.array([2, 3]), NARROW)]
@@ -90,13 +93,21 @@ def in_flight(config, params, sources, decoding, thresholds, packing=NEVER):
     ]
     for rows, width in groups:
         tokens = np.where(rows[:, None] >= 0, cut(config, sources, rows, width), config.pad_id)
-        own = Rows(threshold=None if decoding.exit is None else thresholds[rows], limit=LIMITS[rows])
-        options = {'rows': own, 'capacity': LENGTH, 'cursor': np.int32(1000), 'example_ids': rows.astype(np.int32)}
+        own = jax.tree.map(lambda each, rows=rows: each[rows], settings)
+        options = {
+            'rows': own,
+            'log_probabilities': scored,
+            'capacity': LENGTH,
+            'cursor': np.int32(1000),
+            'example_ids': rows.astype(np.int32),
+        }
         prefilled = begin(config, params, tokens, decoding=decoding, **options)
         if slots is None:
             slots = vacant(prefilled, SLOTS)
         elif width != slots.state.inputs.source.shape[1]:
-            slots = widen(slots, prefilled)
+            slots = widen(config, slots, prefilled)
+            inputs = slots.state.inputs
+            assert np.asarray(inputs.source)[~np.asarray(inputs.mask)].tolist() == [config.pad_id] * np.sum(~inputs.mask)
         slots, flown = fly(config, params, slots, prefilled, rows, 8 in rows, decoding, packing)
         collect(found, flown.numbers, flown.trace)
     collect(found, slots.numbers, landed(config, slots))
@@ -114,19 +125,24 @@ def collect(found, numbers, trace):
 PACKED = Packing((1, 2), (1, 2))
 CASES = [(name, 'lazy', PACKED) for name in NAMES]
 CASES += [('t5_1_0', decisions, NEVER) for decisions in ('full', 'lazy', 'eager', 'copied', 'drawn')]
-CASES += [('t5_1_0', decisions, PACKED) for decisions in ('first', 'pruned', 'frequent', 'contrast', 'plan', 'gate')]
-CASES += [('llama_3', 'full', NEVER), ('llama_3', 'plan', NEVER), ('llama_3', 'drawn early', PACKED)]
+CASES += [
+    ('t5_1_0', decisions, PACKED)
+    for decisions in ('first', 'pruned', 'frequent', 'contrast', 'plan', 'gate', 'oracle', 'depth')
+]
+CASES += [('gpt2', 'lazy', NEVER), ('llama_3', 'full', NEVER), ('llama_3', 'plan', NEVER), ('llama_3', 'drawn early', PACKED)]
 
 
 @pytest.mark.parametrize('name, decisions, packing', CASES)
 def test_a_row_in_flight_is_what_it_is_alone(name, decisions, packing):
     config, params, sources = texts(name)
     decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), **DECISIONS[decisions])
-    thresholds = np.linspace(0.05, 1, TEXTS).astype(np.float32)
-    found = in_flight(config, params, sources, decoding, thresholds, packing)
+    thresholds = None if decoding.exit is None else np.linspace(0.05, 1, TEXTS).astype(np.float32)
+    settings = Rows(threshold=thresholds, depth=DEPTHS if decisions == 'depth' else None, limit=LIMITS)
+    scored = decisions in ('full', 'lazy', 'depth')
+    found = in_flight(config, params, sources, decoding, settings, scored, packing)
     assert sorted(found) == list(range(TEXTS))
-    rows = Rows(threshold=None if decoding.exit is None else thresholds, limit=LIMITS)
-    together = jax.device_get(generate(config, params, sources, decoding=decoding, rows=rows))
+    together = generate(config, params, sources, decoding=decoding, rows=settings, log_probabilities=scored)
+    together = jax.device_get(together)
     assert len(set(together.lengths.tolist())) > 3
     for number, row in found.items():
         expected = jax.tree.map(lambda each, number=number: each[number], together._replace(executed=None))
