@@ -5,10 +5,10 @@ from page import table
 NOTES = {
     'cpu': '*used*: places of the batch that held a row still decoding. *layers*: that a token needed, and that a step ran, of '
     'any row. *decode*: speed against batches at full depth, prefill apart; *whole*: with prefill and all that the host does. '
-    'p50 and p95: seconds from insertion to last token. *first*: seconds of the first pass, which compiles.',
+    'p50 and p95: seconds from insertion to last token of a text of median length and of one at the 95th percentile, as tokens '
+    'times the mean step. *first*: seconds of the first pass, which compiles.',
     'gpu': 'On this card a step of this size waits for launches, not for products: batches at full depth run as one graph of '
-    'kernels, while each row that comes in costs some hundred small copies (about 1.7 ms, two and a half steps), and each '
-    'conditional waits for the host. Refilling pays from batch 128 on, exits and packing do not at this size.',
+    'kernels, while each row that comes in costs some hundred small copies, and each conditional waits for the host.',
 }
 
 
@@ -34,7 +34,7 @@ def _table(rows):
         speed = f'{row["decode_speed"]:.2f} ({row["decode_speed_least"]:.2f}–{row["decode_speed_greatest"]:.2f})'
         lines.append(
             [
-                row['batch_size'],
+                str(row['batch_size']),
                 row['way'],
                 row['setting'],
                 f'{row["used"]:.2f}',
