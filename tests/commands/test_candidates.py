@@ -16,6 +16,7 @@ from calm_jax.calibration import Certificate, pareto_path
 from calm_jax.cli import main
 from calm_jax.commands import decode_flags
 from calm_jax.decoding.codec import describe, to_json
+from calm_jax.decoding.layout import at
 from calm_jax.metrics import quality
 from calm_jax.model import load
 from calm_jax.reporting import reader
@@ -67,7 +68,19 @@ def test_none_stands_for_no_measure_or_plan_and_full_depth_is_no_candidate(docum
         (f'uniform plan (share {2 / 3})', None),
         (f'uniform plan (share {1 / 3})', None),
     ]
+    assert documents('--measure', 'state', '--measure', 'none', '--measure', 'classifier') == [('state', 0), ('classifier', 1)]
     assert documents('--measure', 'state', '--measure', 'state') == [('state', 0)] and documents('--measure', 'none') == []
+
+
+def test_of_what_decodes_alike_there_is_one_candidate(documents):
+    plan = f'uniform plan (share {2 / 3})'
+    assert documents('--measure', 'state', '--plan', 'none', '--plan', 'uniform:3') == [('state', 0)]
+    assert len(documents('--measure', 'state', '--plan', 'uniform:3', '--plan', 'none')) == 1
+    assert documents('--plan', 'uniform:2', '--plan', 'uniform:3', '--plan', 'uniform:2') == [(plan, None)]
+    assert documents('--measure', 'state', '--threshold_form', 'constant', '--plan', 'none', '--plan', 'uniform:2') == [
+        ('state', 0),
+        (f'state, {plan}', 0),
+    ]
 
 
 def test_several_classes_of_ones_own_bring_their_options(documents, monkeypatch, tmp_path):
@@ -105,7 +118,7 @@ def test_gin_is_of_all_candidates_and_flags_win(documents):
     plan = f'uniform plan (share {2 / 3})'
     assert documents(gap, '--measure', 'none', '--measure', 'state', '--plan', 'uniform:2') == [
         (plan, None),
-        (f'state, {plan}', 1),
+        (f'state, {plan}', 0),
     ]
     assert documents(gap, '--measure', 'none', '--plan', 'uniform:2') == [(plan, None)]
 
@@ -278,6 +291,14 @@ def test_plans_are_one_sequence_in_the_order_of_their_flags(calibrated, capsys):
     ]
 
 
+def test_grids_are_of_measures_and_none_has_no_grid(calibrated):
+    flags = ('--measure', 'state', '--measure', 'none', '--measure', 'classifier', '--grid', '.9', '--grid', '.8')
+    code, path = calibrated(*flags, '--plan', 'uniform:2', name='grids')
+    assert code == 0
+    points = [(at(point.decoding, ('exit', 'measure')).get('class'), point.threshold) for point in Certificate.load(path).grid]
+    assert points == [('state', 0.9), ('classifier', 0.8), (None, None)]
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """What a decoding takes: a second at full depth, else what `seconds` says of its measure."""
@@ -339,6 +360,7 @@ def one_line(capsys):
         ((*MEASURES, '--keep', '9'), '--keep 9 changes nothing'),
         (('--measure', 'state', '--grid', '.9,.8', '--grid', '.9'), '2 grids for 1 measures'),
         (('--measure', 'none', '--plan', 'none'), '--measure is missing'),
+        (('--measure', 'state', '--measure', 'state', '--grid', '.9', '--grid', '.8'), '--measure state is given more than once'),
         ((*MEASURES, '--epsilon', '4e-37', '--p_value', 'hoeffding_bentkus'), '70 examples are too few: at tolerance 0.7 and'),
         (('--measure', 'state', '--measure', 'stat'), "unknown 'stat'"),
     ],
