@@ -59,8 +59,9 @@ def tuned_path(
 ) -> Tuned:
     """One path through points, by what they cost and lose on the tuning data that a sweep is of.
 
-    calibration: of these data, which tests nothing. A candidate path is decoded until the tuning losses alone reject that it
-    keeps its promise: what lies behind is bolder. Points that cost no less than full depth, which needs no test, are left out.
+    calibration: of these data, which tests nothing. A path of thresholds is decoded until the tuning losses alone reject that
+    it keeps its promise: what lies behind is bolder. Points without a threshold stand in any order, and are decoded all of
+    them. Points that cost no less than full depth, which needs no test, are left out.
     Raises ValueError where that leaves none.
     """
     candidates, unsafe, hopeless = [], [], set()
@@ -73,7 +74,7 @@ def tuned_path(
         danger, beyond = calibration.foreseen(losses, point)
         candidates.append(point)
         unsafe.append(danger)
-        if beyond:
+        if beyond and point.threshold is not None:
             hopeless.add(point.path)
     seconds, full = None, sweep.cost(sweep.recorded.full)
     costs = [sweep.cost(point.decoding) for point in candidates]

@@ -131,8 +131,8 @@ def decoding_of(args: argparse.Namespace, model: Any, by_record: bool = False) -
 
 def candidates_of(args: argparse.Namespace, model: Any) -> list[Candidate]:
     """What the flags make of a model where those of exits, gates and plans may be repeated: one decoding for every combination
-    of their values, in the order of the flags. An option is of every combination that has its owner; of combinations that decode
-    alike there is the first, and full depth is none.
+    of their values, in the order of the flags. An option is of every combination that has its owner; the first is there of
+    combinations that decode alike, and full depth is none.
 
     Raises ValueError for what no combination has a use for, and what `decoding_of` raises.
     """

@@ -360,7 +360,10 @@ def one_line(capsys):
         ((*MEASURES, '--keep', '9'), '--keep 9 changes nothing'),
         (('--measure', 'state', '--grid', '.9,.8', '--grid', '.9'), '2 grids for 1 measures'),
         (('--measure', 'none', '--plan', 'none'), '--measure is missing'),
-        (('--measure', 'state', '--measure', 'state', '--grid', '.9', '--grid', '.8'), '--measure state is given more than once'),
+        (
+            ('--measure', 'state', '--measure', 'state', '--grid', '.9', '--grid', '.8'),
+            '--measure state is given more than once',
+        ),
         ((*MEASURES, '--epsilon', '4e-37', '--p_value', 'hoeffding_bentkus'), '70 examples are too few: at tolerance 0.7 and'),
         (('--measure', 'state', '--measure', 'stat'), "unknown 'stat'"),
     ],
