@@ -106,12 +106,22 @@ def _texts(predictions: Paths, references: Paths, templates: Sequence[Template])
 
 
 def _check_order(ids: list[str], reference_ids: list[str], predictions: Records, references: Records) -> None:
-    """Records are matched by their order: refuse what cannot be in the same one."""
-    if ids != reference_ids and collections.Counter(ids) == collections.Counter(reference_ids):
+    """Records are matched by their order: refuse what cannot be in the same one. Where inputs had no id, predictions have the
+    numbers of their rows."""
+    if ids == reference_ids:
+        return
+    if collections.Counter(ids) == collections.Counter(reference_ids):
         i = next(i for i, (first, second) in enumerate(zip(ids, reference_ids)) if first != second)
         raise ValueError(
             f'{predictions.where(i)} has id {ids[i]} and {references.where(i)} has id {reference_ids[i]}: '
             'the same ids in another order; sort the references as the predictions are'
+        )
+    rows = [str(i) for i in range(len(ids))]
+    if ids != rows and collections.Counter(ids) == collections.Counter(rows):
+        i = next(i for i, (first, second) in enumerate(zip(ids, rows)) if first != second)
+        raise ValueError(
+            f'{predictions.where(i)} has id {ids[i]}: the ids are the rows of an input in another order, and '
+            'the references have other ids; sort the predictions by id, or generate them without --finish_order'
         )
 
 

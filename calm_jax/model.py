@@ -195,6 +195,19 @@ class Model:
         """Raises what `generate` would raise of these arguments and `count` texts."""
         self._request('check', decoding, options, count)
 
+    def packing(self, batch_size: int, batches: int, pack: str | Packing = PACKS[0]) -> Packing:
+        """How rows that are still inside are packed, of so many batches that are decoded together; never, where `pack` says so
+        or they are too few for what compiling it takes. pack: as `calm_jax.request.Options`.
+
+        Raises ValueError for a packing that these batches or this model cannot have.
+        """
+        pack = checked_pack(pack, self.config.num_decoder_layers, batch_size)
+        if isinstance(pack, Packing):
+            return pack
+        if pack != 'auto' or batches < PACKED_BATCHES:
+            return NEVER
+        return measured(self.config.sizes, batch_size, jax.default_backend())
+
     def save(self, directory: str | os.PathLike, *, dtype: str | None = None, overwrite: bool = False) -> None:
         """Writes a native checkpoint, whole or not at all."""
         native.save(
@@ -331,7 +344,7 @@ class Model:
             'settings': lambda rows: request.rows_at(rows // request.sequences),
             'head_table': self.head_table(request.decoding),
             'log_probabilities': request.log_probabilities,
-            'packing': self._packing(request, len(window)),
+            'packing': self.packing(request.batch_size, len(window), request.pack),
         }
         rows, width = (max(batch.tokens.shape[axis] for batch in window) for axis in (0, 1))
         check_memory(self.config, rows, beams(request.decoding), width, request.new_tokens)
@@ -344,14 +357,6 @@ class Model:
             outputs = self._rows_of(landing, request)
             kept = {row: outputs[row] for row in sorted(outputs) if row in wanted}
             yield kept, landing.report(beams(request.decoding))
-
-    def _packing(self, request: Request, batches: int) -> Packing:
-        """Of the rows of a window of so many batches that are still inside."""
-        if isinstance(request.pack, Packing):
-            return request.pack
-        if request.pack != 'auto' or batches < PACKED_BATCHES:
-            return NEVER
-        return measured(self.config.sizes, request.batch_size, jax.default_backend())
 
     def _rows_of(self, landing: Landing, request: Request) -> dict[int, Output]:
         """Outputs by row of the input."""

@@ -48,7 +48,7 @@ def decode_file(
     source: as `open_records` takes it; source_field: the field or template that makes the input of a record. threshold_field:
     the field of a record's own λ. pack: as `calm_jax.request.Options`. in_order: whether the records are written in the order
     of the input, or as they end. resume: go on where an interrupted run stopped; overwrite: replace the output. speed:
-    measures it against full depth for the summary, when all is decoded.
+    measures it against full depth for the summary, when all is decoded, by an earlier run too.
 
     Raises ValueError or OSError in one line, before anything is written, for settings, records and files that do not do.
     """
@@ -62,7 +62,11 @@ def decode_file(
     )
     decoded, summary = Decoded(output, content, resume, overwrite), Summary()
     if decoded.complete and decoded.summarized:
-        return FileRun(read_summary(output), 0)
+        finished = read_summary(output)
+        if speed is not None:
+            finished['speed'] = speed()
+            decoded.summarize(finished)
+        return FileRun(finished, 0)
     summary.include(decoded.finished_records())
     machine = environment(batch_size)
     if not decoded.complete:

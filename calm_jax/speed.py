@@ -1,5 +1,6 @@
 """How fast a decoding is against full depth, here and now: the same texts through the same model, interleaved."""
 
+import math
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
@@ -8,8 +9,10 @@ import numpy as np
 
 from calm_jax.certified import environment, speed_conditions
 from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.packing import Packing
 from calm_jax.model import Model
 from calm_jax.progress import progress
+from calm_jax.request import PACKS
 
 Item = TypeVar('Item')
 BATCHES, ROUNDS = 4, 3  # full batches that are decoded in a round; rounds that are timed
@@ -24,11 +27,18 @@ class Timed(NamedTuple):
 
 
 def time_decodings(
-    model: Model, decodings: Sequence[Decoding], texts: Sequence[str], batch_size: int, rounds: int = ROUNDS, quiet: bool = True
+    model: Model,
+    decodings: Sequence[Decoding],
+    texts: Sequence[str],
+    batch_size: int,
+    rounds: int = ROUNDS,
+    quiet: bool = True,
+    pack: str | Packing = PACKS[0],
 ) -> Timed:
     """Decodes the texts under each decoding in turn, every other round in reverse; a first round, which compiles, is dropped.
 
-    Seconds are of all that decoding takes, from texts to texts. ValueError for no texts.
+    Seconds are of all that decoding takes, from texts to texts. pack: as `calm_jax.request.Options`; 'auto' is that of these
+    texts, and `pack_of` says what it is of more. ValueError for no texts.
     """
     if not len(texts):
         raise ValueError('texts: expected one or more to time, found none')
@@ -37,22 +47,31 @@ def time_decodings(
         order = range(len(decodings))
         for index in order if number % 2 else reversed(order):
             began = perf_counter()
-            tokens[index] = sum(len(each.tokens) for each in model.stream(texts, decodings[index], batch_size=batch_size))
+            outputs = model.stream(texts, decodings[index], batch_size=batch_size, pack=pack)
+            tokens[index] = sum(len(each.tokens) for each in outputs)
             seconds[number, index] = perf_counter() - began
     return Timed(seconds[1:], tokens)
 
 
 def measure_speed(
-    model: Model, decoding: Decoding, texts: Sequence[str], batch_size: int, rounds: int = ROUNDS, quiet: bool = True
+    model: Model,
+    decoding: Decoding,
+    texts: Sequence[str],
+    batch_size: int,
+    rounds: int = ROUNDS,
+    quiet: bool = True,
+    pack: str | Packing = PACKS[0],
 ) -> dict[str, Any]:
     """What a certificate and a summary hold of a decoding's speed: speed_up, the median over the rounds of full depth's seconds
-    over the decoding's, with the least and the greatest; tokens_per_second of either; and what it was measured with.
+    over the decoding's, with the least and the greatest; tokens_per_second of either; and what it was measured with. A few of
+    the texts are timed, packed as all of them would be.
 
         speed = calm.measure_speed(model, calm.Decoding(exit=calm.Exit(calm.StateSimilarity(), 0.9)), texts, batch_size=32)
     """
     resolved = model.resolve(decoding)
+    pack = pack_of(model, len(texts), batch_size, pack)
     texts = few(texts, batch_size)
-    timed = time_decodings(model, [resolved.full(), resolved], texts, batch_size, rounds, quiet)
+    timed = time_decodings(model, [resolved.full(), resolved], texts, batch_size, rounds, quiet, pack)
     ratios = timed.seconds[:, 0] / timed.seconds[:, 1]
     full, early = (timed.tokens / np.median(timed.seconds, axis=0)).tolist()
     return {
@@ -63,9 +82,16 @@ def measure_speed(
         'tokens_per_second_full': full,
         'texts': len(texts),
         'rounds': rounds,
+        'pack': str(pack),
         **environment(batch_size),
         **speed_conditions(batch_size),
     }
+
+
+def pack_of(model: Model, texts: int, batch_size: int, pack: str | Packing = PACKS[0]) -> str | Packing:
+    """What a pack comes to where so many texts are decoded: a packing, 'refill' or 'none'. ValueError for what is no pack."""
+    packing = model.packing(batch_size, math.ceil(texts / batch_size), pack)
+    return packing if packing else 'none' if pack == 'none' else 'refill'
 
 
 def few(texts: Sequence[Item], batch_size: int) -> list[Item]:

@@ -12,7 +12,7 @@ from calm_jax.files import read_json, write_json
 from calm_jax.measured import Measured, label
 from calm_jax.model import Model
 from calm_jax.recorded import COST_UNIT
-from calm_jax.speed import few, time_decodings
+from calm_jax.speed import few, pack_of, time_decodings
 from calm_jax.sweep import Sweep
 
 TUNING = 'tuning'  # the folder of its records, inside that of the calibration's
@@ -59,8 +59,9 @@ def tuned_path(
 ) -> Tuned:
     """One path through points, by what they cost and lose on the tuning data that a sweep is of.
 
-    calibration: of these data, which tests nothing. A candidate path is decoded until the tuning losses alone reject that it
-    keeps its promise: what lies behind is bolder. Points that cost no less than full depth, which needs no test, are left out.
+    calibration: of these data, which tests nothing. A path of thresholds is decoded until the tuning losses alone reject that
+    it keeps its promise: what lies behind is bolder. Points without a threshold stand in any order, and are decoded all of
+    them. Points that cost no less than full depth, which needs no test, are left out.
     Raises ValueError where that leaves none.
     """
     candidates, unsafe, hopeless = [], [], set()
@@ -73,7 +74,7 @@ def tuned_path(
         danger, beyond = calibration.foreseen(losses, point)
         candidates.append(point)
         unsafe.append(danger)
-        if beyond:
+        if beyond and point.threshold is not None:
             hopeless.add(point.path)
     seconds, full = None, sweep.cost(sweep.recorded.full)
     costs = [sweep.cost(point.decoding) for point in candidates]
@@ -103,8 +104,9 @@ def _measured_seconds(model: Model, sweep: Sweep, points: Sequence[Point], texts
     """Medians of interleaved rounds, at full depth and at every point; they are kept beside the records."""
     documents = [sweep.recorded.full, *(point.decoding for point in points)]
     batch_size = sweep.recorded.environment['batch_size']
+    pack = pack_of(model, len(texts), batch_size)
     texts = few(texts, batch_size)
-    timed = time_decodings(model, [sweep.decoding(each) for each in documents], texts, batch_size, quiet=quiet)
+    timed = time_decodings(model, [sweep.decoding(each) for each in documents], texts, batch_size, quiet=quiet, pack=pack)
     medians = np.median(timed.seconds, axis=0) / len(texts)
     conditions = speed_conditions(batch_size)
     unit = f'seconds per text ({conditions["device"]}, batch size {batch_size})'

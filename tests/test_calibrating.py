@@ -187,8 +187,8 @@ def sweep(tmp_path, monkeypatch):
         def at(document):
             if document not in asked:
                 asked.append(document)
-            threshold = document.get('exit', {}).get('threshold')
-            number = np.full(80, costs.get(threshold, 9.0))
+            dial = document.get('exit', {}).get('threshold', document.get('plan', {}).get('share'))
+            number = np.full(80, costs.get(dial, 9.0))
             return full._replace(layers=number, flops=number)
 
         monkeypatch.setattr(made, 'at', at)
@@ -226,6 +226,20 @@ def test_a_path_is_tuned_by_cost_and_loss_and_what_is_hopeless_there_is_not_deco
     certificate = certify(made, tuned.points, Promise(0.2), examples, Measured(losses), tuned)
     assert (certificate.threshold, certificate.cost) == (0.6, 4.0) and certificate.provenance['tuning'] == tuned.provenance
     assert Promise(0.2).calibration(points, examples).point == points[0]  # nothing was tested by it
+
+
+def test_points_without_a_threshold_stand_in_any_order_and_none_is_hopeless_for_another(sweep, examples):
+    made, _ = sweep({0.2: 1.0, 0.8: 5.0})
+    losses = {0.2: [1.0] * 80, 0.8: [0.0] * 80}
+    points = [calm.Point({'plan': {'class': 'uniform', 'share': share}}) for share in losses]
+
+    class OfShares(Measured):
+        def losses(self, sweep, point):
+            return np.array(self._losses[point.decoding['plan']['share']])
+
+    calibration = Promise(0.2).calibration(points, examples)
+    tuned = tuned_path(None, made, points, calibration, OfShares(losses), examples.sources)
+    assert [point.decoding['plan']['share'] for point in tuned.points] == [0.8, 0.2]
 
 
 @pytest.mark.parametrize(

@@ -349,6 +349,9 @@ def grid(args: argparse.Namespace, data: CalibrationData) -> list[list[float]] |
     measures = [each for each in getattr(args, 'measure', ()) if each != NONE]
     if len(grids) not in (1, len(measures)):
         raise ValueError(f'{len(grids)} grids for {len(measures) or 1} measures; expected one, or one for each')
+    if len(grids) > 1 and len(set(measures)) < len(measures):
+        twice = next(each for each in measures if measures.count(each) > 1)
+        raise ValueError(f'--measure {twice} is given more than once, and each has a grid of its own; name it once')
     return grids
 
 

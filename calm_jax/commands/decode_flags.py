@@ -17,7 +17,7 @@ from calm_jax.commands import gin_flags, option_flags
 from calm_jax.commands.flag_types import positive
 from calm_jax.commands.option_flags import Flag
 from calm_jax.decoding import partial
-from calm_jax.decoding.codec import class_name, from_json
+from calm_jax.decoding.codec import class_name, from_json, to_json
 from calm_jax.decoding.decoding import Decoding, off
 from calm_jax.decoding.layout import Layout, at
 from calm_jax.models.config import DEVICE_DTYPES
@@ -54,7 +54,8 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 
 class Candidate(NamedTuple):
-    """One of several decodings. measure: the place of its measure among those that flags name; None where they name none."""
+    """One of several decodings. measure: the place of its measure among those that flags name, `none` not counted; None where
+    they name none."""
 
     decoding: Decoding
     measure: int | None
@@ -130,13 +131,13 @@ def decoding_of(args: argparse.Namespace, model: Any, by_record: bool = False) -
 
 def candidates_of(args: argparse.Namespace, model: Any) -> list[Candidate]:
     """What the flags make of a model where those of exits, gates and plans may be repeated: one decoding for every combination
-    of their values, in the order of the flags. An option is of every combination that has its owner; of combinations that are
-    alike there is one, and full depth is none.
+    of their values, in the order of the flags. An option is of every combination that has its owner; the first is there of
+    combinations that decode alike, and full depth is none.
 
     Raises ValueError for what no combination has a use for, and what `decoding_of` raises.
     """
     values, made = _values(args), args.decode_flags
-    measures = next((values for flag, values in values if flag.path == MEASURE), [])
+    measures = [value for flag, each in values if flag.path == MEASURE for value in each if value != option_flags.NONE]
     if all(len(each) == 1 for _, each in values):
         decoding = decoding_of(args, model)
         return [Candidate(decoding, 0 if measures and decoding.exit is not None else None)] if _decides(decoding) else []
@@ -154,13 +155,12 @@ def candidates_of(args: argparse.Namespace, model: Any) -> list[Candidate]:
     for kind in made.unused:
         if not any(_chosen(each, kind, made) for each in said):
             _said(combined[0][0], combined[0][1])  # raises
-    candidates = []
-    for number, (combination, document) in enumerate(zip(combinations, said)):
-        if document in said[:number]:
-            continue
+    candidates, resolved = [], []
+    for combination, document in zip(combinations, said):
         measure = next((value for flag, value in combination if flag.path == MEASURE), option_flags.NONE)
         decoding = _decoding(document, args, model)
-        if _decides(decoding):
+        if _decides(decoding) and (decides := _without_off(decoding)) not in resolved:
+            resolved.append(decides)
             candidates.append(Candidate(decoding, None if measure == option_flags.NONE else measures.index(measure)))
     return candidates
 
@@ -185,6 +185,12 @@ def _combined(
 def _decides(decoding: Decoding) -> bool:
     """Whether anything may be skipped at some λ."""
     return decoding.exit is not None or not (off(decoding.gate) and off(decoding.plan))
+
+
+def _without_off(decoding: Decoding) -> dict:
+    """The document of what decides at some λ: without a gate or plan that is off."""
+    gate, plan = (None if off(decision) else decision for decision in (decoding.gate, decoding.plan))
+    return to_json(dataclasses.replace(decoding, gate=gate, plan=plan))
 
 
 def _has_owner(flag: Flag, document: dict, layout: Layout) -> bool:

@@ -27,7 +27,7 @@ from calm_jax.model import Model, load
 from calm_jax.outputs import check_apart
 from calm_jax.request import BATCH_SIZE, PACKS
 from calm_jax.runs import decode_file
-from calm_jax.speed import few, in_words, measure_speed
+from calm_jax.speed import few, in_words, measure_speed, pack_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,11 +147,12 @@ def check_skips(decoding: Decoding) -> None:
 
 
 def measured_speed(args: argparse.Namespace, model: Model, decoding: Decoding, source_field: str, batch_size: int) -> dict:
-    """The speed of a decoding against full depth, on inputs evenly spaced over the file."""
+    """The speed of a decoding against full depth, on inputs evenly spaced over the file, packed as all of it is."""
     records, template = open_records(args.input), Template(source_field)
     places = few(range(len(records)), batch_size)
     texts = [template(records[place], records.where(place)) for place in places]
-    return measure_speed(model, decoding, texts, batch_size, quiet=args.quiet)
+    pack = pack_of(model, len(records), batch_size, args.pack)
+    return measure_speed(model, decoding, texts, batch_size, quiet=args.quiet, pack=pack)
 
 
 def speed_of(certificate: Certificate, batch_size: int) -> str:

@@ -16,6 +16,8 @@ from calm_jax.calibration import Certificate, pareto_path
 from calm_jax.cli import main
 from calm_jax.commands import decode_flags
 from calm_jax.decoding.codec import describe, to_json
+from calm_jax.decoding.layout import at
+from calm_jax.decoding.packing import Packing
 from calm_jax.metrics import quality
 from calm_jax.model import load
 from calm_jax.reporting import reader
@@ -67,7 +69,19 @@ def test_none_stands_for_no_measure_or_plan_and_full_depth_is_no_candidate(docum
         (f'uniform plan (share {2 / 3})', None),
         (f'uniform plan (share {1 / 3})', None),
     ]
+    assert documents('--measure', 'state', '--measure', 'none', '--measure', 'classifier') == [('state', 0), ('classifier', 1)]
     assert documents('--measure', 'state', '--measure', 'state') == [('state', 0)] and documents('--measure', 'none') == []
+
+
+def test_of_what_decodes_alike_there_is_one_candidate(documents):
+    plan = f'uniform plan (share {2 / 3})'
+    assert documents('--measure', 'state', '--plan', 'none', '--plan', 'uniform:3') == [('state', 0)]
+    assert len(documents('--measure', 'state', '--plan', 'uniform:3', '--plan', 'none')) == 1
+    assert documents('--plan', 'uniform:2', '--plan', 'uniform:3', '--plan', 'uniform:2') == [(plan, None)]
+    assert documents('--measure', 'state', '--threshold_form', 'constant', '--plan', 'none', '--plan', 'uniform:2') == [
+        ('state', 0),
+        (f'state, {plan}', 0),
+    ]
 
 
 def test_several_classes_of_ones_own_bring_their_options(documents, monkeypatch, tmp_path):
@@ -105,7 +119,7 @@ def test_gin_is_of_all_candidates_and_flags_win(documents):
     plan = f'uniform plan (share {2 / 3})'
     assert documents(gap, '--measure', 'none', '--measure', 'state', '--plan', 'uniform:2') == [
         (plan, None),
-        (f'state, {plan}', 1),
+        (f'state, {plan}', 0),
     ]
     assert documents(gap, '--measure', 'none', '--plan', 'uniform:2') == [(plan, None)]
 
@@ -278,12 +292,20 @@ def test_plans_are_one_sequence_in_the_order_of_their_flags(calibrated, capsys):
     ]
 
 
+def test_grids_are_of_measures_and_none_has_no_grid(calibrated):
+    flags = ('--measure', 'state', '--measure', 'none', '--measure', 'classifier', '--grid', '.9', '--grid', '.8')
+    code, path = calibrated(*flags, '--plan', 'uniform:2', name='grids')
+    assert code == 0
+    points = [(at(point.decoding, ('exit', 'measure')).get('class'), point.threshold) for point in Certificate.load(path).grid]
+    assert points == [('state', 0.9), ('classifier', 0.8), (None, None)]
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """What a decoding takes: a second at full depth, else what `seconds` says of its measure."""
 
     def run(seconds):
-        def time_decodings(model, decodings, texts, batch_size, rounds=3, quiet=True):
+        def time_decodings(model, decodings, texts, batch_size, rounds=3, quiet=True, pack='auto'):
             taken = [1.0 if each.exit is None else seconds[type(each.exit.measure).__name__] for each in decodings]
             return Timed(np.outer([0.9, 1.0, 1.2], taken) * len(texts), np.full(len(decodings), 5 * len(texts)))
 
@@ -339,6 +361,10 @@ def one_line(capsys):
         ((*MEASURES, '--keep', '9'), '--keep 9 changes nothing'),
         (('--measure', 'state', '--grid', '.9,.8', '--grid', '.9'), '2 grids for 1 measures'),
         (('--measure', 'none', '--plan', 'none'), '--measure is missing'),
+        (
+            ('--measure', 'state', '--measure', 'state', '--grid', '.9', '--grid', '.8'),
+            '--measure state is given more than once',
+        ),
         ((*MEASURES, '--epsilon', '4e-37', '--p_value', 'hoeffding_bentkus'), '70 examples are too few: at tolerance 0.7 and'),
         (('--measure', 'state', '--measure', 'stat'), "unknown 'stat'"),
     ],
@@ -426,6 +452,19 @@ def test_generate_measures_where_it_is_asked_to(generate, starts, tmp_path, cloc
     assert summary['speed']['speed_up'] == 0.5 and summary['speed']['texts'] == 32 and summary['speed']['rounds'] == 3
 
 
+def test_generate_measures_what_is_decoded_already(generate, starts, tmp_path, clock, capsys):
+    assert generate(starts) == 0
+    path = tmp_path / 'out.jsonl.summary.json'
+    before, records = json.loads(path.read_text()), (tmp_path / 'out.jsonl').read_bytes()
+    clock({'Classifier': 2.0, 'StateSimilarity': 2.0})
+    capsys.readouterr()
+    assert generate(starts, '--resume', '--measure_speed') == 0
+    printed, after = capsys.readouterr().out, json.loads(path.read_text())
+    assert 'out.jsonl is complete' in printed and 'measured: slower than full depth' in printed
+    assert after.pop('speed')['speed_up'] == 0.5 and after == before
+    assert (tmp_path / 'out.jsonl').read_bytes() == records
+
+
 @pytest.mark.parametrize(
     'flags, message',
     [
@@ -441,16 +480,17 @@ def test_there_must_be_something_to_measure(checkpoint, data, tmp_path, capsys, 
 
 
 def test_rounds_are_interleaved_and_the_first_is_dropped(model, monkeypatch):
-    times, order = iter(range(1000)), []
+    times, order, packs = iter(range(1000)), [], []
     monkeypatch.setattr(speed, 'perf_counter', lambda: next(times) ** 2)
 
     class Streamed:
-        def stream(self, texts, decoding, batch_size):
+        def stream(self, texts, decoding, batch_size, pack):
             order.append(decoding)
+            packs.append(pack)
             return [calm.Output('', [1, 2], [], [], [], [], 0, 0, 0, 0, False, 0)] * len(texts)
 
-    timed = speed.time_decodings(Streamed(), ['full', 'early'], ['a', 'b'], 4, rounds=2)
-    assert order == ['early', 'full', 'full', 'early', 'early', 'full']
+    timed = speed.time_decodings(Streamed(), ['full', 'early'], ['a', 'b'], 4, rounds=2, pack='1:2')
+    assert order == ['early', 'full', 'full', 'early', 'early', 'full'] and packs == ['1:2'] * 6
     # Clock readings k² − (k − 1)² with k = 5, 7, 9, 11, in the order above.
     np.testing.assert_array_equal(timed.seconds, [[9, 13], [21, 17]])
     assert timed.tokens.tolist() == [4, 4]
@@ -468,3 +508,27 @@ def test_a_measurement_says_what_it_was_measured_with(model):
     assert result['speed_up'] > 0 and result['texts'] == 2 and result['rounds'] == 1
     assert result['speed_up_least'] == result['speed_up'] == result['speed_up_greatest']
     assert {name: result[name] for name in ('backend', 'device', 'batch_size')} == certified.speed_conditions(2)
+    assert result['pack'] == 'refill'
+
+
+def test_a_few_batches_are_timed_packed_as_the_whole_input_is(model, generate, starts, tmp_path, monkeypatch):
+    """As if for this model a packing had been measured best, from 16 batches on: 70 records are 9 batches of 8, 18 of 4."""
+    timed = []
+
+    def time_decodings(model, decodings, texts, batch_size, rounds=3, quiet=True, pack='auto'):
+        timed.append((len(texts), pack if isinstance(pack, str) else str(pack)))
+        return Timed(np.ones((rounds, len(decodings))), np.ones(len(decodings), int))
+
+    monkeypatch.setattr('calm_jax.model.measured', lambda sizes, rows, backend: Packing((1,), (rows // 2,)))
+    monkeypatch.setattr(speed, 'time_decodings', time_decodings)
+    assert generate(starts, '--measure_speed') == 0
+    for number, flags in enumerate([('--batch_size', '4'), ('--pack', '1:4'), ('--pack', 'none'), ('--pack', 'refill')]):
+        assert generate(starts, '--measure_speed', *flags, output=f'{number}.jsonl') == 0
+    summaries = [json.loads((tmp_path / f'{name}.jsonl.summary.json').read_text()) for name in ('out', 0, 1, 2, 3)]
+    packs = ['refill', '1:2', '1:4', 'none', 'refill']
+    assert [each['speed']['pack'] for each in summaries] == packs == [pack for _, pack in timed]
+    assert [count for count, _ in timed] == [32] * 5
+    decoding = calm.Decoding(exit=calm.Exit(calm.StateSimilarity(), 0.5))
+    assert speed.measure_speed(model, decoding, ['horse'] * 64, 4)['pack'] == '1:2'
+    with pytest.raises(ValueError, match='after layer 9; the decoder has 3 layers'):
+        speed.measure_speed(model, decoding, ['horse'], 4, pack='9:2')

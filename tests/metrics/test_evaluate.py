@@ -187,6 +187,18 @@ def test_the_same_ids_in_another_order_are_refused_and_other_ids_are_not(predict
     assert evaluate(predictions, named, tmp_path, '--metric', 'bleu')['bleu'] > 0
 
 
+@pytest.mark.parametrize('extra', [{}, {'id': 'q'}])
+def test_rows_of_an_input_in_another_order_are_refused_unless_the_references_are_in_the_same(tmp_path, capsys, extra):
+    order = (2, 0, 1)
+    turned = write(tmp_path / 'turned.jsonl', [{'id': i, 'text': TEXTS[i]} for i in order])
+    references = write(tmp_path / 'ref.jsonl', [{**extra, 'fr': text} for text in REFERENCES])
+    flags = ('--reference_field', 'fr', '--metric', 'bleu')
+    message = complaint(capsys, '--predictions', turned, '--references', references, *flags)
+    assert 'turned.jsonl:1 has id 2: the ids are the rows of an input in another order' in message
+    same = write(tmp_path / 'same.jsonl', [{'id': i, 'fr': REFERENCES[i]} for i in order])
+    assert evaluate(turned, same, tmp_path, '--metric', 'bleu')['bleu'] > 0
+
+
 @pytest.mark.parametrize(
     'change, expected',
     [
