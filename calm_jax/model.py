@@ -39,6 +39,7 @@ from calm_jax.request import (
     check_combination,
     check_count,
     check_names,
+    check_packs,
     checked_pack,
     checked_rows,
     chosen_decoding,
@@ -286,7 +287,8 @@ class Model:
         check_combination(decoding, sequences, log_probabilities)
         layers, size = self.config.num_decoder_layers, batch_size or BATCH_SIZE
         rows = checked_rows(options.get('rows'), decoding, layers, count)
-        pack = checked_pack(options.get('pack', PACKS[0]), decoding, rows, layers, size)
+        pack = checked_pack(options.get('pack', PACKS[0]), layers, size)
+        check_packs(pack, decoding, rows)
         return Request(decoding, size, rows, sequences, log_probabilities, pack, template)
 
     def certified(

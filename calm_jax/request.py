@@ -160,9 +160,9 @@ def check_count(name: str, value: Any) -> int:
     return int(value)
 
 
-def checked_pack(value: Any, decoding: Decoding, rows: Rows | None, num_layers: int, batch_size: int) -> str | Packing:
-    """One of `PACKS`, or a packing. Raises ValueError for what is neither, for layers that the model does not have, for widths
-    that do not divide the batch, and where no row is ever packed."""
+def checked_pack(value: Any, num_layers: int, batch_size: int) -> str | Packing:
+    """One of `PACKS`, or a packing. Raises ValueError for what is neither, for layers that the model does not have, and for
+    widths that do not divide the batch."""
     if value in PACKS:
         return value
     packing = value
@@ -172,17 +172,21 @@ def checked_pack(value: Any, decoding: Decoding, rows: Rows | None, num_layers: 
                 f'pack is {_short(value)}; expected {", ".join(map(repr, PACKS))} or LAYERS:WIDTHS, such as 1,3:8,16'
             )
         packing = Packing.parse(value)
-    leaves = decoding.exit is not None or (rows is not None and rows.depth is not None)
-    if not leaves or not decoding.propagation.lazy or isinstance(decoding.choice, Beam):
-        raise ValueError(
-            f'pack {packing} changes nothing: rows are packed where tokens leave early and skipped layers wait (lazy)'
-        )
     if any(point >= num_layers for point in packing.points):
         raise ValueError(f'pack {packing} packs after layer {packing.points[-1]}; the decoder has {num_layers} layers')
     for width in packing.widths:
         if batch_size % width or width == batch_size:
             raise ValueError(f'pack {packing} packs into {width} rows, which do not divide a batch of {batch_size}')
     return packing
+
+
+def check_packs(pack: str | Packing, decoding: Decoding, rows: Rows | None) -> None:
+    """Raises ValueError for a packing of a decoding whose rows are never packed."""
+    leaves = decoding.exit is not None or (rows is not None and rows.depth is not None)
+    if isinstance(pack, Packing) and (not leaves or not decoding.propagation.lazy or isinstance(decoding.choice, Beam)):
+        raise ValueError(
+            f'pack {pack} changes nothing: rows are packed where tokens leave early and skipped layers wait (lazy)'
+        )
 
 
 def check_combination(decoding: Decoding, sequences: int, log_probabilities: bool) -> None:
