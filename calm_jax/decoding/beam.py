@@ -1,19 +1,21 @@
 """Beam search at full depth, or within a plan: the likeliest sequences that a few running ones lead to."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from calm_jax.decoding.begin import bias_at, bound, decide_rows, prefill_rows
 from calm_jax.decoding.choice import Beam, likeliest_id
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop, places
 from calm_jax.decoding.state import DecodeInputs, DecoderCache, TokenInputs
+from calm_jax.models.cache import KVCache
 from calm_jax.models.config import TransformerConfig
-from calm_jax.types import Array, Trace, Work
+from calm_jax.types import Array, Plan, Trace, Work
 
 IMPOSSIBLE = -1e9
 
@@ -118,7 +120,9 @@ def beam_search(
     return _trace(config, final, alive, decided.plan, state.inputs, beam)
 
 
-def _search(beam, alive, layers, filled, length) -> Search:
+def _search(
+    beam: Beam, alive: Bool[Array, ' B'], layers: tuple[KVCache, ...], filled: tuple[Array, ...], length: int
+) -> Search:
     """What the loop begins with: of each row one sequence that could be."""
     rows, size = alive.shape[0], beam.size
     nothing = jnp.zeros((rows, size, length), jnp.int32)
@@ -138,7 +142,15 @@ def _search(beam, alive, layers, filled, length) -> Search:
     )
 
 
-def _loop(call, config, inputs: DecodeInputs, search: Search, decoding, first, alive) -> LayerLoop:
+def _loop(
+    call: Callable,
+    config: TransformerConfig,
+    inputs: DecodeInputs,
+    search: Search,
+    decoding: Decoding,
+    first: Int[Array, ''],
+    alive: Bool[Array, ' BK'],
+) -> LayerLoop:
     """The way of one token of every sequence through the layers."""
     cursor, sequences = search.step + first, alive.shape[0]
     token = TokenInputs(
@@ -154,7 +166,9 @@ def _loop(call, config, inputs: DecodeInputs, search: Search, decoding, first, a
     return LayerLoop(call, config, decoding, inputs, token, likeliest_id)
 
 
-def _finish(search, candidates, best, ends, beam):
+def _finish(
+    search: Search, candidates: Int[Array, 'B most T'], best: Float[Array, 'B most'], ends: Bool[Array, 'B most'], beam: Beam
+) -> dict[str, Array]:
     """The finished sequences with those candidates among the best K that end, the K highest by penalised score."""
     size = beam.size
     new = ends & (jnp.arange(ends.shape[1]) < size)
@@ -171,7 +185,14 @@ def _finish(search, candidates, best, ends, beam):
     }
 
 
-def _improvable(before, running, finished, length, limit, beam):
+def _improvable(
+    before: Bool[Array, ' B'],
+    running: Float[Array, 'B K'],
+    finished: dict[str, Array],
+    length: Int[Array, ''],
+    limit: Int[Array, ' B'],
+    beam: Beam,
+) -> Bool[Array, ' B']:
     """Whether the best running sequence may still score above the worst finished one, by what early stopping supposes."""
     reach = jnp.where((beam.early_stopping == 'never') & (beam.length_penalty > 0), limit, length).astype(jnp.float32)
     possible = running[:, :1] / jnp.power(reach, beam.length_penalty)[:, None]
@@ -184,7 +205,7 @@ def _gather(sequences: Int[Array, 'B M T'], order: Int[Array, 'B K']) -> Int[Arr
     return jnp.take_along_axis(sequences, order[:, :, None], axis=1)
 
 
-def _repeated(arrays, rows, size):
+def _repeated(arrays: Any, rows: int, size: int) -> Any:
     """Arrays [B·n, ...] with each row's part once for each of its sequences, [B·K·n, ...]."""
 
     def repeat(array):
@@ -205,7 +226,9 @@ def _reordered(cache: DecoderCache, origin: Int[Array, 'B K']) -> DecoderCache:
     return cache._replace(layers=jax.tree.map(move, cache.layers))
 
 
-def _trace(config, final: Search, alive, plan, inputs: DecodeInputs, beam: Beam) -> Trace:
+def _trace(
+    config: TransformerConfig, final: Search, alive: Bool[Array, ' B'], plan: Plan | None, inputs: DecodeInputs, beam: Beam
+) -> Trace:
     length = final.finished.shape[2]
     lengths = jnp.where(alive, final.lengths[:, 0], 0)
     present, steps = jnp.arange(length) < lengths[:, None], jnp.arange(length)
@@ -223,7 +246,7 @@ def _trace(config, final: Search, alive, plan, inputs: DecodeInputs, beam: Beam)
     )
 
 
-def _work(config, plan, alive) -> tuple[Work, Array]:
+def _work(config: TransformerConfig, plan: Plan | None, alive: Bool[Array, ' B']) -> tuple[Work, Int[Array, '']]:
     """What one step of one sequence of each row needs, int32 [B] each, and the sub-layers that the batch runs, int32 []."""
     one, crosses = jnp.ones(alive.shape, jnp.int32), not config.decoder_only
     if plan is None:

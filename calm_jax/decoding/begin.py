@@ -99,13 +99,13 @@ def _with_first_layers(plan: Plan, after: int, config: TransformerConfig) -> Pla
     )
 
 
-def _first_encoder_layers(call, decided, after):
+def _first_encoder_layers(call: Callable, decided: Decided, after: int) -> Decided:
     context = call(decided.mask, method='encoder_context')
     x = call(decided.source, method='embed_source')
     return decided._replace(states=planned.encode(call, range(after), x, context))
 
 
-def _first_prompt_layers(call, decided, after):
+def _first_prompt_layers(call: Callable, decided: Decided, after: int) -> Decided:
     positions = standing(decided.source.shape[1], decided.mask)
     bias = call(decided.source.shape[1], decided.mask, method='causal_bias')
     x, keys_values = call(decided.source, positions, method='embed'), []
@@ -193,20 +193,22 @@ def prefill_rows(
     return DecodeState(inputs, carry)
 
 
-def _threshold_of(decoding, rows):
+def _threshold_of(decoding: Decoding, rows: Rows) -> Array | None:
     """λ of each row, float32 [B], or of all, []; None where there is no exit rule."""
     if decoding.exit is None:
         return None
     return jnp.asarray(decoding.exit.threshold if rows.threshold is None else rows.threshold, jnp.float32)
 
 
-def _limits(decoding, rows, count, capacity):
+def _limits(decoding: Decoding, rows: Rows, count: int, capacity: int) -> Int[Array, ' B']:
     """int32 [B], the most tokens of each row."""
     limit = decoding.limits.max_new_tokens if rows.limit is None else rows.limit
     return jnp.broadcast_to(jnp.minimum(jnp.asarray(limit, jnp.int32), capacity), (count,))
 
 
-def _head_table(call, config, decoding, head_table):
+def _head_table(
+    call: Callable, config: TransformerConfig, decoding: Decoding, head_table: Array | HeadColumns | None
+) -> Array | HeadColumns | None:
     """The head as the measure reads it beside the whole: at hand, or made here."""
     measure = decoding.exit and decoding.exit.measure
     if measure is not None and measure.listed is not None:
@@ -216,7 +218,7 @@ def _head_table(call, config, decoding, head_table):
     return call(method='head_table') if head_table is None else head_table
 
 
-def _own_filled(decided, layers, config):
+def _own_filled(decided: Decided, layers: int, config: TransformerConfig) -> Int[Array, 'B L']:
     """int32 [B, L]: the positions that the prefill has filled, of each row alone."""
     count = decided.source.shape[0]
     if not config.decoder_only:
@@ -225,15 +227,17 @@ def _own_filled(decided, layers, config):
     return jnp.broadcast_to(read[:, None], (count, layers))
 
 
-def _rounded_up(length, multiple):
+def _rounded_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
-def _read_source(call, config, decided, ring, after):
+def _read_source(
+    call: Callable, config: TransformerConfig, decided: Decided, ring: int, after: int
+) -> tuple[tuple[KVCache, ...], tuple[KVCache, ...], PrefillWork]:
     """Empty caches, keys and values of the encoder's output, and the work of that."""
     mask, plan, rows = decided.mask, decided.plan, decided.mask.shape[0]
     context = call(mask, method='encoder_context')
-    x = decided.states if after else call(decided.source, method='embed_source')
+    x = call(decided.source, method='embed_source') if decided.states is None else decided.states
     x = planned.encode(call, range(after, config.num_encoder_layers), x, context, plan, planned.skipped)
     encoded = call(x, method='encoder_norm')
     cross_kv = []
@@ -256,14 +260,19 @@ def _read_source(call, config, decided, ring, after):
     return _empty(config, rows, ring), tuple(cross_kv), work
 
 
-def _read_prompt(call, config, decided, ring, after):
+def _read_prompt(
+    call: Callable, config: TransformerConfig, decided: Decided, ring: int, after: int
+) -> tuple[tuple[KVCache, ...], None, PrefillWork]:
     """Caches with the keys and values of all prompt tokens but the last, and the work of that."""
     mask, plan, rows = decided.mask, decided.plan, decided.mask.shape[0]
     read, layers = decided.source.shape[1] - 1, list(_empty(config, rows, ring))
     if read:
         positions = standing(read, mask[:, :-1])
         bias = call(read, mask[:, :-1], method='causal_bias')
-        x = decided.states[:, :-1] if after else call(decided.source[:, :-1], positions, method='embed')
+        if decided.states is None:
+            x = call(decided.source[:, :-1], positions, method='embed')
+        else:
+            x = decided.states[:, :-1]
         for layer in range(config.num_decoder_layers):
             if layer < after:
                 made = KVCache(*(each[:, :-1] for each in decided.keys_values[layer]))
@@ -286,7 +295,7 @@ def _read_prompt(call, config, decided, ring, after):
     return tuple(layers), None, work
 
 
-def _layers_of(mask, parts, layers):
+def _layers_of(mask: Bool[Array, 'B S'], parts: tuple[Array, ...] | None, layers: tuple[int, ...]) -> list[Int[Array, ' B']]:
     """How many layers each row runs of three kinds, int32 [B]: all of them, or those of the parts of its plan, bool [B, ·]."""
     here = jnp.any(mask, axis=1).astype(jnp.int32)
     if parts is None:
@@ -294,13 +303,13 @@ def _layers_of(mask, parts, layers):
     return [here * jnp.sum(part, axis=1, dtype=jnp.int32) for part in parts]
 
 
-def _empty(config, rows, ring):
+def _empty(config: TransformerConfig, rows: int, ring: int) -> tuple[KVCache, ...]:
     """A cache per decoder layer."""
     made = [kv_cache.init(rows, config.kv_heads, ring, config.head_dim, config.dtype) for _ in range(config.num_decoder_layers)]
     return tuple(made)
 
 
-def _bias_table(call, ring, wraps):
+def _bias_table(call: Callable, ring: int, wraps: bool) -> Float[Array, 'heads falling']:
     """float32 [N|1, 2R − 1]: a slice of R from element R − 1 − slot on holds the self-attention's scores, of the query there,
     for the key in each slot. Slots that the cursor has not reached hold keys of R entries before where the ring has wrapped;
     where it never does, they are masked here, once."""

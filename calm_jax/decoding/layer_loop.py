@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from calm_jax.decoding.chooser import Chooser
 from calm_jax.decoding.decoding import Decoding, stands_at_one
@@ -21,7 +21,7 @@ from calm_jax.models import cache as kv_cache
 from calm_jax.models import planned
 from calm_jax.models.cache import KVCache
 from calm_jax.models.config import TransformerConfig
-from calm_jax.types import Array, Context, Evidence, HeadColumns
+from calm_jax.types import Array, Context, Evidence, HeadColumns, HeadRows
 
 
 class SubLayers(NamedTuple):
@@ -94,7 +94,7 @@ class LayerLoop(NamedTuple):
             state = state._replace(predicted=state.predicted & (~state.active | ran))
         return state, DecoderCache(tuple(layers), tuple(filled), self._exit_states(cache.exit_states, state))
 
-    def _ways(self, inside) -> 'list[tuple[Array, LayerLoop]]':
+    def _ways(self, inside: Bool[Array, ' B']) -> 'list[tuple[Array, LayerLoop]]':
         """(whether it is taken, the loop over the rows that it holds) for every width, and for all rows: the least that holds
         the rows inside is taken, none where there are none."""
         count, many, least, ways = inside.shape[0], jnp.sum(inside, dtype=jnp.int32), 0, []
@@ -104,7 +104,7 @@ class LayerLoop(NamedTuple):
             least = width
         return ways
 
-    def _of_rows(self, rows, count):
+    def _of_rows(self, rows: Int[Array, ' w'], count: int) -> 'LayerLoop':
         """The loop over some of `count` rows."""
         return self._replace(
             inputs=self.inputs.of_rows(rows, count),
@@ -114,7 +114,7 @@ class LayerLoop(NamedTuple):
             count=count,
         )
 
-    def _entering(self, hidden, cache):
+    def _entering(self, hidden: Float[Array, 'B D'], cache: DecoderCache) -> LayerState:
         rows, measure, gate = hidden.shape[0], self.decoding.exit and self.decoding.exit.measure, self.decoding.gate
         number, propagation = jnp.zeros(rows, jnp.int32), self.decoding.propagation
         empty = jnp.zeros_like(cache.layers[0].keys[:, :1]) if propagation.copies else None
@@ -134,7 +134,15 @@ class LayerLoop(NamedTuple):
             exit_kv=None if empty is None else KVCache(empty, empty),
         )
 
-    def _layer(self, layer, state, cache, filled, exit_states, ways):
+    def _layer(
+        self,
+        layer: int,
+        state: LayerState,
+        cache: KVCache,
+        filled: Int[Array, '*rows'],
+        exit_states: Float[Array, 'B R D'] | None,
+        ways: Any,
+    ) -> tuple[LayerState, KVCache, Array, Bool[Array, ' B']]:
         """(state, cache, filled) after one layer, entered while any row runs, and which rows ran any of it, bool [B].
 
         A conditional for every width, with nothing on its other side: XLA copies the caches that one of several branches
@@ -162,7 +170,15 @@ class LayerLoop(NamedTuple):
             state, cache, filled, ran = jax.lax.cond(taken_now & goes_on, visit, lambda *carry: carry, *arguments)
         return state, cache, filled, ran
 
-    def _visit_packed(self, layer, state, cache, filled, exit_states, ran):
+    def _visit_packed(
+        self,
+        layer: int,
+        state: LayerState,
+        cache: KVCache,
+        filled: Int[Array, '*rows'],
+        exit_states: Float[Array, 'B R D'] | None,
+        ran: Bool[Array, ' B'],
+    ) -> tuple[LayerState, KVCache, Array, Bool[Array, ' B']]:
         """`_visit` for the loop's rows, of the states of all."""
         if self.rows is None:
             return self._visit(layer, state, cache, filled, exit_states)
@@ -175,7 +191,14 @@ class LayerLoop(NamedTuple):
         measured = {name: getattr(state, name) for name in ('memory', 'confidence', 'prediction', 'predicted')}
         return own._replace(executed=executed, **measured), cache, filled, ran.at[self.rows].set(ran_packed)
 
-    def _visit(self, layer, state, cache, filled, exit_states):
+    def _visit(
+        self,
+        layer: int,
+        state: LayerState,
+        cache: KVCache,
+        filled: Int[Array, '*rows'],
+        exit_states: Float[Array, 'B R D'] | None,
+    ) -> tuple[LayerState, KVCache, Array, Bool[Array, ' w']]:
         """One layer: keys and values, then sub-layers."""
         state, rows = self._who_runs(layer, state)
         run = planned.everyone if self.every_layer else planned.skipped
@@ -218,13 +241,13 @@ class LayerLoop(NamedTuple):
         )
         return self._count(state, rows), cache, filled, ran
 
-    def _own(self, cache):
+    def _own(self, cache: KVCache) -> KVCache:
         """The keys and values of the loop's rows."""
         if self.rows is None:
             return cache
         return taken(cache, self.rows, self.count)
 
-    def _filled(self, filled, active):
+    def _filled(self, filled: Int[Array, '*rows'], active: Bool[Array, ' w']) -> Int[Array, '*rows']:
         """Up to which index the layer is filled now: of all rows, or of each that is inside."""
         if not filled.ndim:
             return self.token.cursor + 1
@@ -232,7 +255,7 @@ class LayerLoop(NamedTuple):
             return jnp.where(active, self.token.cursor + 1, filled)
         return filled.at[self.rows].set(jnp.where(active, self.token.cursor + 1, filled[self.rows]))
 
-    def _count(self, state, rows):
+    def _count(self, state: LayerState, rows: SubLayers) -> LayerState:
         """The state with the sub-layers that the rows run counted, and the places that the batch ran."""
         if state.executed is None:
             return state
@@ -241,7 +264,7 @@ class LayerLoop(NamedTuple):
             return state._replace(executed=state.executed + self.sub_layers * count)
         ran = jnp.stack([rows.self_attention, rows.cross_attention, rows.feed_forward], axis=1)
         places = jnp.sum(jnp.any(ran, axis=0), dtype=jnp.int32) * count
-        return state._replace(sub_layers=state.sub_layers + ran, executed=state.executed + places)
+        return state._replace(sub_layers=_counted(state.sub_layers, ran), executed=state.executed + places)
 
     def executed(self, state: LayerState) -> Int[Array, '']:
         """Places that the batch ran for this token, sub-layers times rows: where rows run every layer until they leave, and are
@@ -250,7 +273,7 @@ class LayerLoop(NamedTuple):
             return state.executed
         return self.sub_layers * jnp.max(state.visited) * state.active.shape[0]
 
-    def _who_runs(self, layer, state) -> tuple[LayerState, SubLayers]:
+    def _who_runs(self, layer: int, state: LayerState) -> tuple[LayerState, SubLayers]:
         """The state, with what the gate remembers, and who runs the layer's sub-layers."""
         rows = [state.active] * 3
         gate, plan = self.decoding.gate, self.inputs.plan
@@ -269,7 +292,7 @@ class LayerLoop(NamedTuple):
             memory, opened = gate(state.gate_memory, context)
             opened = _checked_gate(gate, opened, len(state.active))
             units = self.config.sizes.units(gate.flops(layer, self.config.sizes))
-            scored = state.scored + state.active[:, None] * jnp.array([0, 0, units], jnp.int32)
+            scored = _counted(state.scored, state.active[:, None] * jnp.array([0, 0, units], jnp.int32))
             state = state._replace(gate_memory=memory, scored=scored)
             rows = [row & (opened if opened.ndim == 1 else opened[:, i]) for i, row in enumerate(rows)]
         if plan is not None:
@@ -278,7 +301,7 @@ class LayerLoop(NamedTuple):
             rows[1] = jnp.zeros_like(rows[1])
         return state, SubLayers(*rows)
 
-    def _entering_kv(self, layer, state) -> KVCache:
+    def _entering_kv(self, layer: int, state: LayerState) -> KVCache:
         """Keys and values [B·N, 1, H] that this layer holds for the token: of the state entering it, or what stands in."""
         propagation, entering = self.decoding.propagation, state.hidden
         if propagation.reads_first:
@@ -289,13 +312,22 @@ class LayerLoop(NamedTuple):
             kv = jax.tree.map(lambda own, copied: jnp.where(active, own, copied), kv, state.exit_kv)
         return kv
 
-    def _fill(self, layer, cache, filled, exit_states, active) -> KVCache:
+    def _fill(
+        self,
+        layer: int,
+        cache: KVCache,
+        filled: Int[Array, '*rows'],
+        exit_states: Float[Array, 'B R D'],
+        active: Bool[Array, ' w'],
+    ) -> KVCache:
         """The cache with the positions from `filled` to the cursor projected from the exit states, of all rows or of each that
         is inside."""
         fill = self._fill_pairs if filled.ndim else self._fill_windows
         return fill(layer, cache, filled, exit_states, active)
 
-    def _fill_windows(self, layer, cache, filled, exit_states, active) -> KVCache:
+    def _fill_windows(
+        self, layer: int, cache: KVCache, filled: Int[Array, ''], exit_states: Float[Array, 'B R D'], active: Bool[Array, ' w']
+    ) -> KVCache:
         """All rows alike, some positions at a time. Windows begin at multiples of their width, which divides the ring, so that
         none crosses its end."""
         window, ring, cursor = self.decoding.propagation.window, exit_states.shape[1], self.token.cursor
@@ -314,7 +346,14 @@ class LayerLoop(NamedTuple):
         first = jnp.where(filled < cursor, filled // window * window, cursor)
         return jax.lax.while_loop(lambda carry: carry[1] < cursor, project, (cache, first))[0]
 
-    def _fill_pairs(self, layer, cache, filled, exit_states, active) -> KVCache:
+    def _fill_pairs(
+        self,
+        layer: int,
+        cache: KVCache,
+        filled: Int[Array, ' B'],
+        exit_states: Float[Array, 'B R D'],
+        active: Bool[Array, ' w'],
+    ) -> KVCache:
         """Of each row that is inside what it lacks: one list of (row, position), some of it at a time."""
         ring, cursor, count = exit_states.shape[1], self.token.cursor, exit_states.shape[0]
         rows = jnp.arange(count, dtype=jnp.int32) if self.rows is None else self.rows
@@ -336,19 +375,21 @@ class LayerLoop(NamedTuple):
 
         return jax.lax.while_loop(lambda carry: carry[1] < ends[-1], project, (cache, jnp.zeros((), ends.dtype)))[0]
 
-    def _exit_states(self, exit_states, state):
+    def _exit_states(self, exit_states: Float[Array, 'B R D'] | None, state: LayerState) -> Float[Array, 'B R D'] | None:
         """The ring of exit states with this token's."""
         if exit_states is None:
             return None
         source = self.decoding.propagation.source(state.hidden, state.first)[:, None]
         return jax.lax.dynamic_update_slice_in_dim(exit_states, source, self.token.slot, axis=1)
 
-    def _head_rows(self, ids):
+    def _head_rows(self, ids: Int[Array, 'B k']) -> HeadRows:
         """HeadRows of ids int32 [B, k]; of a tied head straight from the embedding."""
         table = self.call(method='head_table') if self.inputs.head_table is None else self.inputs.head_table
         return self.call(ids, table, method='head_rows')
 
-    def _observe(self, rule: Exit, layer, state, previous, ran, ways) -> LayerState:
+    def _observe(
+        self, rule: Exit, layer: int, state: LayerState, previous: Float[Array, 'B D'], ran: Bool[Array, ' B'], ways: Any
+    ) -> LayerState:
         """Asks the measure, and takes out of the race the rows that it is sure of."""
         asked = ran if self.inputs.asks is None else ran & self.inputs.asks
 
@@ -367,7 +408,9 @@ class LayerLoop(NamedTuple):
             state = jax.lax.cond(anybody & taken_now, look, lambda state: state, state)
         return state
 
-    def _look_packed(self, rule, layer, state, previous, asked):
+    def _look_packed(
+        self, rule: Exit, layer: int, state: LayerState, previous: Float[Array, 'B D'], asked: Bool[Array, ' B']
+    ) -> LayerState:
         """`_look` at the loop's rows, of the states of all."""
         if self.rows is None:
             return self._look(rule, layer, state, previous, asked)
@@ -376,7 +419,9 @@ class LayerLoop(NamedTuple):
         own = put(own, self.rows, self._look(rule, layer, packed, previous, asked), self.count)
         return own._replace(executed=state.executed)
 
-    def _look(self, rule: Exit, layer, state, previous, asked) -> LayerState:
+    def _look(
+        self, rule: Exit, layer: int, state: LayerState, previous: Float[Array, 'w D'], asked: Bool[Array, ' w']
+    ) -> LayerState:
         """The state with what the measure says of the rows that are asked."""
         head = CountedHead(self.call, state.hidden, asked, [])
         evidence = Evidence(
@@ -402,7 +447,7 @@ class LayerLoop(NamedTuple):
             memory=remembered(evidence, memory, state.memory),
             confidence=jnp.where(asked, confidence, state.confidence),
             active=state.active & ~(asked & leaves),
-            scored=state.scored + head.work(units),
+            scored=_counted(state.scored, head.work(units)),
         )
         if prediction is None:
             return state
@@ -435,7 +480,13 @@ class CountedHead(NamedTuple):
         return work
 
 
-def _checked_gate(gate, opened, rows) -> Array:
+def _counted(before: Int[Array, 'B 3'] | None, more: Shaped[Array, 'B 3']) -> Int[Array, 'B 3']:
+    """A count that is kept, with what has come to it."""
+    assert before is not None
+    return before + more
+
+
+def _checked_gate(gate: Any, opened: Any, rows: int) -> Array:
     """Who runs, bool [B] or [B, 3], everybody where the gate's dial stands at 1."""
     shape, kind = getattr(opened, 'shape', None), str(getattr(opened, 'dtype', None))
     if shape not in ((rows,), (rows, 3)) or kind != 'bool':

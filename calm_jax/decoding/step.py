@@ -1,9 +1,11 @@
 """One step of a decode: the next token of every row."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from calm_jax.decoding.begin import bias_at
 from calm_jax.decoding.choice import position_keys
@@ -11,14 +13,19 @@ from calm_jax.decoding.chooser import Chooser, Spoken
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop, places
 from calm_jax.decoding.packing import NEVER, Packing
-from calm_jax.decoding.state import DecodeCarry, DecodeInputs, LayerState, TokenInputs
+from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, LayerState, TokenInputs
 from calm_jax.decoding.trace import generated, recorded
 from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Array
 
 
 def advance(
-    call, config: TransformerConfig, inputs: DecodeInputs, carry: DecodeCarry, decoding: Decoding, packing: Packing = NEVER
+    call: Callable,
+    config: TransformerConfig,
+    inputs: DecodeInputs,
+    carry: DecodeCarry,
+    decoding: Decoding,
+    packing: Packing = NEVER,
 ) -> DecodeCarry:
     """One step: the next token of every row. packing: of rows that stand apart."""
     rows, ring = carry.last.shape[0], carry.cache.ring
@@ -51,7 +58,7 @@ def advance(
     )
 
 
-def _spoken(inputs, carry, position):
+def _spoken(inputs: DecodeInputs, carry: DecodeCarry, position: Int[Array, ' B']) -> Spoken | None:
     """What rules look at; None without any."""
     if inputs.rules is None:
         return None
@@ -59,7 +66,7 @@ def _spoken(inputs, carry, position):
     return Spoken(inputs.rules, history, inputs.prompt.shape[1] + position, position, inputs.limit)
 
 
-def _look_ahead(loop, hidden, cache):
+def _look_ahead(loop: LayerLoop, hidden: Float[Array, 'B D'], cache: DecoderCache) -> tuple[Int[Array, ' B'], DecoderCache]:
     """The token that the model without exits would emit here, and the caches. Layers that were behind stay filled; this
     position does not count as filled, so the exiting pass overwrites it."""
     without = loop._replace(decoding=dataclasses.replace(loop.decoding, exit=None), packing=NEVER)
@@ -88,7 +95,7 @@ def _emit(loop: LayerLoop, state: LayerState) -> tuple[LayerState, Array]:
     return state, _packed_head(loop, state, needs)
 
 
-def _packed_head(loop, state, needs):
+def _packed_head(loop: LayerLoop, state: LayerState, needs: Bool[Array, ' B']) -> Int[Array, ' B']:
     """The token of each row: its prediction, or what the head says of the rows that need it, packed."""
     count, waiting, least = needs.shape[0], jnp.sum(needs, dtype=jnp.int32), 0
     token = state.prediction

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from calm_jax.decoding.layer_loop import LayerLoop
-from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecodeState, LayerState
+from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState, LayerState
 from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Array, Plan, PrefillWork, Trace, Work
 
@@ -36,14 +36,16 @@ def generated(inputs: DecodeInputs, carry: DecodeCarry) -> Int[Array, 'B T']:
     return in_order(inputs.first, carry.table[:, 0])
 
 
-def in_order(first, ring):
+def in_order(first: Int[Array, '*rows'], ring: Shaped[Array, 'B T']) -> Shaped[Array, 'B T']:
     """[B, T, …] of a ring written at the cursor, each row from its first token on."""
     places = (first[..., None] + jnp.arange(ring.shape[1], dtype=jnp.int32)) % ring.shape[1]
     places = jnp.broadcast_to(places, ring.shape[:2])
     return jnp.take_along_axis(ring, places, axis=1)
 
 
-def recorded(loop, carry, state, cache, chosen):
+def recorded(
+    loop: LayerLoop, carry: DecodeCarry, state: LayerState, cache: DecoderCache, chosen: Int[Array, ' B']
+) -> DecodeCarry:
     """The carry with what this token was, and what it needed, written down."""
     work, own_filled = _work(loop, carry, state)
     # Times a row's being there: nothing is counted past its end.
@@ -89,7 +91,9 @@ def _work(loop: LayerLoop, carry: DecodeCarry, state: LayerState) -> tuple[Work,
     return Work._make((*ran, written, *scored)), own_filled
 
 
-def _written(loop, own_filled, visited):
+def _written(
+    loop: LayerLoop, own_filled: Int[Array, 'B L'] | None, visited: Int[Array, ' B']
+) -> tuple[Int[Array, ' B'], Int[Array, 'B L'] | None]:
     """At how many positions, summed over layers, keys and values were projected for this token of each row alone, int32 [B];
     and how far its layers are filled then."""
     layers, plan, copies = loop.config.num_decoder_layers, loop.inputs.plan, loop.decoding.propagation.copies
