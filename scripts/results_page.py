@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / 'benchmarks'))
 import vocabulary_section  # noqa: E402
+from certified_section import certified_section  # noqa: E402
 from flight_section import flight_section  # noqa: E402
 from page import cell, certificate, read, table, threshold_cell  # noqa: E402
 from tables import markdown  # noqa: E402
@@ -58,6 +59,15 @@ def main():
         metavar='FILE',
         help='JSON of scripts/benchmarks/flight.py; repeatable',
     )
+    parser.add_argument(
+        '--certified',
+        type=Path,
+        action='append',
+        default=[],
+        metavar='FILE',
+        help='certificate with its measured speed; repeatable',
+    )
+    parser.add_argument('--certified_by', action='append', default=[], metavar='COMMAND', help='what made them; repeatable')
     parser.add_argument('--experiments', type=Path, metavar='DIR', help='folder of scripts/experiments.py')
     parser.add_argument('--vocabularies', type=Path, metavar='DIR', help='folder of scripts/vocabularies.py')
     parser.add_argument(
@@ -78,6 +88,10 @@ def main():
         sections['Time against other engines'] = joined(compared, '###')
     if args.flight:
         sections['Rows in flight'] = flight_section(list(map(read, args.flight)))
+    if args.certified:
+        sections['Certified at the batch size that is used'] = certified_section(
+            [certificate(path) for path in args.certified], args.certified_by
+        )
     if args.experiments:
         facts = read(args.experiments / 'experiments.json')
         sections[facts['title']] = experiments_section(args, facts)
