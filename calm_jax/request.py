@@ -180,10 +180,15 @@ def checked_pack(value: Any, num_layers: int, batch_size: int) -> str | Packing:
     return packing
 
 
+def can_pack(decoding: Decoding, rows: Rows | None = None) -> bool:
+    """Whether rows of the decoding may be packed: where tokens leave early, and skipped layers wait."""
+    leaves = decoding.exit is not None or (rows is not None and rows.depth is not None)
+    return leaves and decoding.propagation.lazy and not isinstance(decoding.choice, Beam)
+
+
 def check_packs(pack: str | Packing, decoding: Decoding, rows: Rows | None) -> None:
     """Raises ValueError for a packing of a decoding whose rows are never packed."""
-    leaves = decoding.exit is not None or (rows is not None and rows.depth is not None)
-    if isinstance(pack, Packing) and (not leaves or not decoding.propagation.lazy or isinstance(decoding.choice, Beam)):
+    if isinstance(pack, Packing) and not can_pack(decoding, rows):
         raise ValueError(
             f'pack {pack} changes nothing: rows are packed where tokens leave early and skipped layers wait (lazy)'
         )

@@ -12,7 +12,7 @@ from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.packing import Packing
 from calm_jax.model import Model
 from calm_jax.progress import progress
-from calm_jax.request import PACKS
+from calm_jax.request import PACKS, can_pack
 
 Item = TypeVar('Item')
 BATCHES, ROUNDS = 4, 3  # full batches that are decoded in a round; rounds that are timed
@@ -38,16 +38,18 @@ def time_decodings(
     """Decodes the texts under each decoding in turn, every other round in reverse; a first round, which compiles, is dropped.
 
     Seconds are of all that decoding takes, from texts to texts. pack: as `calm_jax.request.Options`; 'auto' is that of these
-    texts, and `pack_of` says what it is of more. ValueError for no texts.
+    texts, and `pack_of` says what it is of more; a packing is of those decodings that have a use for it. ValueError for no
+    texts.
     """
     if not len(texts):
         raise ValueError('texts: expected one or more to time, found none')
+    ways = ['refill' if isinstance(pack, Packing) and not can_pack(each) else pack for each in decodings]
     seconds, tokens = np.zeros((1 + rounds, len(decodings))), np.zeros(len(decodings), int)
     for number in progress(range(1 + rounds), 'timing', quiet=quiet, unit='rounds'):
         order = range(len(decodings))
         for index in order if number % 2 else reversed(order):
             began = perf_counter()
-            outputs = model.stream(texts, decodings[index], batch_size=batch_size, pack=pack)
+            outputs = model.stream(texts, decodings[index], batch_size=batch_size, pack=ways[index])
             tokens[index] = sum(len(each.tokens) for each in outputs)
             seconds[number, index] = perf_counter() - began
     return Timed(seconds[1:], tokens)

@@ -406,3 +406,8 @@ def loaded(name):
     checkpoint = huggingface.read(FIXTURES / name, 'float32')
     params = join(jax.tree.map(jnp.asarray, checkpoint.params), checkpoint.config)
     return Model(checkpoint.config, params, *checkpoint[2:])
+
+
+def test_a_packed_decoding_is_timed_against_full_depth_which_is_never_packed(model):
+    speed = calm.measure_speed(model, Decoding(exit=EARLY), TEXTS * 3, batch_size=4, rounds=1, pack='1:2')
+    assert speed['pack'] == '1:2' and speed['speed_up'] > 0

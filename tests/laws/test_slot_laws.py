@@ -82,10 +82,11 @@ def cut(config, sources, rows, width):
     return sources[rows, -width:] if config.decoder_only else sources[rows, :width]
 
 
-def in_flight(config, params, sources, decoding, settings, scored, packing):
-    """Every text's trace by number, from SLOTS slots that are refilled, two rows at a time, on a ring begun at 1000."""
+def in_flight(config, params, sources, decoding, settings, scored, packing, narrow):
+    """Every text's trace by number, from SLOTS slots that are refilled, two rows at a time, on a ring begun at 1000. narrow:
+    the width of the first sources."""
     slots, found = None, {}
-    groups = [(np.array([0, 1]), NARROW), (np.array([2, 3]), NARROW)]
+    groups = [(np.array([0, 1]), narrow), (np.array([2, 3]), narrow)]
     groups += [
         (np.array([4, 5]), sources.shape[1]),
         (np.array([6, 7]), sources.shape[1]),
@@ -139,7 +140,9 @@ def test_a_row_in_flight_is_what_it_is_alone(name, decisions, packing):
     thresholds = None if decoding.exit is None else np.linspace(0.05, 1, TEXTS).astype(np.float32)
     settings = Rows(threshold=thresholds, depth=DEPTHS if decisions == 'depth' else None, limit=LIMITS)
     scored = decisions in ('full', 'lazy', 'depth')
-    found = in_flight(config, params, sources, decoding, settings, scored, packing)
+    # Slots that grow on the way are another two programs.
+    narrow = NARROW if decisions in ('full', 'lazy', 'drawn early') else sources.shape[1]
+    found = in_flight(config, params, sources, decoding, settings, scored, packing, narrow)
     assert sorted(found) == list(range(TEXTS))
     together = generate(config, params, sources, decoding=decoding, rows=settings, log_probabilities=scored)
     together = jax.device_get(together)
