@@ -17,7 +17,7 @@ import numpy as np
 
 from calm_jax.data.windows import DecodeBatch
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.generate import CAPACITY_STEP, begin, fly, generate, landed, vacant, widen
+from calm_jax.decoding.generate import begin, capacity_of, fly, generate, landed, vacant, widen
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.models.config import TransformerConfig
@@ -122,7 +122,7 @@ def fly_window(
     assert length is not None  # resolved
     options = {
         'decoding': decoding,
-        'capacity': -(-int(length) // CAPACITY_STEP) * CAPACITY_STEP,
+        'capacity': capacity_of(int(length)),
         'head_table': head_table,
         'log_probabilities': log_probabilities,
     }

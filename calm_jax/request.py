@@ -12,6 +12,7 @@ from calm_jax.calibration import Certificate
 from calm_jax.data.jsonl import Template, is_unicode
 from calm_jax.decoding.choice import Beam, Choice, Greedy, Sampled
 from calm_jax.decoding.decoding import Decoding, Limits, off
+from calm_jax.decoding.generate import can_pack
 from calm_jax.decoding.packing import Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.depth.exits import Exit
@@ -178,12 +179,6 @@ def checked_pack(value: Any, num_layers: int, batch_size: int) -> str | Packing:
         if batch_size % width or width == batch_size:
             raise ValueError(f'pack {packing} packs into {width} rows, which do not divide a batch of {batch_size}')
     return packing
-
-
-def can_pack(decoding: Decoding, rows: Rows | None = None) -> bool:
-    """Whether rows of the decoding may be packed: where tokens leave early, and skipped layers wait."""
-    leaves = decoding.exit is not None or (rows is not None and rows.depth is not None)
-    return leaves and decoding.propagation.lazy and not isinstance(decoding.choice, Beam)
 
 
 def check_packs(pack: str | Packing, decoding: Decoding, rows: Rows | None) -> None:

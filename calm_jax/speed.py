@@ -9,10 +9,11 @@ import numpy as np
 
 from calm_jax.certified import environment, speed_conditions
 from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.generate import can_pack
 from calm_jax.decoding.packing import Packing
 from calm_jax.model import Model
 from calm_jax.progress import progress
-from calm_jax.request import PACKS, can_pack
+from calm_jax.request import PACKS
 
 Item = TypeVar('Item')
 BATCHES, ROUNDS = 4, 3  # full batches that are decoded in a round; rounds that are timed

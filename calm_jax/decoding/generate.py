@@ -82,7 +82,7 @@ def program(
     if log_probabilities and decoding.exit is not None and decoding.exit.measure.prunes:
         raise ValueError('log-probabilities are of the whole vocabulary, and the measure looks at a part of it')
     options = {'rows': rows, 'forced': forced, 'head_table': head_table, 'log_probabilities': log_probabilities}
-    options['packing'] = packs(decoding, rows, packing)
+    options['packing'] = packing if can_pack(decoding, rows) else NEVER
     return generate_program, arguments, {**settings, **options}
 
 
@@ -176,7 +176,7 @@ def fly(
     slots are donated."""
     numbers, last = np.asarray(numbers, np.int32), np.asarray(last)
     decoding, inputs = _as_begun(decoding, slots.state), slots.state.inputs
-    packing = packs(decoding, Rows(depth=inputs.depth), packing)
+    packing = packing if can_pack(decoding, Rows(depth=inputs.depth)) else NEVER
     return fly_program(config, params, slots, prefilled, numbers, last, decoding, packing=packing)
 
 
@@ -271,14 +271,19 @@ def resolved(decoding: Decoding, rows: Rows | None, capacity: int | None) -> tup
         longest = _longest(decoding, rows)
         if longest is None:
             raise ValueError('max_new_tokens is no number here; say the capacity')
-        capacity = -(-longest // CAPACITY_STEP) * CAPACITY_STEP
+        capacity = capacity_of(longest)
     return decoding, rows, {'capacity': capacity}
 
 
-def packs(decoding: Decoding, rows: Rows, packing: Packing) -> Packing:
-    """The packing of a decoding, resolved: none where nobody leaves, or where layers that are skipped are written at once."""
-    leaves = decoding.exit is not None or rows.depth is not None
-    return packing if leaves and decoding.propagation.lazy else NEVER
+def capacity_of(longest: int) -> int:
+    """The room for so many generated tokens."""
+    return -(-longest // CAPACITY_STEP) * CAPACITY_STEP
+
+
+def can_pack(decoding: Decoding, rows: Rows | None = None) -> bool:
+    """Whether rows of the decoding may be packed: where tokens leave early, and skipped layers wait."""
+    leaves = decoding.exit is not None or (rows is not None and rows.depth is not None)
+    return leaves and decoding.propagation.lazy and not isinstance(decoding.choice, Beam)
 
 
 def _longest(decoding, rows):

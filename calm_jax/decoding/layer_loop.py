@@ -80,7 +80,7 @@ class LayerLoop(NamedTuple):
         ran, ways = state.active, None
         for layer in range(self.config.num_decoder_layers):
             if layer in self.packing.points:
-                ways = self._ways(state.active)
+                ways = self.ways(state.active)
             previous = state.hidden
             state, layers[layer], filled[layer], ran = self._layer(
                 layer, state, layers[layer], filled[layer], cache.exit_states, ways
@@ -94,15 +94,18 @@ class LayerLoop(NamedTuple):
             state = state._replace(predicted=state.predicted & (~state.active | ran))
         return state, DecoderCache(tuple(layers), tuple(filled), self._exit_states(cache.exit_states, state))
 
-    def _ways(self, inside: Bool[Array, ' B']) -> 'list[tuple[Array, LayerLoop]]':
-        """(whether it is taken, the loop over the rows that it holds) for every width, and for all rows: the least that holds
-        the rows inside is taken, none where there are none."""
-        count, many, least, ways = inside.shape[0], jnp.sum(inside, dtype=jnp.int32), 0, []
-        order = jnp.argsort(~inside, stable=True).astype(jnp.int32)
-        for width in (*self.packing.within(count), count):
-            ways.append(((many > least) & (many <= width), self if width == count else self._of_rows(order[:width], count)))
+    def ways(self, some: Bool[Array, ' B']) -> 'list[tuple[Array, LayerLoop]]':
+        """(whether it is taken, the loop over the rows that it holds) for every width of the packing, and for all rows: the
+        least that holds these rows is taken, none where there are none."""
+        count, widths = some.shape[0], self.packing.within(some.shape[0])
+        if not widths:
+            return [(jnp.any(some), self)]
+        many, least, ways = jnp.sum(some, dtype=jnp.int32), 0, []
+        order = jnp.argsort(~some, stable=True).astype(jnp.int32)
+        for width in widths:
+            ways.append(((many > least) & (many <= width), self._of_rows(order[:width], count)))
             least = width
-        return ways
+        return [*ways, (many > least, self)]
 
     def _of_rows(self, rows: Int[Array, ' w'], count: int) -> 'LayerLoop':
         """The loop over some of `count` rows."""
@@ -322,12 +325,11 @@ class LayerLoop(NamedTuple):
     ) -> KVCache:
         """The cache with the positions from `filled` to the cursor projected from the exit states, of all rows or of each that
         is inside."""
-        fill = self._fill_pairs if filled.ndim else self._fill_windows
-        return fill(layer, cache, filled, exit_states, active)
+        if filled.ndim:
+            return self._fill_pairs(layer, cache, filled, exit_states, active)
+        return self._fill_windows(layer, cache, filled, exit_states)
 
-    def _fill_windows(
-        self, layer: int, cache: KVCache, filled: Int[Array, ''], exit_states: Float[Array, 'B R D'], active: Bool[Array, ' w']
-    ) -> KVCache:
+    def _fill_windows(self, layer: int, cache: KVCache, filled: Int[Array, ''], exit_states: Float[Array, 'B R D']) -> KVCache:
         """All rows alike, some positions at a time. Windows begin at multiples of their width, which divides the ring, so that
         none crosses its end."""
         window, ring, cursor = self.decoding.propagation.window, exit_states.shape[1], self.token.cursor
@@ -400,7 +402,7 @@ class LayerLoop(NamedTuple):
         after = jax.eval_shape(lambda state: self._look(rule, layer, state, previous, asked), state).memory
         state = state._replace(memory=jax.tree.map(lambda old, new: fitted(old, new.shape), memory, after))
         anybody = jnp.any(asked)
-        for taken_now, loop in [(True, self)] if ways is None else ways:
+        for taken_now, loop in [(anybody, self)] if ways is None else ways:
 
             def look(state, loop=loop):
                 return loop._look_packed(rule, layer, state._replace(memory=memory), previous, asked)

@@ -69,7 +69,7 @@ def vacant_slots(prefilled: DecodeState, count: int) -> Slots:
     inputs, carry = prefilled
     carry = jax.tree.map(repeated, carry._replace(cursor=None, executed=None))
     carry = carry._replace(cursor=inputs.first[0], executed=prefilled.carry.executed, alive=jnp.zeros(count, bool))
-    return Slots(DecodeState(_joined(jax.tree.map(repeated, _own(inputs)), inputs), carry), jnp.full(count, -1, jnp.int32))
+    return Slots(DecodeState(jax.tree.map(repeated, inputs.own).joined(inputs), carry), jnp.full(count, -1, jnp.int32))
 
 
 def widened_slots(slots: Slots, prefilled: DecodeState, pad_id: int) -> Slots:
@@ -95,7 +95,7 @@ def widened_slots(slots: Slots, prefilled: DecodeState, pad_id: int) -> Slots:
         source=jnp.pad(inputs.source, ((0, 0), (front, behind)), constant_values=pad_id),
         mask=jnp.pad(inputs.mask, ((0, 0), (front, behind))),
     )
-    return Slots(DecodeState(_joined(_own(inputs), wide), carry), numbers)
+    return Slots(DecodeState(inputs.own.joined(wide), carry), numbers)
 
 
 def insert_row(state: DecodeState, slot: Array | int, prefilled: DecodeState, row: Array | int) -> DecodeState:
@@ -115,7 +115,7 @@ def insert_row(state: DecodeState, slot: Array | int, prefilled: DecodeState, ro
     def turned(positions):
         return jnp.roll(positions, shift, axis=1)
 
-    own, arriving, cache = _own(inputs), _own(prefilled.inputs), carry.cache
+    own, arriving, cache = inputs.own, prefilled.inputs.own, carry.cache
     own = jax.tree.map(put, own, arriving)._replace(
         first=put(own.first, arriving.first, later), start=put(own.start, arriving.start, later)
     )
@@ -129,7 +129,7 @@ def insert_row(state: DecodeState, slot: Array | int, prefilled: DecodeState, ro
         cache=cache._replace(layers=layers, filled=filled),
         own_filled=jax.tree.map(put, carry.own_filled, new.own_filled),
     )
-    return DecodeState(_joined(own, inputs), carry)
+    return DecodeState(own.joined(inputs), carry)
 
 
 def insert_rows(state: DecodeState, slots: Int[Array, ' n'], prefilled: DecodeState) -> DecodeState:
@@ -164,12 +164,12 @@ def fly_rows(
 
     def exchange(flight):
         """The first that waits, in the first slot that is free."""
-        state, came = DecodeState(_joined(flight.rows, inputs), flight.carry), flight.came
+        state, came = DecodeState(flight.rows.joined(inputs), flight.carry), flight.came
         slot = jnp.argmin(flight.carry.alive)
         records = jax.tree.map(lambda all, now: place(all, of_slot(now, slot, 1), came, 0), flight.records, written(state))
         rows, carry = insert_row(state, slot, prefilled, came)
         return flight._replace(
-            rows=_own(rows),
+            rows=rows.own,
             carry=carry,
             numbers=place(flight.numbers, of_slot(numbers, came, 1), slot, 0),
             came=came + 1,
@@ -181,7 +181,7 @@ def fly_rows(
         return jax.lax.while_loop(lambda flight: (flight.came < waiting) & ~jnp.all(flight.carry.alive), exchange, flight)
 
     def stepped(flight):
-        carry = advance(call, config, _joined(flight.rows, inputs), flight.carry, decoding, packing)
+        carry = advance(call, config, flight.rows.joined(inputs), flight.carry, decoding, packing)
         ran = carry.executed[flight.carry.cursor % carry.executed.shape[0]]
         return flight._replace(carry=carry, steps=flight.steps + 1, executed=flight.executed + ran)
 
@@ -199,24 +199,11 @@ def fly_rows(
     records = jax.tree.map(
         lambda leaf: jnp.zeros((numbers.shape[0], *leaf.shape[1:]), leaf.dtype), written(DecodeState(inputs, carry))
     )
-    flight = Flight(_own(inputs), carry, occupied, nothing, jnp.full_like(numbers, -1), records, nothing, nothing)
+    flight = Flight(inputs.own, carry, occupied, nothing, jnp.full_like(numbers, -1), records, nothing, nothing)
     flight = jax.lax.while_loop(goes_on, flown_on, refilled(flight))
-    slots = Slots(DecodeState(_joined(flight.rows, inputs), flight.carry), flight.numbers)
+    slots = Slots(DecodeState(flight.rows.joined(inputs), flight.carry), flight.numbers)
     trace = trace_of_written(config, flight.records, jnp.zeros_like(carry.executed))
     return slots, Flown(flight.left, trace, flight.steps, flight.executed)
-
-
-def _own(inputs: DecodeInputs) -> DecodeInputs:
-    """What is each row's own, rows first; None in place of what all share."""
-    threshold = inputs.threshold
-    shared = threshold is not None and threshold.ndim == 0
-    return inputs._replace(bias_table=None, head_table=None, threshold=None if shared else threshold)
-
-
-def _joined(own: DecodeInputs, shared: DecodeInputs) -> DecodeInputs:
-    """Inputs whose rows are `own`, with what all share of `shared`."""
-    threshold = shared.threshold if own.threshold is None else own.threshold
-    return own._replace(bias_table=shared.bias_table, head_table=shared.head_table, threshold=threshold)
 
 
 def _on_ring(cache: DecoderCache, cursor: Array, ring: int) -> DecoderCache:

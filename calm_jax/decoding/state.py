@@ -59,15 +59,22 @@ class DecodeInputs(NamedTuple):
     head_table: Array | HeadColumns | None
     prefill: PrefillWork
 
+    @property
+    def own(self) -> 'DecodeInputs':
+        """What is each row's own, rows first; None in place of what all share."""
+        shared: dict[str, None] = dict.fromkeys(('bias_table', 'head_table'))
+        shared |= {name: None for name in ('threshold', 'first') if getattr(getattr(self, name), 'ndim', 0) == 0}
+        return self._replace(**shared)
+
+    def joined(self, shared: 'DecodeInputs') -> 'DecodeInputs':
+        """These, each row's own, with what all share of others."""
+        names = ('bias_table', 'head_table', 'threshold', 'first')
+        return self._replace(**{name: getattr(shared, name) for name in names if getattr(self, name) is None})
+
     def of_rows(self, rows: Array, count: int) -> 'DecodeInputs':
         """Those of some of `count` rows, but for the keys and values of sources, which layers take as they need them."""
-        shared: dict[str, None] = dict.fromkeys(('bias_table', 'cross_kv', 'head_table', 'forced'))
-        if self.threshold is None or self.threshold.ndim == 0:
-            shared['threshold'] = None
-        if self.first.ndim == 0:
-            shared['first'] = None
-        own = taken(self._replace(**shared), rows, count)
-        return own._replace(**{name: getattr(self, name) for name in shared})
+        own = taken(self.own._replace(cross_kv=None, forced=None), rows, count)
+        return own.joined(self)._replace(cross_kv=self.cross_kv, forced=self.forced)
 
 
 class DecoderCache(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from calm_jax.decoding.begin import bias_at
 from calm_jax.decoding.choice import position_keys
@@ -79,34 +79,25 @@ def _emit(loop: LayerLoop, state: LayerState) -> tuple[LayerState, Array]:
     """The state with the head's last work counted, and the token of each row: what its measure computed on the way, or the
     head applied once to its exit state."""
     needs, rule = loop.token.alive & ~state.predicted, loop.decoding.exit
-
-    def head(state):
-        token = loop.choose(loop.call(state.hidden, method='unembed'))
-        return jnp.where(state.predicted, state.prediction, token) if predicts else token
-
-    predicts = rule is not None and rule.measure.predicts
     if state.scored is not None:
         scored = state.scored + needs[:, None] * jnp.array([1, loop.config.vocab_size, 0], jnp.int32)
         state = state._replace(scored=scored)
-    if not predicts:
-        return state, head(state)
-    if not loop.packing:
-        return state, jax.lax.cond(jnp.any(needs), head, lambda state: state.prediction, state)
-    return state, _packed_head(loop, state, needs)
-
-
-def _packed_head(loop: LayerLoop, state: LayerState, needs: Bool[Array, ' B']) -> Int[Array, ' B']:
-    """The token of each row: its prediction, or what the head says of the rows that need it, packed."""
-    count, waiting, least = needs.shape[0], jnp.sum(needs, dtype=jnp.int32), 0
+    if rule is None or not rule.measure.predicts:
+        return state, _said(loop, state)
     token = state.prediction
-    for width in (*loop.packing.within(count), count):
-        rows = jnp.argsort(~needs, stable=True)[:width].astype(jnp.int32)
+    for taken_now, some in loop.ways(needs):
 
-        def head(token, rows=rows):
-            choose = loop.choose.of_rows(rows, count)
-            said = choose(loop.call(jnp.take(state.hidden, rows, axis=0), method='unembed'))
-            return token.at[rows].set(jnp.where(needs[rows], said, token[rows]))
+        def head(token, some=some):
+            said = _said(some, state)
+            if some.rows is None:
+                return jnp.where(state.predicted, token, said)
+            return token.at[some.rows].set(jnp.where(needs[some.rows], said, token[some.rows]))
 
-        token = jax.lax.cond((waiting > least) & (waiting <= width), head, lambda token: token, token)
-        least = width
-    return token
+        token = jax.lax.cond(taken_now, head, lambda token: token, token)
+    return state, token
+
+
+def _said(loop: LayerLoop, state: LayerState) -> Int[Array, ' w']:
+    """What the head says of the loop's rows; state: of all."""
+    hidden = state.hidden if loop.rows is None else jnp.take(state.hidden, loop.rows, axis=0)
+    return loop.choose(loop.call(hidden, method='unembed'))

@@ -30,7 +30,7 @@ from engines import scripted
 from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.windows import WINDOW, decode_windows
 from calm_jax.decoding.decoding import Decoding, Limits
-from calm_jax.decoding.generate import begin
+from calm_jax.decoding.generate import begin, capacity_of
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.depth.exits import MEASURES, Exit
@@ -181,11 +181,11 @@ def run(way, config, params, windows, limits, decoding, batch_size, packing):
     start, tokens, places, needed, executed = time.perf_counter(), 0, 0, 0, 0
     for window in windows:
         if way == 'prefill':
-            made = []
             for group in groups_of(window, batch_size):
-                options = {'example_ids': example_ids(group.rows), 'rows': settings(group.rows), 'cursor': np.int32(0)}
-                made.append(begin(config, params, group.tokens, group.mask, decoding, capacity=limits_of(decoding), **options))
-                jax.block_until_ready(made.pop())
+                own = {'example_ids': example_ids(group.rows), 'rows': settings(group.rows), 'cursor': np.int32(0)}
+                capacity = capacity_of(decoding.limits.max_new_tokens)
+                state = begin(config, params, group.tokens, group.mask, decoding, capacity=capacity, **own)
+                jax.block_until_ready(state)
             continue
         wanted = {row for batch in window for row in batch.rows.tolist() if row >= 0}
         options = {'example_ids': example_ids, 'settings': settings, 'wanted': wanted, 'packing': packing}
@@ -201,11 +201,6 @@ def run(way, config, params, windows, limits, decoding, batch_size, packing):
     layer = 2 if config.decoder_only else 3
     layers, ran = needed / layer / max(1, tokens), executed / layer / max(1, places)
     return seconds, {'tokens': tokens, 'places': places, 'layers': layers, 'executed': ran}
-
-
-def limits_of(decoding):
-    """The capacity that a flight has."""
-    return -(-decoding.limits.max_new_tokens // 16) * 16
 
 
 def exit_of(config, measure, depth, seed):
