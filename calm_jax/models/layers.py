@@ -36,13 +36,14 @@ def widened(x):
 def product(x, kernel):
     """x [..., in] times a kernel [in, out].
 
-    A single state waits for the kernel to be read. On a CPU it is read in parts that each lie in one piece, a thread its own:
-    up to a third faster than by columns of all rows (`docs/results.md`).
+    A single state waits for the kernel to be read. On a CPU it is read in parts that each lie in one piece: up to a third
+    faster than by columns of all rows, where the rows are short.
     """
     if x.size != x.shape[-1] or x.size % READ_PARTS or jax.default_backend() != 'cpu':
         return x @ kernel
     parts = jnp.einsum('pi,pio->po', x.reshape(READ_PARTS, -1), kernel.reshape(READ_PARTS, -1, kernel.shape[-1]))
-    return jnp.sum(parts, axis=0).reshape(x.shape[:-1] + kernel.shape[-1:])
+    # A reduction over the parts is not vectorised; their sum is.
+    return sum(parts[1:], parts[0]).reshape(x.shape[:-1] + kernel.shape[-1:])
 
 
 class RMSNorm(nn.Module):
@@ -161,9 +162,9 @@ class Head(nn.Module):
             scores = x @ part.weight if isinstance(part, HeadColumns) else jnp.einsum('bd,bkd->bk', x, part.weight)
             return scores if part.bias is None else scores + part.bias
         if not self.config.tied_head:
-            scores = product(x, self.kernel.astype(dtype))
+            scores = x @ self.kernel.astype(dtype)
         elif self.has_variable('params', 'tied_kernel'):  # the embedding, laid out for this (`joined.py`)
-            scores = product(x, self.get_variable('params', 'tied_kernel').astype(dtype))
+            scores = x @ self.get_variable('params', 'tied_kernel').astype(dtype)
         else:
             scores = jnp.einsum('...d,vd->...v', x, embedding.astype(dtype))
         return scores + self.bias.astype(dtype) if self.config.head_bias else scores
@@ -237,8 +238,12 @@ class Attention(nn.Module):
         rows, length, heads, width = queries.shape
         # Queries that share a head of keys stand one after another, as if they were further positions.
         queries = self._by_row(queries).reshape(keys.shape[0], -1, width)
-        scores = widened(jnp.einsum('gth,gsh->gts', queries, keys))
-        weights = jax.nn.softmax(scores.reshape(rows, heads, length, -1) + bias, axis=-1)
+        if rows == length == 1:
+            # So small a product is done before threads have woken up for it: a query at a time, which takes none.
+            scores = jnp.stack([jnp.einsum('gh,gsh->gs', each, keys) for each in queries.swapaxes(0, 1)], axis=1)
+        else:
+            scores = jnp.einsum('gth,gsh->gts', queries, keys)
+        weights = jax.nn.softmax(widened(scores).reshape(rows, heads, length, -1) + bias, axis=-1)
         weights = self.dropout(weights.astype(self.config.dtype), deterministic=deterministic)
         read = jnp.einsum('gts,gsh->gth', weights.reshape(scores.shape), values).reshape(rows, heads, length, width)
         return self.out(read.swapaxes(1, 2).reshape(rows, length, heads * width))
