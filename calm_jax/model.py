@@ -16,7 +16,7 @@ from calm_jax.checkpoints import native
 from calm_jax.data.example_ids import ExampleIds, sequence_id
 from calm_jax.data.jsonl import Template
 from calm_jax.data.tokenizers import Tokenizer
-from calm_jax.data.windows import DecodeBatch, decode_windows
+from calm_jax.data.windows import WINDOW, DecodeBatch, decode_windows
 from calm_jax.decoding import codec
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding, Limits
@@ -209,6 +209,14 @@ class Model:
             return NEVER
         return measured(self.config.sizes, batch_size, jax.default_backend())
 
+    def pack_of(self, texts: int | None, batch_size: int, pack: str | Packing = PACKS[0]) -> str | Packing:
+        """What a pack comes to where so many texts are decoded (None: more than a window of them): a packing; 'refill'; or
+        'none', which is what it is where a batch is alone, or of one row. ValueError for what is no pack."""
+        batches = WINDOW if texts is None else math.ceil(texts / batch_size)
+        if packing := self.packing(batch_size, batches, pack):
+            return packing
+        return 'none' if pack == 'none' or batches <= 1 or batch_size == 1 else 'refill'
+
     def save(self, directory: str | os.PathLike, *, dtype: str | None = None, overwrite: bool = False) -> None:
         """Writes a native checkpoint, whole or not at all."""
         native.save(
@@ -279,7 +287,8 @@ class Model:
             certificate = given if isinstance(given, Certificate) else Certificate.load(given)
             batch_size = batch_size or certified.recorded_batch_size(certificate) or BATCH_SIZE
             examples = None if count is None else count * sequences
-            decoding = self.certified(certificate, batch_size, examples, options.get('classes', ()))
+            pack = options.get('pack', PACKS[0])
+            decoding = self.certified(certificate, batch_size, examples, options.get('classes', ()), pack)
             field = certified.recorded_source_field(certificate)
             template = None if field is None else Template(field)
         else:
@@ -292,14 +301,20 @@ class Model:
         return Request(decoding, size, rows, sequences, log_probabilities, pack, template)
 
     def certified(
-        self, certificate: Certificate, batch_size: int, examples: int | None = None, classes: Sequence[type] = ()
+        self,
+        certificate: Certificate,
+        batch_size: int,
+        examples: int | None = None,
+        classes: Sequence[type] = (),
+        pack: str | Packing = PACKS[0],
     ) -> Decoding:
         """The decoding of a certificate, where it covers this model; what may change a few tokens by rounding is logged once.
 
-        examples: how many there are, which decides the rows of small batches. Raises ValueError where it does not cover.
+        examples: how many there are, which decides the rows of small batches, and with `pack` how they are kept together.
+        Raises ValueError where it does not cover.
         """
         decoding = self.resolve(certified.decoding_of(certificate, self.heads, classes))
-        environment = certified.environment(batch_size, examples)
+        environment = certified.environment(batch_size, self.pack_of(examples, batch_size, pack), examples)
         certified.warn(certified.check(certificate, decoding, self.fingerprints, environment))
         return decoding
 

@@ -60,7 +60,7 @@ MAY_IMPORT = {
         'metrics',
     },
     'counting': {'checkpoints', 'data', 'depth', 'files', 'formats', 'outputs'},
-    'speed': {'certified', 'decoding', 'model', 'progress', 'request'},
+    'speed': {'calibration', 'certified', 'data', 'decoding', 'model', 'progress', 'request'},
     'runs': {'certified', 'data', 'decoding', 'model', 'progress', 'request'},
     'demo': {'data'},
     'stages': {'metrics', 'model', 'models', 'outputs', 'reporting', 'training'},

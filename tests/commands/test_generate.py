@@ -20,8 +20,10 @@ from calm_jax.data import jsonl
 from calm_jax.decoding import codec
 from calm_jax.decoding.choice import Sampled
 from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.packing import Packing
 from calm_jax.depth.confidence import StateSimilarity
 from calm_jax.depth.exits import Exit
+from calm_jax.depth.plans import Uniform
 from calm_jax.model import Model, load
 
 
@@ -389,7 +391,9 @@ def test_another_configuration_around_the_same_parameters_is_not_resumed(generat
 def certificate(checkpoint, tmp_path):
     """Writes a certificate of an exit by state, as `calm calibrate` does; returns its path."""
 
-    def write(decoding=Decoding(exit=Exit(StateSimilarity(), 0.9)), certified=True, source_field='en', batch_size=8):
+    def write(
+        decoding=Decoding(exit=Exit(StateSimilarity(), 0.9)), certified=True, source_field='en', batch_size=8, pack='refill'
+    ):
         model = load(checkpoint)
         decoding = model.resolve(decoding)
         document = codec.to_json(decoding)
@@ -397,7 +401,7 @@ def certificate(checkpoint, tmp_path):
         provenance = {
             **model.fingerprints,
             'data': {'name': 'cal.jsonl', 'source_field': source_field},
-            'environment': environment(batch_size),
+            'environment': environment(batch_size, pack),
         }
         made = calibrate(losses, [Point(document, 0.9)], 0.2, 0.05, provenance=provenance, full=codec.to_json(decoding.full()))
         made.save(tmp_path / 'c.json')
@@ -460,7 +464,7 @@ def test_the_source_field_and_the_batch_size_of_a_certificate_are_defaults(check
 @pytest.mark.parametrize('more', [(), ('--batch_size', '8')])
 def test_a_prompt_is_a_batch_of_one_row_and_is_compared_as_that(checkpoint, certificate, capsys, more):
     flags = ['generate', '--checkpoint', checkpoint, '--prompt', 'a cat']
-    assert main([*flags, '--certificate', certificate(batch_size=1)]) == 0
+    assert main([*flags, '--certificate', certificate(batch_size=1, pack='none')]) == 0
     assert capsys.readouterr().err == ''
     assert main([*flags, '--certificate', certificate(batch_size=8), *more]) == 0
     assert 'calm generate: warning: batch_size is 1 here, 8 in the certificate' in capsys.readouterr().err
@@ -516,7 +520,7 @@ def test_a_class_of_ones_own_is_handed_in_and_must_not_have_changed(
 
 
 def test_python_warns_of_another_environment_once_in_a_process(checkpoint, certificate, caplog):
-    model, path = load(checkpoint), certificate(batch_size=8)
+    model, path = load(checkpoint), certificate(batch_size=8, pack='none')
     for _ in range(2):
         model.generate(['a cat'] * 8, certificate=path)
     assert caplog.records == []
@@ -524,6 +528,26 @@ def test_python_warns_of_another_environment_once_in_a_process(checkpoint, certi
         model.generate(['a cat'] * 3, certificate=path)
     (warning,) = caplog.records
     assert 'batch_size is 4 here, 8 in the certificate' in warning.getMessage() and warning.name == 'calm_jax'
+
+
+def test_what_rows_were_kept_together_by_is_warned_of_where_it_may_change_a_token(
+    generate, checkpoint, certificate, monkeypatch, capsys, caplog
+):
+    """As if for this model a packing had been measured best: 70 records are 18 batches of 4."""
+    monkeypatch.setattr('calm_jax.model.measured', lambda sizes, rows, backend: Packing((1,), (rows // 2,)))
+    path, summary = certificate(batch_size=4, pack='1:2'), {}
+    for number, flags in enumerate([(), ('--pack', 'refill'), ('--pack', 'none')]):
+        code, out = generate('--certificate', path, '--batch_size', '4', *flags, output=f'{number}.jsonl')
+        summary[number] = json.loads((out.parent / f'{out.name}.summary.json').read_text())['pack']
+        error = capsys.readouterr().err
+        assert code == 0 and ('pack is' not in error if number == 0 else f'"{flags[1]}" here, "1:2" in the cert' in error)
+    assert summary == {0: '1:2', 1: 'refill', 2: 'none'}
+    # Rows of a plan are never packed: to them a packing only refills.
+    monkeypatch.setattr('calm_jax.certified._warned', set())
+    path, model = certificate(Decoding(plan=Uniform(share=0.67)), batch_size=4, pack='1:2'), load(checkpoint)
+    for count, pack, warnings in ((70, 'auto', 0), (9, 'auto', 0), (9, 'none', 1)):
+        model.generate(['a cat'] * count, certificate=path, pack=pack)
+        assert sum('pack is' in record.message for record in caplog.records) == warnings
 
 
 def test_records_have_their_own_threshold(generate, data, tmp_path, capsys):
