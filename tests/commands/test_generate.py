@@ -530,24 +530,23 @@ def test_python_warns_of_another_environment_once_in_a_process(checkpoint, certi
     assert 'batch_size is 4 here, 8 in the certificate' in warning.getMessage() and warning.name == 'calm_jax'
 
 
-def test_what_rows_were_kept_together_by_is_warned_of_where_it_may_change_a_token(
+def test_how_rows_are_kept_together_is_warned_of_where_it_may_change_a_token(
     generate, checkpoint, certificate, monkeypatch, capsys, caplog
 ):
-    """As if for this model a packing had been measured best: 70 records are 18 batches of 4."""
+    """As if for this model a packing had been measured best, from 16 batches on."""
+    code, out = generate('--certificate', certificate(pack='refill'), '--pack', 'none')
+    assert code == 0 and 'pack is "none" here, "refill" in the certificate; rounding' in capsys.readouterr().err
+    assert json.loads((out.parent / f'{out.name}.summary.json').read_text())['pack'] == 'none'
     monkeypatch.setattr('calm_jax.model.measured', lambda sizes, rows, backend: Packing((1,), (rows // 2,)))
-    path, summary = certificate(batch_size=4, pack='1:2'), {}
-    for number, flags in enumerate([(), ('--pack', 'refill'), ('--pack', 'none')]):
-        code, out = generate('--certificate', path, '--batch_size', '4', *flags, output=f'{number}.jsonl')
-        summary[number] = json.loads((out.parent / f'{out.name}.summary.json').read_text())['pack']
-        error = capsys.readouterr().err
-        assert code == 0 and ('pack is' not in error if number == 0 else f'"{flags[1]}" here, "1:2" in the cert' in error)
-    assert summary == {0: '1:2', 1: 'refill', 2: 'none'}
-    # Rows of a plan are never packed: to them a packing only refills.
-    monkeypatch.setattr('calm_jax.certified._warned', set())
-    path, model = certificate(Decoding(plan=Uniform(share=0.67)), batch_size=4, pack='1:2'), load(checkpoint)
-    for count, pack, warnings in ((70, 'auto', 0), (9, 'auto', 0), (9, 'none', 1)):
-        model.generate(['a cat'] * count, certificate=path, pack=pack)
-        assert sum('pack is' in record.message for record in caplog.records) == warnings
+    model, plan = load(checkpoint), Decoding(plan=Uniform(share=0.67))  # rows of a plan are never packed: they are refilled
+    for decoding in (Decoding(exit=Exit(StateSimilarity(), 0.9)), plan):
+        made = Certificate.load(certificate(decoding, batch_size=4, pack='1:2'))
+        for count, pack, here in ((64, 'auto', '1:2'), (60, 'auto', 'refill'), (None, 'refill', 'refill'), (4, 'auto', 'none')):
+            monkeypatch.setattr('calm_jax.certified._warned', set())
+            caplog.clear()
+            model.certified(made, 4, count, pack=pack)
+            differs = here == 'none' or (decoding is not plan and here != '1:2')
+            assert [f'pack is "{here}" here, "1:2"' in record.message for record in caplog.records] == [True] * differs
 
 
 def test_records_have_their_own_threshold(generate, data, tmp_path, capsys):
