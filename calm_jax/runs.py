@@ -1,5 +1,6 @@
 """A file of records decoded into another: what `calm generate` does with --input."""
 
+import math
 import os
 from array import array
 from collections.abc import Callable, Iterator
@@ -95,12 +96,15 @@ def decode_file(
 def check_records(records: Records, template: Template, threshold_field: str | None = None, quiet: bool = True) -> array | None:
     """The records' own λ, where a field holds them.
 
-    Raises ValueError, naming the line, for a record that the template makes no text of or whose λ is none.
+    Raises ValueError, naming the line, for a record that the template makes no text of, whose λ is none, or whose id is no
+    number of JSON.
     """
     thresholds = array('d')
     for index, each in enumerate(progress(records, 'checking', quiet=quiet, unit='examples')):
         where = records.where(index)
         template(each, where)
+        if isinstance(name := each.get('id'), float) and not math.isfinite(name):
+            raise ValueError(f'{where}: id is {name}; expected a text or a finite number')
         if threshold_field is not None:
             thresholds.append(_threshold(each, threshold_field, where))
     return None if threshold_field is None else thresholds

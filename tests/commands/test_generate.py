@@ -530,6 +530,48 @@ def test_python_warns_of_another_environment_once_in_a_process(checkpoint, certi
     assert 'batch_size is 4 here, 8 in the certificate' in warning.getMessage() and warning.name == 'calm_jax'
 
 
+BROKEN = """
+from calm_jax import Measure, pytree
+
+@pytree
+class Broken(Measure):
+    def observe(self, memory, evidence):
+        return memory, self.sure(evidence.hidden[:, 0]), None
+
+    def sure(self, value):
+        return value if value[0] > 0 else 1 - value
+
+@pytree
+class Lost(Broken):
+    def sure(self, value):
+        raise {}['kernel']
+
+@pytree
+class Empty(Measure):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    'name, line',
+    [
+        ('Empty', 'own_broken:Empty lacks observe'),
+        ('Broken', 'own_broken:Broken.sure, line 10, raised TracerBoolConversionError: Attempted boolean conversion'),
+        ('Lost', "own_broken:Lost.sure, line 15, raised KeyError: 'kernel'"),
+    ],
+)
+def test_what_a_measure_of_ones_own_raises_is_one_line_that_names_it(checkpoint, tmp_path, monkeypatch, capsys, name, line):
+    (tmp_path / 'own_broken.py').write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = ('--prompt', 'a', '--measure', f'own_broken:{name}', '--threshold', '0.5')
+    assert main(['generate', '--checkpoint', checkpoint, *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f'calm generate: {line}') and len(error.splitlines()) == 1
+    (tmp_path / 'own_hasty.py').write_text('1 / 0')
+    assert main(['generate', '--checkpoint', checkpoint, *flags, '--measure', 'own_hasty:Mine']) == 2
+    assert 'cannot be imported (ZeroDivisionError: division by zero)' in capsys.readouterr().err
+
+
 def test_how_rows_are_kept_together_is_warned_of_where_it_may_change_a_token(
     generate, checkpoint, certificate, monkeypatch, capsys, caplog
 ):
