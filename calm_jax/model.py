@@ -20,10 +20,10 @@ from calm_jax.data.windows import WINDOW, DecodeBatch, decode_windows
 from calm_jax.decoding import codec
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding, Limits
-from calm_jax.decoding.generate import begin, step
+from calm_jax.decoding.generate import begin, can_pack, step
 from calm_jax.decoding.packing import NEVER, Packing, measured
 from calm_jax.flight import Landing, decode_batches, fly_window
-from calm_jax.memory import check_memory
+from calm_jax.memory import Held, check_memory
 from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import join, split
@@ -363,13 +363,25 @@ class Model:
             'log_probabilities': request.log_probabilities,
             'packing': self.packing(request.batch_size, len(window), request.pack),
         }
-        rows, width = (max(batch.tokens.shape[axis] for batch in window) for axis in (0, 1))
-        check_memory(self.config, rows, beams(request.decoding), width, request.new_tokens)
+        together = isinstance(request.decoding.choice, Beam) or request.pack == 'none'
+        flight = not (together or len(window) == 1 or request.batch_size == 1)
         arguments = self.config, self.decoding_params, window, request.decoding
-        if request.pack == 'none' or len(window) == 1 or request.batch_size == 1 or isinstance(request.decoding.choice, Beam):
-            landings = decode_batches(*arguments, wanted=wanted, **parts)
-        else:
+        widths = sorted({batch.tokens.shape[1] for batch in window})
+        held = Held(
+            self.config,
+            request.decoding.resolved(),
+            widths[-1],
+            request.new_tokens,
+            narrower=widths[-2] if flight and len(widths) > 1 else 0,
+            beams=beams(request.decoding),
+            flight=flight,
+            packing=parts['packing'] if can_pack(request.decoding) else NEVER,
+        )
+        check_memory(held, max(batch.tokens.shape[0] for batch in window))
+        if flight:
             landings = fly_window(*arguments, request.batch_size, wanted=wanted, **parts)
+        else:
+            landings = decode_batches(*arguments, wanted=wanted, **parts)
         for landing in landings:
             outputs = self._rows_of(landing, request)
             kept = {row: outputs[row] for row in sorted(outputs) if row in wanted}

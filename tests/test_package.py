@@ -42,7 +42,7 @@ MAY_IMPORT = {
     'request': {'nearest', 'data', 'depth', 'decoding', 'calibration'},
     'certified': {'__init__', 'formats', 'machine', 'models', 'data', 'decoding', 'calibration', 'checkpoints'},
     'flight': {'types', 'data', 'decoding', 'models', 'output'},
-    'memory': {'models'},
+    'memory': {'types', 'depth', 'decoding', 'flight', 'models'},
     'model': {
         'memory',
         'flight',

@@ -41,7 +41,7 @@ class OwnMetric:
     def __call__(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
         """Values, float64 [B]. Raises ValueError in one line where the function raises, and for what is no value for each
         example, NaN or outside [0, 1]. Of no texts nothing is asked: where no output has changed there is none to compare."""
-        if not predictions:
+        if not len(predictions):
             return np.zeros(0)
         try:
             values = self.function(list(predictions), [list(texts) for texts in references])
