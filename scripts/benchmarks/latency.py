@@ -18,9 +18,9 @@ class Landed(NamedTuple):
 
 # Measured are the times at which the host has rows: when a batch is done, or in flight when a part of the slots has been
 # refilled. In which step a row came in and left follows from the lengths, as a row takes the first slot that is free and a step
-# gives each row a token; between two measured times steps are taken as equally long. So the resolution is a step as far as those
-# between two landings are alike, and at worst the time between the two. A batch's own prefill is in its steps' time, in flight
-# that of the rows that come next.
+# gives each row a token; between two measured times steps are taken as equally long. So the resolution is a step as far as
+# those between two landings are alike, and at worst the time between the two. A batch's own prefill is in its steps' time, in
+# flight that of the rows that come next.
 def latencies(order: Sequence[int], landings: Sequence[Landed], slots: int) -> tuple[np.ndarray, np.ndarray]:
     """(seconds from insertion to last token, seconds from insertion until the host has it), float64 [n], of rows that share
     slots, in the order in which they come in."""
