@@ -7,8 +7,9 @@
 Texts are decoded as `calm generate` decodes them, full depth among the settings: in flight, refilled and packed as --pack says,
 timed from texts to texts. Without texts compiled batches of equal length are timed, for what each depth costs. Repeats are
 interleaved (each round runs every setting once, every other round in reverse), the first round is a warm-up and dropped;
-reported are medians with the least and the greatest. At batch 1 a step at full depth stands beside the time that reading its
-weights takes, measured in the same rounds. --output writes a results.json for `calm report`.
+reported are medians with the least and the greatest; ms/step is all the time there was, encoder or prompt included, over the
+steps. At batch 1 a step at full depth by itself stands beside the time that reading its weights takes, measured in the same
+rounds. --output writes a results.json for `calm report`.
 """
 
 import dataclasses
