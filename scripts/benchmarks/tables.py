@@ -254,7 +254,7 @@ def memory_table(memory):
     ]
     for engine, cache in engines:
         found = [peaks.get((engine, cache, size)) for size in sizes]
-        lines.append(_line([engine, cache or 'grows', *(f'{peak / 2**20:.0f}' if peak else '' for peak in found)]))
+        lines.append(_line([engine, cache or _own_cache(engine), *(f'{peak / 2**20:.0f}' if peak else '' for peak in found)]))
     return [*lines, '']
 
 
@@ -281,7 +281,7 @@ def _cells(result, rows, row, limit):
         row['engine'],
         row['setting'],
         row['exit_layer'] or '',
-        row['cache_length'] or 'grows',
+        row['cache_length'] or _own_cache(row['engine']),
         _spread([1e3 * each for each in seconds], 2),
         _spread([1e3 * each['first'] for each in row['rounds']], 0),
         f'{row["batch_size"] * row["new_tokens"] / statistics.median(each["whole"] for each in row["rounds"]):.0f}',
@@ -293,6 +293,11 @@ def _cells(result, rows, row, limit):
         _compile_cell(compiled),
         f'{compiled["memory_bytes"] / 2**20:.0f}' if compiled.get('memory_bytes') else '',
     ]
+
+
+def _own_cache(engine):
+    """Of a peer, which chooses the length itself."""
+    return 'static' if engine == 'transformers compiled' else 'grows'
 
 
 def _compile_cell(compiled):
