@@ -32,3 +32,15 @@ def test_a_batch_is_had_when_its_longest_row_ends(latency):
     to_last, to_host = latency.latencies([0, 1], [latency.Landed({0: 2, 1: 8}, seconds=4.0, steps=8)], slots=2)
     np.testing.assert_allclose(to_last, [1, 4])
     np.testing.assert_allclose(to_host, [4, 4])
+
+
+def test_of_rows_that_end_together_one_is_had_later(latency):
+    """Two slots, both free after 2 steps: 9 comes in for 7, and the next flight lets 3 in for 8 without a step."""
+    landings = [
+        latency.Landed({7: 2}, seconds=4.0, steps=2),
+        latency.Landed({8: 2}, seconds=1.0, steps=0),
+        latency.Landed({9: 2, 3: 4}, seconds=4.0, steps=4),
+    ]
+    to_last, to_host = latency.latencies([7, 8, 9, 3], landings, slots=2)
+    np.testing.assert_allclose(to_last, [4, 4, 2.5, 5])  # 4 steps from 4 s to 9 s, with what stood between
+    np.testing.assert_allclose(to_host, [4, 5, 5, 5])

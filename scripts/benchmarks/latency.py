@@ -25,7 +25,8 @@ def latencies(order: Sequence[int], landings: Sequence[Landed], slots: int) -> t
     """(seconds from insertion to last token, seconds from insertion until the host has it), float64 [n], of rows that share
     slots, in the order in which they come in."""
     times = np.cumsum([0.0, *(each.seconds for each in landings)])
-    steps = np.cumsum([0, *(each.steps for each in landings)])
+    # A flight that finds slots free runs no step: a step is done when it was first.
+    steps, done = np.unique(np.cumsum([0, *(each.steps for each in landings)]), return_index=True)
     lengths = {row: length for each in landings for row, length in each.lengths.items()}
     landing = {row: times[1 + number] for number, each in enumerate(landings) for row in each.lengths}
     free, came, left = [0] * slots, [], []
@@ -33,5 +34,5 @@ def latencies(order: Sequence[int], landings: Sequence[Landed], slots: int) -> t
         came.append(heapq.heappop(free))
         left.append(came[-1] + lengths[row])
         heapq.heappush(free, left[-1])
-    first, last = np.interp(came, steps, times), np.interp(left, steps, times)
+    first, last = np.interp(came, steps, times[done]), np.interp(left, steps, times[done])
     return last - first, np.array([landing[row] for row in order]) - first
