@@ -14,6 +14,7 @@ import numpy as np
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import capacity_of, program
 from calm_jax.models.config import TransformerConfig
+from calm_jax.models.joined import CROSS_ATTENTION
 from calm_jax.types import Array
 
 READS = 5  # of which the quickest counts
@@ -65,9 +66,9 @@ def step_weights(params: dict, config: TransformerConfig) -> list[Array]:
     first token, and the head."""
     decoder = {name: each for name, each in params['decoder'].items() if name not in TABLES}
     for name in [name for name in decoder if name.startswith('layers_')]:
-        cross = decoder[name].get('encoder_decoder_attention', {})
+        cross = decoder[name].get(CROSS_ATTENTION, {})
         cross = {part: each for part, each in cross.items() if part not in MADE_BEFORE}
-        decoder[name] = {**decoder[name], 'encoder_decoder_attention': cross}
+        decoder[name] = {**decoder[name], CROSS_ATTENTION: cross}
     tied = config.tied_head and 'tied_kernel' not in decoder.get('logits_dense', {})
     return jax.tree.leaves((decoder, params['token_embedder']['embedding'] if tied else None))
 

@@ -27,7 +27,7 @@ def sizes(config):
     """Bytes that a step of the model reads, laid out for decoding and under t5x's names."""
     params = jax.eval_shape(lambda key: transformer.init_params(config, key), jax.random.key(0))
     params = join(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params), config)
-    return [sum(each.nbytes for each in reading.step_weights(tree, config)) for tree in (params, split(params))]
+    return [sum(each.nbytes for each in reading.step_weights(tree, config)) for tree in (params, split(params, config))]
 
 
 @pytest.mark.parametrize('tied', [False, True])
