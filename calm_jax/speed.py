@@ -13,6 +13,7 @@ from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.generate import can_pack
 from calm_jax.decoding.packing import Packing
 from calm_jax.model import Model
+from calm_jax.output import DecodeReport
 from calm_jax.progress import progress
 from calm_jax.request import PACKS
 
@@ -22,10 +23,12 @@ LEAST_TEXTS = 32  # in a round, however small its batches
 
 
 class Timed(NamedTuple):
-    """Rounds over the same texts. seconds: float64 [rounds, m], of m decodings; tokens: int [m], that each generates."""
+    """Rounds over the same texts. seconds: float64 [rounds, m], of m decodings; tokens: int [m], that each generates; reports:
+    of each, what its parts took, in the last round."""
 
     seconds: np.ndarray
     tokens: np.ndarray
+    reports: list[list[DecodeReport]]
 
 
 def time_decodings(
@@ -47,14 +50,18 @@ def time_decodings(
         raise ValueError('texts: expected one or more to time, found none')
     ways = ['refill' if isinstance(pack, Packing) and not can_pack(each) else pack for each in decodings]
     seconds, tokens = np.zeros((1 + rounds, len(decodings))), np.zeros(len(decodings), int)
+    reports: list[list[DecodeReport]] = [[] for _ in decodings]
     for number in progress(range(1 + rounds), 'timing', quiet=quiet, unit='rounds'):
         order = range(len(decodings))
         for index in order if number % 2 else reversed(order):
+            reports[index] = []
             began = perf_counter()
-            outputs = model.stream(texts, decodings[index], batch_size=batch_size, pack=ways[index])
+            outputs = model.stream(
+                texts, decodings[index], batch_size=batch_size, pack=ways[index], watch=reports[index].append
+            )
             tokens[index] = sum(len(each.tokens) for each in outputs)
             seconds[number, index] = perf_counter() - began
-    return Timed(seconds[1:], tokens)
+    return Timed(seconds[1:], tokens, reports)
 
 
 def measure_speed(

@@ -49,7 +49,7 @@ def main():
         action='append',
         default=[],
         metavar='FILE',
-        help='JSON of scripts/benchmarks/peers.py; repeatable',
+        help='JSON of scripts/benchmarks/peers.py or texts.py; repeatable',
     )
     parser.add_argument(
         '--flight',

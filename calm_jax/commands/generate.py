@@ -46,14 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--threshold_field', metavar='FIELD', help="field that holds a record's own λ, instead of --threshold")
     parser.add_argument('--output', metavar='FILE', help='JSONL to write; required with --input')
     parser.add_argument('--certificate', metavar='FILE', help='decode within the guarantee of this certificate')
-    parser.add_argument(
-        '--pack',
-        default=PACKS[0],
-        metavar='auto|refill|none|LAYERS:WIDTHS',
-        help='none: texts are decoded batch by batch; refill: a text that has ended gives its place to the next; 1,3:8,16: '
-        'besides, after layers 1 and 3 rows that are still inside are packed into 8 or 16; auto (default): refill, and the '
-        'packing that was measured best here, if any',
-    )
+    decode_flags.add_pack(parser)
     parser.add_argument('--finish_order', action='store_true', help='write records in the order in which they end')
     parser.add_argument(
         '--measure_speed', action='store_true', help='then time a few batches of the input against full depth, for the summary'

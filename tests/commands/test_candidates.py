@@ -307,7 +307,7 @@ def clock(monkeypatch):
     def run(seconds):
         def time_decodings(model, decodings, texts, batch_size, rounds=3, quiet=True, pack='auto'):
             taken = [1.0 if each.exit is None else seconds[type(each.exit.measure).__name__] for each in decodings]
-            return Timed(np.outer([0.9, 1.0, 1.2], taken) * len(texts), np.full(len(decodings), 5 * len(texts)))
+            return Timed(np.outer([0.9, 1.0, 1.2], taken) * len(texts), np.full(len(decodings), 5 * len(texts)), [])
 
         for module in (speed, tuning):
             monkeypatch.setattr(module, 'time_decodings', time_decodings)
@@ -490,16 +490,17 @@ def test_rounds_are_interleaved_and_the_first_is_dropped(model, monkeypatch):
     monkeypatch.setattr(speed, 'perf_counter', lambda: next(times) ** 2)
 
     class Streamed:
-        def stream(self, texts, decoding, batch_size, pack):
+        def stream(self, texts, decoding, batch_size, pack, watch):
             order.append(decoding)
             packs.append(pack)
+            watch(len(order))
             return [calm.Output('', [1, 2], [], [], [], [], 0, 0, 0, 0, False, 0)] * len(texts)
 
     timed = speed.time_decodings(Streamed(), ['full', 'early'], ['a', 'b'], 4, rounds=2, pack='1:2')
     assert order == ['early', 'full', 'full', 'early', 'early', 'full'] and packs == ['1:2'] * 6
     # Clock readings k² − (k − 1)² with k = 5, 7, 9, 11, in the order above.
     np.testing.assert_array_equal(timed.seconds, [[9, 13], [21, 17]])
-    assert timed.tokens.tolist() == [4, 4]
+    assert timed.tokens.tolist() == [4, 4] and timed.reports == [[6], [5]]
     with pytest.raises(ValueError, match='texts: expected one or more'):
         speed.time_decodings(Streamed(), ['full'], [], 4)
 
@@ -523,7 +524,7 @@ def test_a_few_batches_are_timed_packed_as_the_whole_input_is(model, generate, s
 
     def time_decodings(model, decodings, texts, batch_size, rounds=3, quiet=True, pack='auto'):
         timed.append((len(texts), pack if isinstance(pack, str) else str(pack)))
-        return Timed(np.ones((rounds, len(decodings))), np.ones(len(decodings), int))
+        return Timed(np.ones((rounds, len(decodings))), np.ones(len(decodings), int), [])
 
     monkeypatch.setattr('calm_jax.model.measured', lambda sizes, rows, backend: Packing((1,), (rows // 2,)))
     monkeypatch.setattr(speed, 'time_decodings', time_decodings)
