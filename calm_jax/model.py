@@ -431,9 +431,10 @@ class Model:
             rows=request.rows_at(batch.rows),
             example_ids=np.array([ExampleIds()(prompt)], np.int32),
             head_table=self.head_table(request.decoding),
+            outermost=True,
         )
         while state.carry.alive[0]:
-            state = step(self.config, params, state, request.decoding)
+            state = step(self.config, params, state, request.decoding, outermost=True)
             if part := text.add(int(state.carry.last[0])):
                 yield part
         if part := text.end():

@@ -48,7 +48,7 @@ def time_step(
 
     def seconds(count):
         decoding, capacity = Decoding(limits=Limits(max_new_tokens=count)), capacity_of(new_tokens)
-        function, arguments, settings = program(config, params, tokens, mask, decoding, capacity=capacity)
+        function, arguments, settings = program(config, params, tokens, mask, decoding, capacity=capacity, outermost=True)
         began = perf_counter()
         jax.block_until_ready(function(*arguments, **settings))
         return perf_counter() - began

@@ -346,6 +346,7 @@ class Decoder:
                 decoding,
                 example_ids=batch.rows,
                 head_table=model.head_table(decoding),
+                outermost=True,
             )
             key = ahead.key(*call)
             if key not in programs:

@@ -155,7 +155,7 @@ class LayerLoop(NamedTuple):
 
         def skip(state, cache, filled):
             if not self.decoding.propagation.lazy:
-                cache = kv_cache.write(cache, self.token.slot, *self._entering(layer, state)[1])
+                cache = kv_cache.write(cache, self.token.slot, *self._passing(layer, state))
             return state, cache, filled, nobody
 
         if not self.decides:
@@ -210,13 +210,19 @@ class LayerLoop(NamedTuple):
         def attend(x, cache, filled):
             if exit_states is not None:
                 cache = self._fill(layer, cache, filled, exit_states, state.active)
-            queries, entering = self._entering(layer, state)
+            queries, entering = self._entering(layer, state) if self.every_layer else (None, self._passing(layer, state))
             if self.rows is None:
                 cache = kv_cache.write(cache, token.slot, *entering)
             else:
                 cache = kv_cache.put(cache, self.rows, jnp.broadcast_to(token.slot, self.rows.shape), *entering)
             seen = self._own(cache)
-            x = run(rows.self_attention, lambda x: call(layer, x, queries, *seen, token.self_bias, method='self_attend'), x)
+
+            def read(x):
+                # Where a gate or plan may keep all rows from asking, queries wait until one does.
+                asking = call(layer, x, token.place, method='self_queries') if queries is None else queries
+                return call(layer, x, asking, *seen, token.self_bias, method='self_attend')
+
+            x = run(rows.self_attention, read, x)
             return x, cache, self._filled(filled, state.active)
 
         x = state.hidden[:, None]
@@ -236,7 +242,7 @@ class LayerLoop(NamedTuple):
         ran = rows.any
         hidden = jnp.where(ran[:, None], x, state.hidden)
         if self.decoding.propagation.copies:
-            state = state._replace(exit_kv=self._entering(layer, state)[1])
+            state = state._replace(exit_kv=self._passing(layer, state))
         state = state._replace(
             hidden=hidden,
             first=hidden if layer == 0 and state.first is not None else state.first,
@@ -305,17 +311,29 @@ class LayerLoop(NamedTuple):
         return state, SubLayers(*rows)
 
     def _entering(self, layer: int, state: LayerState) -> tuple[Float[Array, 'w 1 N H'], KVCache]:
-        """Queries of the token in this layer, and the keys and values [w·N, 1, H] that it holds for it: of the state entering
-        it, or what stands in for rows that are not inside, whose queries ask nothing."""
-        propagation, entering = self.decoding.propagation, state.hidden
-        if propagation.reads_first:
-            entering = jnp.where(state.active[:, None], entering, propagation.source(entering, state.first))
-        queries, *made = self.call(layer, entering[:, None], self.token.place, method='self_project')
-        kv = KVCache(*made)
-        if propagation.copies:
-            active = jnp.repeat(state.active, kv.keys.shape[0] // state.active.shape[0])[:, None, None]
-            kv = jax.tree.map(lambda own, copied: jnp.where(active, own, copied), kv, state.exit_kv)
-        return queries, kv
+        """Queries of the token in this layer, and the keys and values that it holds for it; rows that are not inside ask
+        nothing."""
+        queries, *made = self.call(layer, self._held_state(state), self.token.place, method='self_project')
+        return queries, self._held(KVCache(*made), state)
+
+    def _passing(self, layer: int, state: LayerState) -> KVCache:
+        """Keys and values [w·N, 1, H] alone that this layer holds for the token."""
+        made = self.call(layer, self._held_state(state), self.token.place, method='self_kv')
+        return self._held(KVCache(*made), state)
+
+    def _held_state(self, state: LayerState) -> Float[Array, 'w 1 D']:
+        """What keys and values are made of: the state entering the layer, or what stands in for rows that are not inside."""
+        hidden = state.hidden
+        if self.decoding.propagation.reads_first:
+            hidden = jnp.where(state.active[:, None], hidden, self.decoding.propagation.source(hidden, state.first))
+        return hidden[:, None]
+
+    def _held(self, made: KVCache, state: LayerState) -> KVCache:
+        """The keys and values that were made, or those that were copied for rows that are not inside."""
+        if not self.decoding.propagation.copies:
+            return made
+        active = jnp.repeat(state.active, made.keys.shape[0] // state.active.shape[0])[:, None, None]
+        return jax.tree.map(lambda own, copied: jnp.where(active, own, copied), made, state.exit_kv)
 
     def _fill(
         self,
@@ -340,7 +358,7 @@ class LayerLoop(NamedTuple):
             cache, begin = carry
             slot, index = begin % ring, begin + jnp.arange(window, dtype=jnp.int32)
             states = jax.lax.dynamic_slice_in_dim(exit_states, slot, window, axis=1)
-            made = KVCache(*self.call(layer, states, places(self.inputs, index), method='self_project')[1:])
+            made = KVCache(*self.call(layer, states, places(self.inputs, index), method='self_kv'))
             pending = ((index >= filled) & (index < cursor))[None, :, None]
             there = kv_cache.read(cache, slot, window)
             made = jax.tree.map(lambda new, old: jnp.where(pending, new, old), made, there)
@@ -373,7 +391,7 @@ class LayerLoop(NamedTuple):
             index = begin[of] + pair - (ends[of] - lacks[of])
             states = exit_states[rows[of], index % ring]
             place = index if self.inputs.start is None else jnp.maximum(index - self.inputs.start[of], 0)
-            _, *made = self.call(layer, states[:, None], place[:, None], method='self_project')
+            made = self.call(layer, states[:, None], place[:, None], method='self_kv')
             # Beyond the list's end the row is one that there is not: nothing is written.
             return kv_cache.put(cache, jnp.where(pair < ends[-1], rows[of], count), index % ring, *made), done + size
 

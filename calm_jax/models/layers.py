@@ -215,13 +215,18 @@ class Attention(nn.Module):
     def project(self, x, positions):
         """Queries [B, T, N, H], keys and values [B·Nₖᵥ, T, H] of states x [B, T, D], which read each other."""
         queries, keys, values = self.heads(x)
-        if self.config.positions == 'rotary':
-            queries, keys = (rotate(self.config, each, positions) for each in (queries, keys))
-        return self._scaled(queries), self._by_row(keys), self._by_row(values)
+        return self._asking(queries, positions), *self._held(keys, values, positions)
 
-    def project_queries(self, x):
-        """Queries [B, T, N, H] of states x [B, T, D], which read others."""
-        return self._scaled(self._heads(self.query(x)))
+    def project_queries(self, x, positions=None):
+        """Queries alone. Where one product makes all three, the others are dropped: to cut its kernel takes longer."""
+        joint = self.query_key_value.has_variable('params', 'kernel')
+        return self._asking(self.heads(x)[0] if joint else self._heads(self.query(x)), positions)
+
+    def project_held(self, x, positions):
+        """Keys and values alone, likewise."""
+        joint = self.query_key_value.has_variable('params', 'kernel')
+        keys, values = self.heads(x)[1:] if joint else [self._heads(each(x)) for each in (self.key, self.value)]
+        return self._held(keys, values, positions)
 
     def project_kv(self, x):
         """Keys and values [B·Nₖᵥ, S, H] of states x [B, S, D], which others read."""
@@ -248,8 +253,16 @@ class Attention(nn.Module):
         read = jnp.einsum('gts,gsh->gth', weights.reshape(scores.shape), values).reshape(rows, heads, length, width)
         return self.out(read.swapaxes(1, 2).reshape(rows, length, heads * width))
 
-    def _scaled(self, queries):
+    def _asking(self, queries, positions):
+        queries = self._rotated(queries, positions)
         return queries * self.config.head_dim**-0.5 if self.config.attention_scale else queries
+
+    def _held(self, keys, values, positions):
+        return self._by_row(self._rotated(keys, positions)), self._by_row(values)
+
+    def _rotated(self, x, positions):
+        rotary = self.config.positions == 'rotary' and positions is not None
+        return rotate(self.config, x, positions) if rotary else x
 
     def _heads(self, x):
         """[B, T, N·H] → [B, T, N, H]."""

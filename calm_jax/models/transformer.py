@@ -61,6 +61,16 @@ class DecoderLayer(nn.Module):
         add = Residual(self.config, self.self_attention_norm, self.dropout)
         return self.self_attention.project(add.entering(x), positions)
 
+    def self_queries(self, x, positions):
+        """Queries alone of such states."""
+        add = Residual(self.config, self.self_attention_norm, self.dropout)
+        return self.self_attention.project_queries(add.entering(x), positions)
+
+    def self_kv(self, x, positions):
+        """Keys and values alone of such states, which this layer holds and does not run."""
+        add = Residual(self.config, self.self_attention_norm, self.dropout)
+        return self.self_attention.project_held(add.entering(x), positions)
+
     def cross_kv(self, encoded):
         """Keys and values [B·Nₖᵥ, S, H] of the encoder's output [B, S, D]."""
         return self.encoder_decoder_attention.project_kv(encoded)
@@ -263,6 +273,12 @@ class Transformer(nn.Module):
 
     def self_project(self, layer, x, positions):
         return self.decoder.layers[layer].self_project(x, positions)
+
+    def self_queries(self, layer, x, positions):
+        return self.decoder.layers[layer].self_queries(x, positions)
+
+    def self_kv(self, layer, x, positions):
+        return self.decoder.layers[layer].self_kv(x, positions)
 
     def cross_kv(self, layer, encoded):
         return self.decoder.layers[layer].cross_kv(encoded)

@@ -81,7 +81,7 @@ class CalmJax:
         from calm_jax.decoding.generate import program
 
         decoding = Decoding(limits=Limits(max_new_tokens=new_tokens), exit=self._exit(case))
-        settings = {'capacity': case['cache_length'], 'head_table': self._table(case)}
+        settings = {'capacity': case['cache_length'], 'head_table': self._table(case), 'outermost': True}
         return program(self.config, self.params, self._tokens(case), None, decoding, **settings)
 
     def _generate(self, case, new_tokens):
