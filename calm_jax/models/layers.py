@@ -1,6 +1,8 @@
 """Norms, projections, attention and feed-forward, under t5x's parameter names and logical axes; what configurations choose
 between is resolved here, once."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -67,7 +69,7 @@ class Residual:
 
     def __init__(self, config, norm, dropout):
         self.before = config.norm_position == 'pre'
-        self.norm, self.dropout = norm, dropout
+        self.norm, self.dropout, self.dtype = norm, dropout, config.state_dtype
 
     def entering(self, x):
         """What the sub-layer reads of a state."""
@@ -76,26 +78,30 @@ class Residual:
     def __call__(self, x, y, deterministic):
         """The state after a sub-layer that answered y."""
         x = x + self.dropout(y, deterministic=deterministic)
-        return x if self.before else self.norm(x)
+        return x if self.before else self.norm(x).astype(self.dtype)
 
 
 class Dense(nn.Module):
-    """A linear map [..., in] → [..., features], with a bias where asked for."""
+    """A linear map [..., in] → [..., features], with a bias where asked for; adds: its result is added to a state, and has the
+    state's type."""
 
     config: TransformerConfig
     features: int
     axes: tuple[str, str]
     init: nn.initializers.Initializer = _fan_in
     bias: bool = False
+    adds: bool = False
 
     @nn.compact
     def __call__(self, x):
         kernel = partitioning.param_with_axes('kernel', self.init, (x.shape[-1], self.features), jnp.float32, axes=self.axes)
-        y = x @ kernel.astype(self.config.dtype)
+        dtype = self.config.state_dtype if self.adds else self.config.dtype
+        wider = None if dtype == self.config.dtype else dtype
+        y = jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=wider)
         if not self.bias:
             return y
         bias = partitioning.param_with_axes('bias', nn.initializers.zeros, (self.features,), jnp.float32, axes=self.axes[1:])
-        return y + bias.astype(self.config.dtype)
+        return y + bias.astype(dtype)
 
 
 def _together(joint, parts, x):
@@ -142,16 +148,21 @@ class Head(nn.Module):
         """Every logit; with HeadRows, of states [B, width], those of each row's own ids, [B, k]; with HeadColumns those of
         their ids, [..., K]."""
         dtype = self.config.dtype
+        # Of float16 logits are wider: the type has no room to tell close ones apart.
+        wide = None if self.config.state_dtype == dtype else self.config.state_dtype
+        product = functools.partial(jnp.matmul, preferred_element_type=wide)
         if part is not None:
-            product = x @ part.weight if isinstance(part, HeadColumns) else jnp.einsum('bd,bkd->bk', x, part.weight)
-            return product if part.bias is None else product + part.bias
+            columns = isinstance(part, HeadColumns)
+            by_row = functools.partial(jnp.einsum, 'bd,bkd->bk', preferred_element_type=wide)
+            logits = (product if columns else by_row)(x, part.weight)
+            return logits if part.bias is None else logits + part.bias
         if not self.config.tied_head:
-            product = x @ self.kernel.astype(dtype)
+            logits = product(x, self.kernel.astype(dtype))
         elif self.has_variable('params', 'tied_kernel'):  # the embedding, laid out for this (`joined.py`)
-            product = x @ self.get_variable('params', 'tied_kernel').astype(dtype)
+            logits = product(x, self.get_variable('params', 'tied_kernel').astype(dtype))
         else:
-            product = jnp.einsum('...d,vd->...v', x, embedding.astype(dtype))
-        return product + self.bias.astype(dtype) if self.config.head_bias else product
+            logits = jnp.einsum('...d,vd->...v', x, embedding.astype(dtype), preferred_element_type=wide)
+        return logits + self.bias.astype(dtype) if self.config.head_bias else logits
 
     def table(self, embedding):
         """[V, width], a row per id, to take some of; a copy where the head has a map of its own."""
@@ -193,7 +204,7 @@ class Attention(nn.Module):
 
         self.query = project(queries, queries_init)
         self.key, self.value, self.key_value = project(keys), project(keys), project(2 * keys)
-        self.out = Dense(config, config.emb_dim, ('joined_kv', 'embed'), _fan_in_normal, config.attention_bias)
+        self.out = Dense(config, config.emb_dim, ('joined_kv', 'embed'), _fan_in_normal, config.attention_bias, adds=True)
         self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
     def project_kv(self, x, positions=None):
@@ -243,7 +254,7 @@ class FeedForward(nn.Module):
             setattr(self, name, Dense(self.config, self.config.mlp_dim, ('embed', 'mlp'), bias=self.config.mlp_bias))
         self.projections = [getattr(self, name) for name in names]
         self.wi_gated = Dense(self.config, count * self.config.mlp_dim, ('embed', 'mlp'), bias=self.config.mlp_bias)
-        self.wo = Dense(self.config, self.config.emb_dim, ('mlp', 'embed'), bias=self.config.mlp_bias)
+        self.wo = Dense(self.config, self.config.emb_dim, ('mlp', 'embed'), bias=self.config.mlp_bias, adds=True)
         self.dropout = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
 
     def __call__(self, x, deterministic=True):

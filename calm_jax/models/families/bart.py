@@ -1,16 +1,26 @@
 """BART: Lewis et al. 2020. Sums are normed, and so are embeddings; positions are learned; the head is the embedding, and a
 bias."""
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.families.attributes import eos_ids, fields_of, one_of, published_as, published_eos, require
+from calm_jax.models.families.attributes import (
+    eos_ids,
+    fields_of,
+    head_is_embedding,
+    one_of,
+    published_as,
+    published_eos,
+    require,
+)
 from calm_jax.models.families.weights import Weight, linear, norm
 
 MODEL_TYPES = ('bart',)
-# Files of the bare model leave the prefix out.
-PREFIX, BUFFERS = 'model.', None
+# Files of the bare model leave the prefix out, and the head's bias.
+PREFIX, OUTSIDE = 'model.', frozenset(('lm_head.weight', 'final_logits_bias'))
+BUFFERS = re.compile(r'model\.(encoder|decoder)\.version')
 SPECIAL_TOKENS = ('<s>', '</s>', '<pad>')
 
 _FIELDS = {
@@ -37,32 +47,20 @@ _FIXED = {
     'add_bias_logits': False,
     'extra_pos_embeddings': 2,
     'static_position_embeddings': False,
-    'tie_word_embeddings': True,
+    'do_blenderbot_90_layernorm': False,
 }
-_WITHOUT_EFFECT = {
-    'attention_dropout',
-    'activation_dropout',
-    'encoder_layerdrop',
-    'decoder_layerdrop',
-    'init_std',
-    'classifier_dropout',
-    'classif_dropout',
-    'num_hidden_layers',
-    'bos_token_id',
-    'forced_bos_token_id',
-    'forced_eos_token_id',
-    'output_past',
-    'prefix',
-    'force_bos_token_to_be_generated',
-}
-_READ_BY_HAND = {'activation_function', 'scale_embedding', 'eos_token_id', *_SAME}
+SYNONYMS = {'hidden_size': 'd_model', 'num_attention_heads': 'encoder_attention_heads', 'num_hidden_layers': 'encoder_layers'}
+INERT = {'bos_token_id'}
+_BY_HAND = {'activation_function', 'scale_embedding', 'eos_token_id', 'tie_word_embeddings', *_SAME}
+READ = frozenset((*_FIELDS, *_FIXED, *_BY_HAND))
 # Rows of the position table before the first: the reference reads position p from row p + 2.
 _OFFSET = 2
+_EMBEDDINGS = ('model.shared.weight', 'model.encoder.embed_tokens.weight', 'model.decoder.embed_tokens.weight')
 
 
-def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> TransformerConfig:
+def config_from_published(published: dict[str, Any], tensors: Mapping[str, Any]) -> TransformerConfig:
     """TransformerConfig of a published configuration (a dict). Raises ValueError for what is not computed."""
-    fields = fields_of(published, _FIELDS, fixed=_FIXED, without_effect=_WITHOUT_EFFECT, by_hand=_READ_BY_HAND)
+    fields = fields_of(published, _FIELDS, fixed=_FIXED)
     for name, (other, default) in _SAME.items():
         if published.get(name, default) != published.get(other, default):
             raise ValueError(f'{name} is {published.get(name)!r}; expected {published.get(other, default)!r} as {other}')
@@ -83,7 +81,7 @@ def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> 
         mlp_bias=True,
         embedding_scale=width**0.5 if published.get('scale_embedding', False) else 1.0,
         embedding_norm=True,
-        tied_head=True,
+        tied_head=published.get('tie_word_embeddings', True) and head_is_embedding(tensors, 'lm_head.weight', _EMBEDDINGS),
         head_bias=True,
     )
 
@@ -105,7 +103,6 @@ def published_from_config(config: TransformerConfig) -> dict[str, Any]:
         embedding_scale=config.emb_dim**0.5 if scaled else 1.0,
         embedding_norm=True,
         embedding_dim=0,
-        tied_head=True,
         head_scale=1.0,
         head_bias=True,
         num_kv_heads=(0, config.num_heads),
@@ -124,6 +121,7 @@ def published_from_config(config: TransformerConfig) -> dict[str, Any]:
         'scale_embedding': scaled,
         'eos_token_id': published_eos(config),
         'is_encoder_decoder': True,
+        'tie_word_embeddings': config.tied_head,
         # As the published ones have them: other programs ask.
         'normalize_before': False,
         'normalize_embedding': True,
@@ -133,19 +131,17 @@ def published_from_config(config: TransformerConfig) -> dict[str, Any]:
 
 def weight_map(config: TransformerConfig) -> Iterator[Weight]:
     """Yields a `Weight` for every parameter of a model with `config`."""
-    yield Weight(
-        'model.shared.weight',
-        'token_embedder/embedding',
-        False,
-        ('model.encoder.embed_tokens.weight', 'model.decoder.embed_tokens.weight', 'lm_head.weight'),
-    )
+    name, *copies = _EMBEDDINGS
+    yield Weight(name, 'token_embedder/embedding', False, (*copies, *(['lm_head.weight'] if config.tied_head else [])))
     yield from _stack('encoder', config.num_encoder_layers, (('self_attn', 'attention', 'attention'),))
     yield from _stack(
         'decoder',
         config.num_decoder_layers,
         (('self_attn', 'self_attention', 'self_attention'), ('encoder_attn', 'encoder_decoder_attention', 'cross_attention')),
     )
-    yield Weight('final_logits_bias', 'decoder/logits_dense/bias', row=True)
+    if not config.tied_head:
+        yield Weight('lm_head.weight', 'decoder/logits_dense/kernel', True)
+    yield Weight('final_logits_bias', 'decoder/logits_dense/bias', row=True, absent=0.0)
 
 
 def _stack(stack, num_layers, attentions):
