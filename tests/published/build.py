@@ -19,10 +19,14 @@ SOURCE, TARGET = 12, 5
 _SIZES = {
     'vocab_size': VOCABULARY,
     **dict.fromkeys(('d_model', 'n_embd', 'hidden_size'), WIDTH),
-    **dict.fromkeys(('num_heads', 'n_head', 'num_attention_heads', 'encoder_attention_heads', 'decoder_attention_heads'), HEADS),
+    **dict.fromkeys(
+        ('num_heads', 'n_head', 'num_attention_heads', 'encoder_attention_heads', 'decoder_attention_heads'), HEADS
+    ),
     **dict.fromkeys(('d_kv', 'head_dim'), HEAD),
     **dict.fromkeys(('d_ff', 'encoder_ffn_dim', 'decoder_ffn_dim', 'ffn_dim', 'intermediate_size'), INNER),
-    **dict.fromkeys(('num_layers', 'num_decoder_layers', 'encoder_layers', 'decoder_layers', 'n_layer', 'num_hidden_layers'), LAYERS),
+    **dict.fromkeys(
+        ('num_layers', 'num_decoder_layers', 'encoder_layers', 'decoder_layers', 'n_layer', 'num_hidden_layers'), LAYERS
+    ),
     **dict.fromkeys(('max_position_embeddings', 'n_positions', 'n_ctx'), POSITIONS),
     'local_radius': 3,
     'global_block_size': 4,
@@ -36,7 +40,9 @@ def tiny_config(facts: Facts) -> dict:
         grouped = facts.config['num_key_value_heads'] < facts.config['num_attention_heads']
         config['num_key_value_heads'] = KV_HEADS if grouped else HEADS
     if 'word_embed_proj_dim' in config:
-        config['word_embed_proj_dim'] = WIDTH if facts.config['word_embed_proj_dim'] == facts.config['hidden_size'] else WIDTH // 2
+        config['word_embed_proj_dim'] = (
+            WIDTH if facts.config['word_embed_proj_dim'] == facts.config['hidden_size'] else WIDTH // 2
+        )
     if scaling := config.get('rope_scaling'):
         config['rope_scaling'] = {name: 8 if 'original' in name else value for name, value in scaling.items()}
     return _with_small_ids(facts, config)
@@ -67,7 +73,7 @@ def build(facts: Facts, directory: pathlib.Path) -> None:
     if (generation := tiny_generation(facts)) is not None:
         (directory / 'generation_config.json').write_text(json.dumps(generation, indent=1))
     _write_tokenizer(directory, {**config, **(generation or {})})
-    _write_weights(directory, facts.tensors, {name: array for name, array in _tensors(facts, config)})
+    _write_weights(directory, facts.tensors, dict(_tensors(facts, config)))
 
 
 def _tensors(facts, config) -> Iterator[tuple[str, np.ndarray]]:
