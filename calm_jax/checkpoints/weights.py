@@ -38,7 +38,9 @@ class Pending:
     def __array__(self, dtype=None, copy=None):
         """Raises ValueError where the tensor is of another type than floating-point numbers, or unlike under two names."""
         if self.source not in self.where:
-            return np.full(self.shape, self.weight.absent, self.dtype or np.float32)
+            absent = self.weight.absent
+            made = absent(self.shape) if callable(absent) else np.full(self.shape, absent)
+            return made.astype(self.dtype or np.float32)
         array = _read(self.directory, self.where[self.source])
         for name in self.weight.duplicates:
             if (

@@ -150,10 +150,14 @@ def _norm(name):
 
 
 def _bart_layout(config):
+    before, sinusoids = config['normalize_before'], config.get('static_position_embeddings')
     yield 'shared.weight', (VOCABULARY, WIDTH)
     for stack, attentions in (('encoder', ['self_attn']), ('decoder', ['self_attn', 'encoder_attn'])):
-        yield f'{stack}.embed_positions.weight', (POSITIONS + 2, WIDTH)
-        yield from _norm(f'{stack}.layernorm_embedding')
+        yield f'{stack}.embed_positions.weight', (POSITIONS + (0 if sinusoids else 2), WIDTH)
+        if not sinusoids:
+            yield from _norm(f'{stack}.layernorm_embedding')
+        if before:
+            yield from _norm(f'{stack}.layer_norm')
         for i in range(LAYERS):
             layer = f'{stack}.layers.{i}'
             for attention in attentions:
@@ -219,7 +223,7 @@ def _llama_layout(config):
 
 _LAYOUTS = {
     **dict.fromkeys(('t5', 'mt5', 'longt5'), _t5_layout),
-    'bart': _bart_layout,
+    **dict.fromkeys(('bart', 'mbart', 'pegasus'), _bart_layout),
     'gpt2': _gpt2_layout,
     'opt': _opt_layout,
     'llama': _llama_layout,

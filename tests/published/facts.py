@@ -434,6 +434,72 @@ BART = (
     ),
 )
 
+_MBART = {name: value for name, value in _BART.items() if name not in ('forced_eos_token_id', 'decoder_start_token_id')} | {
+    'activation_function': 'gelu',
+    'add_final_layer_norm': True,
+    'architectures': ['MBartForConditionalGeneration'],
+    'forced_eos_token_id': 2,
+    'max_length': 200,
+    'model_type': 'mbart',
+    'normalize_before': True,
+    'normalize_embedding': True,
+    'num_beams': 5,
+    'output_past': True,
+    'scale_embedding': True,
+    'static_position_embeddings': False,
+    'tokenizer_class': 'MBart50Tokenizer',
+    'vocab_size': 250054,
+}
+_PEGASUS = {name: value for name, value in _BART.items() if name != 'classif_dropout'} | {
+    'activation_dropout': 0.1,
+    'activation_function': 'relu',
+    'add_final_layer_norm': True,
+    'architectures': ['PegasusForConditionalGeneration'],
+    'decoder_start_token_id': 0,
+    'eos_token_id': 1,
+    'extra_pos_embeddings': 1,
+    'force_bos_token_to_be_generated': False,
+    'forced_eos_token_id': 1,
+    'length_penalty': 0.6,
+    'max_length': 64,
+    'max_position_embeddings': 512,
+    'model_type': 'pegasus',
+    'normalize_before': True,
+    'normalize_embedding': False,
+    'num_beams': 8,
+    'pad_token_id': 0,
+    'scale_embedding': True,
+    'static_position_embeddings': True,
+    'vocab_size': 96103,
+}
+_SINUSOIDS = ('encoder.embed_positions.weight', 'decoder.embed_positions.weight')
+
+MBART = (
+    Facts(
+        'facebook/mbart-large-50-many-to-many-mmt',
+        _MBART | _bart(1024, 4096, 16, 12) | {'decoder_start_token_id': 2},
+        _BART_FILES,
+        {'_from_model_config': True, 'bos_token_id': 0, 'decoder_start_token_id': 2, 'eos_token_id': 2, 'pad_token_id': 1},
+        ('generation',),
+    ),
+    Facts('facebook/mbart-large-50', _MBART | _bart(1024, 4096, 16, 12), _BART_FILES, None, ('tensors',)),
+    Facts(
+        'facebook/mbart-large-en-ro',
+        _MBART | _bart(1024, 4096, 16, 12) | {'decoder_start_token_id': 250020, 'vocab_size': 250027},
+        _BART_PICKLED,
+        None,
+        ('tensors',),
+    ),
+    Facts(
+        'google/pegasus-xsum',
+        _PEGASUS | _bart(1024, 4096, 16, 16),
+        _BART_PICKLED._replace(without=_SINUSOIDS),
+        {'_from_model_config': True, 'bos_token_id': 0, 'decoder_start_token_id': 0, 'eos_token_id': 1, 'pad_token_id': 0},
+        ('tensors', 'generation'),
+    ),
+    Facts('google/pegasus-cnn_dailymail', _PEGASUS | _bart(1024, 4096, 16, 16), _BART_FILES, None, ('tensors',)),
+)
+
 _GPT2 = {
     'activation_function': 'gelu_new',
     'architectures': ['GPT2LMHeadModel'],
@@ -796,4 +862,4 @@ LLAMA = (
     ),
 )
 
-ALL = (*T5, *KIN, *BART, *GPT2, *OPT, *LLAMA)
+ALL = (*T5, *KIN, *BART, *MBART, *GPT2, *OPT, *LLAMA)

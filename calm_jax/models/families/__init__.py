@@ -20,9 +20,9 @@ from types import ModuleType
 from typing import Any
 
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.families import bart, gpt2, llama, opt, t5
+from calm_jax.models.families import bart, gpt2, llama, mbart, opt, t5
 
-FAMILIES = (t5, bart, gpt2, opt, llama)
+FAMILIES = (t5, bart, mbart, gpt2, opt, llama)
 
 # Families that are asked for and not here, by "model_type": what they would need.
 _ABSENT = {

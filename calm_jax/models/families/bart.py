@@ -23,7 +23,7 @@ PREFIX, OUTSIDE = 'model.', frozenset(('lm_head.weight', 'final_logits_bias'))
 BUFFERS = re.compile(r'model\.(encoder|decoder)\.version')
 SPECIAL_TOKENS = ('<s>', '</s>', '<pad>')
 
-_FIELDS = {
+FIELDS = {
     'vocab_size': ('vocab_size', 50265),
     'max_position_embeddings': ('max_positions', 1024),
     'd_model': ('emb_dim', 1024),
@@ -36,8 +36,8 @@ _FIELDS = {
     'decoder_start_token_id': ('decoder_start_id', 2),
 }
 # Both stacks are alike here.
-_SAME = {'decoder_attention_heads': ('encoder_attention_heads', 16), 'decoder_ffn_dim': ('encoder_ffn_dim', 4096)}
-_ACTIVATIONS = {'gelu': ('gelu_exact',), 'relu': ('relu',), 'gelu_new': ('gelu',), 'silu': ('silu',)}
+SAME = {'decoder_attention_heads': ('encoder_attention_heads', 16), 'decoder_ffn_dim': ('encoder_ffn_dim', 4096)}
+ACTIVATIONS = {'gelu': ('gelu_exact',), 'relu': ('relu',), 'gelu_new': ('gelu',), 'silu': ('silu',)}
 _FIXED = {
     'is_encoder_decoder': True,
     'is_decoder': False,
@@ -51,39 +51,44 @@ _FIXED = {
 }
 SYNONYMS = {'hidden_size': 'd_model', 'num_attention_heads': 'encoder_attention_heads', 'num_hidden_layers': 'encoder_layers'}
 INERT = {'bos_token_id'}
-_BY_HAND = {'activation_function', 'scale_embedding', 'eos_token_id', 'tie_word_embeddings', *_SAME}
-READ = frozenset((*_FIELDS, *_FIXED, *_BY_HAND))
+_BY_HAND = {'activation_function', 'scale_embedding', 'eos_token_id', 'tie_word_embeddings', *SAME}
+READ = frozenset((*FIELDS, *_FIXED, *_BY_HAND))
 # Rows of the position table before the first: the reference reads position p from row p + 2.
-_OFFSET = 2
-_EMBEDDINGS = ('model.shared.weight', 'model.encoder.embed_tokens.weight', 'model.decoder.embed_tokens.weight')
+OFFSET = 2
+EMBEDDINGS = ('model.shared.weight', 'model.encoder.embed_tokens.weight', 'model.decoder.embed_tokens.weight')
 
 
 def config_from_published(published: dict[str, Any], tensors: Mapping[str, Any]) -> TransformerConfig:
     """TransformerConfig of a published configuration (a dict). Raises ValueError for what is not computed."""
-    fields = fields_of(published, _FIELDS, fixed=_FIXED)
-    for name, (other, default) in _SAME.items():
-        if published.get(name, default) != published.get(other, default):
-            raise ValueError(f'{name} is {published.get(name)!r}; expected {published.get(other, default)!r} as {other}')
+    fields = fields_of(published, FIELDS, fixed=_FIXED)
+    check_alike(published)
     width = fields['emb_dim']
     return TransformerConfig(
         **fields,
         **eos_ids(published, 2),
         head_dim=width // fields['num_heads'],
-        mlp_activations=one_of('activation_function', published.get('activation_function', 'gelu'), _ACTIVATIONS),
+        mlp_activations=one_of('activation_function', published.get('activation_function', 'gelu'), ACTIVATIONS),
         norm='layer',
         norm_position='post',
         norm_epsilon=1e-5,
         final_norm=False,
         positions='learned',
-        position_offset=_OFFSET,
+        position_offset=OFFSET,
         attention_scale=True,
         attention_bias=True,
         mlp_bias=True,
         embedding_scale=width**0.5 if published.get('scale_embedding', False) else 1.0,
         embedding_norm=True,
-        tied_head=published.get('tie_word_embeddings', True) and head_is_embedding(tensors, 'lm_head.weight', _EMBEDDINGS),
+        tied_head=published.get('tie_word_embeddings', True) and head_is_embedding(tensors, 'lm_head.weight', EMBEDDINGS),
         head_bias=True,
     )
+
+
+def check_alike(published: dict[str, Any]) -> None:
+    """Raises ValueError where a published configuration's stacks are not alike in heads and inner width."""
+    for name, (other, default) in SAME.items():
+        if published.get(name, default) != published.get(other, default):
+            raise ValueError(f'{name} is {published.get(name)!r}; expected {published.get(other, default)!r} as {other}')
 
 
 def published_from_config(config: TransformerConfig) -> dict[str, Any]:
@@ -96,7 +101,7 @@ def published_from_config(config: TransformerConfig) -> dict[str, Any]:
         norm_epsilon=1e-5,
         final_norm=False,
         positions='learned',
-        position_offset=_OFFSET,
+        position_offset=OFFSET,
         attention_scale=True,
         attention_bias=True,
         mlp_bias=True,
@@ -114,10 +119,10 @@ def published_from_config(config: TransformerConfig) -> dict[str, Any]:
     return {
         'model_type': 'bart',
         'architectures': ['BartForConditionalGeneration'],
-        **{name: getattr(config, field) for name, (field, _) in _FIELDS.items()},
+        **{name: getattr(config, field) for name, (field, _) in FIELDS.items()},
         'decoder_attention_heads': config.num_heads,
         'decoder_ffn_dim': config.mlp_dim,
-        'activation_function': published_as('mlp_activations', config.mlp_activations, _ACTIVATIONS),
+        'activation_function': published_as('mlp_activations', config.mlp_activations, ACTIVATIONS),
         'scale_embedding': scaled,
         'eos_token_id': published_eos(config),
         'is_encoder_decoder': True,
@@ -131,10 +136,11 @@ def published_from_config(config: TransformerConfig) -> dict[str, Any]:
 
 def weight_map(config: TransformerConfig) -> Iterator[Weight]:
     """Yields a `Weight` for every parameter of a model with `config`."""
-    name, *copies = _EMBEDDINGS
+    name, *copies = EMBEDDINGS
     yield Weight(name, 'token_embedder/embedding', False, (*copies, *(['lm_head.weight'] if config.tied_head else [])))
-    yield from _stack('encoder', config.num_encoder_layers, (('self_attn', 'attention', 'attention'),))
+    yield from _stack(config, 'encoder', config.num_encoder_layers, (('self_attn', 'attention', 'attention'),))
     yield from _stack(
+        config,
         'decoder',
         config.num_decoder_layers,
         (('self_attn', 'self_attention', 'self_attention'), ('encoder_attn', 'encoder_decoder_attention', 'cross_attention')),
@@ -144,15 +150,17 @@ def weight_map(config: TransformerConfig) -> Iterator[Weight]:
     yield Weight('final_logits_bias', 'decoder/logits_dense/bias', row=True, absent=0.0)
 
 
-def _stack(stack, num_layers, attentions):
+def _stack(config, stack, num_layers, attentions):
+    place = config.norm_position
     yield Weight(f'model.{stack}.embed_positions.weight', f'{stack}/position_embedder/embedding')
-    yield from norm(f'model.{stack}.layernorm_embedding', f'{stack}/embedding_norm', 'layer')
+    if config.embedding_norm:
+        yield from norm(f'model.{stack}.layernorm_embedding', f'{stack}/embedding_norm', 'layer')
     for i in range(num_layers):
         block, layer = f'model.{stack}.layers.{i}', f'{stack}/layers_{i}'
         for theirs, ours, named in attentions:
             for short, name in (('q', 'query'), ('k', 'key'), ('v', 'value'), ('out', 'out')):
                 yield from linear(f'{block}.{theirs}.{short}_proj', f'{layer}/{ours}/{name}', True)
-            yield from norm(f'{block}.{theirs}_layer_norm', f'{layer}/post_{named}_layer_norm', 'layer')
+            yield from norm(f'{block}.{theirs}_layer_norm', f'{layer}/{place}_{named}_layer_norm', 'layer')
         yield from linear(f'{block}.fc1', f'{layer}/mlp/wi', True)
         yield from linear(f'{block}.fc2', f'{layer}/mlp/wo', True)
-        yield from norm(f'{block}.final_layer_norm', f'{layer}/post_mlp_layer_norm', 'layer')
+        yield from norm(f'{block}.final_layer_norm', f'{layer}/{place}_mlp_layer_norm', 'layer')
