@@ -45,11 +45,13 @@ def reference(directory):
     assert not absent and not info['mismatched_keys'], (directory, info)
     source, mask, target = (torch.as_tensor(array) for array in build.inputs(alone))
     settings = {'input_ids': source.long(), 'attention_mask': mask.long(), 'use_cache': False}
-    if alone:
-        settings['position_ids'] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    model.eval()
+    if alone:  # Each prompt by itself: scaling that grows with the longest of a batch would be all rows'.
+        logits = torch.zeros(*source.shape, model.config.vocab_size, dtype=torch.float64)
+        for row, there in enumerate(mask):
+            logits[row, there] = model(input_ids=source[row, there][None].long(), use_cache=False).logits[0]
     else:
-        settings['decoder_input_ids'] = target.long()
-    logits = model.eval()(**settings).logits
+        logits = model(**settings, decoder_input_ids=target.long()).logits
     generation = model.generation_config
     start = generation.bos_token_id if alone else generation.decoder_start_token_id
     ends = generation.eos_token_id

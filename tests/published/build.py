@@ -44,6 +44,8 @@ def tiny_config(facts: Facts) -> dict:
             WIDTH if facts.config['word_embed_proj_dim'] == facts.config['hidden_size'] else WIDTH // 2
         )
     if scaling := config.get('rope_scaling'):
+        if scaling.get('type') == 'dynamic':
+            config['max_position_embeddings'] = TARGET - 1  # which prompts pass
         config['rope_scaling'] = {name: 8 if 'original' in name else value for name, value in scaling.items()}
     return _with_small_ids(facts, config)
 

@@ -763,6 +763,13 @@ LLAMA = (
         _GENERATION_LLAMA | {'pad_token_id': 0},
     ),
     Facts(
+        'LLaMA 2 with a rotation that grows, as adapted to longer texts',
+        _LLAMA_2 | _SEVEN | {'num_key_value_heads': 32, 'rope_scaling': {'factor': 2.0, 'type': 'dynamic'}},
+        _HALF,
+        _GENERATION_LLAMA,
+        ('tensors', 'generation'),
+    ),
+    Facts(
         'TinyLlama/TinyLlama-1.1B-Chat-v1.0',
         _LLAMA_2
         | _llama(2048, 5632, 22, 32, 4)
