@@ -11,6 +11,7 @@ import json
 import pathlib
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,8 @@ def reference(directory):
     """Logits and ids of one checkpoint."""
     alone = json.loads((directory / 'config.json').read_text()).get('is_encoder_decoder') is None
     auto = AutoModelForCausalLM if alone else AutoModelForSeq2SeqLM
-    model, info = auto.from_pretrained(directory, dtype=torch.float64, output_loading_info=True)
+    loaded: Any = auto.from_pretrained(directory, dtype=torch.float64, output_loading_info=True)
+    model, info = loaded
     # What the reference makes where files leave it out: zeros, and Pegasus's sinusoids.
     absent = {name for name in info['missing_keys'] if name != 'final_logits_bias' and 'embed_positions' not in name}
     assert not absent and not info['mismatched_keys'], (directory, info)

@@ -6,6 +6,7 @@ import pathlib
 import re
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +36,7 @@ _SIZES = {
 
 def tiny_config(facts: Facts) -> dict:
     """config.json with every attribute of the published one."""
-    config = {name: _SIZES.get(name, value) for name, value in facts.config.items()}
+    config: dict[str, Any] = {name: _SIZES.get(name, value) for name, value in facts.config.items()}
     if 'num_key_value_heads' in config:
         grouped = facts.config['num_key_value_heads'] < facts.config['num_attention_heads']
         config['num_key_value_heads'] = KV_HEADS if grouped else HEADS
@@ -81,10 +82,10 @@ def build(facts: Facts, directory: pathlib.Path) -> None:
 def _tensors(facts, config) -> Iterator[tuple[str, np.ndarray]]:
     """The tensors under their names in the files."""
     form, family = facts.tensors, config['model_type']
-    embedding = None
-    for name, shape in _LAYOUTS[family](config):
+    layout = list(_LAYOUTS[family](config))
+    embedding = _numbers(*layout[0])
+    for name, shape in layout:
         array = _numbers(name, shape)
-        embedding = array if embedding is None else embedding
         outside = name == 'final_logits_bias'
         if name not in form.without:
             yield (name if outside else form.prefix + name), array
