@@ -60,9 +60,18 @@ def test_a_checkpoint_of_this_form_is_read_as_the_reference_reads_it(name, tmp_p
     np.testing.assert_allclose(logits[there], REFERENCE[f'{name}/logits'][there], atol=1e-4)
 
 
-def test_what_is_read_is_published_and_read_again(tmp_path):
-    form = NAMES['HuggingFaceTB-SmolLM2-135M-Instruct']
-    build.build(form, tmp_path / 'model')
+@pytest.mark.parametrize(
+    'name',
+    (
+        'HuggingFaceTB-SmolLM2-135M-Instruct',
+        'facebook-mbart-large-50',
+        'google-pegasus-cnn_dailymail',
+        'LLaMA-2-with-a-rotation-that-grows-as-adapted-to-longer-texts',
+        'google-madlad400-3b-mt',
+    ),
+)
+def test_what_is_read_is_published_and_read_again(name, tmp_path):
+    build.build(NAMES[name], tmp_path / 'model')
     checkpoint = huggingface.read(tmp_path / 'model')
     huggingface.write(tmp_path / 'again', checkpoint)
     again = huggingface.read(tmp_path / 'again')

@@ -61,6 +61,9 @@ _INERT_FORMS = re.compile(
     r'_.*|.*_version|.*(dropout|pdrop|layerdrop)(_rate|_prob)?|init(ializer)?_\w+|summary_\w+|label_smoothing'
 )
 
+# What no family has, where it is off.
+_OFF = {'tie_encoder_decoder': False, 'add_cross_attention': False}
+
 
 def family_of(published: dict[str, Any]) -> ModuleType:
     """The module that reads a published configuration (a dict).
@@ -92,6 +95,7 @@ def config_from_published(
     if read := sorted(family.READ & set(ignored)):
         raise ValueError(f'attributes that change what is computed cannot be ignored: {", ".join(read)}')
     given = {name: value for name, value in published.items() if value is not None and value != {} and value != []}
+    given = {name: value for name, value in given.items() if name not in _OFF or value != _OFF[name]}
     given = {name: value for name, value in given.items() if name not in family.SYNONYMS} | {
         family.SYNONYMS[name]: value for name, value in given.items() if name in family.SYNONYMS
     }
