@@ -13,6 +13,7 @@ import numpy as np
 from calm_jax import certified
 from calm_jax.calibration import Certificate
 from calm_jax.checkpoints import native
+from calm_jax.data.embedded import embedded
 from calm_jax.data.example_ids import ExampleIds, sequence_id
 from calm_jax.data.jsonl import Template
 from calm_jax.data.tokenizers import Tokenizer
@@ -231,9 +232,12 @@ class Model:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a source or prompt, without an end of sequence; a decoder-only model needs one to start from."""
-        ids = self.tokenizer.encode(text)
-        return ids or [self.config.decoder_start_id] if self.config.decoder_only else ids
+        """Ids of a source or prompt, without an end of sequence; a decoder-only model needs one to start from.
+
+        Raises ValueError for a text that spells out a token of the tokenizer's that the model does not embed.
+        """
+        ids = embedded(self.tokenizer.encode(text), self.tokenizer, self.config.vocab_size)
+        return list(ids) or [self.config.decoder_start_id] if self.config.decoder_only else list(ids)
 
     @property
     def padding(self) -> dict:

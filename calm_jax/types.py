@@ -12,6 +12,12 @@ import jax
 Array = jax.Array
 
 
+def state_dtype(dtype: str) -> str:
+    """Of the states between sub-layers of a model that runs in `dtype`: float16 ends at 65504, which sums of many sub-layers,
+    and single ones of some models, pass."""
+    return 'float32' if dtype == 'float16' else dtype
+
+
 class Sizes(NamedTuple):
     """What a decision may size its memory by, and count its cost from: L decoder layers, the encoder's layers, width D,
     vocabulary V; of the head the width E, whether a state is projected to it first, whether it has a bias, and the name of
@@ -25,6 +31,11 @@ class Sizes(NamedTuple):
     head_bias: bool = False
     dtype: str = 'float32'
     encoder_layers: int = 0
+
+    @property
+    def state_dtype(self) -> str:
+        """Of the states that a decision looks at."""
+        return state_dtype(self.dtype)
 
     def units(self, flops: int) -> int:
         """Floating-point operations in units of D, rounded up, as `Work` counts those of decisions."""

@@ -1,33 +1,26 @@
 """Hugging Face directories: config.json, weights as safetensors, the tokenizer, generation_config.json.
 
-Weights are read and written tensor by tensor; they may also stay in their files until each is used. Reading takes one
-`model.safetensors`, or the shards that `model.safetensors.index.json` lists, or the same of `pytorch_model.bin` through torch's
-reader for weights alone; writing makes one file.
+Weights are read and written tensor by tensor; they may also stay in their files until each is used (`tensor_files.py` finds
+them); writing makes one file.
 """
 
 import json
 import os
 import pathlib
-import pickle
 import struct
-import zipfile
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-import safetensors
 
 from calm_jax.checkpoints import atomic, native, trees
+from calm_jax.checkpoints.tensor_files import DTYPES, SINGLE, tensors_of
 from calm_jax.checkpoints.weights import as_published, assemble, loaded, published_shape
 from calm_jax.data import tokenizers
 from calm_jax.files import read_json, write_json
 from calm_jax.models import families
 
-_SINGLE, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
-_PICKLED, _PICKLED_INDEX = 'pytorch_model.bin', 'pytorch_model.bin.index.json'
-_DTYPES = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16', 'F64': 'float64'}
 # Where the published decoding defaults stand in ours, a document of `calm_jax.decoding.codec`: {part: {option: published}}.
 _DEFAULTS = {
     'limits': {'max_new_tokens': 'max_new_tokens'},
@@ -41,7 +34,7 @@ _DEFAULTS = {
 }
 # What leaves a published default off.
 _OFF = {'num_beams': 1, 'length_penalty': 1.0, 'early_stopping': False, 'no_repeat_ngram_size': 0, 'min_new_tokens': 0}
-_CODES = {name: code for code, name in _DTYPES.items()}
+_CODES = {name: code for code, name in DTYPES.items()}
 
 
 def is_published(directory: str | os.PathLike) -> bool:
@@ -57,6 +50,7 @@ def read(
     dtype: npt.DTypeLike | None = 'float32',
     tokenizer: str | os.PathLike | None = None,
     pending: bool = False,
+    ignored: Sequence[str] = (),
 ) -> native.Checkpoint:
     """Reads a published model as a `native.Checkpoint`; floating-point weights become `dtype` (None keeps what is stored).
 
@@ -64,7 +58,8 @@ def read(
     must be equal.
 
     tokenizer: a folder that holds it, where it is not the model's own. pending: leave the parameters in their files, each
-    to be read when it is used (`weights.Pending`).
+    to be read when it is used (`weights.Pending`). ignored: attributes of config.json to read over, where the family knows
+    none of that name.
 
     Raises FileNotFoundError where config.json, the weights or the tokenizer are not there; ValueError where the model is not
     understood, or its files are damaged or do not belong together.
@@ -79,9 +74,9 @@ def read(
         family = families.family_of(published)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    where = _where(_open(directory), family)
+    where = families.renamed(family, tensors_of(directory))
     try:
-        config = families.config_from_published(published, where)
+        config = families.config_from_published(published, where, ignored)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
     text_tokenizer = _read_tokenizer(directory, family) if tokenizer is None else tokenizers.load_tokenizer(tokenizer)
@@ -113,7 +108,7 @@ def write(
     except ValueError as error:
         raise ValueError(f'{directory}: {error}') from None
     with atomic.new_directory(directory, overwrite) as temporary:
-        stored = _write_weights(temporary / _SINGLE, list(family.weight_map(config)), checkpoint.params, dtype, watch)
+        stored = _write_weights(temporary / SINGLE, list(family.weight_map(config)), checkpoint.params, dtype, watch)
         start = 'bos_token_id' if config.decoder_only else 'decoder_start_token_id'
         ids = {
             start: config.decoder_start_id,
@@ -185,120 +180,6 @@ def _write_tokenizer(directory, tokenizer):
             sort_keys=True,
         )
     tokenizer.save(directory)
-
-
-class _Tensor(NamedTuple):
-    """One tensor of a safetensors file, under the name that it has there."""
-
-    path: Any
-    name: str
-    shape: tuple[int, ...]
-    code: str
-
-    def read(self) -> np.ndarray:
-        """The array, as stored. Raises ValueError for a type that no parameter has."""
-        if self.code not in _DTYPES:
-            raise ValueError(f'{self.name} is stored as {self.code}; expected one of {", ".join(_DTYPES)}')
-        # Opened for every tensor: an open file stays mapped, and what has been read of it counts as memory.
-        with _open_safetensors(self.path) as file:
-            return file.get_tensor(self.name)
-
-
-class _Pickled(NamedTuple):
-    """One tensor that torch has read, from a file that it maps into memory."""
-
-    tensor: Any
-    name: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.tensor.shape)
-
-    def read(self) -> np.ndarray:
-        """The array, as stored. Raises ValueError for a type that no parameter has."""
-        if not self.tensor.is_floating_point():
-            raise ValueError(f'{self.name} is stored as {self.tensor.dtype}; expected floating-point numbers')
-        if str(self.tensor.dtype) == 'torch.bfloat16':
-            return self.tensor.view(_torch().int16).numpy().view(jnp.bfloat16)
-        return self.tensor.numpy()
-
-
-def _where(tensors, family):
-    """{name in the family's weight map: tensor}, buffers left out, where files may lack the family's prefix."""
-    found = {name: tensor for name, tensor in tensors.items() if family.BUFFERS is None or not family.BUFFERS.fullmatch(name)}
-    if family.PREFIX and not any(name.startswith(family.PREFIX) for name in found):
-        found = {family.PREFIX + name: tensor for name, tensor in found.items()}
-    return found
-
-
-def _open(directory):
-    """{name: tensor} of the weights in a directory: safetensors, or where there are none, what torch saved."""
-    if found := _files(directory, _SINGLE, _INDEX):
-        return {tensor.name: tensor for path in found for tensor in _tensors(path)}
-    if found := _files(directory, _PICKLED, _PICKLED_INDEX):
-        return {name: _Pickled(tensor, name) for path in found for name, tensor in _unpickle(path).items()}
-    others = [path.name for path in sorted(directory.iterdir()) if path.suffix in ('.bin', '.msgpack', '.h5', '.pt')]
-    held = (
-        f'found {", ".join(others)}, which only their own libraries read; save it again as safetensors'
-        if others
-        else 'found no weights'
-    )
-    raise FileNotFoundError(f'{directory}: {held}; expected {_SINGLE} or {_INDEX}')
-
-
-def _files(directory, single, index):
-    """The paths of the one file, or of the shards that an index lists; none where neither is there."""
-    if not (directory / index).is_file():
-        return [directory / single] if (directory / single).is_file() else []
-    shards = read_json(directory / index).get('weight_map')
-    if not isinstance(shards, dict) or not shards:
-        raise ValueError(f'{directory / index}: holds no weight_map; the file is damaged, copy it again')
-    names = sorted(set(shards.values()))
-    absent = [name for name in names if not (directory / name).is_file()]
-    if absent:
-        raise FileNotFoundError(
-            f'{directory}: {index} lists {len(names)} files, {len(absent)} of them are not there: '
-            f'{", ".join(absent[:4])}; copy them again'
-        )
-    return [directory / name for name in names]
-
-
-def _tensors(path):
-    """The tensors of a safetensors file."""
-    with _open_safetensors(path) as file:
-        for name in file.keys():
-            entry = file.get_slice(name)
-            yield _Tensor(path, name, tuple(entry.get_shape()), entry.get_dtype())
-
-
-def _open_safetensors(path):
-    try:
-        return safetensors.safe_open(path, framework='np')
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f'{path}: not a complete safetensors file ({error}); copy it again') from None
-
-
-def _unpickle(path):
-    """{name: tensor} of a file that torch saved, read without running what it holds."""
-    torch, mapped = _torch(), zipfile.is_zipfile(path)  # what torch saved before 1.6 cannot be mapped into memory
-    try:
-        held = torch.load(path, map_location='cpu', mmap=mapped, weights_only=True)
-    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        reason = ' '.join(str(error).split())[:200]
-        raise ValueError(f'{path}: not a complete file of tensors ({reason}); copy it again') from None
-    if not isinstance(held, dict) or not all(hasattr(tensor, 'is_floating_point') for tensor in held.values()):
-        raise ValueError(f'{path}: holds something else than named tensors')
-    return held
-
-
-def _torch():
-    try:
-        import torch  # pyright: ignore[reportMissingImports]  # optional; nothing else needs it
-    except ImportError:
-        raise ValueError(
-            'weights that torch saved (.bin) need torch: pip install torch, or save the model again as safetensors'
-        ) from None
-    return torch
 
 
 def _write_weights(path, weights, params, dtype, watch=iter):

@@ -33,6 +33,9 @@ from calm_jax.models.config import TransformerConfig
 __all__ = ['Checkpoint', 'check', 'config_fingerprint', 'fingerprint', 'is_native', 'load', 'read_config', 'save']
 
 KIND = 'checkpoint'  # of `calm_jax.formats`
+# Tokens that a tokenizer may have beyond those that its model embeds: sentinels, masks, paddings that were added to the one and
+# not to the other. Texts that hold one are refused when they are encoded.
+MOST_BEYOND = 128
 
 
 class Checkpoint(NamedTuple):
@@ -149,7 +152,7 @@ def check(name: str, config: TransformerConfig, params: Mapping, tokenizer: Toke
     """Raises ValueError unless params, tokenizer and heads belong to `config`; `name` starts the message."""
     check_shapes(name, config, params)
     check_heads(name, config, heads)
-    if tokenizer.vocab_size > config.vocab_size:
+    if tokenizer.vocab_size > config.vocab_size + MOST_BEYOND:
         raise ValueError(
             f'{name}: the tokenizer has {tokenizer.vocab_size} tokens but the model embeds only '
             f'{config.vocab_size}; they do not belong together'

@@ -19,7 +19,8 @@ from calm_jax.models.families.weights import Weight
 class Pending:
     """A parameter that is read whenever an array is made of it (`np.asarray`), so that memory holds what is being used.
 
-    where: the checkpoint's tensors by name; source: the name of the one that holds this parameter of the weight, its `part`-th.
+    where: the checkpoint's tensors by name; source: the name of the one that holds this parameter of the weight, its `part`-th;
+    where none does, the weight says what stands in its place.
     """
 
     directory: Any
@@ -36,6 +37,10 @@ class Pending:
 
     def __array__(self, dtype=None, copy=None):
         """Raises ValueError where the tensor is of another type than floating-point numbers, or unlike under two names."""
+        if self.source not in self.where:
+            absent = self.weight.absent
+            made = absent(self.shape) if callable(absent) else np.full(self.shape, absent)
+            return made.astype(self.dtype or np.float32)
         array = _read(self.directory, self.where[self.source])
         for name in self.weight.duplicates:
             if (
@@ -72,7 +77,8 @@ def assemble(
     expected = {}
     for weight in weights:
         shape = published_shape(weight, [shapes[path] for path in weight.paths])
-        expected[sources[weight.name]] = shape
+        if weight.absent is None or sources[weight.name] in where:
+            expected[sources[weight.name]] = shape
         expected |= {name: shape for name in weight.duplicates if name in where}
     if problems := trees.differences(expected, stored):
         raise ValueError(f'{directory}: the weights do not match config.json: {problems}')

@@ -182,7 +182,7 @@ def prefill_rows(
         cache=DecoderCache(
             layers,
             (jnp.broadcast_to(first, (count,)) if packed else first,) * len(layers),
-            jnp.zeros((count, ring, config.emb_dim), config.dtype) if waits else None,
+            jnp.zeros((count, ring, config.emb_dim), config.state_dtype) if waits else None,
         ),
         own_filled=_own_filled(decided, len(layers), config) if waits else None,
         table=jnp.zeros((count, 2 + len(Work._fields), capacity), jnp.int32),

@@ -240,7 +240,7 @@ class Pruned(Vocabulary):
             rows=HeadRows(jnp.zeros((rows, 0, sizes.embedding), sizes.dtype), bias),
             log_rest=jnp.zeros(rows, _logits_dtype(sizes)),
             known=jnp.zeros(rows, bool),
-            states={layer: jnp.zeros((rows, sizes.width), sizes.dtype) for layer in remembered},
+            states={layer: jnp.zeros((rows, sizes.width), sizes.state_dtype) for layer in remembered},
         )
 
     def look(self, memory: Any, evidence: Evidence) -> tuple[Any, Candidates | None]:

@@ -5,7 +5,7 @@ import math
 from typing import Literal
 
 from calm_jax.checks import check_types
-from calm_jax.types import Sizes
+from calm_jax.types import Sizes, state_dtype
 
 ACTIVATIONS = ('gelu', 'gelu_exact', 'relu', 'silu', 'linear')
 DEVICE_DTYPES = ('float32', 'bfloat16', 'float16')  # what models are stored and run in
@@ -29,8 +29,8 @@ class TransformerConfig:
     relative_attention_num_buckets, relative_attention_max_distance: of the relative position bias; an encoder's quarter of
     the buckets and a decoder's half are exact distances, and the maximum lies beyond them.
     max_positions: P, how many learned positions there are; position_offset: rows of their table before the first.
-    rotary_theta: base of the wavelengths; rotary_scaling: () or (factor, low and high frequency factors, original length),
-    which stretches long wavelengths.
+    rotary_theta: base of the wavelengths; rotary_scaling: how they are stretched: () not; (factor,) all of them; (factor,
+    original length) as far as positions pass that length; (factor, low and high frequency factors, original length) long ones.
     num_kv_heads: heads of keys and values, each shared by as many queries; 0: N.
     attention_scale: whether scores are divided by √H. attention_bias, mlp_bias: whether those maps add one.
     embedding_scale: token vectors are multiplied by it; embedding_norm: whether a norm follows them.
@@ -124,11 +124,13 @@ class TransformerConfig:
             )
         if self.positions == 'rotary' and self.head_dim % 2:
             raise ValueError(f'TransformerConfig.head_dim is {self.head_dim}; expected an even number, as rotations turn pairs')
-        if len(self.rotary_scaling) not in (0, 4):
+        if len(self.rotary_scaling) not in (0, 1, 2, 4):
             raise ValueError(
-                f'TransformerConfig.rotary_scaling is {self.rotary_scaling}; expected nothing, or factor, low and '
-                'high frequency factors and the original length'
+                f'TransformerConfig.rotary_scaling is {self.rotary_scaling}; expected nothing, a factor, a factor and the '
+                'original length, or these with low and high frequency factors between'
             )
+        if len(self.rotary_scaling) == 2 and self.head_dim < 4:
+            raise ValueError(f'TransformerConfig.head_dim is {self.head_dim}; expected 4 or more where rotations stretch')
         if self.encoder_attention != 'full' and (
             self.positions != 'relative' or self.attention_scale or self.kv_heads != self.num_heads
         ):
@@ -160,6 +162,11 @@ class TransformerConfig:
         """The standard deviation that vectors of tokens and positions start with: 1, or what gives
         logits a variance of 1 where the table is the head too."""
         return 1 / (self.head_scale * (self.embedding_dim or self.emb_dim) ** 0.5) if self.tied_head else 1.0
+
+    @property
+    def state_dtype(self) -> str:
+        """Of the states between sub-layers."""
+        return state_dtype(self.dtype)
 
     @property
     def sizes(self) -> Sizes:

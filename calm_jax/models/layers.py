@@ -1,6 +1,8 @@
 """Norms, projections, attention and feed-forward, under t5x's parameter names and logical axes; what configurations choose
 between is resolved here, once."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -33,15 +35,16 @@ def widened(x):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def product(x, kernel):
-    """x [..., in] times a kernel [in, out].
+def product(x, kernel, wide=None):
+    """x [..., in] times a kernel [in, out]; wide: the type of what comes out, where it is another.
 
     A single state waits for the kernel to be read. On a CPU it is read in parts that each lie in one piece: up to a third
     faster than by columns of all rows, where the rows are short.
     """
     if x.size != x.shape[-1] or x.size % READ_PARTS or jax.default_backend() != 'cpu':
-        return x @ kernel
-    parts = jnp.einsum('pi,pio->po', x.reshape(READ_PARTS, -1), kernel.reshape(READ_PARTS, -1, kernel.shape[-1]))
+        return jnp.matmul(x, kernel, preferred_element_type=wide)
+    cut = x.reshape(READ_PARTS, -1), kernel.reshape(READ_PARTS, -1, kernel.shape[-1])
+    parts = jnp.einsum('pi,pio->po', *cut, preferred_element_type=wide)
     # A reduction over the parts is not vectorised; their sum is.
     return sum(parts[1:], parts[0]).reshape(x.shape[:-1] + kernel.shape[-1:])
 
@@ -83,7 +86,7 @@ class Residual:
 
     def __init__(self, config, norm, dropout):
         self.before = config.norm_position == 'pre'
-        self.norm, self.dropout = norm, dropout
+        self.norm, self.dropout, self.dtype = norm, dropout, config.state_dtype
 
     def entering(self, x):
         """What the sub-layer reads of a state."""
@@ -92,26 +95,30 @@ class Residual:
     def __call__(self, x, y, deterministic):
         """The state after a sub-layer that answered y."""
         x = x + self.dropout(y, deterministic=deterministic)
-        return x if self.before else self.norm(x)
+        return x if self.before else self.norm(x).astype(self.dtype)
 
 
 class Dense(nn.Module):
-    """A linear map [..., in] → [..., features], with a bias where asked for."""
+    """A linear map [..., in] → [..., features], with a bias where asked for; adds: its result is added to a state, and has the
+    state's type."""
 
     config: TransformerConfig
     features: int
     axes: tuple[str, str]
     init: nn.initializers.Initializer = _fan_in
     bias: bool = False
+    adds: bool = False
 
     @nn.compact
     def __call__(self, x):
         kernel = partitioning.param_with_axes('kernel', self.init, (x.shape[-1], self.features), jnp.float32, axes=self.axes)
-        y = product(x, kernel.astype(self.config.dtype))
+        dtype = self.config.state_dtype if self.adds else self.config.dtype
+        wider = None if dtype == self.config.dtype else dtype
+        y = product(x.astype(dtype), kernel.astype(dtype), wider)
         if not self.bias:
             return y
         bias = partitioning.param_with_axes('bias', nn.initializers.zeros, (self.features,), jnp.float32, axes=self.axes[1:])
-        return y + bias.astype(self.config.dtype)
+        return y + bias.astype(dtype)
 
 
 def _together(joint, parts, x):
@@ -158,16 +165,21 @@ class Head(nn.Module):
         """Every logit; with HeadRows, of states [B, width], those of each row's own ids, [B, k]; with HeadColumns those of
         their ids, [..., K]."""
         dtype = self.config.dtype
+        # Of float16 logits are wider: the type has no room to tell close ones apart.
+        wide = None if self.config.state_dtype == dtype else self.config.state_dtype
+        times = functools.partial(jnp.matmul, preferred_element_type=wide)
         if part is not None:
-            scores = x @ part.weight if isinstance(part, HeadColumns) else jnp.einsum('bd,bkd->bk', x, part.weight)
-            return scores if part.bias is None else scores + part.bias
+            columns = isinstance(part, HeadColumns)
+            by_row = functools.partial(jnp.einsum, 'bd,bkd->bk', preferred_element_type=wide)
+            logits = (times if columns else by_row)(x, part.weight)
+            return logits if part.bias is None else logits + part.bias
         if not self.config.tied_head:
-            scores = x @ self.kernel.astype(dtype)
+            logits = times(x, self.kernel.astype(dtype))
         elif self.has_variable('params', 'tied_kernel'):  # the embedding, laid out for this (`joined.py`)
-            scores = x @ self.get_variable('params', 'tied_kernel').astype(dtype)
+            logits = times(x, self.get_variable('params', 'tied_kernel').astype(dtype))
         else:
-            scores = jnp.einsum('...d,vd->...v', x, embedding.astype(dtype))
-        return scores + self.bias.astype(dtype) if self.config.head_bias else scores
+            logits = jnp.einsum('...d,vd->...v', x, embedding.astype(dtype), preferred_element_type=wide)
+        return logits + self.bias.astype(dtype) if self.config.head_bias else logits
 
     def table(self, embedding):
         """[V, width], a row per id, to take some of; a copy where the head has a map of its own."""
@@ -209,7 +221,7 @@ class Attention(nn.Module):
         self.query = project(queries, queries_init)
         self.key, self.value = project(keys), project(keys)
         self.key_value, self.query_key_value = project(2 * keys), project(queries + 2 * keys)
-        self.out = Dense(config, config.emb_dim, ('joined_kv', 'embed'), _fan_in_normal, config.attention_bias)
+        self.out = Dense(config, config.emb_dim, ('joined_kv', 'embed'), _fan_in_normal, config.attention_bias, adds=True)
         self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
     def project(self, x, positions):
@@ -293,7 +305,7 @@ class FeedForward(nn.Module):
             setattr(self, name, Dense(self.config, self.config.mlp_dim, ('embed', 'mlp'), bias=self.config.mlp_bias))
         self.projections = [getattr(self, name) for name in names]
         self.wi_gated = Dense(self.config, count * self.config.mlp_dim, ('embed', 'mlp'), bias=self.config.mlp_bias)
-        self.wo = Dense(self.config, self.config.emb_dim, ('mlp', 'embed'), bias=self.config.mlp_bias)
+        self.wo = Dense(self.config, self.config.emb_dim, ('mlp', 'embed'), bias=self.config.mlp_bias, adds=True)
         self.dropout = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
 
     def __call__(self, x, deterministic=True):

@@ -24,7 +24,8 @@ class RelativePositionBias(nn.Module):
 
     def __call__(self, relative_position):
         """The bias float32 [N, ...] for relative positions int32 [...] (key minus query)."""
-        return jnp.take(self.rel_embedding, self.bucket(relative_position), axis=1)
+        bias = jnp.take(self.rel_embedding, self.bucket(relative_position), axis=1)
+        return bias.astype(jnp.promote_types(bias.dtype, jnp.float32))
 
     def bucket(self, relative_position):
         """Bucket of a relative position: exact up to half the buckets, then logarithmic up to the maximum distance."""
@@ -71,21 +72,38 @@ def standing(length, mask=None):
 
 def rotate(config, x, positions):
     """x [B, T, N, H] with the pairs (xᵢ, xᵢ₊H/₂) turned by position · θ^(−2i/H) (Su et al. 2021), positions int32 [B, T]."""
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies(config)
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies(config, positions)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-def frequencies(config):
-    """Radians per position of each pair, float32 [H / 2].
+def frequencies(config, positions):
+    """Radians per position of each pair, float32 [H / 2], or [B, 1, 1, H / 2] where they depend on the positions int32 [B, T]
+    that are turned together.
 
-    With `rotary_scaling` (Grattafiori et al. 2024), waves longer than the original length over the low factor are slower by
-    `factor`, those shorter than the original length over the high factor stay, and those between are interpolated.
+    `rotary_scaling` of one number makes every wave slower by it (Chen et al. 2023). Of two, factor and original length, it
+    raises θ once positions pass that length, as the reference implementation does: by what all that is turned together needs,
+    so that a token's keys stay as they were when it was read. Of four (Grattafiori et al. 2024), waves longer than the
+    original length over the low factor are slower by `factor`, those shorter than the original length over the high factor
+    stay, and those between are interpolated.
     """
+    if len(config.rotary_scaling) == 2:
+        return _stretched(config, positions)
     rates = config.rotary_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
-    if config.rotary_scaling:
+    if len(config.rotary_scaling) == 1:
+        rates = rates / config.rotary_scaling[0]
+    if len(config.rotary_scaling) == 4:
         factor, low, high, original = config.rotary_scaling
         share = np.clip((original * rates / (2 * np.pi) - low) / (high - low), 0, 1)  # of a wave that stays as it is
         rates = (1 - share) * rates / factor + share * rates
     return rates.astype(np.float32)
+
+
+def _stretched(config, positions):
+    """Radians per position, float32 [B, 1, 1, H / 2], of a θ that grows with how far the positions int32 [B, T] reach."""
+    factor, original = config.rotary_scaling
+    reach = jnp.maximum(positions.max(axis=-1) + 1, original).astype(jnp.float32)[:, None, None, None]
+    growth = (factor * reach / original - (factor - 1)) ** (config.head_dim / (config.head_dim - 2))
+    exponents = -np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
+    return (config.rotary_theta * growth) ** exponents

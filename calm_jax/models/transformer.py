@@ -195,7 +195,7 @@ class Transformer(nn.Module):
     def unembed(self, hidden, part=None):
         """Logits float32 [..., V] of states [..., D] of any layer: the shared final norm, then the shared head. With HeadRows,
         of states [B, D]: those of each row's own ids, [B, k]; with HeadColumns those of their ids, [..., K]."""
-        x = self.decoder.decoder_norm(hidden) if self.config.final_norm else hidden
+        x = (self.decoder.decoder_norm(hidden) if self.config.final_norm else hidden).astype(self.config.dtype)
         if self.config.embedding_dim:
             x = self.decoder.project_out(x)
         if self.config.head_scale != 1:
@@ -231,7 +231,7 @@ class Transformer(nn.Module):
         if self.config.positions == 'learned':
             x = x + stack.position_embedder(positions)
         x = stack.embedding_norm(x) if self.config.embedding_norm else x
-        return stack.dropout(x, deterministic=deterministic)
+        return stack.dropout(x.astype(self.config.state_dtype), deterministic=deterministic)
 
     def encoder_context(self, source_mask):
         """What the attention of every encoder layer shares (`encoder_attention.py`)."""
@@ -251,7 +251,7 @@ class Transformer(nn.Module):
         return self.encoder.layers[layer].feed_forward(x, deterministic)
 
     def encoder_norm(self, x, deterministic=True):
-        x = self.encoder.encoder_norm(x) if self.config.final_norm else x
+        x = (self.encoder.encoder_norm(x) if self.config.final_norm else x).astype(self.config.dtype)
         return self.encoder.dropout(x, deterministic=deterministic)
 
     def self_bias(self, relative_position):

@@ -1,6 +1,7 @@
 """Published directories: what is read, what is refused, what is written. The models are those of tests/fixtures/parity."""
 
 import json
+import logging
 import shutil
 import tracemalloc
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors_numpy
 
+import calm_jax as calm
 from calm_jax.checkpoints import huggingface, native
 from calm_jax.data.tokenizers import ByteTokenizer
 from calm_jax.models.families import t5
@@ -217,3 +219,53 @@ def test_transformers_loads_an_exported_directory_and_generates_the_same_tokens(
     ours = huggingface.read(tmp_path / 'model').tokenizer
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / 'model')
     assert theirs('the lazy dog jumps').input_ids == [*ours.encode('the lazy dog jumps'), 1]
+
+
+def test_a_file_left_from_a_sharded_save_is_read_over_with_a_notice(copy, caplog):
+    expected = native.fingerprint(huggingface.read(copy).params)
+    index = {'weight_map': {'shared.weight': 'model-00001-of-00003.safetensors'}}
+    (copy / 'model.safetensors.index.json').write_text(json.dumps(index))
+    with caplog.at_level(logging.WARNING, 'calm_jax'):
+        assert native.fingerprint(huggingface.read(copy).params) == expected
+    assert 'model.safetensors is read, as transformers does' in caplog.text
+
+
+def test_a_text_that_spells_out_a_token_beyond_the_embedding_is_refused(copy):
+    edit(copy / 'tokenizer_config.json', extra_ids=90)  # 154 tokens, 96 of them embedded
+    calm.import_checkpoint(copy, copy.parent / 'native')
+    model = calm.load(copy.parent / 'native')
+    assert model.encode('the lazy dog')
+    with pytest.raises(ValueError, match="holds '.*extra_id_3.*', token 150: the tokenizer has it, but the model embeds 96"):
+        model.encode('the <extra_id_3> dog')
+
+
+@pytest.mark.parametrize('bare', [True, False])
+def test_names_may_lack_the_prefix_of_the_bare_model_each_by_itself(published, tmp_path, bare):
+    shutil.copytree(published / 'gpt2', tmp_path / 'copy')
+    expected = native.fingerprint(huggingface.read(tmp_path / 'copy').params)
+
+    def change(tensors):
+        for name in [name for name in tensors if bare or '.h.0.' in name]:
+            tensors[name.removeprefix('transformer.')] = tensors.pop(name)
+        embedding = tensors.get('wte.weight', tensors.get('transformer.wte.weight'))
+        tensors['lm_head.weight'] = embedding.copy()
+        tensors['h.1.attn.bias'] = np.ones((1, 1, 4, 4), np.float32)
+        tensors['transformer.h.2.attn.masked_bias'] = np.full((), -1e4, np.float32)
+
+    rewrite(tmp_path / 'copy', change)
+    read = huggingface.read(tmp_path / 'copy')
+    assert native.fingerprint(read.params) == expected and read.config.tied_head
+
+
+def test_a_published_head_that_differs_is_read_as_one(published, tmp_path):
+    shutil.copytree(published / 'gpt2', tmp_path / 'copy')
+    rewrite(tmp_path / 'copy', lambda tensors: tensors.update({'lm_head.weight': 2 * tensors['transformer.wte.weight']}))
+    read = huggingface.read(tmp_path / 'copy')
+    head = read.params['decoder']['logits_dense']['kernel']
+    np.testing.assert_array_equal(head, 2 * read.params['token_embedder']['embedding'].T)
+
+
+def test_a_bias_of_logits_that_files_leave_out_is_zero(published, tmp_path):
+    shutil.copytree(published / 'bart', tmp_path / 'copy')
+    rewrite(tmp_path / 'copy', lambda tensors: tensors.pop('final_logits_bias'))
+    assert not huggingface.read(tmp_path / 'copy').params['decoder']['logits_dense']['bias'].any()

@@ -1,66 +1,68 @@
 """Published model families. Each file maps one family's published configuration and weights to ours, and back:
 
     MODEL_TYPES                          the values of "model_type" it reads; it writes the first
-    PREFIX, BUFFERS                      what names of tensors may lack in front, and a pattern of names that are no weights
+    PREFIX, OUTSIDE                      what stands before the names of the bare model's tensors, and the names outside it
+    BUFFERS                              a pattern of names of tensors that no model reads
     SPECIAL_TOKENS                       that start, end and pad a text, for vocabularies that do not say
-    config_from_published(published, tensors)   config.json as a dict, the names in the files → TransformerConfig; refuses
-                                         what it does not know, by name
+    SYNONYMS                             {other name of an attribute: its name}; where both are given the other name's counts
+    READ                                 every attribute that its computation depends on
+    config_from_published(published, tensors)   config.json as a dict, the tensors in the files by name → TransformerConfig;
+                                         refuses what it does not compute, by name
     published_from_config(config)        the reverse; refuses a model that the family does not have
     weight_map(config)                   every parameter once: an iterator of `weights.Weight`
 
 A new family is a new file and its place in `FAMILIES`.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.families import bart, gpt2, llama, opt, t5
+from calm_jax.models.families import bart, gpt2, llama, mbart, opt, t5
 
-FAMILIES = (t5, bart, gpt2, opt, llama)
+FAMILIES = (t5, bart, mbart, gpt2, opt, llama)
 
-# What published configurations of every family carry and no forward pass reads: where a file comes from, how it is stored,
-# what the reference implementation returns, and preferences for decoding, which here belong to the command.
-_BOOKKEEPING = frozenset(
-    (
-        'architectures',
-        'transformers_version',
-        '_name_or_path',
-        '_commit_hash',
-        'tokenizer_class',
-        'torch_dtype',
-        'dtype',
-        'task_specific_params',
-        'finetuning_task',
-        'problem_type',
-        'id2label',
-        'label2id',
-        'use_cache',
-        'return_dict',
-        'output_hidden_states',
-        'output_attentions',
-        'torchscript',
-        'gradient_checkpointing',
-        'chunk_size_feed_forward',
-        '_attn_implementation',
-        '_attn_implementation_autoset',
-        'max_length',
-        'min_length',
-        'max_new_tokens',
-        'min_new_tokens',
-        'do_sample',
-        'num_beams',
-        'num_return_sequences',
-        'early_stopping',
-        'temperature',
-        'top_k',
-        'top_p',
-        'length_penalty',
-        'repetition_penalty',
-        'no_repeat_ngram_size',
-    )
+# Families that are asked for and not here, by "model_type": what they would need.
+_ABSENT = {
+    't5gemma': 'T5Gemma',
+    'm2m_100': 'NLLB and M2M-100',
+    'umt5': 'UMT5',
+    'marian': 'Marian',
+    'mistral': 'Mistral',
+    'qwen2': 'Qwen2',
+    'gemma': 'Gemma',
+}
+
+# What published configurations of every family carry and no forward pass reads: where a file comes from, how it is stored or
+# was trained, what the reference implementation returns, other programs' settings, and preferences for decoding, which here
+# belong to the command.
+_INERT = frozenset(
+    """
+    architectures auto_map author license tokenizer_class torch_dtype dtype attn_implementation language languages
+    transformers.js_config unsloth_fixed model_max_length tokenizer_model_max_length max_seq_len max_seq_length
+    max_sequence_length seq_length tokenizer_padding_side padding_side truncation_side
+    task_specific_params finetuning_task problem_type id2label label2id num_labels
+    use_cache return_dict use_return_dict output_hidden_states output_attentions output_past output_scores
+    return_dict_in_generate torchscript tf_legacy_loss use_bfloat16 xla_device chunk_size_feed_forward
+    gradient_checkpointing gradient_checkpointing_use_reentrant use_flash_attention use_flash_attention_2 use_flash_attn
+    pretraining_tp tensor_parallel_size sep_token_id prefix save_step seed
+    max_length min_length max_new_tokens min_new_tokens max_time do_sample num_beams num_beam_groups num_return_sequences
+    early_stopping temperature top_k top_p min_p typical_p epsilon_cutoff eta_cutoff penalty_alpha diversity_penalty
+    length_penalty repetition_penalty encoder_repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
+    bad_words_ids force_words_ids sequence_bias suppress_tokens begin_suppress_tokens forced_bos_token_id forced_eos_token_id
+    force_bos_token_to_be_generated forced_decoder_ids exponential_decay_length_penalty remove_invalid_values
+    renormalize_logits guidance_scale stop_strings token_healing
+    """.split()
 )
+# The same by the form of the name: private ones, versions, and what acts in training alone.
+_INERT_FORMS = re.compile(
+    r'_.*|.*_version|.*(dropout|pdrop|layerdrop)(_rate|_prob)?|init(ializer)?_\w+|summary_\w+|label_smoothing'
+)
+
+# What no family has, where it is off.
+_OFF = {'tie_encoder_decoder': False, 'add_cross_attention': False}
 
 
 def family_of(published: dict[str, Any]) -> ModuleType:
@@ -68,30 +70,57 @@ def family_of(published: dict[str, Any]) -> ModuleType:
 
     Raises ValueError where none does.
     """
+    name = published.get('model_type')
     for family in FAMILIES:
-        if published.get('model_type') in family.MODEL_TYPES:
+        if name in family.MODEL_TYPES:
             return family
-    known = ', '.join(name for family in FAMILIES for name in family.MODEL_TYPES)
-    raise ValueError(f'model_type is {published.get("model_type")!r}; expected one of {known}')
+    known = ', '.join(each for family in FAMILIES for each in family.MODEL_TYPES)
+    absent = f' ({_ABSENT[name]} is not among the families)' if isinstance(name, str) and name in _ABSENT else ''
+    raise ValueError(f'model_type is {name!r}; expected one of {known}{absent}')
 
 
-def config_from_published(published: dict[str, Any], tensors: Iterable[str] = ()) -> TransformerConfig:
-    """TransformerConfig of a published configuration (a dict) of any known family; tensors: the names in its files.
+def config_from_published(
+    published: dict[str, Any], tensors: Mapping[str, Any] | None = None, ignored: Sequence[str] = ()
+) -> TransformerConfig:
+    """TransformerConfig of a published configuration (a dict) of any known family.
+
+    tensors: {name: tensor} of its files, each with a `shape` and to be `read`. ignored: further attributes to read over.
 
     Attributes that no forward pass reads are dropped first, and those that are null or empty: published files list
     features that a model does not have.
 
-    Raises ValueError where the family is unknown, or one of its attributes is.
+    Raises ValueError where the family is unknown, or one of its attributes is, or one to ignore changes what is computed.
     """
     family = family_of(published)
-    return family.config_from_published(
-        {
-            name: value
-            for name, value in published.items()
-            if name not in _BOOKKEEPING and value is not None and value != {} and value != []
-        },
-        tensors,
+    if read := sorted(family.READ & set(ignored)):
+        raise ValueError(f'attributes that change what is computed cannot be ignored: {", ".join(read)}')
+    given = {name: value for name, value in published.items() if value is not None and value != {} and value != []}
+    given = {name: value for name, value in given.items() if name not in _OFF or value != _OFF[name]}
+    given = {name: value for name, value in given.items() if name not in family.SYNONYMS} | {
+        family.SYNONYMS[name]: value for name, value in given.items() if name in family.SYNONYMS
+    }
+    attributes = {name: value for name, value in given.items() if name in family.READ}
+    unknown = sorted(
+        name
+        for name in set(given) - family.READ - _INERT - {'model_type', *ignored}
+        if name not in family.INERT and not _INERT_FORMS.fullmatch(name)
     )
+    if unknown:
+        raise ValueError(
+            f'attributes not understood: {", ".join(unknown)}; where you know that they change nothing, '
+            f'read over them with --ignore_attributes {",".join(unknown)}'
+        )
+    return family.config_from_published({'model_type': published['model_type'], **attributes}, tensors or {})
+
+
+def renamed(family: ModuleType, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """{name in the family's weight map: tensor}, each by itself: files may leave the bare model's prefix out, and hold buffers
+    that no model reads."""
+    names = {}
+    for name, tensor in tensors.items():
+        bare = name in family.OUTSIDE or name.startswith(family.PREFIX)
+        names[name if bare else family.PREFIX + name] = tensor
+    return {name: tensor for name, tensor in names.items() if not family.BUFFERS.fullmatch(name)}
 
 
 def family_for(config: TransformerConfig) -> ModuleType:

@@ -1,8 +1,10 @@
 """Reading a published configuration: every attribute is understood or refused by name."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from calm_jax.models.config import TransformerConfig
 
@@ -14,24 +16,17 @@ def fields_of(
     attributes: Mapping[str, tuple[str, Any]],
     *,
     fixed: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
-    without_effect: Iterable[str] = (),
-    by_hand: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Fields of TransformerConfig from a published configuration (a dict).
 
     attributes: {published name: (our field, what leaving it out means, or None where it may not be left out)}.
-    fixed: {name: the only value supported, and what leaving it out means}; without_effect: names that no computation reads;
-    by_hand: names that the family reads itself.
-    Raises ValueError for an attribute that is missing, unknown, no number, or not at its only value.
+    fixed: {name: the only value supported, and what leaving it out means}.
+    Raises ValueError for an attribute that is missing, no number, or not at its only value.
     """
-    fixed = dict(fixed)
-    unknown = sorted(set(published) - {'model_type', *attributes, *fixed, *without_effect, *by_hand})
-    if unknown:
-        raise ValueError(f'attributes not understood: {", ".join(unknown)}')
     missing = [name for name, (_, default) in attributes.items() if default is None and published.get(name) is None]
     if missing:
         raise ValueError(f'attributes missing: {", ".join(missing)}')
-    for name, value in fixed.items():
+    for name, value in dict(fixed).items():
         if published.get(name, value) != value:
             raise ValueError(f'{name} is {published[name]!r}; expected {value!r}')
     return {
@@ -75,10 +70,23 @@ def published_eos(config: TransformerConfig) -> int | list[int]:
     return config.eos_id if not config.other_eos_ids else list(config.eos_ids)
 
 
-def pad_id(published: dict[str, Any], eos: int) -> int:
+def pad_id(published: dict[str, Any], eos: int, vocab_size: int) -> int:
     """Of a decoder-only model: −1 where the vocabulary has no padding, or pads with a token that texts hold."""
     value = published.get('pad_token_id')
-    return -1 if value is None or value in (eos, published.get('bos_token_id')) else number('pad_token_id', value)
+    if value is None or value in (eos, published.get('bos_token_id')):
+        return -1
+    padding = number('pad_token_id', value)
+    return padding if 0 <= padding < vocab_size else -1
+
+
+def head_is_embedding(tensors: Mapping[str, Any], head: str, embeddings: Sequence[str]) -> bool:
+    """Whether files whose configuration ties the head hold none, or the embedding once more: one that differs is a head of its
+    own whatever the configuration says, as the reference implementation reads it."""
+    names = [name for name in embeddings if name in tensors]
+    if head not in tensors or not names:
+        return True
+    ours, theirs = tensors[head], tensors[names[0]]
+    return tuple(ours.shape) == tuple(theirs.shape) and np.array_equal(ours.read(), theirs.read(), equal_nan=True)
 
 
 def require(config: TransformerConfig, **wanted: Any) -> None:

@@ -1,16 +1,27 @@
 """GPT-2: Radford et al. 2019. Linear weights are published as [in, out], query, key and value side by side."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.families.attributes import eos_ids, fields_of, number, one_of, pad_id, published_as, published_eos, require
+from calm_jax.models.families.attributes import (
+    eos_ids,
+    fields_of,
+    head_is_embedding,
+    number,
+    one_of,
+    pad_id,
+    published_as,
+    published_eos,
+    require,
+)
 from calm_jax.models.families.weights import Weight, linear, norm
 
 MODEL_TYPES = ('gpt2',)
 # Files of the bare decoder leave the prefix out. Old ones hold causal masks, which are no weights.
-PREFIX, BUFFERS = 'transformer.', re.compile(r'(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)')
+PREFIX, OUTSIDE = 'transformer.', frozenset(('lm_head.weight',))
+BUFFERS = re.compile(r'transformer\.h\.\d+\.attn\.(bias|masked_bias)')
 SPECIAL_TOKENS = (None, '<|endoftext|>', None)
 
 _FIELDS = {
@@ -30,24 +41,20 @@ _ACTIVATIONS = {
     'silu': ('silu',),
 }
 _FIXED = {'scale_attn_weights': True, 'scale_attn_by_inverse_layer_idx': False, 'add_cross_attention': False}
-_WITHOUT_EFFECT = {
-    'n_ctx',
-    'embd_pdrop',
-    'attn_pdrop',
-    'initializer_range',
-    'reorder_and_upcast_attn',
-    'summary_type',
-    'summary_use_proj',
-    'summary_activation',
-    'summary_proj_to_labels',
-    'summary_first_dropout',
+SYNONYMS = {
+    'hidden_size': 'n_embd',
+    'max_position_embeddings': 'n_positions',
+    'num_attention_heads': 'n_head',
+    'num_hidden_layers': 'n_layer',
 }
-_READ_BY_HAND = {'n_inner', 'activation_function', 'eos_token_id', 'bos_token_id', 'pad_token_id', 'tie_word_embeddings'}
+INERT = {'n_ctx', 'n_special', 'predict_special_tokens', 'reorder_and_upcast_attn', 'is_decoder', 'is_encoder_decoder'}
+_BY_HAND = {'n_inner', 'activation_function', 'eos_token_id', 'bos_token_id', 'pad_token_id', 'tie_word_embeddings'}
+READ = frozenset((*_FIELDS, *_FIXED, *_BY_HAND))
 
 
-def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> TransformerConfig:
+def config_from_published(published: dict[str, Any], tensors: Mapping[str, Any]) -> TransformerConfig:
     """TransformerConfig of a published configuration (a dict). Raises ValueError for what is not computed."""
-    fields = fields_of(published, _FIELDS, fixed=_FIXED, without_effect=_WITHOUT_EFFECT, by_hand=_READ_BY_HAND)
+    fields = fields_of(published, _FIELDS, fixed=_FIXED)
     ends = eos_ids(published, 50256)
     width, inner = fields['emb_dim'], published.get('n_inner')
     return TransformerConfig(
@@ -62,8 +69,9 @@ def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> 
         attention_scale=True,
         attention_bias=True,
         mlp_bias=True,
-        tied_head=published.get('tie_word_embeddings', True),
-        pad_id=pad_id(published, ends['eos_id']),
+        tied_head=published.get('tie_word_embeddings', True)
+        and head_is_embedding(tensors, 'lm_head.weight', ['transformer.wte.weight']),
+        pad_id=pad_id(published, ends['eos_id'], fields['vocab_size']),
         decoder_start_id=number('bos_token_id', published.get('bos_token_id', ends['eos_id'])),
     )
 

@@ -1,16 +1,27 @@
 """LLaMA 1, 2 and 3: Touvron et al. 2023, Grattafiori et al. 2024."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.families.attributes import eos_ids, fields_of, number, one_of, pad_id, published_as, published_eos, require
+from calm_jax.models.families.attributes import (
+    eos_ids,
+    fields_of,
+    head_is_embedding,
+    number,
+    one_of,
+    pad_id,
+    published_as,
+    published_eos,
+    require,
+)
 from calm_jax.models.families.weights import Weight, linear, norm
 
 MODEL_TYPES = ('llama',)
 # Files of the bare decoder leave the prefix out. Old ones hold the rotations' frequencies, which are no weights.
-PREFIX, BUFFERS = 'model.', re.compile(r'(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq')
+PREFIX, OUTSIDE = 'model.', frozenset(('lm_head.weight',))
+BUFFERS = re.compile(r'model\.(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)')
 SPECIAL_TOKENS = ('<s>', '</s>', None)
 
 _FIELDS = {
@@ -28,14 +39,18 @@ _ACTIVATIONS = {
     'gelu_pytorch_tanh': ('gelu', 'linear'),
     'relu': ('relu', 'linear'),
 }
-_WITHOUT_EFFECT = {'initializer_range', 'pretraining_tp', 'attention_dropout', 'use_cache'}
-_READ_BY_HAND = {
+# What the reference implementation does not compute in this family, whatever other programs do.
+_FIXED = {'rope_interleaved': False, 'partial_rotary_factor': 1.0, 'is_llama_config': True}
+SYNONYMS = {}
+INERT = {'is_decoder', 'is_encoder_decoder'}
+_BY_HAND = {
     'hidden_act',
     'num_key_value_heads',
     'head_dim',
     'rope_theta',
     'rope_scaling',
     'rope_parameters',
+    'original_max_position_embeddings',
     'attention_bias',
     'mlp_bias',
     'eos_token_id',
@@ -43,12 +58,20 @@ _READ_BY_HAND = {
     'pad_token_id',
     'tie_word_embeddings',
 }
-_SCALING = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
+READ = frozenset((*_FIELDS, *_FIXED, *_BY_HAND))
+# The numbers of each kind of rotation, in our order. A dynamic one's original length is what the model counts as its longest.
+_ORIGINAL = 'original_max_position_embeddings'
+_SCALINGS = {
+    'default': (),
+    'linear': ('factor',),
+    'dynamic': ('factor', _ORIGINAL),
+    'llama3': ('factor', 'low_freq_factor', 'high_freq_factor', _ORIGINAL),
+}
 
 
-def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> TransformerConfig:
+def config_from_published(published: dict[str, Any], tensors: Mapping[str, Any]) -> TransformerConfig:
     """TransformerConfig of a published configuration (a dict). Raises ValueError for what is not computed."""
-    fields = fields_of(published, _FIELDS, without_effect=_WITHOUT_EFFECT, by_hand=_READ_BY_HAND)
+    fields = fields_of(published, _FIELDS, fixed=_FIXED)
     ends = eos_ids(published, 2)
     heads, head_dim = published.get('num_key_value_heads'), published.get('head_dim')
     return TransformerConfig(
@@ -63,31 +86,37 @@ def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> 
         attention_scale=True,
         attention_bias=published.get('attention_bias', False),
         mlp_bias=published.get('mlp_bias', False),
-        tied_head=published.get('tie_word_embeddings', False),
-        pad_id=pad_id(published, ends['eos_id']),
+        tied_head=published.get('tie_word_embeddings', False)
+        and head_is_embedding(tensors, 'lm_head.weight', ['model.embed_tokens.weight']),
+        pad_id=pad_id(published, ends['eos_id'], fields['vocab_size']),
         decoder_start_id=number('bos_token_id', published.get('bos_token_id', 1)),
     )
 
 
 def _rotation(published) -> dict[str, Any]:
-    """Our fields of the rotation; recent files keep all of it in `rope_parameters`."""
+    """Our fields of the rotation; recent files keep all of it in `rope_parameters`, older ones in `rope_scaling` and beside."""
+    length = published.get('original_max_position_embeddings', published.get('max_position_embeddings', 2048))
     rotation = {
         'rope_theta': published.get('rope_theta', 10_000.0),
-        **(published.get('rope_scaling') or {}),
-        **(published.get('rope_parameters') or {}),
+        **(published.get('rope_scaling') or published.get('rope_parameters') or {}),
     }
-    kind = rotation.pop('rope_type', rotation.pop('type', 'default'))
+    kind = rotation.pop('rope_type', rotation.get('type', 'default'))
     rotation.pop('type', None)
     theta = number('rope_theta', rotation.pop('rope_theta'), float)
-    if kind not in ('default', 'llama3'):
-        raise ValueError(f'rope_type is {kind!r}; expected default or llama3')
-    if unknown := sorted(set(rotation) - set(_SCALING if kind == 'llama3' else ())):
+    if not isinstance(kind, str) or kind not in _SCALINGS:
+        raise ValueError(f'rope_type is {kind!r}; expected one of {", ".join(_SCALINGS)}')
+    if rotation.pop('partial_rotary_factor', 1.0) != 1.0:
+        raise ValueError('partial_rotary_factor is not 1; the whole of a head is turned here')
+    names = _SCALINGS[kind]
+    if unknown := sorted(set(rotation) - set(names)):
         raise ValueError(f'attributes of the rotation not understood: {", ".join(unknown)}')
-    if kind == 'default':
-        return {'rotary_theta': theta}
-    if missing := [name for name in _SCALING if name not in rotation]:
+    if kind == 'llama3':
+        rotation.setdefault(_ORIGINAL, length)
+    if kind == 'dynamic':
+        rotation[_ORIGINAL] = published.get('max_position_embeddings', 2048)
+    if missing := [name for name in names if name not in rotation]:
         raise ValueError(f'attributes of the rotation missing: {", ".join(missing)}')
-    return {'rotary_theta': theta, 'rotary_scaling': tuple(number(name, rotation[name], float) for name in _SCALING)}
+    return {'rotary_theta': theta, 'rotary_scaling': tuple(number(name, rotation[name], float) for name in names)}
 
 
 def published_from_config(config: TransformerConfig) -> dict[str, Any]:
@@ -106,9 +135,15 @@ def published_from_config(config: TransformerConfig) -> dict[str, Any]:
         head_scale=1.0,
         head_bias=False,
     )
-    scaling = {'rope_type': 'llama3', **dict(zip(_SCALING, config.rotary_scaling))} if config.rotary_scaling else None
-    if scaling:
-        scaling['original_max_position_embeddings'] = int(scaling['original_max_position_embeddings'])
+    kind = next(kind for kind, names in _SCALINGS.items() if len(names) == len(config.rotary_scaling))
+    scaling = {'rope_type': kind, **dict(zip(_SCALINGS[kind], config.rotary_scaling))}
+    original = int(scaling.pop(_ORIGINAL, 0))
+    if kind == 'llama3':
+        scaling[_ORIGINAL] = original
+    if kind == 'dynamic' and original != config.max_positions:
+        raise ValueError(
+            f'rotary_scaling {config.rotary_scaling} cannot be published; expected {config.max_positions} positions'
+        )
     return {
         'model_type': 'llama',
         'architectures': ['LlamaForCausalLM'],
@@ -117,7 +152,7 @@ def published_from_config(config: TransformerConfig) -> dict[str, Any]:
         'head_dim': config.head_dim,
         'hidden_act': published_as('mlp_activations', config.mlp_activations, _ACTIVATIONS),
         'rope_theta': config.rotary_theta,
-        'rope_scaling': scaling,
+        'rope_scaling': scaling if config.rotary_scaling else None,
         'attention_bias': config.attention_bias,
         'mlp_bias': config.mlp_bias,
         'tie_word_embeddings': config.tied_head,

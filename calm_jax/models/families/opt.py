@@ -1,15 +1,27 @@
 """OPT: Zhang et al. 2022, 125m to 66b; 350m norms sums instead of inputs and embeds narrower than it computes."""
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.families.attributes import eos_ids, fields_of, number, one_of, pad_id, published_as, published_eos, require
+from calm_jax.models.families.attributes import (
+    eos_ids,
+    fields_of,
+    head_is_embedding,
+    number,
+    one_of,
+    pad_id,
+    published_as,
+    published_eos,
+    require,
+)
 from calm_jax.models.families.weights import Weight, linear, norm
 
 MODEL_TYPES = ('opt',)
 # Files of the bare decoder leave the prefix out.
-PREFIX, BUFFERS = 'model.', None
+PREFIX, OUTSIDE = 'model.', frozenset(('lm_head.weight',))
+BUFFERS = re.compile(r'model\.decoder\.version')
 SPECIAL_TOKENS = ('</s>', '</s>', '<pad>')
 
 _FIELDS = {
@@ -22,9 +34,16 @@ _FIELDS = {
     'dropout': ('dropout_rate', 0.1),
 }
 _ACTIVATIONS = {'relu': ('relu',), 'gelu': ('gelu_exact',), 'gelu_new': ('gelu',)}
-_FIXED = {'enable_bias': True, 'layer_norm_elementwise_affine': True}
-_WITHOUT_EFFECT = {'attention_dropout', 'activation_dropout', 'layerdrop', 'init_std', 'prefix'}
-_READ_BY_HAND = {
+_FIXED = {
+    'enable_bias': True,
+    'layer_norm_elementwise_affine': True,
+    # Of two that only the conversion's program knew.
+    'learned_embeddings': True,
+    'scale_embeddings': False,
+}
+SYNONYMS = {}
+INERT = {'is_decoder', 'is_encoder_decoder'}
+_BY_HAND = {
     'activation_function',
     'do_layer_norm_before',
     '_remove_final_layer_norm',
@@ -34,13 +53,14 @@ _READ_BY_HAND = {
     'pad_token_id',
     'tie_word_embeddings',
 }
+READ = frozenset((*_FIELDS, *_FIXED, *_BY_HAND))
 # Rows of the position table before the first: the reference reads position p from row p + 2.
 _OFFSET = 2
 
 
-def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> TransformerConfig:
+def config_from_published(published: dict[str, Any], tensors: Mapping[str, Any]) -> TransformerConfig:
     """TransformerConfig of a published configuration (a dict). Raises ValueError for what is not computed."""
-    fields = fields_of(published, _FIELDS, fixed=_FIXED, without_effect=_WITHOUT_EFFECT, by_hand=_READ_BY_HAND)
+    fields = fields_of(published, _FIELDS, fixed=_FIXED)
     ends = eos_ids(published, 2)
     width, before = fields['emb_dim'], published.get('do_layer_norm_before', True)
     narrow = published.get('word_embed_proj_dim')
@@ -61,8 +81,9 @@ def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> 
         attention_bias=True,
         mlp_bias=True,
         embedding_dim=0 if narrow == width else narrow,
-        tied_head=published.get('tie_word_embeddings', True),
-        pad_id=pad_id({'pad_token_id': 1, **published}, ends['eos_id']),
+        tied_head=published.get('tie_word_embeddings', True)
+        and head_is_embedding(tensors, 'lm_head.weight', ['model.decoder.embed_tokens.weight']),
+        pad_id=pad_id({'pad_token_id': 1, **published}, ends['eos_id'], fields['vocab_size']),
         decoder_start_id=number('bos_token_id', published.get('bos_token_id', 2)),
     )
 

@@ -6,18 +6,30 @@ the first block of each stack as [buckets, heads], and the embedding is stored a
 the encoder's and the decoder's own name.
 
 T5 1.0 takes its head from the embedding and scales what it reads by 1/√D. Later models do not scale; files that hold no head
-of theirs tie it all the same.
+of theirs tie it all the same. mT5 never scales, whatever its file says of ties: recent ones say that all are.
 """
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.families.attributes import eos_ids, fields_of, number, one_of, published_as, published_eos, require
+from calm_jax.models.families.attributes import (
+    eos_ids,
+    fields_of,
+    head_is_embedding,
+    number,
+    one_of,
+    published_as,
+    published_eos,
+    require,
+)
 from calm_jax.models.families.weights import Weight
 
 MODEL_TYPES = ('t5', 'mt5', 'longt5')
-PREFIX, BUFFERS = '', None
+PREFIX, OUTSIDE = '', frozenset()
+# Published with the first files, and read by no model since: no position bias belongs to a cross-attention.
+BUFFERS = re.compile(r'decoder\.block\.\d+\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight')
 SPECIAL_TOKENS = (None, '</s>', '<pad>')
 
 # Published attribute → our field, and the value a published file means when it leaves the attribute out (None: it may not).
@@ -44,48 +56,41 @@ _ACTIVATIONS = {
     'relu': ('relu',),
 }
 _LONG_ATTENTIONS = {'local': 'local', 'transient-global': 'transient_global'}
+# The embedding's name, and those under which files may hold it besides.
+_EMBEDDINGS = ('shared.weight', 'encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
 _ATTENTION_NAMES = {'full': 'SelfAttention', 'local': 'LocalSelfAttention', 'transient_global': 'TransientGlobalSelfAttention'}
 
 # Attributes that change the computation and are supported at one value only.
 _FIXED = {'is_encoder_decoder': True, 'is_decoder': False}
 
+SYNONYMS = {'hidden_size': 'd_model', 'num_attention_heads': 'num_heads', 'num_hidden_layers': 'num_layers', 'head_dim': 'd_kv'}
 # Attributes that follow from `feed_forward_proj`, or that no computation of generation reads.
-_WITHOUT_EFFECT = {
-    'dense_act_fn',
-    'is_gated_act',
-    'initializer_factor',
-    'classifier_dropout',
-    'n_positions',
-    'output_past',
-    'bos_token_id',
-}
-
-_READ_BY_HAND = {
+INERT = {'dense_act_fn', 'is_gated_act', 'n_positions', 'max_position_embeddings', 'bos_token_id'}
+_BY_HAND = {
     'num_decoder_layers',
     'feed_forward_proj',
     'tie_word_embeddings',
     'scale_decoder_outputs',
     'decoder_start_token_id',
     'eos_token_id',
+    'encoder_attention_type',
 }
+READ = frozenset((*_FIELDS, *_LONG_FIELDS, *_FIXED, *_BY_HAND))
 
 
-def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> TransformerConfig:
-    """TransformerConfig of a published configuration (a dict), whose files hold tensors of these names.
+def config_from_published(published: dict[str, Any], tensors: Mapping[str, Any]) -> TransformerConfig:
+    """TransformerConfig of a published configuration (a dict), whose files hold these tensors.
 
-    Raises ValueError where an attribute is missing, unknown, or has a value that this model does not compute.
+    Raises ValueError where an attribute is missing, or has a value that this model does not compute.
     """
     is_long = published.get('model_type') == 'longt5'
-    fields = fields_of(
-        published,
-        _FIELDS | (_LONG_FIELDS if is_long else {}),
-        fixed=_FIXED,
-        without_effect=_WITHOUT_EFFECT,
-        by_hand=_READ_BY_HAND | ({'encoder_attention_type'} if is_long else set()),
-    )
-    # Where both are given, as recent files do, the first says what is computed and the second how it is stored.
+    if not is_long and (others := sorted({'encoder_attention_type', *_LONG_FIELDS} & set(published))):
+        raise ValueError(f'attributes of another model_type: {", ".join(others)}')
+    fields = fields_of(published, _FIELDS | (_LONG_FIELDS if is_long else {}), fixed=_FIXED)
+    # Where both are given, as recent files do, the first says what is computed and the second nothing.
     scaled = published.get('scale_decoder_outputs')
     scaled = published.get('tie_word_embeddings', True) if scaled is None else scaled
+    scaled = scaled and published.get('model_type') != 'mt5'
     decoder_layers, start = published.get('num_decoder_layers'), published.get('decoder_start_token_id')
     attention = published.get('encoder_attention_type', 'local')
     return TransformerConfig(
@@ -95,7 +100,10 @@ def config_from_published(published: dict[str, Any], tensors: Iterable[str]) -> 
         if decoder_layers is None
         else number('num_decoder_layers', decoder_layers),
         mlp_activations=one_of('feed_forward_proj', published.get('feed_forward_proj', 'relu'), _ACTIVATIONS),
-        tied_head=bool(scaled) or (published.get('tie_word_embeddings', True) and 'lm_head.weight' not in tensors),
+        # Files without a head tie it whatever they say.
+        tied_head=head_is_embedding(tensors, 'lm_head.weight', _EMBEDDINGS)
+        if tensors
+        else bool(scaled or published.get('tie_word_embeddings', True)),
         head_scale=fields['emb_dim'] ** -0.5 if scaled else 1.0,
         encoder_attention=one_of('encoder_attention_type', attention, _LONG_ATTENTIONS) if is_long else 'full',
         decoder_start_id=fields['pad_id'] if start is None else number('decoder_start_token_id', start),
@@ -107,7 +115,7 @@ def published_from_config(config: TransformerConfig) -> dict[str, Any]:
 
     Raises ValueError where the family has no such model.
     """
-    scaled = config.tied_head and config.head_scale == config.emb_dim**-0.5
+    scaled = config.head_scale == config.emb_dim**-0.5
     require(
         config,
         norm='rms',
@@ -148,10 +156,8 @@ def published_from_config(config: TransformerConfig) -> dict[str, Any]:
 
 def weight_map(config: TransformerConfig) -> Iterator[Weight]:
     """Yields a `Weight` for every parameter of a model with `config`."""
-    copies = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
-    yield Weight(
-        'shared.weight', 'token_embedder/embedding', False, (*copies, 'lm_head.weight') if config.tied_head else copies
-    )
+    name, *copies = _EMBEDDINGS
+    yield Weight(name, 'token_embedder/embedding', False, (*copies, *(['lm_head.weight'] if config.tied_head else [])))
     yield from _stack(
         'encoder',
         config.num_encoder_layers,

@@ -1,7 +1,7 @@
 """How one published tensor becomes one parameter, or several."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 
 class Weight(NamedTuple):
@@ -13,6 +13,8 @@ class Weight(NamedTuple):
     duplicates: further names under which published files may hold the very same tensor. They may be absent; those that are
       there must be equal, and one of them may stand in for `name`. Never written.
     row: whether the published tensor has one more axis of length 1 before.
+    absent: what every number of the parameter is in files that leave the tensor out, or what makes it of its shape; None: they
+      may not.
     """
 
     name: str
@@ -20,6 +22,7 @@ class Weight(NamedTuple):
     transpose: bool = False
     duplicates: tuple[str, ...] = ()
     row: bool = False
+    absent: float | Callable[[tuple[int, ...]], Any] | None = None
 
     @property
     def paths(self) -> list[str]:

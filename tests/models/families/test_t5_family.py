@@ -1,11 +1,28 @@
 """T5's published configuration and weight map; what the weights compute is in tests/models/test_parity.py."""
 
+from typing import NamedTuple
+
+import numpy as np
 import pytest
 
 from calm_jax.checkpoints import native
 from calm_jax.models import families
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.families import t5
+
+
+class Held(NamedTuple):
+    """A tensor in memory, where others are in files."""
+
+    array: np.ndarray
+
+    @property
+    def shape(self):
+        return self.array.shape
+
+    def read(self):
+        return self.array
+
 
 # The attributes of google/t5-v1_1-small's config.json.
 SMALL = {
@@ -30,6 +47,9 @@ SMALL = {
     'tie_word_embeddings': False,
     'vocab_size': 32128,
 }
+
+# Files whose head is not the embedding.
+OWN_HEAD = {name: Held(np.full((2, 2), n)) for n, name in enumerate(('shared.weight', 'lm_head.weight'))}
 
 
 def test_a_published_configuration_names_every_dimension():
@@ -89,7 +109,8 @@ def test_unequal_depths_and_defaults_that_files_leave_out():
         ({'feed_forward_proj': ['gelu']}, r"feed_forward_proj is \['gelu'\]; expected one of gated-gelu"),
         ({'relative_attention_num_buckets': 2}, 'relative_attention_num_buckets is 2; expected 4 or more'),
         ({'is_decoder': True}, 'is_decoder is True; expected False'),
-        ({'encoder_attention_type': 'local', 'alibi': 1}, 'attributes not understood: alibi, encoder_attention_type'),
+        ({'alibi': 1, 'yarn': 2}, 'attributes not understood: alibi, yarn; .* --ignore_attributes alibi,yarn$'),
+        ({'encoder_attention_type': 'local'}, 'attributes of another model_type: encoder_attention_type'),
         ({'d_kv': None, 'd_ff': None}, 'attributes missing: d_kv, d_ff'),
         ({'vocab_size': '32128'}, "vocab_size is '32128'; expected a number"),
         ({'num_heads': 6.5}, 'num_heads is 6.5; expected a number'),
@@ -105,17 +126,54 @@ def test_what_would_compute_something_else_is_refused_by_name(changes, message):
     'changes', [{'tie_word_embeddings': True}, {'tie_word_embeddings': None}, {'scale_decoder_outputs': True}]
 )
 def test_the_first_version_scales_what_its_tied_head_reads(changes):
-    config = families.config_from_published({**SMALL, **changes}, ['lm_head.weight'])
+    config = families.config_from_published({**SMALL, **changes})
     assert config.tied_head and config.head_scale == 512**-0.5
     assert families.config_from_published(t5.published_from_config(config)) == config
 
 
 def test_recent_files_say_with_scale_decoder_outputs_that_the_head_is_its_own():
     published = {**SMALL, 'tie_word_embeddings': True, 'scale_decoder_outputs': False}
-    assert families.config_from_published(published, ['lm_head.weight']) == families.config_from_published(SMALL)
+    assert families.config_from_published(published, OWN_HEAD) == families.config_from_published(SMALL, OWN_HEAD)
     tied = families.config_from_published(published)
     assert tied.tied_head and tied.head_scale == 1
     assert families.config_from_published(t5.published_from_config(tied)) == tied
+
+
+def test_a_head_of_its_own_is_one_whatever_the_file_says_of_ties():
+    published = {**SMALL, 'tie_word_embeddings': True}
+    config = families.config_from_published(published, OWN_HEAD)
+    assert not config.tied_head and config.head_scale == 512**-0.5
+    assert families.config_from_published(published, {**OWN_HEAD, 'lm_head.weight': OWN_HEAD['shared.weight']}).tied_head
+    assert families.config_from_published(SMALL, {'shared.weight': OWN_HEAD['shared.weight']}).tied_head
+
+
+def test_the_multilingual_model_never_scales():
+    published = {**SMALL, 'model_type': 'mt5', 'tie_word_embeddings': True}
+    assert families.config_from_published(published).head_scale == 1
+
+
+def test_other_names_of_an_attribute_count_as_the_reference_counts_them():
+    config = families.config_from_published({**SMALL, 'hidden_size': 24, 'num_hidden_layers': 3, 'head_dim': 8})
+    assert (config.emb_dim, config.num_encoder_layers, config.head_dim) == (24, 3, 8)
+
+
+def test_attributes_that_no_computation_reads_are_read_over():
+    inert = {
+        '_num_labels': 1,
+        'unsloth_version': '2024.9',
+        'initializer_range': 0.02,
+        'n_positions': 512,
+        'classif_dropout': 0.1,
+    }
+    inert |= {'tie_encoder_decoder': False}
+    assert families.config_from_published({**SMALL, **inert}) == families.config_from_published(SMALL)
+
+
+def test_an_attribute_is_ignored_when_asked_for_unless_the_computation_reads_it():
+    named = {**SMALL, 'alibi': 1}
+    assert families.config_from_published(named, ignored=['alibi']) == families.config_from_published(SMALL)
+    with pytest.raises(ValueError, match='change what is computed cannot be ignored: d_kv, num_heads$'):
+        families.config_from_published(SMALL, ignored=['num_heads', 'd_kv', 'alibi'])
 
 
 def test_a_feed_forward_that_the_family_does_not_have_cannot_be_published():
