@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -137,7 +138,7 @@ def _default(flag: Flag) -> Any:
     default = flag.places[0].field.default
     if flag.option.selects is not None:
         default = flag.option.selects
-    if default is dataclasses.MISSING or default in (None, ''):
+    if default is dataclasses.MISSING or default in (None, '', ()):
         return None
     if flag.option.kinds is not None:
         return class_name(type(default), flag.option.kinds)
@@ -157,6 +158,8 @@ def _reader(place: Place) -> Callable[[str], Any] | None:
             words.update({str(each): each for each in get_args(kind)})
     if words:
         return _word_reader(words)
+    if kinds and get_origin(kinds[0]) is tuple:
+        return _listed
     return {int: _whole, float: _number, str: str}.get(kinds[0]) if len(kinds) == 1 else None
 
 
@@ -205,6 +208,17 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f'{text!r}; expected a number') from None
+
+
+def _listed(text: str) -> list:
+    """'64,65', '[64, 65]' or '[[12, 64], [65]]', as JSON but for the outermost brackets."""
+    for whole in (text, f'[{text}]'):
+        try:
+            if isinstance(value := json.loads(whole), list):
+                return value
+        except ValueError:
+            pass
+    raise argparse.ArgumentTypeError(f'{text!r}; expected a list, such as 64,65 or [[12, 64], [65]]')
 
 
 def _owner(place: Place) -> type:
