@@ -159,7 +159,7 @@ def _reader(place: Place) -> Callable[[str], Any] | None:
     if words:
         return _word_reader(words)
     if kinds and get_origin(kinds[0]) is tuple:
-        return _listed
+        return _texts if get_args(kinds[0])[0] is str else _listed
     return {int: _whole, float: _number, str: str}.get(kinds[0]) if len(kinds) == 1 else None
 
 
@@ -208,6 +208,15 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f'{text!r}; expected a number') from None
+
+
+def _texts(text: str) -> list:
+    """A text, or a JSON list of them."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return [text]
+    return value if isinstance(value, list) else [text]
 
 
 def _listed(text: str) -> list:

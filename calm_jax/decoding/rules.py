@@ -96,7 +96,7 @@ class Rules:
     def __post_init__(self):
         for name, form in _LISTS.items():
             value = _tuples(getattr(self, name))  # JSON and gin give lists
-            if isinstance(value, tuple) and value and not _compiled(value) and not form.fits(value):
+            if not _compiled(value) and not (isinstance(value, tuple) and (not value or form.fits(value))):
                 raise ValueError(f'{name} is {_lists(value)}; expected {form.example}')
             if name == 'sequence_bias' and not _compiled(value):  # of a sequence that is there twice, the last
                 value = tuple((ids, float(bias)) for ids, bias in dict(value).items())
@@ -304,7 +304,7 @@ def _lists(value: Any) -> Any:
     return list(map(_lists, value)) if isinstance(value, tuple) else value
 
 
-def _compiled(value: tuple) -> bool:
+def _compiled(value: Any) -> bool:
     """Whether a list is made of arrays: it is what is compiled already."""
     return any(getattr(each, 'ndim', 0) for each in jax.tree.leaves(value))
 

@@ -16,12 +16,12 @@ from types import ModuleType
 from typing import Any
 
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.families import bart, gpt2, llama, opt, t5
+from calm_jax.models.families import bart, generation, gpt2, llama, opt, t5
 
 FAMILIES = (t5, bart, gpt2, opt, llama)
 
 # What published configurations of every family carry and no forward pass reads: where a file comes from, how it is stored,
-# what the reference implementation returns, and preferences for decoding, which here belong to the command.
+# and what the reference implementation returns. Preferences for decoding are read apart (`generation`).
 _BOOKKEEPING = frozenset(
     (
         'architectures',
@@ -45,20 +45,6 @@ _BOOKKEEPING = frozenset(
         'chunk_size_feed_forward',
         '_attn_implementation',
         '_attn_implementation_autoset',
-        'max_length',
-        'min_length',
-        'max_new_tokens',
-        'min_new_tokens',
-        'do_sample',
-        'num_beams',
-        'num_return_sequences',
-        'early_stopping',
-        'temperature',
-        'top_k',
-        'top_p',
-        'length_penalty',
-        'repetition_penalty',
-        'no_repeat_ngram_size',
     )
 )
 
@@ -88,7 +74,7 @@ def config_from_published(published: dict[str, Any], tensors: Iterable[str] = ()
         {
             name: value
             for name, value in published.items()
-            if name not in _BOOKKEEPING and value is not None and value != {} and value != []
+            if name not in _BOOKKEEPING | generation.IN_CONFIG and value is not None and value != {} and value != []
         },
         tensors,
     )

@@ -49,11 +49,8 @@ _WITHOUT_EFFECT = {
     'classif_dropout',
     'num_hidden_layers',
     'bos_token_id',
-    'forced_bos_token_id',
-    'forced_eos_token_id',
     'output_past',
     'prefix',
-    'force_bos_token_to_be_generated',
 }
 _READ_BY_HAND = {'activation_function', 'scale_embedding', 'eos_token_id', *_SAME}
 # Rows of the position table before the first: the reference reads position p from row p + 2.
