@@ -285,8 +285,8 @@ def _with_unused(said: dict, kind: type, made: DecodeFlags) -> dict:
 
 
 def _defaults(said: dict, generation: dict) -> dict:
-    """The checkpoint's own decoding document; without a beam search, which takes no exit or gate, where one is said, and without
-    lengths with the prompt where new tokens are."""
+    """The checkpoint's own decoding document; without a beam search, which takes no exit or gate, where one is said, and
+    without lengths with the prompt where new tokens are."""
     for new, (part, whole) in NEW_TOKENS.items():
         if new in at(said, (part,)) and whole in at(generation, (part,)):
             own = {name: value for name, value in generation[part].items() if name != whole}

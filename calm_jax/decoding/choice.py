@@ -173,13 +173,13 @@ def expected(logits: Float[Array, 'B V'], eta_cutoff: Any) -> Bool[Array, 'B V']
 
 def weighty(logits: Float[Array, 'B V'], top_h: Any) -> Bool[Array, 'B V']:
     """Of the 100 likeliest tokens, in falling order, those up to which their entropy is no more than top_h of its whole; and
-    the likeliest (Potraghloo et al. 2025)."""
+    the likeliest (Potraghloo et al. 2025). At top_h = 0: all of them."""
     descending = jax.lax.top_k(logits, min(100, logits.shape[-1]))[0]
     log_probabilities = jax.nn.log_softmax(descending, axis=-1)
     terms = _surprises(log_probabilities)
     within = jnp.cumsum(terms, axis=-1) <= top_h * jnp.sum(terms, axis=-1, keepdims=True)
     floor = jnp.min(jnp.where(within, descending, jnp.inf), axis=-1, keepdims=True)
-    return (logits >= floor) | _likeliest(logits)
+    return (logits >= floor) | _likeliest(logits) | (jnp.asarray(top_h) <= 0)
 
 
 def _likeliest(logits: Float[Array, 'B V']) -> Bool[Array, 'B V']:

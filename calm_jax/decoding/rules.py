@@ -4,6 +4,8 @@ In the order of Hugging Face transformers 5 (`generation/logits_process.py`), ea
 bans, forced tokens, lengths, suppressed tokens.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -129,23 +131,27 @@ class Rules:
         for name, form in _LISTS.items():
             if isinstance(values[name], tuple) and not _compiled(values[name]):
                 values[name] = form.array(values[name])
-        made = object.__new__(Rules)
-        for name, value in values.items():
-            object.__setattr__(made, name, value)
-        return made
+        return _made(values)
 
     def by_row(self, rows: int) -> 'Rules | None':
-        """The rules that are on as arrays [B, …]; None where none is."""
+        """The rules that are on as arrays [B, …], of one for all rows or of one for each; None where none is."""
         if not jax.tree.leaves(self):
             return None
+        values: dict[str, Any] = {name: getattr(self, name) for name in _OFF}
 
-        def repeated(value):
+        def repeated(value, axes):
             value = jnp.asarray(value)
-            kinds = ((jnp.bool_, jnp.bool_), (jnp.integer, jnp.int32), (jnp.floating, jnp.float32))
-            dtype = next(wanted for kind, wanted in kinds if jnp.issubdtype(value.dtype, kind))
-            return jnp.broadcast_to(value.astype(dtype), (rows, *value.shape))
+            dtypes = {jnp.bool_: jnp.bool_, jnp.integer: jnp.int32, jnp.floating: jnp.float32}
+            dtype = next(dtype for kind, dtype in dtypes.items() if jnp.issubdtype(value.dtype, kind))
+            return jnp.broadcast_to(value.astype(dtype), (rows, *value.shape[value.ndim - axes :]))
 
-        return jax.tree.map(repeated, self)
+        for name, value in values.items():
+            axes = _LISTS[name].axes if name in _LISTS else 0
+            if name == 'sequence_bias' and value is not None:
+                values[name] = tuple(repeated(each, count) for each, count in zip(value, (axes, axes - 1)))
+            elif value is not None:
+                values[name] = repeated(value, axes)
+        return _made(values)
 
     def __call__(self, scores: Float[Array, 'B V'], spoken: Spoken, eos_ids: tuple[int, ...]) -> Float[Array, 'B V']:
         """Scores as the rules have them, −∞ where a token may not be said."""
@@ -247,11 +253,20 @@ def penalised(scores: Float[Array, 'B V'], penalty: Float[Array, ' B']) -> Float
 
 
 class _Form(NamedTuple):
-    """How a list is written: a test of it and an example; array: what is compiled of it."""
+    """How a list is written: a test of it and an example. array: what is compiled of it, with so many axes."""
 
-    fits: Any
+    fits: Callable[[tuple], bool]
     example: str
-    array: Any
+    array: Callable[[tuple], Any]
+    axes: int = 1
+
+
+def _made(values: dict[str, Any]) -> Rules:
+    """Rules of what is compiled, which is not what their fields are written as."""
+    made = object.__new__(Rules)
+    for name, value in values.items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 def _id(value: Any) -> bool:
@@ -259,7 +274,7 @@ def _id(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _word(value: Any) -> bool:
@@ -318,9 +333,10 @@ _LISTS = {
         lambda value: all(isinstance(each, tuple) and len(each) == 2 and _word(each[0]) and _number(each[1]) for each in value),
         'a list of sequences of ids and what is added, such as [[[12, 64], -10.0]]',
         _biased,
+        axes=2,
     ),
     'bad_words_ids': _Form(
-        lambda value: all(map(_word, value)), 'a list of sequences of ids, such as [[12, 64], [65]]', _words
+        lambda value: all(map(_word, value)), 'a list of sequences of ids, such as [[12, 64], [65]]', _words, axes=2
     ),
     'exponential_decay_length_penalty': _Form(
         lambda value: len(value) == 2 and _id(value[0]) and _number(value[1]) and value[1] > 0,
