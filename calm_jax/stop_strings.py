@@ -3,6 +3,7 @@
 import bisect
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from calm_jax.data.tokenizers import Tokenizer
@@ -38,13 +39,6 @@ def cut_at_stops(trace: Trace, tokenizer: Tokenizer, stop_strings: Sequence[str]
     ends = np.array([length_at_stop(row, tokenizer, stop_strings) for row in said], lengths.dtype)
     there = np.arange(tokens.shape[1]) < ends[:, None]
 
-    def cut(columns):
-        return None if columns is None else np.where(there, columns, 0).astype(np.asarray(columns).dtype)
-
-    return trace._replace(
-        lengths=ends,
-        exit_layers=cut(trace.exit_layers),
-        confidence=cut(trace.confidence),
-        work=type(trace.work)(*map(cut, trace.work)),
-        log_probabilities=cut(trace.log_probabilities),
-    )
+    columns = trace.exit_layers, trace.confidence, trace.work, trace.log_probabilities
+    cut = jax.tree.map(lambda column: np.where(there, column, np.zeros_like(column)), columns)
+    return trace._replace(lengths=ends, **dict(zip(('exit_layers', 'confidence', 'work', 'log_probabilities'), cut)))

@@ -89,7 +89,7 @@ def beam_search(
         scores = jax.nn.log_softmax(call(state.hidden, method='unembed'), axis=-1)
         if inputs.rules is not None:
             spoken = spoken_by(inputs, search.tokens.reshape(rows * size, length), loop.token.position)
-            scores = inputs.rules(scores, spoken, config.eos_ids)
+            scores = inputs.rules.verdict(spoken, config.eos_ids, config.vocab_size)(scores)
         if beam.renormalize_logits:
             scores = jax.nn.log_softmax(scores, axis=-1)
         scores = scores.reshape(rows, size, -1) + search.scores[:, :, None]

@@ -4,6 +4,7 @@ In the order of Hugging Face transformers 5 (`generation/logits_process.py`), ea
 bans, forced tokens, lengths, suppressed tokens.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -153,56 +154,98 @@ class Rules:
                 values[name] = repeated(value, axes)
         return _made(values)
 
-    def __call__(self, scores: Float[Array, 'B V'], spoken: Spoken, eos_ids: tuple[int, ...]) -> Float[Array, 'B V']:
-        """Scores as the rules have them, −∞ where a token may not be said."""
+    def verdict(self, spoken: Spoken, eos_ids: tuple[int, ...], vocabulary: int) -> 'Verdict':
+        """What the rules of each row say of every token that may come next."""
         rules: Any = self  # by row
-        vocabulary, position = scores.shape[-1], spoken.position
+        position = spoken.position
         ends = among(jnp.asarray(eos_ids, jnp.int32)[None], vocabulary)
         place = jnp.arange(spoken.history.shape[1])
         there = (place >= spoken.begins[:, None]) & (place < spoken.length[:, None])
-
-        def forbidden(scores, tokens):
-            return jnp.where(tokens, -jnp.inf, scores)
-
+        forbidden, suppressed, bias, forced, gain = [], [], None, None, None
         if rules.sequence_bias is not None:
-            scores = scores + biases(spoken, *rules.sequence_bias, vocabulary).astype(scores.dtype)
-        if rules.encoder_repetition_penalty is not None:
-            read = among(jnp.where(spoken.mask, spoken.source, -1), vocabulary)
-            scores = jnp.where(read, penalised(scores, 1 / rules.encoder_repetition_penalty), scores)
-        if rules.repetition_penalty is not None:
-            seen = among(jnp.where(there, spoken.history, -1), vocabulary)
-            scores = jnp.where(seen, penalised(scores, rules.repetition_penalty), scores)
+            sequences, values = rules.sequence_bias
+            bias = biases(spoken, sequences, values, vocabulary)
         if rules.no_repeat_ngram_size is not None:
-            scores = forbidden(scores, followers(spoken.history, there, spoken, rules.no_repeat_ngram_size, vocabulary))
+            forbidden.append(followers(spoken.history, there, spoken, rules.no_repeat_ngram_size, vocabulary))
         if rules.encoder_no_repeat_ngram_size is not None:
             size = rules.encoder_no_repeat_ngram_size
-            scores = forbidden(scores, followers(spoken.source, spoken.mask, spoken, size, vocabulary))
+            forbidden.append(followers(spoken.source, spoken.mask, spoken, size, vocabulary))
         if rules.bad_words_ids is not None:
             words, last = rules.bad_words_ids, rules.bad_words_ids[..., -1]
             alone = jnp.all(words[..., :-1] < 0, axis=-1) & jnp.isin(last, jnp.asarray(eos_ids))
-            scores = forbidden(scores, biases(spoken, words, jnp.where(alone, 0.0, 1.0), vocabulary) > 0)
+            forbidden.append(biases(spoken, words, jnp.where(alone, 0.0, 1.0), vocabulary) > 0)
         if rules.min_length is not None:
-            scores = forbidden(scores, ends & (spoken.length - spoken.begins < rules.min_length)[:, None])
+            forbidden.append(ends & (spoken.length - spoken.begins < rules.min_length)[:, None])
         if rules.min_new_tokens is not None:
-            scores = forbidden(scores, ends & (position < rules.min_new_tokens)[:, None])
+            forbidden.append(ends & (position < rules.min_new_tokens)[:, None])
         for token, at in ((rules.forced_first_id, 0), (rules.forced_last_id, spoken.limit - 1)):
             if token is not None:
-                others = jnp.where(jnp.arange(vocabulary) == token[:, None], 0.0, -jnp.inf)
-                scores = jnp.where(((position == at) & (token >= 0))[:, None], others, scores)
-        if rules.remove_invalid_values is not None:
-            scores = jnp.where(rules.remove_invalid_values[:, None], jnp.nan_to_num(scores), scores)
+                free = jnp.full_like(position, -1) if forced is None else forced
+                forced = jnp.where((position == at) & (token >= 0), token, free)
         if rules.exponential_decay_length_penalty is not None:
             start, factor = jnp.split(rules.exponential_decay_length_penalty, 2, axis=1)
             later = position[:, None] - start
-            gain = jnp.minimum(jnp.power(factor, later), BOUND) - 1
-            gains = ends & (later > 0) & (jnp.abs(scores) < BOUND)
-            scores = jnp.where(gains, scores + jnp.abs(scores) * gain.astype(scores.dtype), scores)
+            gain = jnp.where(ends & (later > 0), jnp.minimum(jnp.power(factor, later), BOUND) - 1, 0.0)
         if rules.suppress_tokens is not None:
-            scores = forbidden(scores, among(rules.suppress_tokens, vocabulary))
+            suppressed.append(among(rules.suppress_tokens, vocabulary))
         if rules.begin_suppress_tokens is not None:
             # As the second token, where the first is forced.
             begin = 0 if rules.forced_first_id is None else (rules.forced_first_id >= 0).astype(jnp.int32)
-            scores = forbidden(scores, among(rules.begin_suppress_tokens, vocabulary) & (position == begin)[:, None])
+            suppressed.append(among(rules.begin_suppress_tokens, vocabulary) & (position == begin)[:, None])
+        reading, repeating = rules.encoder_repetition_penalty, rules.repetition_penalty
+        return Verdict(
+            bias=bias,
+            read=None if reading is None else among(jnp.where(spoken.mask, spoken.source, -1), vocabulary),
+            reward=None if reading is None else 1 / reading,
+            seen=None if repeating is None else among(jnp.where(there, spoken.history, -1), vocabulary),
+            penalty=repeating,
+            forbidden=functools.reduce(jnp.logical_or, forbidden) if forbidden else None,
+            forced=forced,
+            remove_invalid=rules.remove_invalid_values,
+            gain=gain,
+            suppressed=functools.reduce(jnp.logical_or, suppressed) if suppressed else None,
+        )
+
+
+class Verdict(NamedTuple):
+    """What rules say of every token that may come next, rows first; None where no rule does.
+
+    bias: float32 [B, V], what is added. read, seen: bool [B, V], tokens of the source, and those there were before; reward,
+    penalty: float32 [B], what they are made unlikelier by. forbidden: bool [B, V]; forced: int32 [B], the only token, −1 where
+    it is free. remove_invalid: bool [B]. gain: float32 [B, V], of its size, that a score grows by. suppressed: bool [B, V],
+    forbidden even where it is forced.
+    """
+
+    bias: Array | None
+    read: Array | None
+    reward: Array | None
+    seen: Array | None
+    penalty: Array | None
+    forbidden: Array | None
+    forced: Array | None
+    remove_invalid: Array | None
+    gain: Array | None
+    suppressed: Array | None
+
+    def __call__(self, scores: Float[Array, 'B V']) -> Float[Array, 'B V']:
+        """Scores as the rules have them, −∞ where a token may not be said."""
+        if self.bias is not None:
+            scores = scores + self.bias.astype(scores.dtype)
+        for tokens, penalty in ((self.read, self.reward), (self.seen, self.penalty)):
+            if tokens is not None and penalty is not None:
+                scores = jnp.where(tokens, penalised(scores, penalty), scores)
+        if self.forbidden is not None:
+            scores = jnp.where(self.forbidden, -jnp.inf, scores)
+        if self.forced is not None:
+            alone = jnp.where(jnp.arange(scores.shape[-1]) == self.forced[:, None], 0.0, -jnp.inf)
+            scores = jnp.where((self.forced >= 0)[:, None], alone, scores)
+        if self.remove_invalid is not None:
+            scores = jnp.where(self.remove_invalid[:, None], jnp.nan_to_num(scores), scores)
+        if self.gain is not None:
+            grown = scores + jnp.abs(scores) * self.gain.astype(scores.dtype)
+            scores = jnp.where(jnp.abs(scores) < BOUND, grown, scores)
+        if self.suppressed is not None:
+            scores = jnp.where(self.suppressed, -jnp.inf, scores)
         return scores
 
 
@@ -270,7 +313,7 @@ def _made(values: dict[str, Any]) -> Rules:
 
 
 def _id(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)
 
 
 def _number(value: Any) -> bool:
@@ -325,7 +368,7 @@ def _compiled(value: Any) -> bool:
 
 
 def _is_off(value: Any, off: Any) -> bool:
-    return isinstance(value, bool | int | float | tuple) and value == off
+    return isinstance(value, bool | int | float | tuple) and bool(value == off)
 
 
 _LISTS = {

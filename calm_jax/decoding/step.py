@@ -40,8 +40,11 @@ def advance(
         keys=position_keys(inputs.keys, position),
         oracle=None,
     )
-    spoken = None if inputs.rules is None else spoken_by(inputs, generated(inputs, carry), position)
-    choose = Chooser(decoding.choice, config.vocab_size, config.eos_ids, token.keys, inputs.rules, spoken)
+    verdict = None
+    if inputs.rules is not None:
+        spoken = spoken_by(inputs, generated(inputs, carry), position)
+        verdict = inputs.rules.verdict(spoken, config.eos_ids, config.vocab_size)
+    choose = Chooser(decoding.choice, config.vocab_size, token.keys, verdict)
     hidden = call(carry.last, token.place[:, 0], method='embed')
     loop, cache = LayerLoop(call, config, decoding, inputs, token, choose, packing), carry.cache
     if decoding.exit is not None and decoding.exit.measure.looks_ahead:

@@ -63,11 +63,7 @@ DECISIONS = {
     'depth': {},
     'oracle': {'exit': Exit(Oracle(), 0.5), 'propagation': Lazy(3)},
     'gate': {'gate': Closed(), 'exit': Exit(SoftmaxGap(), 0.1)},
-    'drawn early': {
-        'choice': Sampled(0.9),
-        'rules': RULES,
-        'exit': Exit(SoftmaxGap(), 0.1),
-    },
+    'drawn early': {'choice': Sampled(0.9), 'rules': RULES, 'exit': Exit(SoftmaxGap(), 0.1)},
     'drawn': {'choice': Sampled(0.9, top_p=0.9, min_p=0.02), 'rules': RULES},
 }
 

@@ -118,7 +118,7 @@ def spoken():
 def test_a_rule_makes_the_scores_that_the_references_processor_makes(name):
     logits = np.array(SCORES['']['logits'], np.float32)
     rules = Rules(**SCORES[name]['settings']).resolved()
-    scores = jax.jit(lambda rules, logits: rules.by_row(4)(logits, spoken(), (1,)))(rules, logits)
+    scores = jax.jit(lambda rules, logits: rules.by_row(4).verdict(spoken(), (1,), 24)(logits))(rules, logits)
     np.testing.assert_allclose(scores, expected(name), atol=1e-5)
     assert not np.allclose(scores, logits)
 
@@ -136,7 +136,7 @@ def expected(name):
 
 
 def test_another_number_or_list_compiles_nothing():
-    compiled = jax.jit(lambda rules, logits: rules.by_row(4)(logits, spoken(), (1,)))
+    compiled = jax.jit(lambda rules, logits: rules.by_row(4).verdict(spoken(), (1,), 24)(logits))
     logits = np.array(SCORES['']['logits'], np.float32)
     for penalty, suppressed, words in ((1.2, [3, 4, 5], [[3], [4, 5, 6]]), (0.9, [7, 8, 9, 10], [[4, 5, 9], [5, 6]])):
         rules = Rules(repetition_penalty=penalty, suppress_tokens=suppressed, bad_words_ids=words)
