@@ -65,7 +65,11 @@ class Rules:
     rule. Raises ValueError for numbers that neither mean something nor off, and for lists of another form.
     """
 
-    sequence_bias: tuple[Any, ...] | Array = option(
+    no_repeat_ngram_size: Any = option('no N tokens in a row occur twice (0: off)', default=0, metavar='N')
+    min_new_tokens: Any = option('no end of sequence before T tokens (0: off)', default=0, metavar='T')
+    forced_first_id: Any = option('the first token (-1: free)', default=-1, metavar='ID')
+    forced_last_id: Any = option('the last token that the limit leaves room for (-1: free)', default=-1, metavar='ID')
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] | Array = option(
         'added to the score of sequences of ids, as [[[12, 64], -10.0], …]', default=(), metavar='JSON'
     )
     encoder_repetition_penalty: Any = option(
@@ -74,19 +78,15 @@ class Rules:
     repetition_penalty: Any = option(
         'tokens that stand there already are made unlikelier by P (1: off)', default=1.0, metavar='P'
     )
-    no_repeat_ngram_size: Any = option('no N tokens in a row occur twice (0: off)', default=0, metavar='N')
     encoder_no_repeat_ngram_size: Any = option(
         'no N tokens in a row of the source or prompt are said (0: off)', default=0, metavar='N'
     )
-    bad_words_ids: tuple[Any, ...] | Array = option(
+    bad_words_ids: tuple[tuple[int, ...], ...] | Array = option(
         'sequences of ids never said, as [[12, 64], [65]]', default=(), metavar='LIST'
     )
     min_length: Any = option(
         'no end of sequence before T tokens, the start token or prompt counted (0: off)', default=0, metavar='T'
     )
-    min_new_tokens: Any = option('no end of sequence before T tokens (0: off)', default=0, metavar='T')
-    forced_first_id: Any = option('the first token (-1: free)', default=-1, metavar='ID')
-    forced_last_id: Any = option('the last token that the limit leaves room for (-1: free)', default=-1, metavar='ID')
     remove_invalid_values: Any = option('a score that is no number is 0', default=False, metavar='BOOL')
     exponential_decay_length_penalty: tuple[float, ...] | Array = option(
         'after START tokens the end of sequence gains by FACTOR, as [START, FACTOR]', default=(), metavar='JSON'

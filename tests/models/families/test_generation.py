@@ -1,15 +1,11 @@
 """Published generation settings: every field is used, changes no token, is named, or is refused."""
 
-import logging
-
 import pytest
 
-from calm_jax.checkpoints import huggingface
 from calm_jax.decoding import codec
 from calm_jax.decoding.rules import Rules
 from calm_jax.models.families import generation
 from calm_jax.models.families.generation import document_of, published_of
-from tests.checkpoints.test_huggingface import copy, edit  # noqa: F401
 
 # The fields of `GenerationConfig` in transformers 5.24, and what 4.x had besides (4.20 to 4.57).
 FIELDS = """
@@ -97,19 +93,6 @@ def test_lengths_count_the_prompt_of_a_model_that_only_decodes():
 def test_combinations_that_nothing_here_decodes_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         document_of(settings, encodes=True)
-
-
-def test_the_settings_of_config_json_are_those_where_there_is_no_other_file(copy, caplog):  # noqa: F811
-    edit(copy / 'config.json', repetition_penalty=1.3, task_specific_params={'summarization': {'num_beams': 3}})
-    assert huggingface.read(copy).generation == {}
-    (copy / 'generation_config.json').unlink()
-    edit(copy / 'config.json', force_bos_token_to_be_generated=True, suppress_tokens=[5])
-    with caplog.at_level(logging.WARNING, 'calm_jax'):
-        assert huggingface.read(copy).generation == {'rules': {'repetition_penalty': 1.3, 'suppress_tokens': [5]}}
-    assert 'force_bos_token_to_be_generated: not used' in caplog.text
-    edit(copy / 'config.json', repetition_penalty=-1.0)
-    with pytest.raises(ValueError, match=r'config\.json: rules\.repetition_penalty is -1'):
-        huggingface.read(copy)
 
 
 @pytest.mark.parametrize(
