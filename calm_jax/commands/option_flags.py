@@ -78,6 +78,8 @@ def add_arguments(group, table: dict[str, Flag], layout: Layout, repeatable: tup
 def content(flag: Flag, value: Any) -> Any:
     """What a decoding document has for the value of a flag."""
     kinds = flag.option.kinds
+    if isinstance(value, tuple):
+        return json.loads(json.dumps(value))
     if kinds is None:
         return value
     name, colon, text = value.partition(':')
@@ -210,24 +212,31 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f'{text!r}; expected a number') from None
 
 
-def _texts(text: str) -> list:
+def _texts(text: str) -> tuple:
     """A text, or a JSON list of them."""
+    texts = _json_list(text)
+    return (text,) if texts is None else texts
+
+
+def _listed(text: str) -> tuple:
+    """'64,65', '[64, 65]' or '[[12, 64], [65]]', as JSON but for the outermost brackets."""
+    for whole in (text, f'[{text}]'):
+        if (value := _json_list(whole)) is not None:
+            return value
+    raise argparse.ArgumentTypeError(f'{text!r}; expected a list, such as 64,65 or [[12, 64], [65]]')
+
+
+def _json_list(text: str) -> tuple | None:
+    """A JSON list, with tuples for lists, which a flag that is given several times has; None of anything else."""
+
+    def frozen(value):
+        return tuple(map(frozen, value)) if isinstance(value, list) else value
+
     try:
         value = json.loads(text)
     except ValueError:
-        return [text]
-    return value if isinstance(value, list) else [text]
-
-
-def _listed(text: str) -> list:
-    """'64,65', '[64, 65]' or '[[12, 64], [65]]', as JSON but for the outermost brackets."""
-    for whole in (text, f'[{text}]'):
-        try:
-            if isinstance(value := json.loads(whole), list):
-                return value
-        except ValueError:
-            pass
-    raise argparse.ArgumentTypeError(f'{text!r}; expected a list, such as 64,65 or [[12, 64], [65]]')
+        return None
+    return frozen(value) if isinstance(value, list) else None
 
 
 def _owner(place: Place) -> type:
