@@ -2,12 +2,13 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from calm_jax.decoding.choice import Choice, Greedy, likeliest_id
 from calm_jax.decoding.packing import taken
-from calm_jax.decoding.rules import DROPPED, Verdict
+from calm_jax.decoding.rules import BOUND, DROPPED, Verdict
 from calm_jax.types import Array
 
 
@@ -22,15 +23,28 @@ class Chooser(NamedTuple):
 
     def __call__(self, logits: Float[Array, 'B ids'], ids: Int[Array, 'B ids'] | None = None) -> Int[Array, ' B']:
         """The token of each row, of logits over all ids or over these."""
-        if ids is not None and self.verdict is None and isinstance(self.choice, Greedy):
+        if ids is None:
+            return self._among_all(logits)
+        if not isinstance(self.choice, Greedy):
+            return self._among_all(self._spread(logits, ids))
+        if self.verdict is None:
             return likeliest_id(logits, ids)
-        if ids is not None:
-            # Rules and draws are about all ids: the same draw falls on the same token where that was not dropped.
-            rows = logits.shape[0]
-            logits = jnp.full((rows, self.vocab_size), DROPPED).at[jnp.arange(rows)[:, None], ids].set(logits)
-        if self.verdict is not None:
-            logits = self.verdict(logits)
-        return self.choice(logits, self.keys)
+        # Where every row may say one of these, no other is looked at.
+        left = self.verdict.at(ids)(logits, ids)
+        return jax.lax.cond(
+            jnp.all(jnp.max(left, axis=1) > -BOUND),
+            lambda: likeliest_id(left, ids),
+            lambda: self._among_all(self._spread(logits, ids)),
+        )
+
+    def _spread(self, logits: Float[Array, 'B ids'], ids: Int[Array, 'B ids']) -> Float[Array, 'B V']:
+        """Logits of all ids: draws, and rules that force or forbid, are about all of them. The same draw falls on the same
+        token where that was not dropped."""
+        rows = logits.shape[0]
+        return jnp.full((rows, self.vocab_size), DROPPED).at[jnp.arange(rows)[:, None], ids].set(logits)
+
+    def _among_all(self, logits: Float[Array, 'B V']) -> Int[Array, ' B']:
+        return self.choice(logits if self.verdict is None else self.verdict(logits), self.keys)
 
     def of_rows(self, rows: Int[Array, ' w'], count: int) -> 'Chooser':
         """That of some of `count` rows."""

@@ -227,8 +227,17 @@ class Verdict(NamedTuple):
     gain: Array | None
     suppressed: Array | None
 
-    def __call__(self, scores: Float[Array, 'B V']) -> Float[Array, 'B V']:
-        """Scores as the rules have them, −∞ where a token may not be said."""
+    def at(self, ids: Int[Array, 'B ids']) -> 'Verdict':
+        """What rules say of some tokens of each row."""
+
+        def columns(value):
+            return None if value is None else jnp.take_along_axis(value, ids, axis=1)
+
+        columned = ('bias', 'read', 'seen', 'forbidden', 'gain', 'suppressed')
+        return self._replace(**{name: columns(getattr(self, name)) for name in columned})
+
+    def __call__(self, scores: Float[Array, 'B ids'], ids: Int[Array, 'B ids'] | None = None) -> Float[Array, 'B ids']:
+        """Scores as the rules have them, −∞ where a token may not be said. ids: of the tokens; None: all."""
         if self.bias is not None:
             scores = scores + self.bias.astype(scores.dtype)
         for tokens, penalty in ((self.read, self.reward), (self.seen, self.penalty)):
@@ -237,7 +246,8 @@ class Verdict(NamedTuple):
         if self.forbidden is not None:
             scores = jnp.where(self.forbidden, -jnp.inf, scores)
         if self.forced is not None:
-            alone = jnp.where(jnp.arange(scores.shape[-1]) == self.forced[:, None], 0.0, -jnp.inf)
+            tokens = jnp.arange(scores.shape[-1]) if ids is None else ids
+            alone = jnp.where(tokens == self.forced[:, None], 0.0, -jnp.inf)
             scores = jnp.where((self.forced >= 0)[:, None], alone, scores)
         if self.remove_invalid is not None:
             scores = jnp.where(self.remove_invalid[:, None], jnp.nan_to_num(scores), scores)

@@ -12,10 +12,11 @@ import pytest
 
 from calm_jax.checkpoints import huggingface
 from calm_jax.decoding import codec
-from calm_jax.decoding.choice import Sampled
+from calm_jax.decoding.choice import Greedy, Sampled
+from calm_jax.decoding.chooser import Chooser
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import generate
-from calm_jax.decoding.rules import Rules, Spoken
+from calm_jax.decoding.rules import DROPPED, Rules, Spoken
 from calm_jax.models.families.generation import document_of
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures'
@@ -142,3 +143,15 @@ def test_another_number_or_list_compiles_nothing():
         rules = Rules(repetition_penalty=penalty, suppress_tokens=suppressed, bad_words_ids=words)
         compiled(rules.resolved(), logits)
     assert compiled._cache_size() == 1
+
+
+@pytest.mark.parametrize('rules', [{}, {'forced_last_id': 20}, {'suppress_tokens': tuple(range(12))}], ids=str)
+def test_the_ids_that_a_measure_looks_at_are_judged_as_among_all(rules):
+    ids = jnp.broadcast_to(jnp.array([3, 11, 7, 1, 9]), (4, 5))
+    logits = jnp.take_along_axis(jnp.asarray(SCORES['']['logits'], jnp.float32), ids, axis=1)
+    every = Rules(**{key: value for name in RULES for key, value in SCORES[name]['settings'].items()} | rules)
+    seen = spoken()._replace(limit=jnp.array([7, 9, 7, 9], jnp.int32))  # of two rows this is the last token
+    chooser = Chooser(Greedy(), 24, jnp.zeros(4), every.resolved().by_row(4).verdict(seen, (1,), 24))
+    spread = jnp.full((4, 24), DROPPED).at[jnp.arange(4)[:, None], ids].set(logits)
+    np.testing.assert_array_equal(chooser(logits, ids), chooser(spread))
+    assert not rules or set(np.asarray(chooser(logits, ids)).tolist()) - set(ids[0].tolist())
