@@ -116,7 +116,7 @@ NOTICED = {'num_return_sequences': (1, 'a text has one output here, unless a cal
 # BART's of 2020. transformers 4 forced the start of a text as the first token then, where no other was forced; 5 does not.
 FORCED_START = 'force_bos_token_to_be_generated'
 # What config.json may hold of all this, and no family reads.
-IN_CONFIG = frozenset((*USED, *SAMPLING, *SEARCHING, *CHOOSING, *REFUSED, *NOTICED, FORCED_START))
+IN_CONFIG = frozenset((*USED, *SAMPLING, *SEARCHING, *CHOOSING, *REFUSED, *NOTICED, *WITHOUT_EFFECT, FORCED_START))
 
 
 def settings_of_config(published: Mapping[str, Any]) -> dict[str, Any]:
