@@ -83,6 +83,7 @@ def decode_batches(
             head_table=head_table,
             log_probabilities=log_probabilities,
             packing=packing,
+            outermost=True,
         )
         trace = jax.device_get(trace)
         there = np.flatnonzero(batch.rows >= 0)
@@ -140,6 +141,7 @@ def fly_window(
             example_ids=example_ids(group.rows),
             rows=settings(group.rows),
             cursor=np.int32(width - 1 if config.decoder_only else 0),
+            outermost=True,
             **options,
         )
         if running is None:
@@ -147,7 +149,8 @@ def fly_window(
         elif width != running.state.inputs.source.shape[1]:
             running = widen(config, running, prefilled)
         last = group is groups[-1]
-        running, flown = fly(config, params, running, prefilled, flights.numbers(group.rows), last, decoding, packing)
+        arriving = prefilled, flights.numbers(group.rows), last
+        running, flown = fly(config, params, running, *arriving, decoding, packing, outermost=True)
         left = [(flown.numbers, flown.trace)]
         if last:
             left.append((running.numbers, landed(config, running)))

@@ -207,7 +207,7 @@ def decoding_sweep(
         sizes=model.config.sizes,
         fingerprints=model.fingerprints,
         data=data_of(data, source_field),
-        environment=environment(batch_size),
+        environment=environment(batch_size, model.pack_of(len(data), batch_size)),
     )
     if (directory / RECORDS).exists() and not overwrite:
         if names := read(directory).otherwise(recorded):
@@ -235,7 +235,7 @@ def decoding_sweep(
         decode_file(
             model,
             decodings[path.name],
-            data.paths,
+            data,
             source_field,
             path,
             batch_size=batch_size,

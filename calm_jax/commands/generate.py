@@ -20,14 +20,15 @@ from calm_jax.commands import decode_flags
 from calm_jax.compilation import use_compilation_cache
 from calm_jax.data import jsonl
 from calm_jax.data.decoded import check_path
-from calm_jax.data.jsonl import Template
+from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.sources import SOURCE_FIELD, open_records
+from calm_jax.data.windows import row_bucket
 from calm_jax.decoding.decoding import Decoding, off
 from calm_jax.model import Model, load
 from calm_jax.outputs import check_apart
 from calm_jax.request import BATCH_SIZE, PACKS
 from calm_jax.runs import decode_file
-from calm_jax.speed import few, in_words, measure_speed, pack_of
+from calm_jax.speed import few, in_words, measure_speed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,14 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--threshold_field', metavar='FIELD', help="field that holds a record's own λ, instead of --threshold")
     parser.add_argument('--output', metavar='FILE', help='JSONL to write; required with --input')
     parser.add_argument('--certificate', metavar='FILE', help='decode within the guarantee of this certificate')
-    parser.add_argument(
-        '--pack',
-        default=PACKS[0],
-        metavar='auto|refill|none|LAYERS:WIDTHS',
-        help='none: texts are decoded batch by batch; refill: a text that has ended gives its place to the next; 1,3:8,16: '
-        'besides, after layers 1 and 3 rows that are still inside are packed into 8 or 16; auto (default): refill, and the '
-        'packing that was measured best here, if any',
-    )
+    decode_flags.add_pack(parser)
     parser.add_argument('--finish_order', action='store_true', help='write records in the order in which they end')
     parser.add_argument(
         '--measure_speed', action='store_true', help='then time a few batches of the input against full depth, for the summary'
@@ -71,23 +65,24 @@ def run(args: argparse.Namespace) -> None:
     recorded = certificate and certified.recorded_batch_size(certificate)
     batch_size = args.batch_size or recorded or BATCH_SIZE
     source_field = args.source_field or (certificate and certified.recorded_source_field(certificate)) or SOURCE_FIELD
+    records = None if args.prompt is not None else open_records(args.input)
     if certificate is None:
         decoding = decode_flags.decoding_of(args, model, by_record=args.threshold_field is not None)
     else:
-        decoding = certified_decoding(args, certificate, model, batch_size)
-        if args.prompt is None:
+        decoding = certified_decoding(args, certificate, model, batch_size, 1 if records is None else len(records))
+        if records is not None:
             certified.warn(certified.source_warnings(certificate, source_field))
-    if args.prompt is not None:
-        print(model.generate(args.prompt, decoding).text)
+    if records is None:
+        print(model.generate(str(args.prompt), decoding).text)
         return
     speed = None
     if args.measure_speed and (certificate is None or certificate.found):
         check_skips(decoding)
-        speed = partial(measured_speed, args, model, decoding, source_field, batch_size)
+        speed = partial(measured_speed, args, model, decoding, records, source_field, batch_size)
     result = decode_file(
         model,
         decoding,
-        args.input,
+        records,
         source_field,
         args.output,
         batch_size=batch_size,
@@ -103,8 +98,10 @@ def run(args: argparse.Namespace) -> None:
         print(describe(args.output, result.summary, result.decoded, model, decoding))
         if args.measure_speed and 'speed' in result.summary:
             print(f'measured: {in_words(result.summary["speed"])}')
-        elif certificate is not None and (words := speed_of(certificate, batch_size)):
-            print(words)
+        elif certificate is not None:
+            pack = certified.kept_together(decoding, model.pack_of(len(records), batch_size, args.pack))
+            if words := speed_of(certificate, row_bucket(len(records), batch_size), pack):
+                print(words)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -130,14 +127,16 @@ def check_flags(args: argparse.Namespace) -> None:
         check_apart(args.output, [args.input, args.certificate])
 
 
-def certified_decoding(args: argparse.Namespace, certificate: Certificate, model: Model, batch_size: int) -> Decoding:
-    """The decoding that the certificate covers.
+def certified_decoding(
+    args: argparse.Namespace, certificate: Certificate, model: Model, batch_size: int, examples: int
+) -> Decoding:
+    """The decoding that the certificate covers. examples: how many there are to decode.
 
     Raises ValueError for whatever a flag says otherwise than the certificate, or the model is otherwise, by name.
     """
     for name, value, covered in decode_flags.otherwise(args, certificate.decoding, model.config.sizes):
         raise ValueError(f'--{name} {value}: the certificate covers {covered}; leave the flag out, or calibrate again')
-    return model.certified(certificate, batch_size, None if args.prompt is None else 1, args.decode_flags.layout.own)
+    return model.certified(certificate, batch_size, examples, args.decode_flags.layout.own, args.pack)
 
 
 def check_skips(decoding: Decoding) -> None:
@@ -146,26 +145,28 @@ def check_skips(decoding: Decoding) -> None:
         raise ValueError('--measure_speed compares with full depth, and this decodes at full depth; leave it out')
 
 
-def measured_speed(args: argparse.Namespace, model: Model, decoding: Decoding, source_field: str, batch_size: int) -> dict:
+def measured_speed(
+    args: argparse.Namespace, model: Model, decoding: Decoding, records: Records, source_field: str, batch_size: int
+) -> dict:
     """The speed of a decoding against full depth, on inputs evenly spaced over the file, packed as all of it is."""
-    records, template = open_records(args.input), Template(source_field)
+    template = Template(source_field)
     places = few(range(len(records)), batch_size)
     texts = [template(records[place], records.where(place)) for place in places]
-    pack = pack_of(model, len(records), batch_size, args.pack)
+    pack = model.pack_of(len(records), batch_size, args.pack)
     return measure_speed(model, decoding, texts, batch_size, quiet=args.quiet, pack=pack)
 
 
-def speed_of(certificate: Certificate, batch_size: int) -> str:
-    """What the certificate says of its speed here, in a line; '' where that is full depth's, or was warned of already."""
-    speed = certified.speed_here(certificate, batch_size)
-    if not certificate.found or (speed is not None and speed['speed_up'] < 1):
-        return ''
+def speed_of(certificate: Certificate, batch_size: int, pack: str) -> str:
+    """What the certificate says of its speed here, in a line; '' where that was warned of already. batch_size, pack: of the
+    decode."""
+    speed = certified.speed_here(certificate, batch_size, pack)
+    if not certificate.found:
+        return 'nothing was certified: this is full depth, and as fast'
     if speed is not None:
-        return f'measured when it was calibrated: {in_words(speed)}'
-    conditions = certified.speed_conditions(batch_size)
-    return (
-        f'speed against full depth: not measured here (batch size {batch_size}, {conditions["device"]}); --measure_speed does'
-    )
+        return '' if speed['speed_up'] < 1 else f'measured when it was calibrated: {in_words(speed)}'
+    device = certified.speed_conditions(batch_size, pack)['device']
+    where = f'batch size {batch_size}, pack {pack}, {device}'
+    return f'speed against full depth: not measured here ({where}); --measure_speed does'
 
 
 def describe(output: str | Path, summary: dict, decoded: int, model: Model, decoding: Decoding) -> str:

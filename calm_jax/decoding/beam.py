@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from calm_jax.decoding.begin import bias_at, bound, decide_rows, prefill_rows
 from calm_jax.decoding.choice import Beam, likeliest_id
+from calm_jax.decoding.compiled import compiled
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop, places
 from calm_jax.decoding.state import DecodeInputs, DecoderCache, TokenInputs, spoken_by
@@ -43,7 +44,7 @@ class Search(NamedTuple):
     cache: DecoderCache
 
 
-@partial(jax.jit, static_argnames=('config', 'capacity'))
+@compiled(static_argnames=('config', 'capacity'))
 def beam_search(
     config: TransformerConfig,
     params: dict,

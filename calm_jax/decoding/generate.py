@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from jax.core import Tracer
 from calm_jax.decoding.beam import beam_search
 from calm_jax.decoding.begin import Decided, bound, decide_rows, prefill_rows
 from calm_jax.decoding.choice import Beam
+from calm_jax.decoding.compiled import compiled
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.rows import Rows
@@ -60,6 +60,7 @@ def program(
     head_table: Array | HeadColumns | None = None,
     log_probabilities: bool = False,
     packing: Packing = NEVER,
+    outermost: bool = False,
 ):
     """(compiled function, its arguments, its settings): what `generate` calls, to be compiled ahead of time or timed apart.
 
@@ -70,6 +71,7 @@ def program(
         (`Transformer.head_table`), HeadColumns of listed ids (`head_columns`); else it is made, once a call.
     log_probabilities: whether the trace has those of the tokens under the model's own logits at the exit.
     packing: of the rows that are still inside after some layers (`Packing`), where tokens leave early and skipped layers wait.
+    outermost: whether this is no part of another program, and may have this machine's compiler options (`compiled.py`).
     """
     if not isinstance(decoding, Decoding):
         raise TypeError(f'decoding is {decoding!r}; expected Decoding(…)')
@@ -78,12 +80,12 @@ def program(
     if isinstance(decoding.choice, Beam):
         if forced is not None or log_probabilities:
             raise ValueError(f'beam search takes no {"forced tokens" if forced is not None else "log-probabilities"}')
-        return beam_search, arguments, settings
+        return beam_search.way(outermost), arguments, settings
     if log_probabilities and decoding.exit is not None and decoding.exit.measure.prunes:
         raise ValueError('log-probabilities are of the whole vocabulary, and the measure looks at a part of it')
     options = {'rows': rows, 'forced': forced, 'head_table': head_table, 'log_probabilities': log_probabilities}
     options['packing'] = packing if can_pack(decoding, rows) else NEVER
-    return generate_program, arguments, {**settings, **options}
+    return generate_program.way(outermost), arguments, {**settings, **options}
 
 
 OPTIONS = frozenset(inspect.signature(program).parameters)
@@ -96,10 +98,12 @@ def decide(
     mask: Any = None,
     decoding: Decoding = Decoding(),
     example_ids: Any = None,
+    outermost: bool = False,
 ) -> Decided:
-    """Which sub-layers each row runs, and the states that the plan maker looked at; arguments as `generate`."""
+    """Which sub-layers each row runs, and the states that the plan maker looked at; arguments as `program`."""
     tokens, mask, example_ids = _inputs(config, tokens, mask, example_ids)
-    return decide_program(config, params, tokens, mask, example_ids, _stateful(decoding).resolved())
+    run = decide_program.way(outermost)
+    return run(config, params, tokens, mask, example_ids, _stateful(decoding).resolved())
 
 
 def prefill(
@@ -114,11 +118,13 @@ def prefill(
     head_table: Array | HeadColumns | None = None,
     log_probabilities: bool = False,
     cursor: Any = None,
+    outermost: bool = False,
 ) -> DecodeState:
     """The state before the first token, from what was decided; arguments as `program`, cursor as `prefill_rows`."""
     decoding, rows, settings = resolved(_stateful(decoding), rows, capacity)
     options = {'forced': forced, 'head_table': head_table, 'log_probabilities': log_probabilities, 'cursor': cursor}
-    return prefill_program(config, params, decided, decoding, rows=rows, **settings, **options)
+    state = prefill_program.way(outermost)(config, params, decided, decoding, rows=rows, **settings, **options)
+    return state if head_table is None else state.with_head_table(head_table)
 
 
 def begin(
@@ -129,37 +135,42 @@ def begin(
     decoding: Decoding = Decoding(),
     *,
     example_ids: Any = None,
+    outermost: bool = False,
     **options,
 ) -> DecodeState:
     """The state before the first token: `prefill` after `decide`; arguments as theirs."""
-    return prefill(config, params, decide(config, params, tokens, mask, decoding, example_ids), decoding, **options)
+    decided = decide(config, params, tokens, mask, decoding, example_ids, outermost)
+    return prefill(config, params, decided, decoding, outermost=outermost, **options)
 
 
-def step(config: TransformerConfig, params: dict, state: DecodeState, decoding: Decoding = Decoding()) -> DecodeState:
+def step(
+    config: TransformerConfig, params: dict, state: DecodeState, decoding: Decoding = Decoding(), *, outermost: bool = False
+) -> DecodeState:
     """The state after one more token of every row that has not ended. What the step makes anew is donated: the old state is
-    gone. decoding: as it began."""
-    carry = step_program(config, params, state.inputs, state.carry, _as_begun(decoding, state))
+    gone. decoding: as it began; outermost: as `program`."""
+    carry = step_program.way(outermost)(config, params, state.inputs, state.carry, _as_begun(decoding, state))
     return DecodeState(state.inputs, carry)
 
 
-@partial(jax.jit, donate_argnames=('state',))
 def insert(state: DecodeState, slots: Any, prefilled: DecodeState) -> DecodeState:
     """The state with the rows of `prefilled` in its slots int32 [n], in place of those that were there; a row whose slot is
     below 0 stays out. Both states began with a cursor, which says that rows stand apart, and with the same capacity and widths
     of sources. The old state is donated. Between steps, so that a server may let rows in as others end."""
-    return insert_rows(state, jnp.asarray(slots, jnp.int32), prefilled)
+    bare = state.with_head_table(None), slots, prefilled.with_head_table(None)
+    return insert_program(*bare).with_head_table(state.inputs.head_table)
 
 
-@partial(jax.jit, static_argnames=('count',))
 def vacant(prefilled: DecodeState, count: int) -> Slots:
     """`count` empty slots for rows like those of `prefilled`."""
-    return vacant_slots(prefilled, count)
+    slots = vacant_program(prefilled.with_head_table(None), count)
+    return slots._replace(state=slots.state.with_head_table(prefilled.inputs.head_table))
 
 
-@partial(jax.jit, static_argnames=('config',))
 def widen(config: TransformerConfig, slots: Slots, prefilled: DecodeState) -> Slots:
     """The slots with the room that rows of `prefilled`, whose sources are wider, need."""
-    return widened_slots(slots, prefilled, config.pad_id)
+    bare = slots._replace(state=slots.state.with_head_table(None)), prefilled.with_head_table(None)
+    wide = widen_program(config, *bare)
+    return wide._replace(state=wide.state.with_head_table(slots.state.inputs.head_table))
 
 
 def fly(
@@ -171,28 +182,53 @@ def fly(
     last: Any = False,
     decoding: Decoding = Decoding(),
     packing: Packing = NEVER,
+    outermost: bool = False,
 ) -> tuple[Slots, Flown]:
-    """Steps until all rows of `prefilled` have come in, as `fly_rows`; decoding: as they began; packing: as `program`. The old
-    slots are donated."""
+    """Steps until all rows of `prefilled` have come in, as `fly_rows`; decoding: as they began; packing, outermost: as
+    `program`. The old slots are donated."""
     numbers, last = np.asarray(numbers, np.int32), np.asarray(last)
     decoding, inputs = _as_begun(decoding, slots.state), slots.state.inputs
     packing = packing if can_pack(decoding, Rows(depth=inputs.depth)) else NEVER
-    return fly_program(config, params, slots, prefilled, numbers, last, decoding, packing=packing)
+    # The table is the model's own: no state may give it away.
+    bare = slots._replace(state=slots.state.with_head_table(None)), prefilled.with_head_table(None)
+    run, table = fly_program.way(outermost), inputs.head_table
+    slots, flown = run(config, params, table, *bare, numbers, last, decoding, packing=packing)
+    return slots._replace(state=slots.state.with_head_table(table)), flown
 
 
-@partial(jax.jit, static_argnames=('config',))
+@compiled(static_argnames=('config',))
 def landed(config: TransformerConfig, slots: Slots) -> Trace:
     """What is reported of the rows in all slots, without `executed`."""
     return trace_of_written(config, written(slots.state), jnp.zeros_like(slots.state.carry.executed))
 
 
-@partial(jax.jit, static_argnames=('config', 'packing'), donate_argnames=('slots',))
-def fly_program(config, params, slots, prefilled, numbers, last, decoding, *, packing) -> tuple[Slots, Flown]:
-    """`fly`, compiled."""
-    return fly_rows(bound(config, params), config, slots, prefilled, numbers, last, decoding, packing)
+@compiled(donate_argnames=('state',))
+def insert_program(state, slots, prefilled) -> DecodeState:
+    """`insert`, compiled."""
+    return insert_rows(state, jnp.asarray(slots, jnp.int32), prefilled)
 
 
-@partial(jax.jit, static_argnames=('config', 'capacity', 'log_probabilities', 'packing'))
+@compiled(static_argnames=('count',))
+def vacant_program(prefilled, count) -> Slots:
+    """`vacant`, compiled."""
+    return vacant_slots(prefilled, count)
+
+
+@compiled(static_argnames=('config',))
+def widen_program(config, slots, prefilled) -> Slots:
+    """`widen`, compiled."""
+    return widened_slots(slots, prefilled, config.pad_id)
+
+
+@compiled(static_argnames=('config', 'packing'), donate_argnames=('slots',))
+def fly_program(config, params, table, slots, prefilled, numbers, last, decoding, *, packing) -> tuple[Slots, Flown]:
+    """`fly`, compiled; table: the head as the measure reads it beside the whole."""
+    slots = slots._replace(state=slots.state.with_head_table(table))
+    slots, flown = fly_rows(bound(config, params), config, slots, prefilled, numbers, last, decoding, packing)
+    return slots._replace(state=slots.state.with_head_table(None)), flown
+
+
+@compiled(static_argnames=('config', 'capacity', 'log_probabilities', 'packing'))
 def generate_program(
     config, params, tokens, mask, example_ids, decoding, *, capacity, rows, forced, head_table, log_probabilities, packing
 ) -> Trace:
@@ -209,22 +245,24 @@ def generate_program(
     return trace_of(config, DecodeState(state.inputs, carry))
 
 
-@partial(jax.jit, static_argnames=('config',))
+@compiled(static_argnames=('config',))
 def decide_program(config, params, tokens, mask, example_ids, decoding) -> Decided:
     """`decide`, compiled."""
     return decide_rows(bound(config, params), config, tokens, mask, decoding, example_ids)
 
 
-@partial(jax.jit, static_argnames=('config', 'capacity', 'log_probabilities'))
+@compiled(static_argnames=('config', 'capacity', 'log_probabilities'))
 def prefill_program(
     config, params, decided, decoding, *, capacity, rows, forced, head_table, log_probabilities, cursor
 ) -> DecodeState:
     """`prefill`, compiled."""
     call = bound(config, params)
-    return prefill_rows(call, config, decided, decoding, capacity, rows, forced, head_table, log_probabilities, cursor)
+    state = prefill_rows(call, config, decided, decoding, capacity, rows, forced, head_table, log_probabilities, cursor)
+    # One that is at hand would be copied on its way out.
+    return state if head_table is None else state.with_head_table(None)
 
 
-@partial(jax.jit, static_argnames=('config',), donate_argnames=('carry',))
+@compiled(static_argnames=('config',), donate_argnames=('carry',))
 def step_program(config, params, inputs, carry, decoding) -> DecodeCarry:
     """`step`, compiled."""
     return advance(bound(config, params), config, inputs, carry, decoding)

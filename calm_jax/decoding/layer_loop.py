@@ -76,7 +76,7 @@ class LayerLoop(NamedTuple):
 
         Rows of the returned state without `predicted` still need the head.
         """
-        state, layers, filled = self._entering(hidden, cache), list(cache.layers), list(cache.filled)
+        state, layers, filled = self._first_state(hidden, cache), list(cache.layers), list(cache.filled)
         ran, ways = state.active, None
         for layer in range(self.config.num_decoder_layers):
             if layer in self.packing.points:
@@ -117,7 +117,7 @@ class LayerLoop(NamedTuple):
             count=count,
         )
 
-    def _entering(self, hidden: Float[Array, 'B D'], cache: DecoderCache) -> LayerState:
+    def _first_state(self, hidden: Float[Array, 'B D'], cache: DecoderCache) -> LayerState:
         rows, measure, gate = hidden.shape[0], self.decoding.exit and self.decoding.exit.measure, self.decoding.gate
         number, propagation = jnp.zeros(rows, jnp.int32), self.decoding.propagation
         empty = jnp.zeros_like(cache.layers[0].keys[:, :1]) if propagation.copies else None
@@ -155,7 +155,7 @@ class LayerLoop(NamedTuple):
 
         def skip(state, cache, filled):
             if not self.decoding.propagation.lazy:
-                cache = kv_cache.write(cache, self.token.slot, *self._entering_kv(layer, state))
+                cache = kv_cache.write(cache, self.token.slot, *self._passing(layer, state))
             return state, cache, filled, nobody
 
         if not self.decides:
@@ -210,13 +210,19 @@ class LayerLoop(NamedTuple):
         def attend(x, cache, filled):
             if exit_states is not None:
                 cache = self._fill(layer, cache, filled, exit_states, state.active)
-            entering = self._entering_kv(layer, state)
+            queries, entering = self._entering(layer, state) if self.every_layer else (None, self._passing(layer, state))
             if self.rows is None:
                 cache = kv_cache.write(cache, token.slot, *entering)
             else:
                 cache = kv_cache.put(cache, self.rows, jnp.broadcast_to(token.slot, self.rows.shape), *entering)
             seen = self._own(cache)
-            x = run(rows.self_attention, lambda x: call(layer, x, *seen, token.self_bias, token.place, method='self_attend'), x)
+
+            def read(x):
+                # Where a gate or plan may keep all rows from asking, queries wait until one does.
+                asking = call(layer, x, token.place, method='self_queries') if queries is None else queries
+                return call(layer, x, asking, *seen, token.self_bias, method='self_attend')
+
+            x = run(rows.self_attention, read, x)
             return x, cache, self._filled(filled, state.active)
 
         x = state.hidden[:, None]
@@ -236,7 +242,7 @@ class LayerLoop(NamedTuple):
         ran = rows.any
         hidden = jnp.where(ran[:, None], x, state.hidden)
         if self.decoding.propagation.copies:
-            state = state._replace(exit_kv=self._entering_kv(layer, state))
+            state = state._replace(exit_kv=self._passing(layer, state))
         state = state._replace(
             hidden=hidden,
             first=hidden if layer == 0 and state.first is not None else state.first,
@@ -304,16 +310,30 @@ class LayerLoop(NamedTuple):
             rows[1] = jnp.zeros_like(rows[1])
         return state, SubLayers(*rows)
 
-    def _entering_kv(self, layer: int, state: LayerState) -> KVCache:
-        """Keys and values [B·N, 1, H] that this layer holds for the token: of the state entering it, or what stands in."""
-        propagation, entering = self.decoding.propagation, state.hidden
-        if propagation.reads_first:
-            entering = jnp.where(state.active[:, None], entering, propagation.source(entering, state.first))
-        kv = KVCache(*self.call(layer, entering[:, None], self.token.place, method='self_kv'))
-        if propagation.copies:
-            active = jnp.repeat(state.active, kv.keys.shape[0] // state.active.shape[0])[:, None, None]
-            kv = jax.tree.map(lambda own, copied: jnp.where(active, own, copied), kv, state.exit_kv)
-        return kv
+    def _entering(self, layer: int, state: LayerState) -> tuple[Float[Array, 'w 1 N H'], KVCache]:
+        """Queries of the token in this layer, and the keys and values that it holds for it; rows that are not inside ask
+        nothing."""
+        queries, *made = self.call(layer, self._held_state(state), self.token.place, method='self_project')
+        return queries, self._held(KVCache(*made), state)
+
+    def _passing(self, layer: int, state: LayerState) -> KVCache:
+        """Keys and values [w·N, 1, H] alone that this layer holds for the token."""
+        made = self.call(layer, self._held_state(state), self.token.place, method='self_kv')
+        return self._held(KVCache(*made), state)
+
+    def _held_state(self, state: LayerState) -> Float[Array, 'w 1 D']:
+        """What keys and values are made of: the state entering the layer, or what stands in for rows that are not inside."""
+        hidden = state.hidden
+        if self.decoding.propagation.reads_first:
+            hidden = jnp.where(state.active[:, None], hidden, self.decoding.propagation.source(hidden, state.first))
+        return hidden[:, None]
+
+    def _held(self, made: KVCache, state: LayerState) -> KVCache:
+        """The keys and values that were made, or those that were copied for rows that are not inside."""
+        if not self.decoding.propagation.copies:
+            return made
+        active = jnp.repeat(state.active, made.keys.shape[0] // state.active.shape[0])[:, None, None]
+        return jax.tree.map(lambda own, copied: jnp.where(active, own, copied), made, state.exit_kv)
 
     def _fill(
         self,

@@ -130,6 +130,10 @@ class DecodeState(NamedTuple):
     inputs: DecodeInputs
     carry: DecodeCarry
 
+    def with_head_table(self, table: Array | HeadColumns | None) -> 'DecodeState':
+        """The state with another table of the head, or without."""
+        return self._replace(inputs=self.inputs._replace(head_table=table))
+
 
 class TokenInputs(NamedTuple):
     """What is the same for all layers of one step.

@@ -403,10 +403,10 @@ def test_no_two_decisions_share_a_tree_structure():
 
 def test_a_grid_of_thresholds_is_one_program(decode):
     decode(exit=Exit(SoftmaxGap(), 0.5))
-    before = generate_program._cache_size()
+    before = generate_program.plain._cache_size()
     for threshold in (0.0, 0.1, 0.9, 0.9999):
         decode(exit=Exit(SoftmaxGap(), threshold))
-    assert generate_program._cache_size() == before
+    assert generate_program.plain._cache_size() == before
 
 
 def test_a_uniform_plan_runs_its_layers_and_no_other(decode, decode_by_definition, sources, wide):
@@ -591,14 +591,14 @@ def test_rows_of_one_batch_may_differ_in_settings_and_do_not_know_each_other(dec
 
 def test_rows_with_their_own_rules_are_one_program(decode):
     decode(rules=Rules(no_repeat_ngram_size=2, min_new_tokens=3, forced_first_id=4, forced_last_id=5), length=10)
-    before = generate_program._cache_size()
+    before = generate_program.plain._cache_size()
     for size, least, first, length in ((3, 5, 6, 9), (1, 0, 7, 8), (4, 2, 5, 7)):
         rules = Rules(no_repeat_ngram_size=size, min_new_tokens=max(1, least), forced_first_id=first, forced_last_id=3)
         trace = decode(rules=rules, length=length)
         assert (trace.tokens[:, 0] == first).all() and trace.tokens.shape[1] == length
     for temperature, top_p in ((0.5, 0.9), (0.6, 0.8), (2.0, 0.3)):
         decode(choice=Sampled(temperature, top_p=top_p))
-    assert generate_program._cache_size() == before + 1
+    assert generate_program.plain._cache_size() == before + 1
 
 
 def test_no_row_says_a_run_of_tokens_twice(decode, sources, config, wide):
