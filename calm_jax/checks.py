@@ -26,7 +26,7 @@ def check_types(values: Any, prefix: str = '') -> None:
 
 def check_type(name: str, value: Any, wanted: Any) -> None:
     """Raises ValueError unless a value is of a type: int, float, str, bool, None, a path, a sequence or tuple of one of
-    them, a Literal, or a union of those. Other types are not checked."""
+    them or of tuples, a Literal, or a union of those. Other types are not checked."""
     kinds = parts(wanted)
     if all(expected(kind) for kind in kinds) and not any(_is(value, kind) for kind in kinds):
         words = dict.fromkeys(str(expected(kind)) for kind in kinds if not (kind is str and os.PathLike in kinds))
@@ -51,6 +51,8 @@ def expected(kind: Any) -> str | None:
     if origin is typing.Literal:
         return ' or '.join(map(repr, inner))
     if origin in (tuple, collections.abc.Sequence):
+        if typing.get_origin(inner[0]) is tuple:
+            return 'a list of lists'
         return f'a list of {_EXPECTED[inner[0]].split()[-1]}s' if inner[0] in _EXPECTED else None
     return _EXPECTED.get(kind)
 
@@ -60,7 +62,10 @@ def _is(value: Any, kind: Any) -> bool:
     if origin is typing.Literal:
         return value in inner
     if origin in (tuple, collections.abc.Sequence):
-        return isinstance(value, (list, tuple)) and all(_is(each, inner[0]) for each in value)
+        if not isinstance(value, (list, tuple)):
+            return False
+        kinds = inner if inner[-1] is not ... and origin is tuple else inner[:1] * len(value)
+        return len(value) == len(kinds) and all(_is(each, kind) for each, kind in zip(value, kinds))
     if kind in (int, float):
         return isinstance(value, numbers.Integral if kind is int else numbers.Real) and not isinstance(value, bool)
     return isinstance(value, kind)

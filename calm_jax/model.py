@@ -20,7 +20,7 @@ from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.data.windows import WINDOW, DecodeBatch, decode_windows
 from calm_jax.decoding import codec
 from calm_jax.decoding.choice import Beam
-from calm_jax.decoding.decoding import Decoding, Limits
+from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.generate import begin, can_pack, step
 from calm_jax.decoding.packing import NEVER, Packing, measured
 from calm_jax.flight import Landing, decode_batches, fly_window
@@ -45,6 +45,7 @@ from calm_jax.request import (
     checked_rows,
     chosen_decoding,
 )
+from calm_jax.stop_strings import cut_at_stops, has_stopped
 from calm_jax.streamed_text import StreamedText
 from calm_jax.types import Array, HeadColumns
 
@@ -89,24 +90,37 @@ class Model:
     def resolve(self, decoding: Decoding) -> Decoding:
         """The decoding with its limits as numbers. Raises ValueError where this model cannot do it."""
         check_values(decoding)
-        limits = decoding.limits
+        limits, own = decoding.limits, codec.from_json(self.generation).limits
+        if limits.max_new_tokens is None and limits.max_length is None:
+            limits = dataclasses.replace(limits, max_length=own.max_length)
         length, source_length = self.limits(
-            None if limits.max_new_tokens is None else int(limits.max_new_tokens), limits.max_source_length
+            *(
+                None if each is None else int(each)
+                for each in (limits.max_new_tokens, limits.max_source_length, limits.max_length)
+            )
         )
-        resolved = dataclasses.replace(decoding, limits=Limits(source_length, length))
+        if limits.max_length is not None:
+            limits = dataclasses.replace(limits, max_length=int(min(limits.max_length, self._positions)))
+        limits = dataclasses.replace(limits, max_source_length=source_length, max_new_tokens=length)
+        resolved = dataclasses.replace(decoding, limits=limits)
         resolved.check(self.config.sizes)
         return resolved
 
-    def limits(self, max_new_tokens: int | None = None, max_source_length: int | None = None) -> tuple[int, int]:
+    def limits(
+        self, max_new_tokens: int | None = None, max_source_length: int | None = None, max_length: int | None = None
+    ) -> tuple[int, int]:
         """The two limits, in tokens: what is asked for, or else the checkpoint's, or else 128 and 512, as far as the model has
-        positions.
+        positions. max_length: the most of both together; where nothing else is said of new tokens, all but one may be new.
 
         Raises ValueError where more is asked for than there are positions.
         """
-        own, config = codec.from_json(self.generation).limits, self.config
-        positions = config.max_positions if config.positions == 'learned' else math.inf
-        length = max_new_tokens or own.max_new_tokens or min(NEW_TOKENS, positions // 2)
-        left = positions - (length if config.decoder_only else 0)
+        own, config, positions = codec.from_json(self.generation).limits, self.config, self._positions
+        if max_length is not None:
+            unsaid, new = max(1, min(max_length, positions) - 1), 1
+        else:
+            unsaid, new = own.max_new_tokens or min(NEW_TOKENS, positions // 2), math.inf
+        length = max_new_tokens or unsaid
+        left = positions - (min(length, new) if config.decoder_only else 0)
         source_length = max_source_length or min(own.max_source_length or SOURCE_LENGTH, left)
         if length > positions or source_length > left or left < 1:
             raise ValueError(
@@ -114,6 +128,11 @@ class Model:
                 + (' for both together' if config.decoder_only else ' for each')
             )
         return int(length), int(source_length)
+
+    @property
+    def _positions(self) -> float:
+        """How many positions there are; ∞ where there is no end of them."""
+        return self.config.max_positions if self.config.positions == 'learned' else math.inf
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -394,7 +413,8 @@ class Model:
 
     def _rows_of(self, landing: Landing, request: Request) -> dict[int, Output]:
         """Outputs by row of the input."""
-        trace, source_tokens = landing.trace, landing.source_tokens
+        trace = cut_at_stops(landing.trace, self.tokenizer, request.decoding.limits.stop_strings)
+        source_tokens = landing.source_tokens
         flops = cost.exact(self.config, source_tokens, trace.work, trace.prefill).total
         paper = cost.elbayad(self.config, source_tokens, trace.work, trace.prefill).total
         # Of one sequence: a search runs several side by side, whose work is counted together.
@@ -438,10 +458,14 @@ class Model:
             head_table=self.head_table(request.decoding),
             outermost=True,
         )
+        tokens, stops = [], request.decoding.limits.stop_strings
         while state.carry.alive[0]:
             state = step(self.config, params, state, request.decoding, outermost=True)
-            if part := text.add(int(state.carry.last[0])):
+            tokens.append(int(state.carry.last[0]))
+            if part := text.add(tokens[-1]):
                 yield part
+            if has_stopped(tokens, self.tokenizer, stops):
+                break
         if part := text.end():
             yield part
 

@@ -411,3 +411,30 @@ def loaded(name):
 def test_a_packed_decoding_is_timed_against_full_depth_which_is_never_packed(model):
     speed = calm.measure_speed(model, Decoding(exit=EARLY), TEXTS * 3, batch_size=4, rounds=1, pack='1:2')
     assert speed['pack'] == '1:2' and speed['speed_up'] > 0
+
+
+def test_a_text_ends_with_the_token_that_completes_a_stop_string(model):
+    plain = model.generate(TEXTS, batch_size=2)
+    stop = ''.join(plain[0].pieces[1:3])
+    limits = Limits(stop_strings=('nothing of that kind', stop))
+    for pack in ('none', 'refill'):
+        for before, after in zip(plain, model.generate(TEXTS, limits=limits, batch_size=2, pack=pack)):
+            ends = [count for count in range(1, len(before.tokens) + 1) if stop in ''.join(before.pieces[:count])]
+            length = min(ends, default=len(before.tokens))
+            assert after.tokens == before.tokens[:length] and after.exit_layers == before.exit_layers[:length]
+            assert after.flops == before.flops if length == len(before.tokens) else after.flops < before.flops
+    assert len(model.generate(TEXTS[0], limits=limits).tokens) < len(plain[0].tokens)
+    parts = list(model.stream_tokens(TEXTS[0], limits=limits))
+    assert ''.join(parts) == model.generate(TEXTS[0], limits=limits).text
+    with pytest.raises(ValueError, match='stop_strings with beam search'):
+        model.generate(TEXTS, Decoding(limits=limits, choice=Beam(2)))
+
+
+def test_whole_lengths_count_the_prompt_or_the_start_token(model):
+    assert model.resolve(Decoding(limits=Limits(max_length=5))).limits == Limits(16, 4, 5)
+    assert max(map(len, tokens(model.generate(TEXTS, limits=Limits(max_length=5), batch_size=2)))) == 4
+    prompted = Model(*huggingface.read(FIXTURES / 'gpt2')[:4], {'limits': {'max_length': 50}})
+    assert prompted.decoding.limits == prompted.resolve(prompted.decoding).limits == Limits(127, 49, 50)
+    assert prompted.resolve(Decoding(limits=Limits(max_new_tokens=9))).limits == Limits(119, 9)
+    outputs = prompted.generate(['a prompt', 'a much longer prompt of a few words'], batch_size=2)
+    assert all(each.source_tokens + len(each.tokens) == 50 for each in outputs)

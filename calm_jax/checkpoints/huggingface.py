@@ -5,6 +5,7 @@ them); writing makes one file.
 """
 
 import json
+import logging
 import os
 import pathlib
 import struct
@@ -18,22 +19,12 @@ from calm_jax.checkpoints import atomic, native, trees
 from calm_jax.checkpoints.tensor_files import DTYPES, SINGLE, tensors_of
 from calm_jax.checkpoints.weights import as_published, assemble, loaded, published_shape
 from calm_jax.data import tokenizers
+from calm_jax.decoding import codec
 from calm_jax.files import read_json, write_json
 from calm_jax.models import families
+from calm_jax.models.families import generation
 
-# Where the published decoding defaults stand in ours, a document of `calm_jax.decoding.codec`: {part: {option: published}}.
-_DEFAULTS = {
-    'limits': {'max_new_tokens': 'max_new_tokens'},
-    'choice': {'size': 'num_beams', 'length_penalty': 'length_penalty', 'early_stopping': 'early_stopping'},
-    'rules': {
-        'no_repeat_ngram_size': 'no_repeat_ngram_size',
-        'min_new_tokens': 'min_new_tokens',
-        'forced_first_id': 'forced_bos_token_id',
-        'forced_last_id': 'forced_eos_token_id',
-    },
-}
-# What leaves a published default off.
-_OFF = {'num_beams': 1, 'length_penalty': 1.0, 'early_stopping': False, 'no_repeat_ngram_size': 0, 'min_new_tokens': 0}
+_LOGGER = logging.getLogger('calm_jax')
 _CODES = {name: code for code, name in DTYPES.items()}
 
 
@@ -69,7 +60,7 @@ def read(
     if not path.is_file():
         raise FileNotFoundError(f'{directory}: holds no config.json; expected a published model directory')
     published = read_json(path)
-    generation = _read_generation(directory / 'generation_config.json', published)
+    defaults = _read_generation(directory / 'generation_config.json', published)
     try:
         family = families.family_of(published)
     except ValueError as error:
@@ -82,7 +73,7 @@ def read(
     text_tokenizer = _read_tokenizer(directory, family) if tokenizer is None else tokenizers.load_tokenizer(tokenizer)
     params = assemble(directory, config, family.weight_map(config), where, dtype)
     native.check(str(directory), config, params, text_tokenizer)
-    return native.Checkpoint(config, params if pending else loaded(params), text_tokenizer, None, generation)
+    return native.Checkpoint(config, params if pending else loaded(params), text_tokenizer, None, defaults)
 
 
 def write(
@@ -115,43 +106,34 @@ def write(
             'eos_token_id': list(config.eos_ids) if config.other_eos_ids else config.eos_id,
             **({} if config.pad_id < 0 else {'pad_token_id': config.pad_id}),
         }
-        generation = checkpoint.generation or {}
-        defaults = {
-            theirs: generation[part][ours]
-            for part, options in _DEFAULTS.items()
-            for ours, theirs in options.items()
-            if ours in generation.get(part, {})
-        }
+        defaults = generation.published_of(checkpoint.generation or {})
         write_json(temporary / 'config.json', {**family.published_from_config(config), 'torch_dtype': stored}, sort_keys=True)
         write_json(temporary / 'generation_config.json', {**ids, **defaults}, sort_keys=True)
         _write_tokenizer(temporary, checkpoint.tokenizer)
 
 
 def _read_generation(path, published):
-    """Our decoding defaults, as a document; puts the token ids that generation_config.json gives in their place in `published`.
+    """Our decoding defaults, a document that is checked; puts the token ids that generation_config.json gives in their place in
+    `published`, and logs what is worth knowing.
 
-    The reference implementation prefers them to those of config.json when it generates; old directories keep all of it there.
+    The reference implementation prefers them to those of config.json when it generates; old directories have no such file, and
+    keep all of it in config.json. Raises ValueError for what nothing here decodes.
     """
-    settings = read_json(path) if path.is_file() else {}
-    for name in ('decoder_start_token_id', 'bos_token_id', 'eos_token_id', 'pad_token_id'):
+    path = path if path.is_file() else path.with_name('config.json')
+    settings = read_json(path)
+    if path.name == 'config.json':
+        settings = generation.settings_of_config(settings)
+    for name in generation.IDS:
         if settings.get(name) is not None:
             published[name] = settings[name]
-    merged = {**published, **{name: value for name, value in settings.items() if value is not None}}
-    for ours, theirs in (('max_new_tokens', 'max_length'), ('min_new_tokens', 'min_length')):
-        # Of a decoder-only model these count the prompt, of which a default knows nothing.
-        length = merged.get(theirs)
-        if merged.get(ours) is None and isinstance(length, int) and length > 1 and _encodes(published):
-            merged[ours] = length - 1  # they count the start token
-    document = {
-        part: {
-            ours: merged[theirs]
-            for ours, theirs in options.items()
-            if merged.get(theirs) is not None and merged[theirs] != _OFF.get(theirs)
-        }
-        for part, options in _DEFAULTS.items()
-    }
-    document['choice'] = {'class': 'beam', **document['choice']} if 'size' in document['choice'] else {}
-    return {part: options for part, options in document.items() if options}
+    try:
+        document, notices = generation.document_of(settings, _encodes(published))
+        codec.from_json(document)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from None
+    for notice in notices:
+        _LOGGER.warning('%s: %s', path, notice)
+    return document
 
 
 def _encodes(published):

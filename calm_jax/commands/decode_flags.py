@@ -27,6 +27,8 @@ from calm_jax.types import Sizes
 
 # The parts of a decoding that full depth has not: where several decodings are made, theirs are the flags that may differ.
 DECISIONS = ('exit', 'gate', 'plan', 'propagation')
+# What is said of new tokens replaces what a checkpoint says of them and the prompt.
+NEW_TOKENS = {'max_new_tokens': ('limits', 'max_length'), 'min_new_tokens': ('rules', 'min_length')}
 MEASURE, THRESHOLD, CHOICE = ('exit', 'measure'), ('exit', 'threshold'), ('choice',)
 
 
@@ -296,7 +298,12 @@ def _with_unused(said: dict, kind: type, made: DecodeFlags) -> dict:
 
 
 def _defaults(said: dict, generation: dict) -> dict:
-    """The checkpoint's own decoding document; without a beam search, which takes no exit or gate, where one is said."""
+    """The checkpoint's own decoding document; without a beam search, which takes no exit or gate, where one is said, and
+    without lengths with the prompt where new tokens are."""
+    for new, (part, whole) in NEW_TOKENS.items():
+        if new in at(said, (part,)) and whole in at(generation, (part,)):
+            own = {name: value for name, value in generation[part].items() if name != whole}
+            generation = {**generation, part: own}
     decides = 'class' in at(said, MEASURE) or 'class' in at(said, ('gate',))
     if decides and at(said, CHOICE).get('class') != 'beam' and at(generation, CHOICE).get('class') == 'beam':
         return {name: value for name, value in generation.items() if name != 'choice'}

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -77,6 +78,8 @@ def add_arguments(group, table: dict[str, Flag], layout: Layout, repeatable: tup
 def content(flag: Flag, value: Any) -> Any:
     """What a decoding document has for the value of a flag."""
     kinds = flag.option.kinds
+    if isinstance(value, tuple):
+        return json.loads(json.dumps(value))
     if kinds is None:
         return value
     name, colon, text = value.partition(':')
@@ -137,7 +140,7 @@ def _default(flag: Flag) -> Any:
     default = flag.places[0].field.default
     if flag.option.selects is not None:
         default = flag.option.selects
-    if default is dataclasses.MISSING or default in (None, ''):
+    if default is dataclasses.MISSING or default in (None, '', ()):
         return None
     if flag.option.kinds is not None:
         return class_name(type(default), flag.option.kinds)
@@ -157,6 +160,8 @@ def _reader(place: Place) -> Callable[[str], Any] | None:
             words.update({str(each): each for each in get_args(kind)})
     if words:
         return _word_reader(words)
+    if kinds and get_origin(kinds[0]) is tuple:
+        return _texts if get_args(kinds[0])[0] is str else _listed
     return {int: _whole, float: _number, str: str}.get(kinds[0]) if len(kinds) == 1 else None
 
 
@@ -205,6 +210,33 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f'{text!r}; expected a number') from None
+
+
+def _texts(text: str) -> tuple:
+    """A text, or a JSON list of them."""
+    texts = _json_list(text)
+    return (text,) if texts is None else texts
+
+
+def _listed(text: str) -> tuple:
+    """'64,65', '[64, 65]' or '[[12, 64], [65]]', as JSON but for the outermost brackets."""
+    for whole in (text, f'[{text}]'):
+        if (value := _json_list(whole)) is not None:
+            return value
+    raise argparse.ArgumentTypeError(f'{text!r}; expected a list, such as 64,65 or [[12, 64], [65]]')
+
+
+def _json_list(text: str) -> tuple | None:
+    """A JSON list, with tuples for lists, which a flag that is given several times has; None of anything else."""
+
+    def frozen(value):
+        return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return frozen(value) if isinstance(value, list) else None
 
 
 def _owner(place: Place) -> type:

@@ -13,7 +13,7 @@ from calm_jax.decoding.choice import Beam, likeliest_id
 from calm_jax.decoding.compiled import compiled
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop, places
-from calm_jax.decoding.state import DecodeInputs, DecoderCache, TokenInputs
+from calm_jax.decoding.state import DecodeInputs, DecoderCache, TokenInputs, spoken_by
 from calm_jax.models.cache import KVCache
 from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Array, Plan, Trace, Work
@@ -68,6 +68,8 @@ def beam_search(
     state = prefill_rows(call, config, decided, decoding, capacity)
     repeat = partial(_repeated, rows=rows, size=size)
     inputs = state.inputs._replace(
+        source=repeat(state.inputs.source),
+        mask=repeat(state.inputs.mask),
         prompt=repeat(state.inputs.prompt),
         start=repeat(state.inputs.start),
         limit=repeat(state.inputs.limit),
@@ -87,8 +89,10 @@ def beam_search(
         state, cache = loop.run(call(last, loop.token.place[:, 0], method='embed'), search.cache)
         scores = jax.nn.log_softmax(call(state.hidden, method='unembed'), axis=-1)
         if inputs.rules is not None:
-            before = jnp.broadcast_to(begun, (rows * size,))
-            scores = inputs.rules(scores, history, before, loop.token.position, inputs.limit, config.eos_ids)
+            spoken = spoken_by(inputs, search.tokens.reshape(rows * size, length), loop.token.position)
+            scores = inputs.rules.verdict(spoken, config.eos_ids, config.vocab_size)(scores)
+        if beam.renormalize_logits:
+            scores = jax.nn.log_softmax(scores, axis=-1)
         scores = scores.reshape(rows, size, -1) + search.scores[:, :, None]
         best, place = jax.lax.top_k(scores.reshape(rows, -1), most)
         parent, chosen = place // config.vocab_size, (place % config.vocab_size).astype(jnp.int32)

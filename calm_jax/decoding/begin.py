@@ -161,7 +161,7 @@ def prefill_rows(
         keys=decided.keys,
         first=first,
         start=start,
-        limit=_limits(decoding, rows, count, capacity),
+        limit=_limits(config, decided, decoding, rows, capacity),
         threshold=_threshold_of(decoding, rows),
         asks=None if decoding.exit is None or rows.threshold is None else jnp.asarray(rows.threshold) < 1,
         depth=rows.depth,
@@ -200,10 +200,13 @@ def _threshold_of(decoding: Decoding, rows: Rows) -> Array | None:
     return jnp.asarray(decoding.exit.threshold if rows.threshold is None else rows.threshold, jnp.float32)
 
 
-def _limits(decoding: Decoding, rows: Rows, count: int, capacity: int) -> Int[Array, ' B']:
+def _limits(config: TransformerConfig, decided: Decided, decoding: Decoding, rows: Rows, capacity: int) -> Int[Array, ' B']:
     """int32 [B], the most tokens of each row."""
-    limit = decoding.limits.max_new_tokens if rows.limit is None else rows.limit
-    return jnp.broadcast_to(jnp.minimum(jnp.asarray(limit, jnp.int32), capacity), (count,))
+    limit = jnp.asarray(decoding.limits.max_new_tokens if rows.limit is None else rows.limit, jnp.int32)
+    if decoding.limits.max_length is not None:
+        before = jnp.sum(decided.mask, axis=1, dtype=jnp.int32) if config.decoder_only else 1
+        limit = jnp.minimum(limit, jnp.maximum(jnp.asarray(decoding.limits.max_length, jnp.int32) - before, 1))
+    return jnp.broadcast_to(jnp.minimum(limit, capacity), decided.mask.shape[:1])
 
 
 def _head_table(

@@ -20,11 +20,14 @@ from calm_jax.types import Array, Sizes
 CHOICES: dict[str, type[Choice]] = {'greedy': Greedy, 'sampled': Sampled, 'beam': Beam}
 
 
-@pytree(static=('max_source_length',))
+@pytree(static=('max_source_length', 'stop_strings'))
 class Limits:
     """How much is read and said, in tokens, the end-of-sequence included; None: what the checkpoint says, else 512 and 128.
 
-    Raises ValueError for a limit below 1.
+    max_length: besides, the most tokens of a text and its start token or prompt together; a prompt that leaves no room is
+    followed by one token. stop_strings: a text ends with the token that completes one of them. They are looked for on the
+    host, in rows that have left: what comes after is cut off, and its time is spent.
+    Raises ValueError for a limit below 1, and for an empty text.
     """
 
     max_source_length: int | None = option(
@@ -36,8 +39,22 @@ class Limits:
         metavar='T',
     )
 
+    max_length: int | Array | None = option(
+        'most tokens of the prompt, or start token, and the output together', default=None, metavar='T'
+    )
+    stop_strings: tuple[str, ...] = option(
+        'a text, or a JSON list of them, that ends the output; the time of what would follow is spent',
+        default=(),
+        flag='stop',
+        metavar='TEXT',
+    )
+
     def __post_init__(self):
-        for name in ('max_source_length', 'max_new_tokens'):
+        if isinstance(self.stop_strings, list):  # JSON and gin give lists
+            object.__setattr__(self, 'stop_strings', tuple(self.stop_strings))
+        if not all(isinstance(each, str) and each for each in self.stop_strings):
+            raise ValueError(f'stop_strings is {list(self.stop_strings)}; expected texts that are not empty')
+        for name in ('max_source_length', 'max_new_tokens', 'max_length'):
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise ValueError(f'{name} is {value}; expected 1 or more')
@@ -83,6 +100,10 @@ class Decoding:
             raise ValueError(
                 f'beam search with {other}: beams are searched at full depth or within a plan; leave one of the two out'
             )
+        if isinstance(self.choice, Beam) and self.limits.stop_strings:
+            raise ValueError(
+                'stop_strings with beam search: a sequence that is searched ends at no text; leave one of the two out'
+            )
         if isinstance(self.seed, int):
             check_seed('seed', self.seed)
         shortest, longest = self.rules.min_new_tokens, self.limits.max_new_tokens
@@ -100,7 +121,7 @@ class Decoding:
         stands for is masked where it is 1."""
         return dataclasses.replace(
             self,
-            limits=Limits(max_new_tokens=self.limits.max_new_tokens),
+            limits=Limits(max_new_tokens=self.limits.max_new_tokens, max_length=self.limits.max_length),
             exit=None if off(self.exit) else self.exit,
             gate=None if off(self.gate) else self.gate,
             plan=None if off(self.plan) else self.plan,

@@ -11,8 +11,11 @@ older than itself.
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+from jaxtyping import Int
+
 from calm_jax.decoding.packing import taken
-from calm_jax.decoding.rules import Rules
+from calm_jax.decoding.rules import Rules, Spoken
 from calm_jax.models.cache import KVCache
 from calm_jax.types import Array, HeadColumns, Plan, PrefillWork
 
@@ -29,7 +32,7 @@ class DecodeInputs(NamedTuple):
     threshold: λ, [] or [B], None without an exit rule. asks: bool [B], rows whose exit rule is on; None: all.
     depth: int32 [B], layers after which a row leaves whatever a measure says, 0 never; None where no row does.
     plan: sub-layers that rows run; None: all.
-    rules: what may not be said, int32 [B] each, or None.
+    rules: what may be said, each [B, …] or None; None where there are none.
     forced: int32 [B, T], tokens that are said whatever the model says, −1 where it is free; None: nowhere.
     bias_table: float32 [N|1, ·], the self-attention's scores by falling distance, from which each step takes a slice.
     cross_kv: keys and values of the source per layer, and cross_bias: float32 [B, 1, 1, S], which hides padding; None in a
@@ -185,3 +188,17 @@ class LayerState(NamedTuple):
     memory: Any
     gate_memory: Any
     exit_kv: KVCache | None
+
+
+def spoken_by(inputs: DecodeInputs, generated: Int[Array, 'B T'], position: Int[Array, ' B']) -> Spoken:
+    """What rules look at. generated: what each row has said from its first token on, anything after; position: how many."""
+    history, decoder_only = jnp.concatenate([inputs.prompt, generated], axis=1), inputs.cross_kv is None
+    return Spoken(
+        history=history,
+        length=inputs.prompt.shape[1] + position,
+        begins=jnp.argmax(inputs.mask, axis=1).astype(jnp.int32) if decoder_only else jnp.zeros_like(position),
+        position=position,
+        limit=inputs.limit,
+        source=inputs.source,
+        mask=inputs.mask,
+    )

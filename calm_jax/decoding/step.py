@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 
 from calm_jax.decoding.begin import bias_at
 from calm_jax.decoding.choice import position_keys
-from calm_jax.decoding.chooser import Chooser, Spoken
+from calm_jax.decoding.chooser import Chooser
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop, places
 from calm_jax.decoding.packing import NEVER, Packing
-from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, LayerState, TokenInputs
+from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, LayerState, TokenInputs, spoken_by
 from calm_jax.decoding.trace import generated, recorded
 from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Array
@@ -40,7 +40,11 @@ def advance(
         keys=position_keys(inputs.keys, position),
         oracle=None,
     )
-    choose = Chooser(decoding.choice, config.vocab_size, config.eos_ids, token.keys, _spoken(inputs, carry, position))
+    verdict = None
+    if inputs.rules is not None:
+        spoken = spoken_by(inputs, generated(inputs, carry), position)
+        verdict = inputs.rules.verdict(spoken, config.eos_ids, config.vocab_size)
+    choose = Chooser(decoding.choice, config.vocab_size, token.keys, verdict)
     hidden = call(carry.last, token.place[:, 0], method='embed')
     loop, cache = LayerLoop(call, config, decoding, inputs, token, choose, packing), carry.cache
     if decoding.exit is not None and decoding.exit.measure.looks_ahead:
@@ -56,14 +60,6 @@ def advance(
     return recorded(loop, carry, state, cache, chosen)._replace(
         cursor=carry.cursor + 1, last=chosen, alive=carry.alive & ~ends, lengths=carry.lengths + carry.alive
     )
-
-
-def _spoken(inputs: DecodeInputs, carry: DecodeCarry, position: Int[Array, ' B']) -> Spoken | None:
-    """What rules look at; None without any."""
-    if inputs.rules is None:
-        return None
-    history = jnp.concatenate([inputs.prompt, generated(inputs, carry)], axis=1)
-    return Spoken(inputs.rules, history, inputs.prompt.shape[1] + position, position, inputs.limit)
 
 
 def _look_ahead(loop: LayerLoop, hidden: Float[Array, 'B D'], cache: DecoderCache) -> tuple[Int[Array, ' B'], DecoderCache]:

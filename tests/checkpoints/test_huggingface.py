@@ -158,6 +158,19 @@ def test_an_attribute_that_is_not_understood_is_refused_with_the_file_s_name(cop
         huggingface.read(copy)
 
 
+def test_the_settings_of_config_json_are_those_where_there_is_no_other_file(copy, caplog):
+    edit(copy / 'config.json', repetition_penalty=1.3, task_specific_params={'summarization': {'num_beams': 3}})
+    assert huggingface.read(copy).generation == {}
+    (copy / 'generation_config.json').unlink()
+    edit(copy / 'config.json', force_bos_token_to_be_generated=True, suppress_tokens=[5])
+    with caplog.at_level(logging.WARNING, 'calm_jax'):
+        assert huggingface.read(copy).generation == {'rules': {'repetition_penalty': 1.3, 'suppress_tokens': [5]}}
+    assert 'force_bos_token_to_be_generated: not used' in caplog.text
+    edit(copy / 'config.json', repetition_penalty=-1.0)
+    with pytest.raises(ValueError, match=r'config\.json: rules\.repetition_penalty is -1'):
+        huggingface.read(copy)
+
+
 def test_token_ids_of_the_generation_settings_win(copy):
     edit(copy / 'generation_config.json', decoder_start_token_id=5)
     assert huggingface.read(copy).config.decoder_start_id == 5

@@ -276,6 +276,47 @@ def test_a_checkpoints_defaults_stand_under_what_is_said(flags, choice):
     assert decoding.limits.max_new_tokens == 9 and decoding.limits.max_source_length == 512
 
 
+def test_new_tokens_that_are_said_replace_a_checkpoints_whole_lengths():
+    model = Model({'limits': {'max_length': 50}, 'rules': {'min_length': 20, 'repetition_penalty': 1.2}})
+    assert made(model=model).limits.max_length == 50 and made(model=model).rules.min_length == 20
+    decoding = made('--max_new_tokens', '5', '--min_new_tokens', '2', model=model)
+    assert (decoding.limits.max_new_tokens, decoding.limits.max_length) == (5, None)
+    assert (decoding.rules.min_new_tokens, decoding.rules.min_length) == (2, 0)
+    assert decoding.rules.repetition_penalty == 1.2
+
+
+@pytest.mark.parametrize(
+    'flags, choice',
+    [
+        ('', Sampled(top_k=50)),
+        ('--temperature 0', Greedy()),
+        ('--min_p .1', Sampled(top_k=50, min_p=0.1)),
+        ('--num_beams 2', Beam(2)),
+    ],
+)
+def test_a_checkpoint_that_draws_is_told_otherwise(flags, choice):
+    assert made(*flags.split(), model=Model({'choice': {'class': 'sampled', 'top_k': 50}})).choice == choice
+
+
+@pytest.mark.parametrize(
+    'flags, where, value',
+    [
+        (['--suppress_tokens', '64,65'], ('rules', 'suppress_tokens'), [64, 65]),
+        (['--suppress_tokens', '64'], ('rules', 'suppress_tokens'), [64]),
+        (['--bad_words_ids', '[12, 64], [65]'], ('rules', 'bad_words_ids'), [[12, 64], [65]]),
+        (['--sequence_bias', '[[[12, 64], -10]]'], ('rules', 'sequence_bias'), [[[12, 64], -10.0]]),
+        (['--exponential_decay_length_penalty', '20,1.1'], ('rules', 'exponential_decay_length_penalty'), [20, 1.1]),
+        (['--remove_invalid_values', 'true'], ('rules', 'remove_invalid_values'), True),
+        (['--gin.Rules.suppress_tokens=[64]'], ('rules', 'suppress_tokens'), [64]),
+        (['--stop', 'END'], ('limits', 'stop_strings'), ['END']),
+        (['--stop', '["\\n", "Q:"]'], ('limits', 'stop_strings'), ['\n', 'Q:']),
+    ],
+)
+def test_lists_are_said_by_flags(flags, where, value):
+    part, name = where
+    assert to_json(made(*flags))[part][name] == value
+
+
 def test_a_default_that_is_said_counts_against_a_checkpoints():
     for flags in (['--no_repeat_ngram_size', '0'], ['--gin.Rules.no_repeat_ngram_size=0']):
         assert made(*flags, model=Model(BEAMS)).rules.no_repeat_ngram_size == 0

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calm_jax.decoding.choice import Greedy, Sampled, example_keys, nucleus_floor, position_keys
+from calm_jax.decoding.choice import Greedy, Sampled, example_keys, nucleus, position_keys
 
 PROBABILITIES = np.array([0.5, 0.25, 0.15, 0.1])
 LOGITS = jnp.log(PROBABILITIES)
@@ -35,8 +35,7 @@ def test_top_k_renormalises_the_k_likeliest():
 
 @pytest.mark.parametrize('top_p, kept', [(0.4, 1), (0.5, 1), (0.51, 2), (0.75, 2), (0.8, 3), (0.95, 4)])
 def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(top_p, kept):
-    floor = nucleus_floor(LOGITS[None], top_p)
-    assert int(jnp.sum(LOGITS >= floor)) == kept
+    assert int(jnp.sum(nucleus(LOGITS[None], top_p))) == kept
 
 
 def test_top_p_renormalises_the_nucleus():

@@ -37,6 +37,15 @@ HEADS = {
 }
 
 
+LISTED = {
+    tuple[str, ...]: ('.', 'END'),
+    tuple[int, ...]: (3, 5),
+    tuple[float, ...]: (3, 1.5),
+    tuple[tuple[int, ...], ...]: ((3, 4), (5,)),
+    tuple[tuple[tuple[int, ...], float], ...]: (((3, 4), 1.5), ((5,), -2.0)),
+}
+
+
 def away(kind, wanted):
     """A value of a dataclass with every option away from its default; where one of several classes is held, `wanted` if it is
     one of them."""
@@ -59,11 +68,15 @@ def away(kind, wanted):
             values = [(default or 0) + 3, 2]
         elif hint is float:
             values = [default / 2 + 0.2331]
+        elif hint is bool:
+            values = [not default]
+        elif hint in LISTED:
+            values = [LISTED[hint]]
         else:
             values = ['never']
         candidates[field.name] = values
     if kind is Decoding and wanted is Beam:
-        candidates.update(exit=[None], gate=[None])
+        candidates.update(exit=[None], gate=[None], limits=[Limits(5, 4, 7)])
     for values in itertools.product(*candidates.values()):
         try:
             return kind(**dict(zip(candidates, values)))

@@ -35,6 +35,21 @@ LIMITS = np.array([2, 9, 4, 1, 7, 12, 3, 5, 6], np.int32)
 DEPTHS = np.array([1, 0, 2, 1, 2, 0, 1, 2, 1], np.int32)  # of 'depth', where a row leaves whatever it is like
 NARROW = 5  # the width of the first texts' sources
 
+# Of texts whose ids are below 96, so that each has something to say.
+RULES = Rules(
+    sequence_bias=(((10,), 1.0), ((11, 12), -3.0)),
+    encoder_repetition_penalty=0.8,
+    repetition_penalty=1.3,
+    no_repeat_ngram_size=2,
+    encoder_no_repeat_ngram_size=2,
+    bad_words_ids=((7, 8), (9,)),
+    min_length=9,
+    min_new_tokens=2,
+    exponential_decay_length_penalty=(4, 1.2),
+    suppress_tokens=(5,),
+    begin_suppress_tokens=(6, 13),
+)
+
 DECISIONS = {
     'full': {},
     'lazy': {'exit': Exit(StateSimilarity(), 0.9), 'propagation': Lazy(3)},
@@ -48,12 +63,8 @@ DECISIONS = {
     'depth': {},
     'oracle': {'exit': Exit(Oracle(), 0.5), 'propagation': Lazy(3)},
     'gate': {'gate': Closed(), 'exit': Exit(SoftmaxGap(), 0.1)},
-    'drawn early': {
-        'choice': Sampled(0.9),
-        'rules': Rules(no_repeat_ngram_size=2, min_new_tokens=2),
-        'exit': Exit(SoftmaxGap(), 0.1),
-    },
-    'drawn': {'choice': Sampled(0.9), 'rules': Rules(no_repeat_ngram_size=2, min_new_tokens=2)},
+    'drawn early': {'choice': Sampled(0.9), 'rules': RULES, 'exit': Exit(SoftmaxGap(), 0.1)},
+    'drawn': {'choice': Sampled(0.9, top_p=0.9, min_p=0.02), 'rules': RULES},
 }
 
 

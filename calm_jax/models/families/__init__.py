@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.families import bart, gpt2, llama, mbart, opt, t5
+from calm_jax.models.families import bart, generation, gpt2, llama, mbart, opt, t5
 
 FAMILIES = (t5, bart, mbart, gpt2, opt, llama)
 
@@ -36,8 +36,8 @@ _ABSENT = {
 }
 
 # What published configurations of every family carry and no forward pass reads: where a file comes from, how it is stored or
-# was trained, what the reference implementation returns, other programs' settings, and preferences for decoding, which here
-# belong to the command.
+# was trained, what the reference implementation returns, and other programs' settings. Preferences for decoding are read apart
+# (`generation`).
 _INERT = frozenset(
     """
     architectures auto_map author license tokenizer_class torch_dtype dtype attn_implementation language languages
@@ -48,12 +48,6 @@ _INERT = frozenset(
     return_dict_in_generate torchscript tf_legacy_loss use_bfloat16 xla_device chunk_size_feed_forward
     gradient_checkpointing gradient_checkpointing_use_reentrant use_flash_attention use_flash_attention_2 use_flash_attn
     pretraining_tp tensor_parallel_size sep_token_id prefix save_step seed
-    max_length min_length max_new_tokens min_new_tokens max_time do_sample num_beams num_beam_groups num_return_sequences
-    early_stopping temperature top_k top_p min_p typical_p epsilon_cutoff eta_cutoff penalty_alpha diversity_penalty
-    length_penalty repetition_penalty encoder_repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
-    bad_words_ids force_words_ids sequence_bias suppress_tokens begin_suppress_tokens forced_bos_token_id forced_eos_token_id
-    force_bos_token_to_be_generated forced_decoder_ids exponential_decay_length_penalty remove_invalid_values
-    renormalize_logits guidance_scale stop_strings token_healing
     """.split()
 )
 # The same by the form of the name: private ones, versions, and what acts in training alone.
@@ -102,7 +96,7 @@ def config_from_published(
     attributes = {name: value for name, value in given.items() if name in family.READ}
     unknown = sorted(
         name
-        for name in set(given) - family.READ - _INERT - {'model_type', *ignored}
+        for name in set(given) - family.READ - _INERT - generation.IN_CONFIG - {'model_type', *ignored}
         if name not in family.INERT and not _INERT_FORMS.fullmatch(name)
     )
     if unknown:
