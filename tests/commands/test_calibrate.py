@@ -524,6 +524,19 @@ def test_a_grid_is_decoded_without_a_promise(calibrate, certified, records, tmp_
     assert (tmp_path / 'new' / 'full.jsonl').read_bytes() == (records / 'full.jsonl').read_bytes()
 
 
+def test_records_are_kept_by_the_fingerprint_of_the_data_unless_told_otherwise(calibrate, certified, folder, data, capsys):
+    """In folders of their own, where the settings differ in more than λ; the same settings find theirs again."""
+    flags = ('--measure', 'classifier', '--grid', '.99,.9')
+    for more in ((), ('--grid', '.99,.8'), ('--max_new_tokens', '3'), ('--records', 'none')):
+        assert calibrate(*flags, *more, '--output', str(folder / 'kept' / 'c.json'), '--overwrite') == 0
+    kept = sorted(folder.glob('kept/calm_records/*'))
+    fingerprint = Certificate.load(certified).provenance['data']['fingerprint']
+    assert len(kept) == 2 and all(path.name.startswith(fingerprint[:12]) for path in kept)
+    points = [len(list(path.glob('point_*.jsonl'))) for path in kept]
+    assert sorted(points) == [1, 2] or sorted(points) == [2, 3]
+    assert {path.name for path in folder.glob('kept/*')} == {'c.json', 'calm_records'}
+
+
 def test_trials_are_reported_with_what_they_prove(calibrate, records):
     flags = (*DECODING, '--trials', '5', '--trial_tolerances', '.6,.7')
     assert calibrate('--records', str(records), *flags, output='t.json') == 0
@@ -639,13 +652,13 @@ def test_power_prints_how_many_examples_it_takes(capsys):
         (('--measure', 'classifier', '--grid', '.9,.9'), 'twice'),
         (('--measure', 'classifier', '--grid', 'a'), '--grid'),
         (('--measure', 'classifier', '--groups', 'nothing'), 'nothing'),
-        (('--measure', 'classifier', '--trials', '5'), '--records'),
+        (('--measure', 'classifier', '--trials', '5', '--records', 'none'), '--trials needs records'),
         (('--measure', 'classifier', '--trials', '0'), '--trials 0'),
         (('--measure', 'classifier', '--trials', '5', '--metric', 'rouge1', '--records', 'never'), 'one --metric'),
         (('--measure', 'classifier', '--trials', '5', '--trial_tolerances', '.1,2', '--records', 'never'), 'found 2'),
         (('--measure', 'classifier', '--trials', '5', '--trial_tolerances', 'a', '--records', 'never'), '--trial_tolerances'),
         (('--measure', 'classifier', '--trial_tolerances', '.1'), '--trials K'),
-        (('--measure', 'classifier', '--whole_grid'), '--whole_grid needs --records'),
+        (('--measure', 'classifier', '--whole_grid', '--records', 'none'), '--whole_grid needs records'),
         (('--gin_file=depth/classifier.gin', '--gin.Exit.threshold=0.9'), 'Exit.threshold'),
         (('--measure', 'classifier', '--output', '/', '--overwrite'), 'is a folder'),
     ],
