@@ -3,7 +3,7 @@ hand everything recomputes without a model."""
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, cast
 
@@ -106,10 +106,11 @@ class Sweep:
             if (path := self.path(point.decoding)).is_file() and not self.recorded.misfit(path, point.decoding)
         ]
 
-    def first(self, document: dict, count: int) -> list[dict]:
-        """The first records that were decoded so, pieces and all."""
+    def records(self, document: dict, rows: Iterable[int]) -> list[dict]:
+        """Some of the records that were decoded so, pieces and all."""
         self.at(document)
-        return [record for _, (_, record) in zip(range(count), jsonl.stream(self.path(document)))]
+        records = Records(self.path(document))
+        return [records[row] for row in rows]
 
     def _check_order(self, path: Path, early: list, full: list) -> None:
         if full != early:

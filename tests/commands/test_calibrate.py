@@ -18,6 +18,7 @@ from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.depth.confidence import Classifier
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.plans import PlanMaker, Uniform
+from calm_jax.examples import telling
 from calm_jax.metrics import quality
 from calm_jax.model import load
 from calm_jax.pytrees import pytree
@@ -200,8 +201,9 @@ def content(records, calibrate):
 def test_the_examples_are_the_records_token_by_token(certified, records):
     found = json.loads((records / 'examples.json').read_text())
     full, early = rows(records / 'full.jsonl'), rows(path_of(records, Certificate.load(certified).threshold))
-    assert found['num_layers'] == 3 and len(found['examples']) == 12
-    for i, example in enumerate(found['examples']):
+    assert found['num_layers'] == 3 and len(found['examples']) == 12 and found['data'] == 'in.jsonl'
+    shown = telling([row['text'] for row in full], [row['text'] for row in early])
+    for i, example in zip(shown, found['examples'], strict=True):
         assert example['reference'] is None
         for name in ('pieces', 'exit_layers'):
             assert example['full'][name] == full[i][name]
@@ -209,12 +211,12 @@ def test_the_examples_are_the_records_token_by_token(certified, records):
         assert example['early'] == [{'label': 'classifier, δ = 0.7', **parts}]
 
 
-def test_the_examples_are_the_same_without_a_model_and_have_references_where_a_field_is_named(records, content):
+def test_the_examples_are_the_same_without_a_model_and_have_references_where_a_field_is_named(records, content, data):
     before = json.loads((records / 'examples.json').read_text())
     assert content() == before
     referenced = content('--target_field', 'fr')['examples']
-    assert [each['reference'] for each in referenced[:4]] == ['a', 'bb', 'cat', 'horse']
-    assert referenced[1]['input'] == 'horse a'
+    made = {row['en']: row['fr'] for row in rows(data)}
+    assert [each['reference'] for each in referenced] == [made[each['input']] for each in referenced]
     run = reader.read(records)
     assert len(run.certificates) == 1 and len(run.examples[0].examples) == 12
 
