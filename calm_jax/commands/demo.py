@@ -71,11 +71,12 @@ def run(args):
     speeds = speeds_of(certificate, checkpoint, data, args.quiet)
     rows = [table_row(name, decoded, [record['fr'] for record in test], speeds, certificate) for name in decoded]
     num_layers = read_json(checkpoint / 'config.json')['num_decoder_layers']
-    told = headline(certificate, speeds, rows[-1]['changed'])
+    title, note = headline(certificate, speeds, rows[-1]['changed'])
     write_json(
         directory / 'results.json',
         {
-            'title': told,
+            'title': title,
+            'note': note,
             'columns': columns(num_layers),
             'rows': rows,
             'speeds': speeds,
@@ -84,7 +85,7 @@ def run(args):
     )
     write_json(directory / 'examples.json', shown_examples(test, decoded, num_layers))
     call('report', [str(directory), '--output', str(directory / 'page.html')], quiet=True)
-    print(f'\n{told}\n')
+    print(f'\n{title}.\n{note}\n')
     show(rows, columns(num_layers))
     print(f'\n{directory / "page.html"}: the same with the certificate, its curve, and every token coloured by its depth')
 
@@ -232,15 +233,15 @@ def speeds_of(certificate, checkpoint, data, quiet):
 
 
 def headline(certificate, speeds, changed):
-    """What came of it, in a sentence: how fast, how surely, and what the test says of the promise."""
-    promised = f'at most {TOLERANCE:.0%} of outputs changed, with probability {1 - EPSILON:g}'
+    """What came of it, in a line, and what is to be read with it: the spread, the promise, and what the test says of it."""
+    promised = f'at most {TOLERANCE:.0%} of outputs change, with probability {1 - EPSILON:g}'
     if not certificate.found:
-        return f'Nothing could be promised ({promised}): full depth.'
+        return 'Full depth: nothing could be promised', f'What was not: {promised}.'
     speed = speeds[1]
-    spread = f'{speed["speed_up_least"]:.2f}–{speed["speed_up_greatest"]:.2f} in {speed["rounds"]} rounds'
+    spread = f'{speed["speed_up_least"]:.2f}–{speed["speed_up_greatest"]:.2f} times in {speed["rounds"]} rounds'
     return (
-        f'One text at a time: {speed["speed_up"]:.2f} times as fast as full depth ({spread}). Promised: {promised}; '
-        f'on the test texts {changed:.1f}% did.'
+        f'{speed["speed_up"]:.2f} times as fast as full depth, {changed:.1f}% of outputs changed',
+        f'English to French, one text at a time: {spread}. Promised: {promised}; here, on texts of the test set.',
     )
 
 

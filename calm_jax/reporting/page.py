@@ -16,7 +16,7 @@ from calm_jax.reporting.grids import Grid, grid
 from calm_jax.reporting.numerals import number
 from calm_jax.reporting.palette import layer_swatches
 from calm_jax.reporting.promises import promise, summary
-from calm_jax.reporting.run import Run
+from calm_jax.reporting.run import Results, Run
 from calm_jax.reporting.tokens import Coloured, colour, plain
 from calm_jax.schemas import Example, Output
 
@@ -140,11 +140,11 @@ def compose(run: Run) -> tuple[str, dict[str, bytes]]:
     return html, {name: each.png for name, each in rendered.items()}
 
 
-def _results(run: Run) -> list[tuple[str, Grid, list[tuple[str, str]]]]:
-    """Of each table its title, itself, and (columns, what they mean), where that is said."""
+def _results(run: Run) -> list[tuple[Results, Grid, list[tuple[str, str]]]]:
+    """Each table as it was read and as it is printed, and (columns, what they mean), where that is said."""
     return [
         (
-            table.title,
+            table,
             grid(
                 [(column.name, column.unit) for column in table.columns],
                 [[row[column.key] for column in table.columns] for row in table.rows],

@@ -216,7 +216,7 @@ def _results(document: Document, path: pathlib.Path) -> Results:
             if isinstance(cell, list | dict):
                 raise node.at(column.key).error('is a list or an object: expected text, number, truth value or null')
         rows.append(row)
-    return Results(path, document.text('title'), columns, tuple(rows))
+    return Results(path, document.text('title'), columns, tuple(rows), document.optional_text('note'))
 
 
 def _curve(document: Document, path: pathlib.Path) -> Curve:

@@ -69,12 +69,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Results:
-    """A table; rows hold a string, a number, a truth value or None for every column."""
+    """A table; rows hold a string, a number, a truth value or None for every column. note: what is to be read with it, if
+    anything."""
 
     path: pathlib.Path
     title: str
     columns: tuple[Column, ...]
     rows: tuple[dict[str, str | float | bool | None], ...]
+    note: str | None = None
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,10 @@ def test_what_a_guarantee_depends_on_is_listed_by_dotted_name(composed):
 def test_columns_that_say_what_they_mean_are_explained_once(some, parse):
     def explain(content):
         content['columns'][1]['meaning'] = 'mean of <all> tokens'
+        content['note'] = 'Promised: nothing.'
 
     document, _ = compose(some('results.json', change=explain), parse)
+    assert [node.text() for node in document.by_id('results').all('p', 'lead')] == ['Promised: nothing.']
     (listed,) = document.all('dl', 'meanings')
     assert (listed.all('dt')[0].text(), listed.all('dd')[0].text()) == ('Layers of 8', 'mean of <all> tokens')
 
