@@ -188,9 +188,9 @@ def _examples(run: Run) -> list[ExampleSet]:
 
 
 def _without_lead(sets: list[ExampleSet]) -> tuple[ExampleSet | None, list[ExampleSet]]:
-    """An example whose output changed, as a set of its own, and the others: the shortest of the last set that has one, as tests
-    come after what they are calibrated on."""
-    for place in reversed(range(len(sets))):
+    """An example whose output changed, as a set of its own, and the others: the shortest of the first set that has one, whose
+    file stands uppermost in the folder."""
+    for place in range(len(sets)):
         chosen = [each for each in sets[place].shown if each.example.changed]
         if chosen:
             lead = min(chosen, key=lambda each: len(each.example.input) + len(each.full))

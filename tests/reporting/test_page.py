@@ -160,6 +160,8 @@ def test_lines_of_texts_stay_lines(some, parse):
 def test_a_results_table_keeps_its_columns_units_and_values(composed):
     table = composed.page.by_id('results').all('table')[0]
     head, full, softmax, *_ = rows(table)
+    # On a narrow screen a cell stands alone, below its heading.
+    assert 'stacking' in table.classes() and [cell.attributes['data-heading'] for cell in table.all('td')[:7]] == head[1:]
     assert head == ['Measure', 'Layers of 8', 'FLOPs per token', 'ROUGE-L', 'BLEU', 'Time s', 'Speed-up ×', 'Certified']
     assert full == ['full model', '8.00', '40.2 M', '0.612', '38.24', '184.20', '1.00', '–']
     assert softmax == ['softmax gap', '3.35', '27.7 M', '0.606', '37.91', '91.64', '2.01', 'yes']
