@@ -9,11 +9,15 @@ import jax
 import calm_jax
 from calm_jax import formats
 from calm_jax.calibration import Certificate
+from calm_jax.calibration.certificate import AS_BEFORE
 from calm_jax.checkpoints.native import config_fingerprint, fingerprint
 from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.data.windows import row_bucket
 from calm_jax.decoding import codec
+from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.generate import can_pack
+from calm_jax.decoding.packing import Packing
 from calm_jax.machine import device
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import split
@@ -27,24 +31,34 @@ def fingerprints(config: TransformerConfig, params: dict, heads: dict | None, to
     heads, configuration and tokenizer. A run under another of them is another run, and no certificate covers it."""
     return {
         'dtype': config.dtype,  # first, as parameters are stored in it
-        'parameters': fingerprint(split(params)),
+        'parameters': fingerprint(split(params, config)),
         'heads': fingerprint(heads or {}),
         'config': config_fingerprint(config),
         'tokenizer': tokenizer.fingerprint(),
     }
 
 
-def environment(batch_size: int, examples: int | None = None) -> dict[str, Any]:
+def environment(batch_size: int, pack: str | Packing, examples: int | None = None) -> dict[str, Any]:
     """What may change a few tokens by rounding, and so gives a warning where it differs from a certificate's.
 
-    batch_size: rows asked for; recorded is what the largest batch of so many examples has (None: as many as it takes).
+    batch_size: rows asked for; recorded is what the largest batch of so many examples has (None: as many as it takes). pack:
+    how they are kept together, a packing, 'refill' or 'none'.
     """
     return {
         'backend': jax.default_backend(),
         'jax': jax.__version__,
         'calm_jax': calm_jax.__version__,
         'batch_size': batch_size if examples is None else row_bucket(examples, batch_size),
+        'pack': str(pack),
     }
+
+
+def kept_together(decoding: Decoding, pack: str | Packing) -> str:
+    """What a pack, as `environment` takes it, comes to for one decoding: a packing only refills where rows are never packed,
+    and beams stay in their batches."""
+    if isinstance(decoding.choice, Beam):
+        return 'none'
+    return str(pack) if pack in ('none', 'refill') or can_pack(decoding.resolved()) else 'refill'
 
 
 def decoding_of(certificate: Certificate, heads: dict | None = None, classes: Sequence[type] = ()) -> Decoding:
@@ -69,26 +83,32 @@ def check(certificate: Certificate, decoding: Decoding, fingerprints: dict[str, 
 
     Raises ValueError, naming the first difference, where it does not.
     """
+    pack, recorded = kept_together(decoding, environment['pack']), _recorded(certificate, 'environment', 'pack')
+    # What is recorded is of all points that were calibrated, and this one may have less use for it.
+    alike = isinstance(recorded, str) and kept_together(decoding, recorded) == pack
+    environment = {**environment, 'pack': recorded if alike else pack}
     warnings = certificate.covers({'decoding': codec.to_json(decoding), **fingerprints, 'environment': environment})
-    speed = speed_here(certificate, environment['batch_size'])
+    speed = speed_here(certificate, environment['batch_size'], pack)
     if speed is None or speed['speed_up'] >= 1:
         return warnings
     return [
         *warnings,
         f'decoding as certified is slower here than full depth: it was measured at {speed["speed_up"]:.2f} times its speed '
-        f'({speed["device"]}, batch size {speed["batch_size"]})',
+        f'({speed["device"]}, batch size {speed["batch_size"]}, pack {pack})',
     ]
 
 
-def speed_conditions(batch_size: int) -> dict[str, Any]:
-    """What a measured speed holds for: the backend, the kind of device, and the rows decoded together."""
-    return {'backend': jax.default_backend(), 'device': device(), 'batch_size': batch_size}
+def speed_conditions(batch_size: int, pack: str | Packing) -> dict[str, Any]:
+    """What a measured speed holds for: the backend, the kind of device, the rows decoded together, and how they are kept so."""
+    return {'backend': jax.default_backend(), 'device': device(), 'batch_size': batch_size, 'pack': str(pack)}
 
 
-def speed_here(certificate: Certificate, batch_size: int) -> dict[str, Any] | None:
+def speed_here(certificate: Certificate, batch_size: int, pack: str | Packing) -> dict[str, Any] | None:
     """The certificate's own measurement of its speed, where it was made under these conditions; else None."""
-    speed = certificate.speed
-    if speed is None or any(speed.get(name) != value for name, value in speed_conditions(batch_size).items()):
+    if certificate.speed is None:
+        return None
+    speed = {**AS_BEFORE, **certificate.speed}
+    if any(speed.get(name) != value for name, value in speed_conditions(batch_size, pack).items()):
         return None
     return speed if isinstance(speed.get('speed_up'), int | float) else None
 

@@ -8,6 +8,7 @@ import re
 import sys
 
 from calm_jax import __version__
+from calm_jax.commands.own import blamed
 from calm_jax.nearest import did_you_mean
 
 # Said here and not in the commands' files, so that the list of commands imports none of them.
@@ -52,7 +53,9 @@ def main(argv=None) -> int:
         assert command is not None and chosen is not None  # parsing refused any other name
         if unknown:
             chosen.error(f'{UNRECOGNIZED}: {" ".join(unknown)}')
-        with _logged(name):
+        # Classes of the user's own are named by flags of decoding, and imported where those are read.
+        own = args.decode_flags.layout.own if hasattr(args, 'decode_flags') else ()
+        with _logged(name), blamed(own):
             command.run(args)
     except SystemExit as stop:  # argparse: --help is 0, a wrong flag is 2
         return int(stop.code or 0)

@@ -17,14 +17,14 @@ from calm_jax.compilation import compile_seconds
 from calm_jax.data.example_ids import ExampleIds, sequence_id
 from calm_jax.data.jsonl import Template
 from calm_jax.data.tokenizers import Tokenizer
-from calm_jax.data.windows import DecodeBatch, decode_windows
+from calm_jax.data.windows import WINDOW, DecodeBatch, decode_windows
 from calm_jax.decoding import codec
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding, Limits
-from calm_jax.decoding.generate import begin, step
+from calm_jax.decoding.generate import begin, can_pack, step
 from calm_jax.decoding.packing import NEVER, Packing, measured
 from calm_jax.flight import Landing, decode_batches, fly_window
-from calm_jax.memory import check_memory
+from calm_jax.memory import Held, check_memory
 from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import join, split
@@ -210,12 +210,20 @@ class Model:
             return NEVER
         return measured(self.config.sizes, batch_size, jax.default_backend())
 
+    def pack_of(self, texts: int | None, batch_size: int, pack: str | Packing = PACKS[0]) -> str | Packing:
+        """What a pack comes to where so many texts are decoded (None: more than a window of them): a packing; 'refill'; or
+        'none', which is what it is where a batch is alone, or of one row. ValueError for what is no pack."""
+        batches = WINDOW if texts is None else math.ceil(texts / batch_size)
+        if packing := self.packing(batch_size, batches, pack):
+            return packing
+        return 'none' if pack == 'none' or batches <= 1 or batch_size == 1 else 'refill'
+
     def save(self, directory: str | os.PathLike, *, dtype: str | None = None, overwrite: bool = False) -> None:
         """Writes a native checkpoint, whole or not at all."""
         native.save(
             directory,
             self.config,
-            split(self.params),
+            split(self.params, self.config),
             self.tokenizer,
             self.heads,
             self.generation,
@@ -280,7 +288,8 @@ class Model:
             certificate = given if isinstance(given, Certificate) else Certificate.load(given)
             batch_size = batch_size or certified.recorded_batch_size(certificate) or BATCH_SIZE
             examples = None if count is None else count * sequences
-            decoding = self.certified(certificate, batch_size, examples, options.get('classes', ()))
+            pack = options.get('pack', PACKS[0])
+            decoding = self.certified(certificate, batch_size, examples, options.get('classes', ()), pack)
             field = certified.recorded_source_field(certificate)
             template = None if field is None else Template(field)
         else:
@@ -293,14 +302,20 @@ class Model:
         return Request(decoding, size, rows, sequences, log_probabilities, pack, template)
 
     def certified(
-        self, certificate: Certificate, batch_size: int, examples: int | None = None, classes: Sequence[type] = ()
+        self,
+        certificate: Certificate,
+        batch_size: int,
+        examples: int | None = None,
+        classes: Sequence[type] = (),
+        pack: str | Packing = PACKS[0],
     ) -> Decoding:
         """The decoding of a certificate, where it covers this model; what may change a few tokens by rounding is logged once.
 
-        examples: how many there are, which decides the rows of small batches. Raises ValueError where it does not cover.
+        examples: how many there are, which decides the rows of small batches, and with `pack` how they are kept together.
+        Raises ValueError where it does not cover.
         """
         decoding = self.resolve(certified.decoding_of(certificate, self.heads, classes))
-        environment = certified.environment(batch_size, examples)
+        environment = certified.environment(batch_size, self.pack_of(examples, batch_size, pack), examples)
         certified.warn(certified.check(certificate, decoding, self.fingerprints, environment))
         return decoding
 
@@ -349,13 +364,25 @@ class Model:
             'log_probabilities': request.log_probabilities,
             'packing': self.packing(request.batch_size, len(window), request.pack),
         }
-        rows, width = (max(batch.tokens.shape[axis] for batch in window) for axis in (0, 1))
-        check_memory(self.config, rows, beams(request.decoding), width, request.new_tokens)
+        together = isinstance(request.decoding.choice, Beam) or request.pack == 'none'
+        flight = not (together or len(window) == 1 or request.batch_size == 1)
         arguments = self.config, self.decoding_params, window, request.decoding
-        if request.pack == 'none' or len(window) == 1 or request.batch_size == 1 or isinstance(request.decoding.choice, Beam):
-            landings = decode_batches(*arguments, wanted=wanted, **parts)
-        else:
+        widths = sorted({batch.tokens.shape[1] for batch in window})
+        held = Held(
+            self.config,
+            request.decoding.resolved(),
+            widths[-1],
+            request.new_tokens,
+            narrower=widths[-2] if flight and len(widths) > 1 else 0,
+            beams=beams(request.decoding),
+            flight=flight,
+            packing=parts['packing'] if can_pack(request.decoding) else NEVER,
+        )
+        check_memory(held, max(batch.tokens.shape[0] for batch in window))
+        if flight:
             landings = fly_window(*arguments, request.batch_size, wanted=wanted, **parts)
+        else:
+            landings = decode_batches(*arguments, wanted=wanted, **parts)
         before = compile_seconds()
         for landing in landings:
             compiling, before = compile_seconds() - before, compile_seconds()

@@ -1,11 +1,12 @@
 """A file of records decoded into another: what `calm generate` does with --input."""
 
+import math
 import os
 from array import array
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
-from calm_jax.certified import environment
+from calm_jax.certified import environment, kept_together
 from calm_jax.data.decoded import Decoded, header, read_summary
 from calm_jax.data.jsonl import Paths, Records, Template, value_of
 from calm_jax.data.record_schema import record
@@ -46,7 +47,7 @@ def decode_file(
 ) -> FileRun:
     """Decodes the records of a file into another, as `calm_jax.data.decoded` lays it out.
 
-    source: records, or as `open_records` takes it; source_field: the field or template that makes the input of a record.
+    source: as `open_records` takes it, or what that gave; source_field: the field or template that makes the input of a record.
     threshold_field: the field of a record's own λ. pack: as `calm_jax.request.Options`. in_order: whether the records are
     written in the order of the input, or as they end. resume: go on where an interrupted run stopped; overwrite: replace the
     output. plain: writes texts alone, one a line. speed: measures it against full depth for the summary, when all is decoded,
@@ -68,7 +69,7 @@ def decode_file(
             decoded.summarize(finished)
         return FileRun(finished, 0)
     summary.include(decoded.finished_records())
-    machine = environment(batch_size)
+    machine = environment(batch_size, kept_together(decoding, model.pack_of(len(records), batch_size, pack)))
     if not decoded.complete:
         lines = _decoded(model, decoding, records, template, options, summary, skip=decoded.finished)
         written = decoded.write(lines, in_order)
@@ -149,12 +150,15 @@ def _decoded(
 def check_records(records: Records, template: Template, threshold_field: str | None = None, quiet: bool = True) -> array | None:
     """The records' own λ, where a field holds them.
 
-    Raises ValueError, naming the line, for a record that the template makes no text of or whose λ is none.
+    Raises ValueError, naming the line, for a record that the template makes no text of, whose λ is none, or whose id is no
+    number of JSON.
     """
     thresholds = array('d')
     for index, each in enumerate(progress(records, 'checking', quiet=quiet, unit='examples')):
         where = records.where(index)
         template(each, where)
+        if isinstance(name := each.get('id'), float) and not math.isfinite(name):
+            raise ValueError(f'{where}: id is {name}; expected a text or a finite number')
         if threshold_field is not None:
             thresholds.append(_threshold(each, threshold_field, where))
     return None if threshold_field is None else thresholds

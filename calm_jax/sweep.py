@@ -224,7 +224,7 @@ def decoding_sweep(
         decode_file(
             model,
             decodings[path.name],
-            data.paths,
+            data,
             source_field,
             path,
             batch_size=batch_size,
@@ -261,7 +261,7 @@ def _requested(
         sizes=model.config.sizes,
         fingerprints=model.fingerprints,
         data=data_of(data, source_field),
-        environment=environment(batch_size),
+        environment=environment(batch_size, model.pack_of(len(data), batch_size)),
     )
     return recorded, {recorded.file(codec.to_json(each)): each for _, each in [(0, resolved[0][1].full()), *resolved]}
 

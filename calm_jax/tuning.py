@@ -12,7 +12,7 @@ from calm_jax.files import read_json, write_json
 from calm_jax.measured import Measured, label
 from calm_jax.model import Model
 from calm_jax.recorded import COST_UNIT
-from calm_jax.speed import few, pack_of, time_decodings
+from calm_jax.speed import few, time_decodings
 from calm_jax.sweep import Sweep
 
 TUNING = 'tuning'  # the folder of its records, inside that of the calibration's
@@ -104,12 +104,12 @@ def _measured_seconds(model: Model, sweep: Sweep, points: Sequence[Point], texts
     """Medians of interleaved rounds, at full depth and at every point; they are kept beside the records."""
     documents = [sweep.recorded.full, *(point.decoding for point in points)]
     batch_size = sweep.recorded.environment['batch_size']
-    pack = pack_of(model, len(texts), batch_size)
+    pack = model.pack_of(len(texts), batch_size)
     texts = few(texts, batch_size)
     timed = time_decodings(model, [sweep.decoding(each) for each in documents], texts, batch_size, quiet=quiet, pack=pack)
     medians = np.median(timed.seconds, axis=0) / len(texts)
-    conditions = speed_conditions(batch_size)
-    unit = f'seconds per text ({conditions["device"]}, batch size {batch_size})'
+    conditions = speed_conditions(batch_size, pack)
+    unit = f'seconds per text ({conditions["device"]}, batch size {batch_size}, pack {pack})'
     seconds = {sweep.recorded.file(each): float(value) for each, value in zip(documents, medians)}
     write_json(sweep.directory / SECONDS_FILE, {'unit': unit, 'seconds': seconds})
     return Seconds(seconds, unit)

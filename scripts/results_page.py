@@ -49,7 +49,7 @@ def main():
         action='append',
         default=[],
         metavar='FILE',
-        help='JSON of scripts/benchmarks/peers.py; repeatable',
+        help='JSON of scripts/benchmarks/peers.py or texts.py; repeatable',
     )
     parser.add_argument(
         '--flight',
@@ -273,7 +273,7 @@ def write_readme_table(readme, directory):
                 f'{objective}, δ = {tolerance}',
                 f'{point["layers"]:.2f}',
                 f'{1 - point["flops"] / curve["full"]["flops"]:.0%}',
-                speed_ups(directory, path)[0],
+                'full depth' if point['decoding'] == curve['full']['decoding'] else speed_ups(directory, path)[0],
                 f'{early:.1f} ({full:.1f})',
             ]
         )

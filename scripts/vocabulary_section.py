@@ -18,7 +18,7 @@ def section(directory, facts, figures, trained_by):
         '### Measure and reduction',
         '',
         f'λ is the one of which the tuning data say that its risk ({facts["metric"]}) is within {facts["tuned"]:g} more '
-        f'likely than not (ε = ½); time is of {facts["timed"]} tuning examples, at batch 32 of as many as fill whole batches, '
+        f'likely than not (ε = ½); time is of {facts["timed"]} tuning examples, in flight, '
         'all settings interleaved, median of 3 rounds; scores, layers and FLOPs are of the test data.',
         '',
     ]
@@ -126,20 +126,18 @@ class Times:
 
     def of(self, setting):
         """Seconds, examples a second and speed-up to full depth with its spread, at batch 1 and at 32."""
-        return [
-            each for size in (1, 32) for each in self._of(self.rows[size, setting], max(size, self.examples // size * size))
-        ]
+        return [each for size in (1, 32) for each in self._of(self.rows[size, setting])]
 
     def speed_up(self, setting, size):
         return self.rows[size, setting]['speed_up']
 
-    def _of(self, row, examples):
+    def _of(self, row):
         spread = (
             '1.00'
             if row['speed_up'] is None
             else f'{row["speed_up"]:.2f} ({row["speed_up_least"]:.2f}–{row["speed_up_greatest"]:.2f})'
         )
-        return f'{row["seconds"]:.2f}', f'{examples / row["seconds"]:.1f}', f'×{spread}'
+        return f'{row["seconds"]:.2f}', f'{self.examples / row["seconds"]:.1f}', f'×{spread}'
 
 
 def advice(directory, facts, tuned, certified):

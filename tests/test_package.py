@@ -42,7 +42,7 @@ MAY_IMPORT = {
     'request': {'nearest', 'data', 'depth', 'decoding', 'calibration'},
     'certified': {'__init__', 'formats', 'machine', 'models', 'data', 'decoding', 'calibration', 'checkpoints'},
     'flight': {'types', 'data', 'decoding', 'models', 'output'},
-    'memory': {'models'},
+    'memory': {'types', 'depth', 'decoding', 'flight', 'models'},
     'model': {
         'compilation',
         'memory',
@@ -61,7 +61,8 @@ MAY_IMPORT = {
         'metrics',
     },
     'counting': {'checkpoints', 'data', 'depth', 'files', 'formats', 'outputs'},
-    'speed': {'certified', 'decoding', 'model', 'progress', 'request'},
+    'reading': {'types', 'decoding', 'models'},
+    'speed': {'calibration', 'certified', 'data', 'decoding', 'model', 'output', 'progress', 'request'},
     'runs': {'certified', 'data', 'decoding', 'model', 'progress', 'request'},
     'demo': {'data'},
     'stages': {'metrics', 'model', 'models', 'outputs', 'reporting', 'training'},

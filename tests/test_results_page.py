@@ -92,9 +92,9 @@ def test_a_gain_is_recommended_and_a_loss_is_not(section, tmp_path):
     assert 'at batch 1 **`softmax_gap` with fixed pruning** is the fastest (×2.00)' in text
     assert 'at batch 32 none is faster than full depth, `state` comes closest (×0.80)' in text
     assert 'δ = 0.05: ×4.00 at batch 1, ×1.50 at 32' in text and '`state` at δ = 0.05, batch 32 (×1.60)' in text
-    # 96 of 100 examples fill batches of 32; half the FLOPs; a quarter of layer 2's tokens.
+    # 100 examples; half the FLOPs; a quarter of layer 2's tokens.
     assert (
-        '| softmax_gap | fixed | 0.625 | 3 | ×2.00 | 5.00 | 20.0 | ×2.00 (1.90–2.10) | 13.33 | 7.2 | ×0.75 (0.65–0.85) | '
+        '| softmax_gap | fixed | 0.625 | 3 | ×2.00 | 5.00 | 20.0 | ×2.00 (1.90–2.10) | 13.33 | 7.5 | ×0.75 (0.65–0.85) | '
         '31 | 0.5 |'
     ) in text
     assert '| softmax_gap, fixed | whole head | 0.00% | 25.00% |' in text
@@ -138,3 +138,28 @@ def test_the_certified_point_of_a_curve_is_found_by_its_decoding(page):
     assert layers == [0, 1, 8]
     with pytest.raises(ValueError, match='curve.json: no point is decoded as was certified'):
         page.point_of('curve.json', curve, {'decoding': {}})
+
+
+def test_engines_on_real_texts_are_compared_round_by_round_and_an_absent_one_says_why(page):
+    def row(engine, seconds, **more):
+        compiled = {'first_seconds': 9.0}
+        return {'engine': engine, 'batch_size': 8, 'compiled': compiled, 'count': 120, 'rounds': seconds, **more}
+
+    rows = [
+        row('calm_jax', [{'seconds': each} for each in (1.0, 2.0, 4.0)], texts_equal=1.0),
+        row('other', [{'seconds': each} for each in (3.0, 4.0, 2.0)], texts_equal=0.75),
+    ]
+    result = {
+        'title': 'T',
+        'texts': 4,
+        'settings': {'repeats': 3},
+        'engines': {'calm_jax': {'versions': {'jax': '1'}}},
+        'rows': rows,
+        'left_out': [{'engine': 'third', 'batch_size': None, 'why': 'no compiler'}],
+        'provenance': {'command': 'c', 'machine': 'm', 'date': 'd', 'python': '3'},
+    }
+    text = page.markdown(result)
+    assert '| 8 | calm_jax | 2.00 (1.00–4.00) | 120 | 60 (30–120) | 9.0 |  | 100.0% |' in text
+    # Of 3 ÷ 1, 4 ÷ 2 and 2 ÷ 4 the median; of the medians it would be 1.5.
+    assert '| 8 | other | 3.00 (2.00–4.00) | 120 | 40 (30–60) | 9.0 | 2.00 (0.50–3.00)× | 75.0% |' in text
+    assert text.startswith('### T\n') and 'third was left out: no compiler' in text and 'jax 1' in text

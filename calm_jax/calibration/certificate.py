@@ -16,6 +16,7 @@ from calm_jax.files import write_text
 PROCEDURES = ('fixed_sequence', 'bonferroni')
 UNCOMPARED = ('data', 'source', 'tuning')  # provenance that describes the calibration and binds no later run
 ABSENT = object()  # what a description does not hold, where None is a value
+AS_BEFORE = {'pack': 'none'}  # of an environment that was recorded before it said so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Certificate:
         `current` describes the run: `decoding`, the document that it decodes with, and what `provenance` says of the
         calibration, key by key: fingerprints of parameters, configuration and tokenizer, the dtype, … All of it must be
         equal; only `data` and `source` are not compared, and each difference in `environment` (backend, versions, batch
-        size) gives a warning. A certificate of λ alone, without a document, compares `threshold`. The ValueError names
+        size, pack) gives a warning. A certificate of λ alone, without a document, compares `threshold`. The ValueError names
         the first difference by its dotted path.
         """
         recorded, current = described(self.provenance, 'provenance'), described(current, 'current')
@@ -135,7 +136,9 @@ class Certificate:
         recorded['decoding'] = plain(self.decoding, 'decoding')
         if not isinstance(current.setdefault('decoding', {}), dict):
             raise ValueError(f'current: expected a mapping as "decoding", found {current["decoding"]!r}')
-        warnings = _differences(recorded.pop('environment'), current.pop('environment'))
+        environment = current.pop('environment')
+        before = {name: value for name, value in AS_BEFORE.items() if name in environment}
+        warnings = _differences({**before, **recorded.pop('environment')}, environment)
         for part in UNCOMPARED:
             recorded.pop(part, None)
             current.pop(part, None)

@@ -4,9 +4,12 @@
     calm benchmark --checkpoint DIR --input in.jsonl --source_field en --certificate c.json --batch_size 1 --batch_size 32
     calm benchmark --checkpoint DIR                     # no texts, no measure: what each depth costs
 
-Times the compiled decoding of the same inputs under every setting. Repeats are interleaved (each round runs every setting
-once, every other round in reverse), the first round is a warm-up and dropped; reported are medians with the least and the
-greatest. --output writes a results.json for `calm report`.
+Texts are decoded as `calm generate` decodes them, full depth among the settings: in flight, refilled and packed as --pack says,
+timed from texts to texts. Without texts compiled batches of equal length are timed, for what each depth costs. Repeats are
+interleaved (each round runs every setting once, every other round in reverse), the first round is a warm-up and dropped;
+reported are medians with the least and the greatest; ms/step is all the time there was, encoder or prompt included, over the
+steps. At batch 1 a step at full depth by itself stands beside the time that reading its weights takes, measured in the same
+rounds. --output writes a results.json for `calm report`.
 """
 
 import dataclasses
@@ -28,28 +31,35 @@ from calm_jax.commands.flag_types import positive
 from calm_jax.commands.provenance import provenance
 from calm_jax.data import jsonl
 from calm_jax.data.sources import SOURCE_FIELD, data_of, open_records
-from calm_jax.data.windows import DecodeBatch, decode_windows
+from calm_jax.data.windows import DecodeBatch, decode_windows, row_bucket
 from calm_jax.decoding import ahead
 from calm_jax.decoding.choice import Beam, Greedy
 from calm_jax.decoding.codec import describe, to_json
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.generate import program
+from calm_jax.decoding.generate import can_pack, program
 from calm_jax.decoding.layout import at
+from calm_jax.decoding.packing import Packing
 from calm_jax.depth.confidence import StaticDepth
 from calm_jax.depth.exits import Exit
 from calm_jax.files import write_json
 from calm_jax.metrics import cost
-from calm_jax.model import Model, load
+from calm_jax.model import Model, beams, load
 from calm_jax.models.config import DEVICE_DTYPES, TransformerConfig
 from calm_jax.outputs import check_file
 from calm_jax.progress import progress
+from calm_jax.reading import time_step
+from calm_jax.request import PACKS, check_packs
+from calm_jax.speed import BATCHES, time_decodings
 
 FULL = 'full depth'
+EXAMPLES = 64
 RANDOM_SOURCE_LENGTH = 128
+STEPS = 32  # that the time of one, beside the reading of its weights, is the mean of
 
 COLUMNS = [
     {'key': 'batch_size', 'name': 'batch', 'unit': ''},
     {'key': 'setting', 'name': 'setting', 'unit': ''},
+    {'key': 'pack', 'name': 'pack', 'unit': ''},
     {'key': 'layers', 'name': 'layers', 'unit': 'per token'},
     {'key': 'executed', 'name': 'executed', 'unit': 'layers per step'},
     {'key': 'tokens', 'name': 'tokens', 'unit': ''},
@@ -84,13 +94,13 @@ def add_arguments(parser):
     parser.add_argument(
         '--examples',
         type=positive,
-        default=64,
         metavar='N',
-        help='inputs decoded per round: the first of the file, in whole batches (default 64)',
+        help=f'inputs decoded per round: the first of the file (default {EXAMPLES}, or {BATCHES} batches where that is more)',
     )
     parser.add_argument(
         '--batch_size', type=positive, action='append', metavar='N', help='rows decoded together; repeatable (default 1)'
     )
+    decode_flags.add_pack(parser)
     parser.add_argument('--repeats', type=positive, default=5, metavar='N', help='rounds timed (default 5)')
     parser.add_argument(
         '--dtype', choices=DEVICE_DTYPES, help='of parameters and activations (default: as stored; float32 on a CPU)'
@@ -116,27 +126,24 @@ def run(args):
     model = load(args.checkpoint, args.dtype)
     compared = compared_decodings(args, model)
     full = next(iter(compared.values()))
-    longest = full.limits.max_source_length
-    assert longest is not None  # resolved
-    sources, config, data = inputs(args, model, int(full.seed), longest)
-    padding = model.padding if args.input else {**model.padding, 'eos_id': None}
-    rows = []
-    for batch_size in args.batch_size or [1]:
-        windows = decode_windows(whole_batches(sources, batch_size), batch_size, max_source_length=longest, **padding)
-        batches = [batch for window in windows for batch in window]
-        programs = {}
-        timed = {
-            name: Decoder(model, config, decoding, batches, programs)
-            for name, decoding in progress(
-                compared.items(), f'batch {batch_size}, compiling', quiet=args.quiet, unit='decodings'
-            )
-        }
-        rounds = interleaved(timed, 1 + args.repeats, f'batch {batch_size}', args.quiet)
-        rows += [row(batch_size, name, decoder, rounds) for name, decoder in timed.items()]
+    sizes = args.batch_size or [1]
+    check_pack(args, model, compared, sizes)
+    examples = args.examples or max(EXAMPLES, BATCHES * max(sizes) if args.input else 0)
+    texts, data, count = inputs(args, examples)
+    sources = [model.encode(text) for text in texts] if args.input else random_sources(model, full, examples)
+    rows, reading = [], None
+    for batch_size in sizes:
+        if args.input:
+            rows += time_texts(args, model, compared, texts, batch_size, count)
+        else:
+            rows += time_batches(args, model, compared, sources, batch_size)
+        if batch_size == 1:
+            reading = read_share(model, full, sources[0], args.repeats)
     result = {
         'title': f'{Path(args.checkpoint).resolve().name}: full depth against exits',
-        'columns': COLUMNS,
+        'columns': [each for each in COLUMNS if any(row[each['key']] is not None for row in rows)],
         'rows': rows,
+        'step_reading': reading,
         'provenance': provenance(
             'benchmark',
             args,
@@ -151,6 +158,78 @@ def run(args):
         write_json(args.output, result, make_folders=True)
     if not args.quiet:
         Console().print(table(result))
+        if reading is not None:
+            print(in_words(reading))
+
+
+def check_pack(args, model: Model, compared: dict[str, Decoding], sizes: list[int]) -> None:
+    """Raises ValueError for a packing that cannot be had at one of the batch sizes, and for one of what is not packed."""
+    if args.pack != PACKS[0] and not args.input:
+        raise ValueError(f'--pack {args.pack} is of texts, which end one by one; pass --input, or leave it out')
+    for batch_size in sizes:
+        packing = model.packing(batch_size, 1, args.pack)
+        if packing and not any(map(can_pack, compared.values())):
+            check_packs(packing, next(iter(compared.values())), None)
+
+
+def time_texts(args, model: Model, compared: dict[str, Decoding], texts: list[str], batch_size: int, count: int) -> list[dict]:
+    """A row of each decoding of the texts, packed as the `count` of the file would be."""
+    pack = model.pack_of(count, batch_size, args.pack)
+    timed = time_decodings(model, list(compared.values()), texts, batch_size, args.repeats, args.quiet, pack)
+    slots, per_layer = row_bucket(len(texts), batch_size), cost.sub_layers(model.config)
+    rows = []
+    for seconds, reports, (name, decoding) in zip(timed.seconds.T.tolist(), timed.reports, compared.items()):
+        tokens, places, needed, executed = (
+            sum(getattr(each, part) for each in reports) for part in ('tokens', 'places', 'needed', 'executed')
+        )
+        layers, ran = needed / per_layer / max(1, tokens), executed / per_layer / beams(decoding) / max(1, places)
+        packed = 'refill' if isinstance(pack, Packing) and not can_pack(decoding) else str(pack)
+        decoded = [Decoded(each, tokens, places / slots, layers, ran) for each in seconds]
+        rows.append(row(batch_size, name, decoded, rows[0] if rows else None) | {'pack': packed})
+    return rows
+
+
+def time_batches(args, model: Model, compared: dict[str, Decoding], sources: list[list[int]], batch_size: int) -> list[dict]:
+    """A row of each decoding of random sources in compiled batches, whose rows never end by themselves."""
+    # No text, so nothing to say when it is done: every row decodes to the maximum.
+    config = dataclasses.replace(model.config, eos_id=-1, other_eos_ids=())
+    windows = decode_windows(whole_batches(sources, batch_size), batch_size, **layout(model, compared[FULL], ends=False))
+    batches = [batch for window in windows for batch in window]
+    programs = {}
+    timed = {
+        name: Decoder(model, config, decoding, batches, programs)
+        for name, decoding in progress(compared.items(), f'batch {batch_size}, compiling', quiet=args.quiet, unit='decodings')
+    }
+    rounds = interleaved(timed, 1 + args.repeats, f'batch {batch_size}', args.quiet)
+    rows = []
+    for name, decoder in timed.items():
+        rows.append(row(batch_size, name, rounds[name], rows[0] if rows else None) | decoder.compiled())
+    return rows
+
+
+def read_share(model: Model, full: Decoding, source: list[int], rounds: int) -> dict | None:
+    """A step at batch 1 beside the reading of its weights (`calm_jax.reading.StepReading`); None where a text is one token."""
+    limit = full.limits.max_new_tokens
+    assert limit is not None  # resolved
+    if int(limit) < 2:
+        return None
+    ((batch,),) = decode_windows([source], 1, **layout(model, full))
+    count = min(int(limit), 1 + STEPS)
+    return time_step(model.config, model.decoding_params, batch.tokens, batch.mask, count, rounds).as_dict()
+
+
+def in_words(reading: dict) -> str:
+    """'step = 9.01 ms, weights read in 5.20 ms, share 0.58'."""
+    return (
+        f'batch 1, full depth: step = {reading["step_ms"]:.2f} ms, weights read in {reading["read_ms"]:.2f} ms, '
+        f'share {reading["share"]:.2f}'
+    )
+
+
+def layout(model: Model, full: Decoding, ends: bool = True) -> dict:
+    """How sources are laid out; ends: whether an end of sequence follows where the model reads one."""
+    padding = model.padding if ends else {**model.padding, 'eos_id': None}
+    return {**padding, 'max_source_length': full.limits.max_source_length}
 
 
 def compared_decodings(args, model: Model) -> dict[str, Decoding]:
@@ -215,20 +294,21 @@ def label(decoding: Decoding) -> str:
     return describe(to_json(decoding))
 
 
-def inputs(args, model: Model, seed: int, longest: int) -> tuple[list[list[int]], TransformerConfig, dict | None]:
-    """Source ids of the first examples, the configuration to decode them with, and what is said of the data.
+def inputs(args, examples: int) -> tuple[list[str], dict | None, int]:
+    """The first texts of --input, what is said of the data, and how many texts there are; nothing where there is no input."""
+    if not args.input:
+        return [], None, 0
+    records, template = open_records(args.input), jsonl.Template(args.source_field)
+    texts = [template(records[i], records.where(i)) for i in range(min(examples, len(records)))]
+    return texts, data_of(records, args.source_field, len(texts)), len(records)
 
-    longest: tokens of a source at most. seed: of the random ones that stand in for no input.
-    """
-    if args.input:
-        records, template = open_records(args.input), jsonl.Template(args.source_field)
-        texts = [template(records[i], records.where(i)) for i in range(min(args.examples, len(records)))]
-        data = data_of(records, args.source_field, len(texts))
-        return [model.encode(text) for text in texts], model.config, data
+
+def random_sources(model: Model, full: Decoding, examples: int) -> list[list[int]]:
+    """Ids that stand in for no input, by the decoding's seed."""
+    longest = full.limits.max_source_length
+    assert longest is not None  # resolved
     length = min(RANDOM_SOURCE_LENGTH, longest)
-    tokens = np.random.default_rng(seed).integers(2, model.config.vocab_size, (args.examples, length))
-    # No text, so nothing to say when it is done: every row decodes to the maximum.
-    return tokens.tolist(), dataclasses.replace(model.config, eos_id=-1, other_eos_ids=()), None
+    return np.random.default_rng(int(full.seed)).integers(2, model.config.vocab_size, (examples, length)).tolist()
 
 
 def whole_batches(sources, batch_size):
@@ -237,14 +317,15 @@ def whole_batches(sources, batch_size):
 
 
 class Decoded(NamedTuple):
-    """What one pass over the batches gave: seconds of wall time, and counts that are the same in every pass.
+    """What one pass over the inputs gave: seconds of wall time, and counts that are the same in every pass.
 
-    layers: that a token ran; executed: that the batch ran at a step; both of sub-layers, over those of a layer.
+    layers: that a token ran; executed: that the batch ran at a step; both of sub-layers, over those of a layer. steps: of the
+    batch, where in flight each has as many places as there are slots.
     """
 
     seconds: float
     tokens: int
-    steps: int
+    steps: float
     layers: float
     executed: float
 
@@ -276,6 +357,14 @@ class Decoder:
             _, arguments, settings = call
             self.calls.append((programs[key].call, *ahead.inputs(arguments, settings)))
 
+    def compiled(self) -> dict:
+        """What compiling took, and memory, as a row has them."""
+        return {
+            'lower_seconds': self.lower_seconds,
+            'compile_seconds': self.compile_seconds,
+            'memory_mib': None if self.memory_bytes is None else self.memory_bytes / 2**20,
+        }
+
     def decode(self) -> Decoded:
         """One pass."""
         start = time.perf_counter()
@@ -297,13 +386,15 @@ def interleaved(timed, rounds, description, quiet):
     return {name: each[1:] for name, each in decoded.items()}
 
 
-def row(batch_size, name, decoder, rounds):
-    """One line of the result: medians over the rounds, and the ratio to full depth round by round."""
-    seconds = [each.seconds for each in rounds[name]]
-    median, one = statistics.median(seconds), rounds[name][0]
+def row(batch_size: int, name: str, rounds: list[Decoded], full: dict | None) -> dict:
+    """One line of the result: medians over the rounds, and the ratio to full depth, where there is a row of it, round by
+    round."""
+    seconds = [each.seconds for each in rounds]
+    median, one = statistics.median(seconds), rounds[0]
     result = {
         'batch_size': batch_size,
         'setting': name,
+        'pack': None,
         'layers': one.layers,
         'executed': one.executed,
         'tokens': one.tokens,
@@ -315,39 +406,37 @@ def row(batch_size, name, decoder, rounds):
         'speed_up': None,
         'speed_up_least': None,
         'speed_up_greatest': None,
-        'lower_seconds': decoder.lower_seconds,
-        'compile_seconds': decoder.compile_seconds,
-        'memory_mib': None if decoder.memory_bytes is None else decoder.memory_bytes / 2**20,
+        'lower_seconds': None,
+        'compile_seconds': None,
+        'memory_mib': None,
         'rounds': seconds,
     }
-    if name != FULL:
-        ratios = [full.seconds / mine for full, mine in zip(rounds[FULL], seconds)]
+    if full is not None:
+        ratios = [full / mine for full, mine in zip(full['rounds'], seconds)]
         result |= {'speed_up': statistics.median(ratios), 'speed_up_least': min(ratios), 'speed_up_greatest': max(ratios)}
     return result
 
 
-def table(result):
-    """The rows, to be read in a terminal."""
+def table(result: dict) -> Table:
+    """The rows, to be read in a terminal of 80 columns; the JSON has more."""
     title = f'{result["title"]} (median of {result["provenance"]["repeats"]}, least–greatest)'
     drawn = Table(box=box.SIMPLE, pad_edge=False, title=title)
-    for name in ('batch', 'setting', 'layers', 'executed', 'ms a step', 'tokens/s', 'speed-up', 'compile, s', 'MiB'):
-        drawn.add_column(name, justify='left' if name == 'setting' else 'right', overflow='fold')
+    for name in ('batch', 'setting', 'layers', 'run', 'ms/step', 'tokens/s', 'speed-up'):
+        left = name == 'setting'
+        drawn.add_column(name, justify='left' if left else 'right', overflow='fold', no_wrap=not left)
     for each in result['rows']:
         speed = (
             ''
             if each['speed_up'] is None
-            else (f'×{each["speed_up"]:.2f} ({each["speed_up_least"]:.2f}–{each["speed_up_greatest"]:.2f})')
+            else f'×{each["speed_up"]:.2f} ({each["speed_up_least"]:.2f}–{each["speed_up_greatest"]:.2f})'
         )
-        scale = each['step_ms'] / each['seconds']
         drawn.add_row(
             str(each['batch_size']),
             each['setting'],
             f'{each["layers"]:.2f}',
             f'{each["executed"]:.2f}',
-            f'{each["step_ms"]:.2f} ({each["seconds_least"] * scale:.2f}–{each["seconds_greatest"] * scale:.2f})',
+            f'{each["step_ms"]:.2f}',
             f'{each["tokens_per_second"]:.0f}',
             speed,
-            f'{each["lower_seconds"] + each["compile_seconds"]:.1f}',
-            '' if each['memory_mib'] is None else f'{each["memory_mib"]:.0f}',
         )
     return drawn

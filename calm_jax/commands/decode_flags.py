@@ -22,6 +22,7 @@ from calm_jax.decoding.decoding import Decoding, off
 from calm_jax.decoding.layout import Layout, at
 from calm_jax.models.config import DEVICE_DTYPES
 from calm_jax.options import Place
+from calm_jax.request import PACKS
 from calm_jax.types import Sizes
 
 # The parts of a decoding that full depth has not: where several decodings are made, theirs are the flags that may differ.
@@ -59,6 +60,18 @@ class Candidate(NamedTuple):
 
     decoding: Decoding
     measure: int | None
+
+
+def add_pack(parser: argparse.ArgumentParser) -> None:
+    """--pack: how texts that are decoded together share their places."""
+    parser.add_argument(
+        '--pack',
+        default=PACKS[0],
+        metavar='auto|refill|none|LAYERS:WIDTHS',
+        help='none: texts are decoded batch by batch; refill: a text that has ended gives its place to the next; 1,3:8,16: '
+        'besides, after layers 1 and 3 rows that are still inside are packed into 8 or 16; auto (default): refill, and the '
+        'packing that was measured best here, if any',
+    )
 
 
 def add_decoding(parser: argparse.ArgumentParser, threshold: bool = True, several: bool = False) -> None:

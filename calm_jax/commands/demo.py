@@ -277,7 +277,7 @@ def headline(certificate, speeds, row, num_layers):
 def shown_examples(test, decoded, num_layers):
     """What examples.json holds: a few test texts, a third of them with another output."""
     full, early = decoded[FULL], decoded[CERTIFIED]
-    rows = telling(*([record['text'] for record in records] for records in (full, early)), EXAMPLES)
+    rows = telling([record['text'] for record in full], [record['text'] for record in early], EXAMPLES)
     return examples(
         [test[row]['en'] for row in rows],
         [test[row]['fr'] for row in rows],

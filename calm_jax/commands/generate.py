@@ -28,12 +28,13 @@ from calm_jax.data import jsonl
 from calm_jax.data.decoded import check_path, journalled, plain_line
 from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.sources import SOURCE_FIELD
+from calm_jax.data.windows import row_bucket
 from calm_jax.decoding.decoding import Decoding, off
 from calm_jax.model import Model, load
 from calm_jax.outputs import check_apart
 from calm_jax.request import BATCH_SIZE, PACKS
 from calm_jax.runs import decode_file, decode_records
-from calm_jax.speed import few, in_words, measure_speed, pack_of
+from calm_jax.speed import few, in_words, measure_speed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,14 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f'--{name}_format', choices=FORMATS, help=f'of --{name} (default: text for - and what ends in .txt, else jsonl)'
         )
     parser.add_argument('--certificate', metavar='FILE', help='decode within the guarantee of this certificate')
-    parser.add_argument(
-        '--pack',
-        default=PACKS[0],
-        metavar='auto|refill|none|LAYERS:WIDTHS',
-        help='none: texts are decoded batch by batch; refill: a text that has ended gives its place to the next; 1,3:8,16: '
-        'besides, after layers 1 and 3 rows that are still inside are packed into 8 or 16; auto (default): refill, and the '
-        'packing that was measured best here, if any',
-    )
+    decode_flags.add_pack(parser)
     parser.add_argument('--finish_order', action='store_true', help='write records in the order in which they end')
     parser.add_argument(
         '--measure_speed', action='store_true', help='then time a few batches of the input against full depth, for the summary'
@@ -83,17 +77,16 @@ def run(args: argparse.Namespace) -> None:
     recorded = certificate and certified.recorded_batch_size(certificate)
     batch_size = args.batch_size or recorded or BATCH_SIZE
     source_field = args.source_field or (certificate and certified.recorded_source_field(certificate)) or SOURCE_FIELD
-    if certificate is None:
-        decoding = decode_flags.decoding_of(args, model, by_record=args.threshold_field is not None)
-    else:
-        decoding = certified_decoding(args, certificate, model, batch_size)
-        if args.prompt is None:
-            certified.warn(certified.source_warnings(certificate, source_field))
-    if args.prompt is not None:
-        print(model.generate(args.prompt, decoding).text)
-        return
     with opened(args, source_field) as records:
-        if args.output == STANDARD:
+        if certificate is None:
+            decoding = decode_flags.decoding_of(args, model, by_record=args.threshold_field is not None)
+        else:
+            decoding = certified_decoding(args, certificate, model, batch_size, 1 if records is None else len(records))
+            if records is not None:
+                certified.warn(certified.source_warnings(certificate, source_field))
+        if records is None:
+            print(model.generate(str(args.prompt), decoding).text)
+        elif args.output == STANDARD:
             print_decoded(args, model, decoding, records, source_field, batch_size)
         else:
             write_decoded(args, model, decoding, records, source_field, batch_size, certificate)
@@ -155,8 +148,10 @@ def write_decoded(
         print(describe(args.output, result.summary, result.decoded, model, decoding))
         if args.measure_speed and 'speed' in result.summary:
             print(f'measured: {in_words(result.summary["speed"])}')
-        elif certificate is not None and (words := speed_of(certificate, batch_size)):
-            print(words)
+        elif certificate is not None:
+            pack = certified.kept_together(decoding, model.pack_of(len(records), batch_size, args.pack))
+            if words := speed_of(certificate, row_bucket(len(records), batch_size), pack):
+                print(words)
 
 
 def how_to_resume(args: argparse.Namespace, done: int, examples: int) -> str:
@@ -203,14 +198,16 @@ def check_flags(args: argparse.Namespace) -> None:
         check_apart(args.output, [args.input, args.certificate])
 
 
-def certified_decoding(args: argparse.Namespace, certificate: Certificate, model: Model, batch_size: int) -> Decoding:
-    """The decoding that the certificate covers.
+def certified_decoding(
+    args: argparse.Namespace, certificate: Certificate, model: Model, batch_size: int, examples: int
+) -> Decoding:
+    """The decoding that the certificate covers. examples: how many there are to decode.
 
     Raises ValueError for whatever a flag says otherwise than the certificate, or the model is otherwise, by name.
     """
     for name, value, covered in decode_flags.otherwise(args, certificate.decoding, model.config.sizes):
         raise ValueError(f'--{name} {value}: the certificate covers {covered}; leave the flag out, or calibrate again')
-    return model.certified(certificate, batch_size, None if args.prompt is None else 1, args.decode_flags.layout.own)
+    return model.certified(certificate, batch_size, examples, args.decode_flags.layout.own, args.pack)
 
 
 def check_skips(decoding: Decoding) -> None:
@@ -226,21 +223,21 @@ def measured_speed(
     template = Template(source_field)
     places = few(range(len(records)), batch_size)
     texts = [template(records[place], records.where(place)) for place in places]
-    pack = pack_of(model, len(records), batch_size, args.pack)
+    pack = model.pack_of(len(records), batch_size, args.pack)
     return measure_speed(model, decoding, texts, batch_size, quiet=args.quiet, pack=pack)
 
 
-def speed_of(certificate: Certificate, batch_size: int) -> str:
-    """What the certificate says of its speed here, in a line; '' where that is full depth's, or was warned of already."""
-    speed = certified.speed_here(certificate, batch_size)
-    if not certificate.found or (speed is not None and speed['speed_up'] < 1):
-        return ''
+def speed_of(certificate: Certificate, batch_size: int, pack: str) -> str:
+    """What the certificate says of its speed here, in a line; '' where that was warned of already. batch_size, pack: of the
+    decode."""
+    speed = certified.speed_here(certificate, batch_size, pack)
+    if not certificate.found:
+        return 'nothing was certified: this is full depth, and as fast'
     if speed is not None:
-        return f'measured when it was calibrated: {in_words(speed)}'
-    conditions = certified.speed_conditions(batch_size)
-    return (
-        f'speed against full depth: not measured here (batch size {batch_size}, {conditions["device"]}); --measure_speed does'
-    )
+        return '' if speed['speed_up'] < 1 else f'measured when it was calibrated: {in_words(speed)}'
+    device = certified.speed_conditions(batch_size, pack)['device']
+    where = f'batch size {batch_size}, pack {pack}, {device}'
+    return f'speed against full depth: not measured here ({where}); --measure_speed does'
 
 
 def describe(output: str | Path, summary: dict, decoded: int, model: Model, decoding: Decoding) -> str:

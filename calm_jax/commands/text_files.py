@@ -26,11 +26,15 @@ def is_text(name: str, form: str | None = None) -> bool:
 
 
 @contextlib.contextmanager
-def opened(args: argparse.Namespace, source_field: str) -> Iterator[Records]:
-    """The records of --input, read to its end where it is standard input; a line of text is the field of the template.
+def opened(args: argparse.Namespace, source_field: str) -> Iterator[Records | None]:
+    """The records of --input, read to its end where it is standard input; a line of text is the field of the template. None
+    where there is no --input.
 
     Raises ValueError for text and a template of several fields, and what `open_records` raises.
     """
+    if args.input is None:
+        yield None
+        return
     field = None
     if is_text(args.input, args.input_format):
         field, *others = Template(source_field).fields

@@ -1,8 +1,11 @@
 """What a line of a decoded file holds: made of an output, and checked when it is read again."""
 
+import math
+
 
 def record(example_id, output) -> dict:
-    """What a line holds of a `calm_jax.output.Output`: all that is a function of input and settings, so no times."""
+    """What a line holds of a `calm_jax.output.Output`: all that is a function of input and settings, so no times.
+    A confidence that is no finite number, as a measure of one's own may give, is null: JSON has no name for it."""
     return {
         'id': example_id,
         'text': output.text,
@@ -10,7 +13,7 @@ def record(example_id, output) -> dict:
         'pieces': output.pieces,
         'exit_layers': output.exit_layers,
         'sub_layers': output.sub_layers,
-        'confidence': [round(value, 6) for value in output.confidence],
+        'confidence': [round(value, 6) if math.isfinite(value) else None for value in output.confidence],
         'layers': output.layers,
         'flops': output.flops,
         'flops_elbayad': output.flops_elbayad,

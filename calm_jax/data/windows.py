@@ -1,6 +1,7 @@
 """Windows of decoding batches: sources grouped by length, as a function of their order and the settings alone."""
 
 import itertools
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -51,7 +52,8 @@ def decode_windows(
     if batch_size < 1 or window < 1:
         raise ValueError(f'windows of {window} batches of {batch_size}: expected both to be at least 1')
     buckets = Buckets.for_limit(max_source_length, length_multiple)
-    return _windows(iter(sources), window * batch_size, batch_size, buckets, pad_id, eos_id, left)
+    size = min(window * batch_size, sys.maxsize)  # no more than can be counted
+    return _windows(iter(sources), size, batch_size, buckets, pad_id, eos_id, left)
 
 
 def _windows(

@@ -39,8 +39,14 @@ class OwnMetric:
         return f'{self.name}, source {hashlib.sha256(self._file().read_bytes()).hexdigest()}'
 
     def __call__(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """Values, float64 [B]. Raises ValueError in one line for what is no value for each example, NaN or outside [0, 1]."""
-        values = self.function(list(predictions), [list(texts) for texts in references])
+        """Values, float64 [B]. Raises ValueError in one line where the function raises, and for what is no value for each
+        example, NaN or outside [0, 1]. Of no texts nothing is asked: where no output has changed there is none to compare."""
+        if not len(predictions):
+            return np.zeros(0)
+        try:
+            values = self.function(list(predictions), [list(texts) for texts in references])
+        except Exception as error:  # whatever it is: it is the function's
+            raise ValueError(f'metric {self.name} raised {type(error).__name__}: {error}') from error
         try:
             array = np.asarray(values, dtype=np.float64)
         except (TypeError, ValueError):

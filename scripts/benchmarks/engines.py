@@ -198,7 +198,8 @@ def scripted(kind):
 
 
 class Transformers:
-    """Hugging Face transformers on torch, as `model.generate` runs by default: a growing key/value cache."""
+    """Hugging Face transformers on torch, as `model.generate` runs by default: a growing key/value cache; compiled: with a
+    static cache, and each step compiled by torch, a prompt or encoder apart."""
 
     def load(self, request):
         import torch
@@ -212,12 +213,29 @@ class Transformers:
         model = getattr(transformers, request['architecture']).from_pretrained(request['directory'])
         self.model = model.eval().to(self.device)
         self.model.generation_config.eos_token_id = None  # never ends by itself
+        self.cache = {}
+        if request.get('compiled'):
+            # A program for each batch size and width, more than torch compiles by itself before it goes on without.
+            torch._dynamo.config.recompile_limit = 64
+            # Else what cannot be compiled is run as it stands, and would be timed under a wrong name.
+            torch._dynamo.config.suppress_errors = False
+            config = transformers.CompileConfig(fullgraph=False, dynamic=False, mode='default')
+            config._compile_all_devices = True  # by itself transformers compiles on accelerators alone
+            self.cache = {'cache_implementation': 'static', 'compile_config': config}
         versions = {'transformers': transformers.__version__, 'torch': torch.__version__}
         return {'versions': versions, 'device': self.device, 'dtype': str(model.dtype).removeprefix('torch.')}
 
     def prepare(self, case):
+        start = time.perf_counter()
         self.measure(case)
-        return {}
+        self.check_compiled()
+        # What torch compiles at the first call, beside one more.
+        return {'first_call_seconds': time.perf_counter() - start} if self.cache else {}
+
+    def check_compiled(self):
+        """Raises RuntimeError where transformers went on without compiling what was to be compiled."""
+        if self.cache and not hasattr(self.model, '_compiled_call'):
+            raise RuntimeError('transformers did not compile its step')
 
     def measure(self, case):
         tokens = self.torch.tensor(sources(case, self.model.config.vocab_size), device=self.device)
@@ -236,6 +254,7 @@ class Transformers:
                 use_cache=True,
                 min_new_tokens=new_tokens,
                 max_new_tokens=new_tokens,
+                **self.cache,
             )
         said = 1 if self.model.config.is_encoder_decoder else tokens.shape[1]
         generated = output[:, said:].tolist()  # waits for the device
@@ -251,15 +270,15 @@ class CTranslate2:
         self.vocab_size = request['vocab_size']
         converted = Path(request['directory'] + '-ctranslate2')
         if not converted.exists():
-            convert(request['directory'], converted, self.vocab_size)
+            convert(request['directory'], converted, self.vocab_size, request.get('eos_id', 1))
         device = 'cuda' if ctranslate2.get_cuda_device_count() else 'cpu'
-        self.alone = request['decoder_only']
+        self.alone, side_by_side = request['decoder_only'], request.get('side_by_side', False)
         self.engine = (ctranslate2.Generator if self.alone else ctranslate2.Translator)(
             str(converted),
             device=device,
             compute_type=request['compute_type'],
-            inter_threads=1,
-            intra_threads=request['threads'],
+            inter_threads=request['threads'] if side_by_side else 1,
+            intra_threads=1 if side_by_side else request['threads'],
         )
         return {'versions': {'ctranslate2': ctranslate2.__version__}, 'device': device, 'dtype': self.engine.compute_type}
 
@@ -299,12 +318,12 @@ def piece(i):
     return f'<{i}>'
 
 
-def convert(directory, converted, vocab_size):
+def convert(directory, converted, vocab_size, eos_id):
     """Write CTranslate2's float32 form of an exported model; its vocabulary is numbers, no tokenizer is needed."""
     from ctranslate2.converters import TransformersConverter
 
     class Numbers:
-        pad_token, eos_token, unk_token, bos_token = piece(0), piece(1), piece(2), piece(1)
+        pad_token, eos_token, unk_token, bos_token = piece(0), piece(eos_id), piece(2), piece(eos_id)
 
         def get_vocab(self):
             return {piece(i): i for i in range(vocab_size)}
@@ -353,9 +372,10 @@ class Machine:
 ENGINES = {'calm_jax': CalmJax, 'transformers': Transformers, 'ctranslate2': CTranslate2, 'machine': Machine}
 
 
-def main():
+def main(kinds):
+    """Serves the engine that is asked for by name, of these."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('engine', choices=ENGINES)
+    parser.add_argument('engine', choices=kinds)
     parser.add_argument('--threads', type=int, required=True)
     args = parser.parse_args()
     # Answers go where standard output went; whatever a library prints goes to standard error.
@@ -363,7 +383,7 @@ def main():
     os.dup2(2, 1)
     if hasattr(os, 'sched_setaffinity'):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
-    engine = ENGINES[args.engine]()
+    engine = kinds[args.engine]()
     for line in sys.stdin:
         request = json.loads(line)
         try:
@@ -383,4 +403,4 @@ def serve(engine, request):
 
 
 if __name__ == '__main__':
-    main()
+    main(ENGINES)

@@ -7,7 +7,8 @@ Sources have as many tokens as the texts have words, and every row generates as 
 --new_tokens: what counts is how rows of unlike length stand together, not what they say. Tokens leave where a script says: at
 `full depth` never, else after --depth layers on average (a geometric draw by row and step), computed and paid for as the
 measure is. Settings are interleaved, every other round in reverse; the first round is a warm-up and dropped. Prefills are timed
-apart, by running them alone. Medians with the least and the greatest.
+apart, by running them alone; how long texts take from insertion to last token is measured (`latency.py`). Medians with the
+least and the greatest.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import shapes
 from engines import scripted
+from latency import Landed, latencies
 
 from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.windows import WINDOW, decode_windows
@@ -132,11 +134,12 @@ def time_batch(args, config, params, sources, limits, batch_size):
             packing = ways.get(way, NEVER)
             timed[case].append(run(way, config, params, windows, limits, decoding, batch_size, packing))
         print(f'batch {batch_size}: round {number} of {args.repeats}', file=sys.stderr)
-    prefill = statistics.median(seconds for seconds, _ in timed['prefill', FULL][1:])
+    prefill = statistics.median(seconds for seconds, *_ in timed['prefill', FULL][1:])
     rows = []
     for way, name in cases[:-1]:
-        seconds = [seconds for seconds, _ in timed[way, name][1:]]
-        base = [seconds for seconds, _ in timed[cases[0]][1:]]
+        seconds = [seconds for seconds, *_ in timed[way, name][1:]]
+        base = [seconds for seconds, *_ in timed[cases[0]][1:]]
+        waits = [waited for *_, waited in timed[way, name][1:]]
         counts = timed[way, name][1][1]
         ratios = [(one - prefill) / (mine - prefill) for one, mine in zip(base, seconds)]
         step = (statistics.median(seconds) - prefill) / (counts['places'] / batch_size)
@@ -150,8 +153,11 @@ def time_batch(args, config, params, sources, limits, batch_size):
             'prefill_seconds': prefill,
             'compile_and_first_seconds': timed[way, name][0][0],
             'step_ms': 1e3 * step,
-            'latency_p50': float(np.quantile(limits, 0.5)) * step,
-            'latency_p95': float(np.quantile(limits, 0.95)) * step,
+            **{
+                f'{part}_p{percent}': statistics.median(float(np.percentile(each[place], percent)) for each in waits)
+                for place, part in enumerate(('latency', 'landed'))
+                for percent in (50, 95)
+            },
             'decode_speed': statistics.median(ratios),
             'decode_speed_least': min(ratios),
             'decode_speed_greatest': max(ratios),
@@ -162,7 +168,7 @@ def time_batch(args, config, params, sources, limits, batch_size):
             f'batch {batch_size:3d} {way:16s} {name:24s} used {row["used"]:.2f} whole {statistics.median(seconds):7.2f} s '
             f'({min(seconds):.2f}–{max(seconds):.2f}) prefill {prefill:.2f} s, first {row["compile_and_first_seconds"]:.1f} s, '
             f'decode × {row["decode_speed"]:.2f} ({min(ratios):.2f}–{max(ratios):.2f}), whole × {row["whole_speed"]:.2f}, '
-            f'step {row["step_ms"]:.2f} ms, '
+            f'step {row["step_ms"]:.2f} ms, in the decode {row["latency_p50"]:.2f} s (p95 {row["latency_p95"]:.2f}), '
             f'layers {row["layers"]:.2f}, run {row["executed"]:.2f}',
             flush=True,
         )
@@ -170,7 +176,7 @@ def time_batch(args, config, params, sources, limits, batch_size):
 
 
 def run(way, config, params, windows, limits, decoding, batch_size, packing):
-    """(seconds, counts) of one pass."""
+    """(seconds, counts, of each text seconds from insertion to last token and until the host has it) of one pass."""
 
     def example_ids(rows):
         return np.maximum(rows, 0).astype(np.int32)
@@ -179,6 +185,7 @@ def run(way, config, params, windows, limits, decoding, batch_size, packing):
         return Rows(limit=limits[np.maximum(rows, 0)])
 
     start, tokens, places, needed, executed = time.perf_counter(), 0, 0, 0, 0
+    waits = []
     for window in windows:
         if way == 'prefill':
             for group in groups_of(window, batch_size):
@@ -193,14 +200,23 @@ def run(way, config, params, windows, limits, decoding, batch_size, packing):
             landings = decode_batches(config, params, window, decoding, **options)
         else:
             landings = fly_window(config, params, window, decoding, batch_size, **options)
+        landed = []
         for landing in landings:
+            steps = landing.places // (batch_size if way != 'batches' else len(window[len(landed)].rows))
+            landed.append(Landed(dict(zip(landing.rows.tolist(), landing.trace.lengths.tolist())), landing.seconds, steps))
             report = landing.report(1)
             tokens, places = tokens + report.tokens, places + report.places
             needed, executed = needed + report.needed, executed + report.executed
+        if way == 'batches':
+            waits += [latencies(list(each.lengths), [each], len(each.lengths)) for each in landed]
+        else:
+            order = [row for group in groups_of(window, batch_size, wanted) for row in group.rows.tolist() if row >= 0]
+            waits.append(latencies(order, landed, batch_size))
     seconds = time.perf_counter() - start
     layer = 2 if config.decoder_only else 3
     layers, ran = needed / layer / max(1, tokens), executed / layer / max(1, places)
-    return seconds, {'tokens': tokens, 'places': places, 'layers': layers, 'executed': ran}
+    waited = [np.concatenate(each) for each in zip(*waits)]
+    return seconds, {'tokens': tokens, 'places': places, 'layers': layers, 'executed': ran}, waited
 
 
 def exit_of(config, measure, depth, seed):

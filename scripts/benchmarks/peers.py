@@ -7,7 +7,9 @@
 Every engine runs in a process of its own on the same processors, and repeats are interleaved: each round asks every engine for
 every setting once, in turn and then in reverse, so that whatever else the machine does falls on all alike. Idle engines wait
 on a pipe. Reported is the median of the rounds with the least and the greatest. Writes raw numbers as JSON beside a Markdown
-table; needs `pip install calm_jax[bench]`, and leaves out, by name, an engine that is not installed.
+table; needs `pip install calm_jax[bench]`. An engine that is not installed or does not run is left out, and the table says why.
+`transformers compiled` has a static cache and steps compiled by torch, which needs a C++ compiler. `texts.py` compares the same
+engines on real texts, which end by themselves.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from tables import markdown
 
 from calm_jax.machine import processor
 
-PEERS = ('transformers', 'ctranslate2 float32', 'ctranslate2 int8')
+PEERS = ('transformers', 'transformers compiled', 'ctranslate2 float32', 'ctranslate2 int8')
 MEASURES = ('classifier', 'softmax_gap', 'state')
 # What a vocabulary of part of the ids and contrasts cost; asked for by name.
 PRUNED = (
@@ -95,15 +97,15 @@ def run(args):
             'threads': args.threads,
             'directory': f'{temporary}/model',
         }
-        workers, described = start(args, load)
+        workers, described, left_out = start(load, args.engine, args.threads)
         try:
             rows = []
             for batch_size in args.batch_size:
-                rows += time_batch(workers, batch_cases(args, shape, batch_size), args.repeats)
+                rows += agree(time_batch(workers, batch_cases(args, shape, batch_size), args.repeats, left_out))
         finally:
             for worker in workers.values():
                 worker.close()
-        memory = peak_memory(args, load, shape, described)
+        memory = peak_memory(args, load, shape, described, left_out)
     return {
         'title': f'Decoding {args.new_tokens} tokens, {shape.name}, source {args.source_length}, '
         f'{args.threads} threads, greedy',
@@ -119,6 +121,7 @@ def run(args):
         },
         'engines': described,
         'rows': rows,
+        'left_out': left_out,
         'memory': memory,
         'provenance': {
             'command': shlex.join(['python', *sys.argv]),
@@ -131,22 +134,29 @@ def run(args):
     }
 
 
-def start(args, load):
-    """Workers by engine name, and what each said of itself. The first writes the weights that the others read."""
-    workers, described = {}, {}
-    for name in dict.fromkeys(['calm_jax', *args.engine, 'machine']):
-        worker = Worker(name, args.threads)
-        export = name == 'calm_jax' and any(engine in PEERS for engine in args.engine)
+def start(load, engines, threads, script='engines.py', others=('machine',)):
+    """(workers by engine name, what each said of itself, those left out and why). The first writes the weights that the others
+    read; others: what is measured beside the engines."""
+    workers, described, left_out = {}, {}, []
+    for name in dict.fromkeys(['calm_jax', *engines, *others]):
+        worker = Worker(name, threads, script)
+        export = name == 'calm_jax' and any(engine in PEERS for engine in engines)
         answer = worker.ask({**load, **engine_request(name), 'export': export})
         if 'error' in answer:
-            print(f'{name} is left out: {answer["error"]}', file=sys.stderr)
+            leave_out(left_out, name, None, answer['error'])
             worker.close()
             continue
-        if name in args.engine or name == 'machine':
+        if name in engines or name in others:
             workers[name], described[name] = worker, answer
         else:
             worker.close()
-    return workers, described
+    return workers, described, left_out
+
+
+def leave_out(left_out, engine, batch_size, why):
+    """Notes that an engine does not run, at a batch size or, None, at any, and why."""
+    left_out.append({'engine': engine, 'batch_size': batch_size, 'why': why})
+    print(f'{engine}, batch {batch_size or "of any size"}, is left out: {why}', file=sys.stderr)
 
 
 def batch_cases(args, shape, batch_size):
@@ -168,28 +178,28 @@ def batch_cases(args, shape, batch_size):
     return cases
 
 
-def time_batch(workers, cases, repeats):
-    """One row per case: what was measured in each round."""
+def time_batch(workers, cases, repeats, left_out):
+    """One row per case: what was measured in each round; the cases that do not run are added to left_out."""
     rows = []
     for engine, case in cases:
         if engine not in workers:
             continue
         answer = workers[engine].ask({'do': 'prepare', 'case': case})
         if 'error' in answer:
-            print(f'{engine}, {case["setting"]}, batch {case["batch_size"]} is left out: {answer["error"]}', file=sys.stderr)
+            leave_out(left_out, f'{engine}, {case["setting"]}', case['batch_size'], answer['error'])
             continue
         rows.append({'engine': engine, **case, 'compiled': answer, 'rounds': []})
     for repeat in range(repeats):
         for row in rows if repeat % 2 == 0 else reversed(rows):
             time.sleep(0.3)  # until the last engine's threads have stopped spinning
-            case = {key: value for key, value in row.items() if key not in ('engine', 'compiled', 'rounds')}
+            case = {key: value for key, value in row.items() if key not in ('engine', 'compiled', 'rounds', 'tokens')}
             answer = workers[row['engine']].ask({'do': 'measure', 'case': case})
             if 'error' in answer:
                 raise RuntimeError(f'{row["engine"]}, {row["setting"]}: {answer["error"]}')
             row['tokens'] = answer.pop('tokens', None)
             row['rounds'].append(answer)
         print(f'batch {rows[0]["batch_size"]}: round {repeat + 1} of {repeats}', file=sys.stderr)
-    return agree(rows)
+    return rows
 
 
 def agree(rows):
@@ -208,12 +218,13 @@ def agree(rows):
     return rows
 
 
-def peak_memory(args, load, shape, described):
+def peak_memory(args, load, shape, described, left_out):
     """Peak resident set in bytes of a fresh process per engine and batch size that loads, and decodes one batch in full."""
     rows = []
     for batch_size in args.batch_size:
         for engine, case in batch_cases(args, shape, batch_size):
-            if case['setting'] != 'full depth' or engine not in described:
+            absent = any((each['engine'], each['batch_size']) == (f'{engine}, full depth', batch_size) for each in left_out)
+            if case['setting'] != 'full depth' or engine not in described or absent:
                 continue
             worker = Worker(engine, args.threads)
             requests = [{**load, **engine_request(engine), 'export': False}, {'do': 'prepare', 'case': case}, {'do': 'memory'}]
@@ -225,13 +236,15 @@ def peak_memory(args, load, shape, described):
 
 def engine_request(name):
     """What loading an engine by this name asks for beyond the common."""
-    return {'compute_type': name.split()[1]} if name.startswith('ctranslate2') else {}
+    if name.startswith('ctranslate2'):
+        return {'compute_type': name.split()[1], 'side_by_side': name.endswith('side by side')}
+    return {'compiled': True} if name == 'transformers compiled' else {}
 
 
 class Worker:
-    """An engine in its own process (`engines.py`)."""
+    """An engine in its own process; script: what serves it."""
 
-    def __init__(self, name, threads):
+    def __init__(self, name, threads, script='engines.py'):
         environment = {
             **os.environ,
             'OMP_NUM_THREADS': str(threads),
@@ -244,7 +257,7 @@ class Worker:
         }
         engine = name.split()[0]
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name('engines.py')), engine, '--threads', str(threads)],
+            [sys.executable, str(Path(__file__).with_name(script)), engine, '--threads', str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -27,7 +27,10 @@ REASONS = {
 
 
 def markdown(result):
-    """The page: per batch size one table of all engines and settings, then peak memory and where the numbers come from."""
+    """The page: per batch size one table of all engines and settings, then peak memory and where the numbers come from. Of real
+    texts one table of all batch sizes."""
+    if 'texts' in result:
+        return texts_markdown(result)
     parts = [f'### {result["title"]}', '']
     for batch_size in result['settings']['batch_size']:
         parts += batch_table(result, batch_size)
@@ -40,7 +43,8 @@ def markdown(result):
         f'Median of {result["settings"]["repeats"]} interleaved repeats (least–greatest). *ms a step*: (whole call − call '
         'stopped after the first token) / (tokens − 1); *first token*: encoder, cross-attention keys and values, one step. '
         '*weights*: bytes of decoder weights that a step must read, over its time, and as a share of what reading memory '
-        'with all threads reached in the same rounds. *tokens*: share equal to this package at full depth. *program*: '
+        'with all threads reached in the same rounds. *tokens*: share equal to this package at full depth. *compile*: of '
+        'transformers compiled its first call. *program*: '
         'arguments, weights among them, results and temporaries of one compiled call.',
         '',
         f'`{provenance["command"]}` · {provenance["machine"]} · {provenance["date"]} · seed {provenance["seed"]} · '
@@ -77,7 +81,64 @@ def batch_table(result, batch_size):
     for row in rows:
         if row['engine'] != 'machine':
             lines.append(_line(_cells(result, rows, row, limit)))
-    return [*lines, '']
+    return [*lines, '', *left_out_lines(result, batch_size)]
+
+
+def left_out_lines(result, batch_size=None):
+    """Which engines did not run, and why, at this batch size or, None, at all."""
+    return [
+        line
+        for each in result['left_out']
+        if batch_size is None or each['batch_size'] in (None, batch_size)
+        for line in (f'{each["engine"]} was left out: {each["why"]}', '')
+    ]
+
+
+def texts_markdown(result):
+    """The page of `texts.py`."""
+    names = ['batch', 'engine', 'seconds', 'tokens', 'tokens/s', 'first pass, s', 'this package against it', 'texts equal']
+    lines = [_line(names), _line(['---'] * 2 + ['---:'] * (len(names) - 2))]
+    for row in result['rows']:
+        seconds = _pass_seconds(row)
+        ours = [each for each in result['rows'] if (each['engine'], each['batch_size']) == ('calm_jax', row['batch_size'])]
+        ratios = [theirs / mine for mine, theirs in zip(_pass_seconds(ours[0]), seconds)] if ours else []
+        lines.append(
+            _line(
+                [
+                    row['batch_size'],
+                    row['engine'],
+                    _spread(seconds, 2),
+                    row['count'],
+                    _spread([row['count'] / each for each in seconds], 0),
+                    f'{row["compiled"]["first_seconds"]:.1f}',
+                    f'{_spread(ratios, 2)}×' if ratios and row is not ours[0] else '',
+                    f'{100 * row["texts_equal"]:.1f}%' if 'texts_equal' in row else '',
+                ]
+            )
+        )
+    provenance = result['provenance']
+    versions = {name: number for engine in result['engines'].values() for name, number in engine['versions'].items()}
+    return '\n'.join(
+        [
+            f'### {result["title"]}',
+            '',
+            *lines,
+            '',
+            *left_out_lines(result),
+            f'Median of {result["settings"]["repeats"]} interleaved passes over all texts (least–greatest), after a first that '
+            'compiles. Each text ends by itself. *tokens*: generated, ends included. *this package against it*: its speed '
+            "over the other's, round by round. *texts equal*: token for token. This package is timed from texts to texts, "
+            'the others from ids to ids. *side by side*: a batch a thread.',
+            '',
+            f'`{provenance["command"]}` · {provenance["machine"]} · {provenance["date"]} · Python {provenance["python"]} · '
+            + ', '.join(f'{name} {number}' for name, number in sorted(versions.items())),
+            '',
+        ]
+    )
+
+
+def _pass_seconds(row):
+    return [each['seconds'] for each in row['rounds']]
 
 
 def targets_table(result):
@@ -193,7 +254,7 @@ def memory_table(memory):
     ]
     for engine, cache in engines:
         found = [peaks.get((engine, cache, size)) for size in sizes]
-        lines.append(_line([engine, cache or 'grows', *(f'{peak / 2**20:.0f}' if peak else '' for peak in found)]))
+        lines.append(_line([engine, cache or _own_cache(engine), *(f'{peak / 2**20:.0f}' if peak else '' for peak in found)]))
     return [*lines, '']
 
 
@@ -220,7 +281,7 @@ def _cells(result, rows, row, limit):
         row['engine'],
         row['setting'],
         row['exit_layer'] or '',
-        row['cache_length'] or 'grows',
+        row['cache_length'] or _own_cache(row['engine']),
         _spread([1e3 * each for each in seconds], 2),
         _spread([1e3 * each['first'] for each in row['rounds']], 0),
         f'{row["batch_size"] * row["new_tokens"] / statistics.median(each["whole"] for each in row["rounds"]):.0f}',
@@ -229,9 +290,20 @@ def _cells(result, rows, row, limit):
         f'{rate / 1e9:.1f}',
         f'{100 * rate / limit:.0f}%' if limit else '',
         f'{100 * row["tokens_equal"]:.0f}%' if 'tokens_equal' in row else '',
-        f'{compiled["lower_seconds"] + compiled["compile_seconds"]:.1f}' if 'compile_seconds' in compiled else '',
+        _compile_cell(compiled),
         f'{compiled["memory_bytes"] / 2**20:.0f}' if compiled.get('memory_bytes') else '',
     ]
+
+
+def _own_cache(engine):
+    """Of a peer, which chooses the length itself."""
+    return 'static' if engine == 'transformers compiled' else 'grows'
+
+
+def _compile_cell(compiled):
+    if 'first_call_seconds' in compiled:
+        return f'{compiled["first_call_seconds"]:.1f}'
+    return f'{compiled["lower_seconds"] + compiled["compile_seconds"]:.1f}' if 'compile_seconds' in compiled else ''
 
 
 def _reference(rows, engine, cache_length):

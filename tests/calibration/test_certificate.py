@@ -231,6 +231,13 @@ def test_another_backend_version_or_batch_size_only_warns(certificate):
     assert warnings[0].startswith('backend is "gpu" here, "cpu" in the certificate') and '\n' not in ''.join(warnings)
 
 
+def test_before_environments_said_so_rows_stayed_in_their_batches(certificate):
+    environment = PROVENANCE['environment']
+    assert certificate.covers(run_like(certificate, environment={**environment, 'pack': 'none'})) == []
+    (warning,) = certificate.covers(run_like(certificate, environment={**environment, 'pack': 'refill'}))
+    assert warning == 'pack is "refill" here, "none" in the certificate; rounding there may change a few tokens'
+
+
 def test_the_document_of_the_chosen_point_is_expected_of_the_run():
     losses = (uniforms(2, 300, 1) < np.array([0.01, 0.03, 0.5])).astype(float)
     points = [Point({'k': 1, 'vocabulary': size}, λ) for size, λ in ((512, 0.9), (256, 0.8), (64, 0.8))]

@@ -1,20 +1,25 @@
 """`calm benchmark`, as a user runs it. Nothing here asserts a time: only what was decoded, and how it is reported."""
 
 import argparse
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from calm_jax import calibration
 from calm_jax.calibration import Point
 from calm_jax.cli import main
 from calm_jax.commands import benchmark as command
 from calm_jax.commands.benchmark import whole_batches
+from calm_jax.decoding.packing import Packing
 from calm_jax.depth.confidence import Classifier
 from calm_jax.depth.thresholds import Decaying
 from calm_jax.model import load
+from calm_jax.output import DecodeReport
 from calm_jax.reporting import reader
+from calm_jax.speed import Timed
 
 
 def _rows(path):
@@ -56,31 +61,75 @@ def test_without_texts_every_depth_is_timed_on_rows_that_never_end(benchmark, tm
     exits = [source['settings'][row['setting']].get('exit') for row in rows]
     assert exits == [None, *({'measure': {'class': 'static'}, 'threshold': share} for share in (1 / 3, 2 / 3, 1 - 1 / 6))]
     assert source['fingerprints']['parameters'] and source['seed'] == 0
+    assert json.loads((tmp_path / 'results.json').read_text())['step_reading'] is None  # of a step at batch 1
 
 
 def test_inputs_are_decoded_as_generate_decodes_them_at_every_batch_size(benchmark, checkpoint, data, tmp_path):
     early = ('--measure', 'classifier', '--source_field', 'en', '--input', data, '--max_source_length', '8')
     code, rows = benchmark(
         *early,
-        *(flag for threshold in ('0.6', '0.5', '1') for flag in ('--threshold', threshold)),
+        *(flag for threshold in ('0.6', '1') for flag in ('--threshold', threshold)),
         *('--examples', '9', '--batch_size', '1', '--batch_size', '4'),
     )
     assert code == 0
     assert [(row['batch_size'], row['setting']) for row in rows] == [
-        (size, name) for size in (1, 4) for name in ('full depth', 'classifier, λ=0.6', 'classifier, λ=0.5', 'classifier, λ=1')
+        (size, name) for size in (1, 4) for name in ('full depth', 'classifier, λ=0.6', 'classifier, λ=1')
     ]
     out = tmp_path / 'out.jsonl'
     assert main(['generate', '--checkpoint', checkpoint, '--quiet', *early, '--threshold', '0.6', '--output', str(out)]) == 0
     records = [json.loads(line) for line in out.read_text().splitlines()]
-    for first, row in ((9, rows[1]), (8, rows[5])):  # 9 inputs make two whole batches of 4
-        layers = [layer for record in records[:first] for layer in record['exit_layers']]
-        assert row['tokens'] == len(layers) and row['layers'] == pytest.approx(np.mean(layers))
-    for size in (0, 4):
-        full, early, earlier, off = rows[size : size + 4]
-        assert full['layers'] == off['layers'] == 3 and full['tokens'] == off['tokens']
-        # λ is a number of one compiled program; at 1 there is no exit in it.
-        assert early['compile_seconds'] > 0 and earlier['compile_seconds'] == off['compile_seconds'] == 0
-        assert off['memory_mib'] == full['memory_mib'] > 0
+    layers = [layer for record in records[:9] for layer in record['exit_layers']]
+    for size in (0, 3):
+        full, early, off = rows[size : size + 3]
+        assert early['tokens'] == len(layers) and early['layers'] == pytest.approx(np.mean(layers))
+        assert full['layers'] == off['layers'] == full['executed'] == 3 and full['tokens'] == off['tokens']
+        assert full['pack'] == early['pack'] == ('refill' if size else 'none') and full['compile_seconds'] is None
+        assert early['layers'] <= early['executed'] <= 3
+    assert rows[1]['layers'] == pytest.approx(rows[1]['executed'])  # alone in its batch a token runs what it needs
+
+
+def test_texts_are_packed_as_generate_packs_them(benchmark, data, monkeypatch, capsys):
+    """--pack reaches what is timed, for those decodings that are ever packed; what cannot be is refused."""
+    packs = []
+
+    def time_decodings(model, decodings, texts, batch_size, rounds, quiet, pack):
+        packs.append((len(texts), batch_size, pack))
+        report = DecodeReport(1.0, 2, places=10, tokens=8, executed=90, needed=72, widths=frozenset([8]))
+        return Timed(np.full((rounds, len(decodings)), 0.5), np.full(len(decodings), 8), [[report]] * len(decodings))
+
+    monkeypatch.setattr(command, 'time_decodings', time_decodings)
+    texts = ('--input', data, '--source_field', 'en', '--batch_size', '4', '--examples', '9')
+    early = (*texts, '--measure', 'state', '--threshold', '0.9')
+    for pack in ('none', 'refill', '1:2'):
+        code, rows = benchmark(*early, '--pack', pack, '--overwrite')
+        assert code == 0 and [row['pack'] for row in rows] == ['refill' if pack == '1:2' else pack, pack]
+    assert packs == [(9, 4, 'none'), (9, 4, 'refill'), (9, 4, Packing((1,), (2,)))]
+    # Of 10 places 8 are used; a layer is 3 sub-layers; 10 places are 2.5 steps of 4 slots.
+    assert [rows[1][name] for name in ('tokens', 'layers', 'executed', 'step_ms')] == [8, 3, 3, 200]
+    for flags, words in (
+        ((*early, '--pack', '1:3'), 'do not divide'),
+        ((*early, '--pack', '7:2'), 'the decoder has 3 layers'),
+        ((*texts, '--plan', 'uniform:2', '--pack', '1:2'), 'changes nothing'),
+        (('--pack', 'none'), 'pass --input'),
+    ):
+        assert benchmark(*flags, '--overwrite')[0] == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count('\n') == 1
+
+
+def test_a_terminal_of_80_columns_shows_every_number():
+    row = {'batch_size': 128, 'setting': 'certificate runs/multi30k/results/certificate_textual_0.1.json', 'layers': 12.34}
+    row |= {'executed': 12.34, 'step_ms': 1234.56, 'tokens_per_second': 123456.0}
+    row |= {'speed_up': 12.34, 'speed_up_least': 11.23, 'speed_up_greatest': 13.45}
+    result = {'title': 'a title', 'rows': [row], 'provenance': {'repeats': 5}}
+    console = Console(width=80, file=io.StringIO())
+    console.print(command.table(result))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    for shown in ('128', '12.34', '1234.56', '123456', '×12.34 (11.23–13.45)'):
+        assert any(shown in line for line in lines)
+    start = next(line.index('setting') for line in lines if 'setting' in line)
+    assert row['setting'].replace(' ', '') in ''.join(line[start : start + 10] for line in lines).replace(' ', '')
 
 
 def test_beam_search_is_timed_against_greedy_decoding(benchmark, checkpoint, data, tmp_path):

@@ -404,6 +404,10 @@ def words(predictions, references):
     return ['good'] * len(predictions)
 
 
+def broken(predictions, references):
+    return {}[predictions[0]]
+
+
 number = 3
 """
 
@@ -430,6 +434,7 @@ def test_a_metric_of_ones_own_is_certified_with_its_source(certified, calibrate,
         ('percent', '100.0 for example 0'),
         ('unknown', 'nan for example 0'),
         ('words', 'no list of numbers'),
+        ('broken', 'metric own_metrics:broken raised KeyError'),
         ('number', 'is no function'),
         ('missing', 'cannot be imported'),
     ],

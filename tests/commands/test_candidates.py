@@ -307,7 +307,7 @@ def clock(monkeypatch):
     def run(seconds):
         def time_decodings(model, decodings, texts, batch_size, rounds=3, quiet=True, pack='auto'):
             taken = [1.0 if each.exit is None else seconds[type(each.exit.measure).__name__] for each in decodings]
-            return Timed(np.outer([0.9, 1.0, 1.2], taken) * len(texts), np.full(len(decodings), 5 * len(texts)))
+            return Timed(np.outer([0.9, 1.0, 1.2], taken) * len(texts), np.full(len(decodings), 5 * len(texts)), [])
 
         for module in (speed, tuning):
             monkeypatch.setattr(module, 'time_decodings', time_decodings)
@@ -412,7 +412,7 @@ def measured(starts, tmp_path):
 
     def write(**changes):
         certificate = Certificate.load(starts)
-        here = {'speed_up': 1.25, 'speed_up_least': 1.2, 'speed_up_greatest': 1.3, **certified.speed_conditions(8)}
+        here = {'speed_up': 1.25, 'speed_up_least': 1.2, 'speed_up_greatest': 1.3, **certified.speed_conditions(8, 'refill')}
         path = tmp_path / 'measured.json'
         dataclasses.replace(certificate, speed={**here, **changes}).save(path)
         return path
@@ -431,17 +431,23 @@ def test_generate_says_what_was_measured_or_that_nothing_was_here(generate, meas
     assert generate(measured()) == 0
     said = capsys.readouterr()
     assert 'measured when it was calibrated: 1.25 × full depth' in said.out and 'slower' not in said.err
-    for number, path in enumerate([starts, measured(device='an abacus'), measured(speed_up=0.5, batch_size=9)]):
+    for number, change in enumerate([None, {'device': 'an abacus'}, {'batch_size': 9}, {'pack': '1:2'}, {'pack': 'none'}]):
+        path = starts if change is None else measured(speed_up=0.5, **change)
         assert generate(path, output=f'{number}.jsonl') == 0
         said = capsys.readouterr()
-        assert 'not measured here (batch size 8' in said.out and 'slower' not in said.err
+        assert 'not measured here (batch size 8, pack refill' in said.out and 'slower' not in said.err
 
 
 def test_python_warns_of_it_too(measured, model, caplog):
     certified._warned.clear()
     with caplog.at_level(logging.WARNING, 'calm_jax'):
-        model.generate(['horse'] * 8, certificate=measured(speed_up=0.8))
+        model.generate(['horse'] * 9, certificate=measured(speed_up=0.8))
     assert any('slower here than full depth' in record.message for record in caplog.records)
+    caplog.clear()
+    certified._warned.clear()
+    for count, pack in ((8, 'auto'), (9, 'none')):  # a batch alone, and batch by batch: measured was neither
+        model.generate(['horse'] * count, certificate=measured(speed_up=0.8), pack=pack)
+    assert not any('slower' in record.message for record in caplog.records)
 
 
 def test_generate_measures_where_it_is_asked_to(generate, starts, tmp_path, clock, capsys):
@@ -484,16 +490,17 @@ def test_rounds_are_interleaved_and_the_first_is_dropped(model, monkeypatch):
     monkeypatch.setattr(speed, 'perf_counter', lambda: next(times) ** 2)
 
     class Streamed:
-        def stream(self, texts, decoding, batch_size, pack):
+        def stream(self, texts, decoding, batch_size, pack, watch):
             order.append(decoding)
             packs.append(pack)
+            watch(len(order))
             return [calm.Output('', [1, 2], [], [], [], [], 0, 0, 0, 0, False, 0)] * len(texts)
 
     timed = speed.time_decodings(Streamed(), ['full', 'early'], ['a', 'b'], 4, rounds=2, pack='1:2')
     assert order == ['early', 'full', 'full', 'early', 'early', 'full'] and packs == ['1:2'] * 6
     # Clock readings k² − (k − 1)² with k = 5, 7, 9, 11, in the order above.
     np.testing.assert_array_equal(timed.seconds, [[9, 13], [21, 17]])
-    assert timed.tokens.tolist() == [4, 4]
+    assert timed.tokens.tolist() == [4, 4] and timed.reports == [[6], [5]]
     with pytest.raises(ValueError, match='texts: expected one or more'):
         speed.time_decodings(Streamed(), ['full'], [], 4)
 
@@ -507,8 +514,8 @@ def test_a_measurement_says_what_it_was_measured_with(model):
     result = speed.measure_speed(model, decoding, ['horse', 'cat'], 2, rounds=1)
     assert result['speed_up'] > 0 and result['texts'] == 2 and result['rounds'] == 1
     assert result['speed_up_least'] == result['speed_up'] == result['speed_up_greatest']
-    assert {name: result[name] for name in ('backend', 'device', 'batch_size')} == certified.speed_conditions(2)
-    assert result['pack'] == 'refill'
+    conditions = certified.speed_conditions(2, 'none')  # of one batch, whose rows have nobody to make room for
+    assert {name: result[name] for name in conditions} == conditions
 
 
 def test_a_few_batches_are_timed_packed_as_the_whole_input_is(model, generate, starts, tmp_path, monkeypatch):
@@ -517,7 +524,7 @@ def test_a_few_batches_are_timed_packed_as_the_whole_input_is(model, generate, s
 
     def time_decodings(model, decodings, texts, batch_size, rounds=3, quiet=True, pack='auto'):
         timed.append((len(texts), pack if isinstance(pack, str) else str(pack)))
-        return Timed(np.ones((rounds, len(decodings))), np.ones(len(decodings), int))
+        return Timed(np.ones((rounds, len(decodings))), np.ones(len(decodings), int), [])
 
     monkeypatch.setattr('calm_jax.model.measured', lambda sizes, rows, backend: Packing((1,), (rows // 2,)))
     monkeypatch.setattr(speed, 'time_decodings', time_decodings)

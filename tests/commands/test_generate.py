@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -20,8 +21,10 @@ from calm_jax.data import jsonl
 from calm_jax.decoding import codec
 from calm_jax.decoding.choice import Sampled
 from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.packing import Packing
 from calm_jax.depth.confidence import StateSimilarity
 from calm_jax.depth.exits import Exit
+from calm_jax.depth.plans import Uniform
 from calm_jax.model import Model, load
 
 
@@ -179,14 +182,16 @@ def test_more_rows_than_memory_holds_are_refused_before_anything_is_compiled(gen
     monkeypatch.setattr('calm_jax.model.fly_window', None)
     monkeypatch.setattr('calm_jax.model.decode_batches', None)
     for free, flags, advice in (
-        (60_000, (), 'pass a batch size of at most '),
-        (60_000, ('--num_beams', '3'), 'pass a batch size of at most '),
+        (100_000, (), 'pass a batch size of at most '),
+        (100_000, ('--num_beams', '3'), 'pass a batch size of at most '),
         (10, (), 'lower the limits: not even one row fits'),
     ):
         monkeypatch.setattr('calm_jax.memory.free_bytes', lambda free=free: free)
         code, path = generate(*flags)
         error = capsys.readouterr().err
-        assert code == 2 and f'of keys and values, and 0.0 GiB are free; {advice}' in error
+        assert code == 2 and re.search(
+            rf'rows need [\d.]+ MiB of memory for .*, and {free / 2**20:.2f} MiB are free; {advice}', error
+        )
         assert len(error.splitlines()) == 1 and not list(path.parent.glob('out.jsonl*'))
         if 'most' in advice:
             assert int(error.split()[-1]) < (8 if not flags else 3)
@@ -390,7 +395,9 @@ def test_another_configuration_around_the_same_parameters_is_not_resumed(generat
 def certificate(checkpoint, tmp_path):
     """Writes a certificate of an exit by state, as `calm calibrate` does; returns its path."""
 
-    def write(decoding=Decoding(exit=Exit(StateSimilarity(), 0.9)), certified=True, source_field='en', batch_size=8):
+    def write(
+        decoding=Decoding(exit=Exit(StateSimilarity(), 0.9)), certified=True, source_field='en', batch_size=8, pack='refill'
+    ):
         model = load(checkpoint)
         decoding = model.resolve(decoding)
         document = codec.to_json(decoding)
@@ -398,7 +405,7 @@ def certificate(checkpoint, tmp_path):
         provenance = {
             **model.fingerprints,
             'data': {'name': 'cal.jsonl', 'source_field': source_field},
-            'environment': environment(batch_size),
+            'environment': environment(batch_size, pack),
         }
         made = calibrate(losses, [Point(document, 0.9)], 0.2, 0.05, provenance=provenance, full=codec.to_json(decoding.full()))
         made.save(tmp_path / 'c.json')
@@ -461,7 +468,7 @@ def test_the_source_field_and_the_batch_size_of_a_certificate_are_defaults(check
 @pytest.mark.parametrize('more', [(), ('--batch_size', '8')])
 def test_a_prompt_is_a_batch_of_one_row_and_is_compared_as_that(checkpoint, certificate, capsys, more):
     flags = ['generate', '--checkpoint', checkpoint, '--prompt', 'a cat']
-    assert main([*flags, '--certificate', certificate(batch_size=1)]) == 0
+    assert main([*flags, '--certificate', certificate(batch_size=1, pack='none')]) == 0
     assert capsys.readouterr().err == ''
     assert main([*flags, '--certificate', certificate(batch_size=8), *more]) == 0
     assert 'calm generate: warning: batch_size is 1 here, 8 in the certificate' in capsys.readouterr().err
@@ -517,7 +524,7 @@ def test_a_class_of_ones_own_is_handed_in_and_must_not_have_changed(
 
 
 def test_python_warns_of_another_environment_once_in_a_process(checkpoint, certificate, caplog):
-    model, path = load(checkpoint), certificate(batch_size=8)
+    model, path = load(checkpoint), certificate(batch_size=8, pack='none')
     for _ in range(2):
         model.generate(['a cat'] * 8, certificate=path)
     assert caplog.records == []
@@ -525,6 +532,67 @@ def test_python_warns_of_another_environment_once_in_a_process(checkpoint, certi
         model.generate(['a cat'] * 3, certificate=path)
     (warning,) = caplog.records
     assert 'batch_size is 4 here, 8 in the certificate' in warning.getMessage() and warning.name == 'calm_jax'
+
+
+BROKEN = """
+from calm_jax import Measure, pytree
+
+@pytree
+class Broken(Measure):
+    def observe(self, memory, evidence):
+        return memory, self.sure(evidence.hidden[:, 0]), None
+
+    def sure(self, value):
+        return value if value[0] > 0 else 1 - value
+
+@pytree
+class Lost(Broken):
+    def sure(self, value):
+        raise {}['kernel']
+
+@pytree
+class Empty(Measure):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    'name, line',
+    [
+        ('Empty', 'own_broken:Empty lacks observe'),
+        ('Broken', 'own_broken:Broken.sure, line 10, raised TracerBoolConversionError: Attempted boolean conversion'),
+        ('Lost', "own_broken:Lost.sure, line 15, raised KeyError: 'kernel'"),
+    ],
+)
+def test_what_a_measure_of_ones_own_raises_is_one_line_that_names_it(checkpoint, tmp_path, monkeypatch, capsys, name, line):
+    (tmp_path / 'own_broken.py').write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = ('--prompt', 'a', '--measure', f'own_broken:{name}', '--threshold', '0.5')
+    assert main(['generate', '--checkpoint', checkpoint, *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f'calm generate: {line}') and len(error.splitlines()) == 1
+    (tmp_path / 'own_hasty.py').write_text('1 / 0')
+    assert main(['generate', '--checkpoint', checkpoint, *flags, '--measure', 'own_hasty:Mine']) == 2
+    assert 'cannot be imported (ZeroDivisionError: division by zero)' in capsys.readouterr().err
+
+
+def test_how_rows_are_kept_together_is_warned_of_where_it_may_change_a_token(
+    generate, checkpoint, certificate, monkeypatch, capsys, caplog
+):
+    """As if for this model a packing had been measured best, from 16 batches on."""
+    code, out = generate('--certificate', certificate(pack='refill'), '--pack', 'none')
+    assert code == 0 and 'pack is "none" here, "refill" in the certificate; rounding' in capsys.readouterr().err
+    assert json.loads((out.parent / f'{out.name}.summary.json').read_text())['pack'] == 'none'
+    monkeypatch.setattr('calm_jax.model.measured', lambda sizes, rows, backend: Packing((1,), (rows // 2,)))
+    model, plan = load(checkpoint), Decoding(plan=Uniform(share=0.67))  # rows of a plan are never packed: they are refilled
+    for decoding in (Decoding(exit=Exit(StateSimilarity(), 0.9)), plan):
+        made = Certificate.load(certificate(decoding, batch_size=4, pack='1:2'))
+        for count, pack, here in ((64, 'auto', '1:2'), (60, 'auto', 'refill'), (None, 'refill', 'refill'), (4, 'auto', 'none')):
+            monkeypatch.setattr('calm_jax.certified._warned', set())
+            caplog.clear()
+            model.certified(made, 4, count, pack=pack)
+            differs = here == 'none' or (decoding is not plan and here != '1:2')
+            assert [f'pack is "{here}" here, "1:2"' in record.message for record in caplog.records] == [True] * differs
 
 
 def test_records_have_their_own_threshold(generate, data, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Lines of decoded files: what is written passes its check, and what would spoil results does not."""
 
+import json
 import types
 
 import pytest
@@ -26,6 +27,12 @@ def test_a_line_holds_no_time_and_passes_its_own_check():
     line = record('x', OUTPUT)
     assert checked(line, 'out:1') == line == record('x', types.SimpleNamespace(**{**vars(OUTPUT), 'batch_seconds': 7.0}))
     assert line['confidence'] == [0.123457, 1.0]
+
+
+def test_a_confidence_that_json_has_no_name_for_is_null():
+    sure = [float('nan'), 0.5, float('inf'), -float('inf')]
+    line = record('x', types.SimpleNamespace(**{**vars(OUTPUT), 'confidence': sure}))
+    assert line['confidence'] == [None, 0.5, None, None] and json.loads(json.dumps(line, allow_nan=False)) == line
 
 
 @pytest.mark.parametrize(

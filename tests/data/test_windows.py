@@ -82,6 +82,11 @@ def test_a_batch_that_is_not_full_has_the_next_power_of_two_of_rows(count, rows)
     assert len(batch.tokens) == rows == row_bucket(count, 10) and (batch.rows >= 0).sum() == count
 
 
+def test_a_batch_may_be_larger_than_can_be_counted():
+    (window,) = windows(batch_size=10**23)
+    assert len(window) == 1 and sum(row >= 0 for row in window[0].rows) == len(SOURCES)
+
+
 def test_batches_are_a_function_of_order_and_settings_and_read_one_window_at_a_time():
     read = []
     lazily = decode_windows((read.append(i) or ids for i, ids in enumerate(SOURCES)), 8, **SETTINGS)

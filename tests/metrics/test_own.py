@@ -25,6 +25,16 @@ def test_it_is_a_metric_among_the_others():
     np.testing.assert_array_equal(objective.losses(['a', 'b'], ['a', 'c'])[f'{__name__}:exact'], [0.0, 1.0])
 
 
+def test_it_is_not_asked_about_no_texts_and_what_it_raises_is_one_line_that_names_it():
+    def mean(predictions, references):
+        return {}[predictions[0]]
+
+    assert OwnMetric(mean)([], []).shape == (0,)
+    with pytest.raises(ValueError, match=r"^metric .*test_own:.*mean raised KeyError: 'a'$") as error:
+        OwnMetric(mean)(TEXTS, REFERENCES)
+    assert isinstance(error.value.__cause__, KeyError)
+
+
 def test_one_function_twice_is_refused():
     with pytest.raises(ValueError, match='several different ones'):
         Objective('textual', [exact, exact])
