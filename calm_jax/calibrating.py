@@ -18,7 +18,7 @@ from calm_jax.data.jsonl import Template, value_of
 from calm_jax.data.references import references
 from calm_jax.data.sources import SOURCE_FIELD, open_records
 from calm_jax.decoding.codec import describe
-from calm_jax.examples import COUNT, examples
+from calm_jax.examples import examples, telling
 from calm_jax.files import write_json
 from calm_jax.measured import Losses, Measured, OutsideLosses, TextLosses, label
 from calm_jax.metrics.objective import Objective
@@ -377,15 +377,21 @@ def kind_of(name: str) -> str:
 
 def shown_examples(sweep: Sweep, data: CalibrationData, certificate: Certificate, name: str) -> dict:
     """What examples.json holds: the full model's outputs, and those at the certified point, if there is one."""
-    early = {}
+    early, full = {}, sweep.full.texts
+    rows = telling(full, sweep.at(certificate.decoding).texts if certificate.found else full)
     if certificate.found:
         tolerance = certificate.tolerance
         promised = tolerance.items() if isinstance(tolerance, dict) else [('', tolerance)]
         words = ', '.join(f'{value:g} {risk}'.strip() for risk, value in promised)
-        early[f'{name}, δ = {words}'] = sweep.first(certificate.decoding, COUNT)
-    shown_references = [None if data.references is None else data.references[i][0] for i in range(len(data))]
-    full = sweep.first(sweep.recorded.full, COUNT)
-    return examples(data.sources[:COUNT], shown_references, full, early, sweep.recorded.sizes.layers)
+        early[f'{name}, δ = {words}'] = sweep.records(certificate.decoding, rows)
+    return examples(
+        [data.sources[row] for row in rows],
+        [None if data.references is None else data.references[row][0] for row in rows],
+        sweep.records(sweep.recorded.full, rows),
+        early,
+        sweep.recorded.sizes.layers,
+        sweep.recorded.data['name'],
+    )
 
 
 def sweep_trials(

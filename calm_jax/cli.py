@@ -4,10 +4,12 @@ import argparse
 import contextlib
 import importlib
 import logging
+import re
 import sys
 
 from calm_jax import __version__
 from calm_jax.commands.own import blamed
+from calm_jax.nearest import did_you_mean
 
 # Said here and not in the commands' files, so that the list of commands imports none of them.
 COMMANDS = {
@@ -16,23 +18,27 @@ COMMANDS = {
     'export': 'write a native checkpoint in the published format',
     'train': 'train a multi-exit model, or its exit classifier, as a gin file says',
     'count': 'list the ids that a model says most often, for measures that look at these alone',
-    'generate': 'decode texts from JSONL, or one prompt',
+    'generate': 'decode a file of texts, standard input, or one prompt',
     'calibrate': 'choose a threshold with a statistical guarantee',
+    'certificate': 'print what a certificate promises, and of what',
     'evaluate': 'score generated texts against references',
     'benchmark': 'time full depth against exits on this machine',
     'analyze': 'look inside: what an early error costs, ranks and confidence by layer',
     'report': 'one self-contained HTML page from the JSON files of a run',
     'gin_path': 'print the folder of the gin files',
 }
+UNRECOGNIZED = 'unrecognized arguments'
 
 
 def main(argv=None) -> int:
-    """Runs one command; returns the exit code. `calm COMMAND --help` explains each."""
+    """Runs one command; returns the exit code. `calm COMMAND --help`, or `calm help COMMAND`, explains each."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ['help']:
+        argv = [*argv[1:2], '--help']
     name = argv[0] if argv else None
     parser = _OneLineParser(prog='calm', description='Adaptive-depth text generation with guarantees.')
     parser.add_argument('--version', action='version', version=f'calm_jax {__version__}')
-    subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+    subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True, title='commands')
     command = chosen = None
     for each, summary in COMMANDS.items():
         subparser = subparsers.add_parser(each, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -46,13 +52,17 @@ def main(argv=None) -> int:
         args, unknown = parser.parse_known_args(argv)
         assert command is not None and chosen is not None  # parsing refused any other name
         if unknown:
-            chosen.error(f'unrecognized arguments: {" ".join(unknown)}')
+            chosen.error(f'{UNRECOGNIZED}: {" ".join(unknown)}')
         # Classes of the user's own are named by flags of decoding, and imported where those are read.
         own = args.decode_flags.layout.own if hasattr(args, 'decode_flags') else ()
         with _logged(name), blamed(own):
             command.run(args)
     except SystemExit as stop:  # argparse: --help is 0, a wrong flag is 2
         return int(stop.code or 0)
+    except BrokenPipeError:  # whoever read standard output has read enough
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.close()
+        return 141
     except (ValueError, OSError) as error:
         said = f'{error.filename}: {error.strerror}' if isinstance(error, OSError) and error.filename else str(error)
         print(f'calm {name}: {" ".join(said.split())}', file=sys.stderr)
@@ -65,8 +75,9 @@ def main(argv=None) -> int:
         reason = ' '.join(str(error).split()) or 'an allocation failed'
         print(f'calm {name}: out of memory ({reason[:160]}){advice}', file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f'calm {name}: interrupted', file=sys.stderr)
+    except KeyboardInterrupt as interruption:  # a command that can be taken up again says how
+        hint = f'; {interruption}' if str(interruption) else ''
+        print(f'calm {name}: interrupted{hint}', file=sys.stderr)
         return 130
     return 0
 
@@ -106,13 +117,36 @@ class _StandardError(logging.Handler):
 
 
 class _OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage before it, and that takes flags by their whole names alone."""
+    """A parser whose errors are one line, without the usage before it, and that takes flags by their whole names alone.
+
+    words: those that are parsed, in which a flag that is not known is looked for.
+    """
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **{'allow_abbrev': False, **settings})
+        self.words = []
+
+    def parse_known_args(self, args=None, namespace=None):
+        self.words = list(args or ())
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
+        if unknown := self._unknown_flags(message):  # what is missing may be what is misspelt
+            message = f'{UNRECOGNIZED}: {", ".join(unknown)}'
+        elif choice := re.fullmatch(r"(.*): invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            names = [each.strip(" '") for each in choice[3].split(',')]
+            where = f'unknown {choice[1].removeprefix("argument ").lower()}'  # of a command or an analysis, not of a flag
+            message = message if '--' in choice[1] else f'{where} {choice[2]!r}; expected one of {", ".join(names)}'
+            message += did_you_mean(choice[2], names)
         self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
+
+    def _unknown_flags(self, message: str) -> list[str]:
+        """Flags among the words that are none, each with the nearest there is, where the message may be due to them."""
+        if not message.startswith((UNRECOGNIZED, 'the following arguments are required', 'one of the arguments')):
+            return []
+        flags = [word.partition('=')[0] for word in self.words if word.startswith('--') and word != '--']
+        known = [name for name in self._option_string_actions if name.startswith('--')]
+        return [f'{flag}{did_you_mean(flag, known)}' for flag in flags if flag not in known and not flag.startswith('--gin.')]
 
 
 def _out_of_memory(error) -> bool:

@@ -25,8 +25,8 @@ def job(run: Callable[..., TrainState]) -> Callable:
 CONFIGURABLES: tuple[Callable, ...] = (
     *classes(Decoding),
     TransformerConfig,
+    LoopOptions,  # before what may leave the steps open, so that a wrong number of them is named by what it must be
     Optimizer,
-    LoopOptions,
     jobs.PairedText,
     jobs.train_model,
     jobs.train_exit_classifier,

@@ -13,6 +13,7 @@ import numpy as np
 from calm_jax import certified
 from calm_jax.calibration import Certificate
 from calm_jax.checkpoints import native
+from calm_jax.compilation import compile_seconds
 from calm_jax.data.embedded import embedded
 from calm_jax.data.example_ids import ExampleIds, sequence_id
 from calm_jax.data.jsonl import Template
@@ -406,10 +407,13 @@ class Model:
             landings = fly_window(*arguments, request.batch_size, wanted=wanted, **parts)
         else:
             landings = decode_batches(*arguments, wanted=wanted, **parts)
+        before = compile_seconds()
         for landing in landings:
+            compiling, before = compile_seconds() - before, compile_seconds()
+            landing = landing._replace(seconds=max(0.0, landing.seconds - compiling))
             outputs = self._rows_of(landing, request)
             kept = {row: outputs[row] for row in sorted(outputs) if row in wanted}
-            yield kept, landing.report(beams(request.decoding))
+            yield kept, landing.report(beams(request.decoding))._replace(compile_seconds=compiling)
 
     def _rows_of(self, landing: Landing, request: Request) -> dict[int, Output]:
         """Outputs by row of the input."""

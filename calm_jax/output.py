@@ -16,7 +16,7 @@ class Output:
     flops, flops_elbayad: of the whole example, exact and as the paper counts (`calm_jax.metrics.cost`).
     source_tokens: with the end-of-sequence; truncated: whether the input was longer than the limit.
     batch_seconds: wall time of the batch it was decoded in, over the batch's sequences; in flight, the time since others left
-        their slots, over the sequences that left then.
+        their slots, over the sequences that left then. Time that went into compiling is left out.
     log_probabilities: of each token under the model's own logits at its exit, before rules and temperature; None where they
     were not asked for. text_index: which of the texts it is of, sequence: which of the text's sequences it is, both from 0.
     """
@@ -41,8 +41,9 @@ class Output:
 class DecodeReport(NamedTuple):
     """What decoding some sequences took: those of a batch, or those that left their slots together.
 
-    seconds; sequences: how many (rows that fill up left out). places: steps times rows; tokens: those of them that were used.
-    executed: sub-layers of each step times rows; needed: those of them that the sequences ran. widths: of the sources.
+    seconds, without those of compiling; sequences: how many (rows that fill up left out). places: steps times rows; tokens:
+    those of them that were used. executed: sub-layers of each step times rows; needed: those of them that the sequences ran.
+    widths: of the sources. compile_seconds: what compiling took meanwhile.
     """
 
     seconds: float
@@ -52,6 +53,7 @@ class DecodeReport(NamedTuple):
     executed: int
     needed: int
     widths: frozenset[int]
+    compile_seconds: float = 0.0
 
 
 class Outputs(Sequence[Output]):

@@ -72,7 +72,7 @@ class Recorded:
     def otherwise(self, other: 'Recorded') -> list[str]:
         """In what the records of another differ, but for the thresholds that they are at, and for settings besides one that
         both have."""
-        own, others = self._settings(), other._settings()
+        own, others = self.settings, other.settings
         shared = next((each for each in own if each in others), None)
         mine, theirs = (own[0], others[0]) if shared is None else (shared, shared)
         return decoded.differences({**self.header(mine), 'full': self.full}, {**other.header(theirs), 'full': other.full})
@@ -108,7 +108,8 @@ class Recorded:
         }
         write_json(directory / RECORDS, content)
 
-    def _settings(self) -> list[dict]:
+    @property
+    def settings(self) -> list[dict]:
         """How points are decoded but for their λ, each once; {} where there is none."""
         settings = []
         for point in self.points:

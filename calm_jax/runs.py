@@ -3,7 +3,7 @@
 import math
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from calm_jax.certified import environment, kept_together
@@ -18,7 +18,7 @@ from calm_jax.decoding.packing import Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.model import Model
 from calm_jax.progress import progress
-from calm_jax.request import BATCH_SIZE, PACKS
+from calm_jax.request import BATCH_SIZE, PACKS, Options
 
 
 class FileRun(NamedTuple):
@@ -41,6 +41,7 @@ def decode_file(
     in_order: bool = True,
     resume: bool = False,
     overwrite: bool = False,
+    plain: bool = False,
     speed: Callable[[], dict] | None = None,
     quiet: bool = True,
 ) -> FileRun:
@@ -49,18 +50,16 @@ def decode_file(
     source: as `open_records` takes it, or what that gave; source_field: the field or template that makes the input of a record.
     threshold_field: the field of a record's own λ. pack: as `calm_jax.request.Options`. in_order: whether the records are
     written in the order of the input, or as they end. resume: go on where an interrupted run stopped; overwrite: replace the
-    output. speed: measures it against full depth for the summary, when all is decoded, by an earlier run too.
+    output. plain: writes texts alone, one a line. speed: measures it against full depth for the summary, when all is decoded,
+    by an earlier run too.
 
     Raises ValueError or OSError in one line, before anything is written, for settings, records and files that do not do.
     """
     decoding, template = model.resolve(decoding), Template(source_field)
     records = source if isinstance(source, Records) else open_records(source)
-    thresholds = check_records(records, template, threshold_field, quiet)
-    rows = None if thresholds is None else Rows(threshold=thresholds)
-    model.check(decoding, rows=rows, batch_size=batch_size, pack=pack)
-    codec.check_heads(decoding, model.heads)
+    options = _options(model, decoding, records, template, threshold_field, batch_size, pack, quiet)
     content = header(
-        records.fingerprint(), source_field, codec.to_json(decoding), batch_size, model.fingerprints, threshold_field
+        records.fingerprint(), source_field, codec.to_json(decoding), batch_size, model.fingerprints, threshold_field, plain
     )
     decoded, summary = Decoded(output, content, resume, overwrite), Summary()
     if decoded.complete and decoded.summarized:
@@ -72,18 +71,7 @@ def decode_file(
     summary.include(decoded.finished_records())
     machine = environment(batch_size, kept_together(decoding, model.pack_of(len(records), batch_size, pack)))
     if not decoded.complete:
-        names = {}  # the records' own ids, of those that are being decoded
-
-        def texts() -> Iterator[str]:
-            for index, each in enumerate(records):
-                if index not in decoded.finished:
-                    names[index] = each.get('id', index)
-                yield template(each, records.where(index))
-
-        outputs = model.stream(
-            texts(), decoding, rows=rows, batch_size=batch_size, pack=pack, skip=decoded.finished, watch=summary.report
-        )
-        lines = ((each.text_index, record(names.pop(each.text_index), each)) for each in summary.passing(outputs))
+        lines = _decoded(model, decoding, records, template, options, summary, skip=decoded.finished)
         written = decoded.write(lines, in_order)
         done = len(decoded.finished)
         for _ in progress(written, 'decoding', total=len(records), initial=done, quiet=quiet, unit='examples'):
@@ -91,6 +79,72 @@ def decode_file(
     result = {**summary.as_dict(), **machine, **({} if speed is None else {'speed': speed()})}
     decoded.summarize(result)
     return FileRun(result, len(records) - len(decoded.finished))
+
+
+def decode_records(
+    model: Model,
+    decoding: Decoding,
+    records: Records,
+    source_field: str,
+    *,
+    batch_size: int = BATCH_SIZE,
+    threshold_field: str | None = None,
+    pack: str | Packing = PACKS[0],
+    in_order: bool = True,
+    quiet: bool = True,
+) -> Iterator[dict]:
+    """Decodes records as `decode_file` does, and keeps nothing: each is yielded as a file would hold it.
+
+    in_order: in the order of the input, those of a window of 64 batches when all of it is decoded. Raises as `decode_file`,
+    when the first is asked for.
+    """
+    decoding, template = model.resolve(decoding), Template(source_field)
+    options = _options(model, decoding, records, template, threshold_field, batch_size, pack, quiet)
+    lines = _decoded(model, decoding, records, template, options, Summary(), in_order=in_order)
+    for _, each in progress(lines, 'decoding', total=len(records), quiet=quiet, unit='examples'):
+        yield each
+
+
+def _options(
+    model: Model,
+    decoding: Decoding,
+    records: Records,
+    template: Template,
+    threshold_field: str | None,
+    batch_size: int,
+    pack: str | Packing,
+    quiet: bool,
+) -> Options:
+    """The options of `Model.stream` for records, all of it checked."""
+    thresholds = check_records(records, template, threshold_field, quiet)
+    options = Options(rows=None if thresholds is None else Rows(threshold=thresholds), batch_size=batch_size, pack=pack)
+    model.check(decoding, **options)
+    codec.check_heads(decoding, model.heads)
+    return options
+
+
+def _decoded(
+    model: Model,
+    decoding: Decoding,
+    records: Records,
+    template: Template,
+    options: Options,
+    summary: Summary,
+    skip: Collection[int] = (),
+    in_order: bool = False,
+) -> Iterator[tuple[int, dict]]:
+    """(row, record) of every record but those to skip, as they end or in order, counted and timed by the summary."""
+    names = {}  # the records' own ids, of those that are being decoded
+
+    def texts() -> Iterator[str]:
+        for index, each in enumerate(records):
+            if index not in skip:
+                names[index] = each.get('id', index)
+            yield template(each, records.where(index))
+
+    outputs = model.stream(texts(), decoding, in_order=in_order, skip=skip, watch=summary.report, **options)
+    for each in summary.passing(outputs):
+        yield each.text_index, record(names.pop(each.text_index), each)
 
 
 def check_records(records: Records, template: Template, threshold_field: str | None = None, quiet: bool = True) -> array | None:

@@ -47,3 +47,8 @@ class Example:
     reference: str | None
     full: Output
     early: tuple[Output, ...]
+
+    @property
+    def changed(self) -> bool:
+        """Whether an early output is another than the full model's."""
+        return any(output.pieces != self.full.pieces for output in self.early)

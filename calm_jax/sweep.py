@@ -3,7 +3,7 @@ hand everything recomputes without a model."""
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, cast
 
@@ -18,7 +18,7 @@ from calm_jax.data.sources import data_of
 from calm_jax.decoding import codec
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.model import Model
-from calm_jax.recorded import RECORDS, Recorded, read
+from calm_jax.recorded import DIGITS, RECORDS, Recorded, read
 from calm_jax.runs import decode_file
 
 # Ways to decode in test order, or several paths of them, each in its own order.
@@ -106,10 +106,11 @@ class Sweep:
             if (path := self.path(point.decoding)).is_file() and not self.recorded.misfit(path, point.decoding)
         ]
 
-    def first(self, document: dict, count: int) -> list[dict]:
-        """The first records that were decoded so, pieces and all."""
+    def records(self, document: dict, rows: Iterable[int]) -> list[dict]:
+        """Some of the records that were decoded so, pieces and all."""
         self.at(document)
-        return [record for _, (_, record) in zip(range(count), jsonl.stream(self.path(document)))]
+        records = Records(self.path(document))
+        return [records[row] for row in rows]
 
     def _check_order(self, path: Path, early: list, full: list) -> None:
         if full != early:
@@ -197,18 +198,7 @@ def decoding_sweep(
     records that were decoded otherwise, unless they may be overwritten; and for points of different full depths.
     """
     directory = Path(directory)
-    resolved = [(path, model.resolve(each)) for path, each in numbered(points)]
-    full = {codec.digest(document): document for document in (codec.to_json(each.full()) for _, each in resolved)}
-    if len(full) != 1:
-        raise ValueError('the points differ in limits, choice, rules or seed; they need one full depth, which all have')
-    recorded = Recorded(
-        full=next(iter(full.values())),
-        points=tuple(point(model, each, path) for path, each in resolved),
-        sizes=model.config.sizes,
-        fingerprints=model.fingerprints,
-        data=data_of(data, source_field),
-        environment=environment(batch_size, model.pack_of(len(data), batch_size)),
-    )
+    recorded, decodings = _requested(model, points, data, source_field, batch_size)
     if (directory / RECORDS).exists() and not overwrite:
         if names := read(directory).otherwise(recorded):
             raise ValueError(
@@ -216,7 +206,6 @@ def decoding_sweep(
                 '--overwrite'
             )
     directory.mkdir(parents=True, exist_ok=True)
-    decodings = {recorded.file(codec.to_json(each)): each for _, each in [(0, resolved[0][1].full()), *resolved]}
 
     def provide(document: dict, path: Path) -> None:
         decode(document, path)
@@ -245,6 +234,36 @@ def decoding_sweep(
         )
 
     return Sweep(directory, recorded, provide, decodings)
+
+
+def folder_name(model: Model, points: Paths, data: Records, source_field: str, batch_size: int) -> str:
+    """A name for the folder of what `decoding_sweep` decodes: the fingerprint of the data, and of what else decides the records
+    but λ, so that whatever finds records there finds them fit."""
+    recorded, _ = _requested(model, points, data, source_field, batch_size)
+    settings = {'settings': recorded.settings, 'full': recorded.full, **recorded.header({})}
+    return f'{recorded.data["fingerprint"][:DIGITS]}_{codec.digest(settings)[:DIGITS]}'
+
+
+def _requested(
+    model: Model, points: Paths, data: Records, source_field: str, batch_size: int
+) -> tuple[Recorded, dict[str, Decoding]]:
+    """What a folder of records of these points says, and their decodings and full depth's by the name of the file.
+
+    Raises ValueError for points of different full depths.
+    """
+    resolved = [(path, model.resolve(each)) for path, each in numbered(points)]
+    full = {codec.digest(document): document for document in (codec.to_json(each.full()) for _, each in resolved)}
+    if len(full) != 1:
+        raise ValueError('the points differ in limits, choice, rules or seed; they need one full depth, which all have')
+    recorded = Recorded(
+        full=next(iter(full.values())),
+        points=tuple(point(model, each, path) for path, each in resolved),
+        sizes=model.config.sizes,
+        fingerprints=model.fingerprints,
+        data=data_of(data, source_field),
+        environment=environment(batch_size, model.pack_of(len(data), batch_size)),
+    )
+    return recorded, {recorded.file(codec.to_json(each)): each for _, each in [(0, resolved[0][1].full()), *resolved]}
 
 
 def _decodes(path: Path) -> Decodes:

@@ -1,5 +1,6 @@
 """The command itself: help, versions, and what is no command."""
 
+import io
 import logging
 import subprocess
 import sys
@@ -27,6 +28,29 @@ def test_the_version_is_printed(capsys):
     assert main(['--version']) == 0 and capsys.readouterr().out == f'calm_jax {metadata.version("calm_jax")}\n'
 
 
+def test_help_explains_a_command_or_lists_them(capsys):
+    for asked, same in ((['help'], ['--help']), (['help', 'report'], ['report', '--help'])):
+        printed = [main(argv) or capsys.readouterr().out for argv in (asked, same)]
+        assert printed[0] == printed[1] and 'usage: calm' in printed[0]
+
+
+def test_the_package_is_the_command():
+    command = [sys.executable, '-m', 'calm_jax', 'generat']
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 2 and run.stderr.startswith('calm: unknown command')
+
+
+def test_a_reader_that_has_read_enough_is_no_traceback(monkeypatch, capsys):
+    from calm_jax.commands import gin_path
+
+    def cut(args):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(gin_path, 'run', cut)
+    monkeypatch.setattr(sys, 'stdout', io.StringIO())
+    assert main(['gin_path']) == 141 and capsys.readouterr().err == ''
+
+
 def test_a_checkout_that_was_never_installed_says_so():
     code = (
         'from importlib import metadata\n'
@@ -37,21 +61,43 @@ def test_a_checkout_that_was_never_installed_says_so():
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == 'not installed\n'
 
 
-@pytest.mark.parametrize('argv, word', [([], 'COMMAND'), (['generat'], 'generat'), (['--nonsense'], 'COMMAND')])
+@pytest.mark.parametrize(
+    'argv, word',
+    [
+        ([], 'COMMAND'),
+        (['generat'], "unknown command 'generat'; expected one of demo, import,"),
+        (['generat'], 'did you mean generate?'),
+        (['help', 'certificat'], 'did you mean certificate?'),
+        (['analyze', 'rank'], "unknown analysis 'rank'; expected one of sensitivity, ranks, confidence; did you mean ranks?"),
+        (['--nonsense'], 'unrecognized arguments: --nonsense'),
+        # A flag that is missing may be one that is misspelt; a value that looks like a flag is none.
+        (['report', 'run', '--ouput', 'page.html'], 'unrecognized arguments: --ouput; did you mean --output?'),
+        (
+            ['evaluate', '--predictions=a', '--reference=b'],
+            '--reference; did you mean --references? (see calm evaluate --help)',
+        ),
+        (
+            ['report', 'run', '--output=--x.html', '--over_write'],
+            'unrecognized arguments: --over_write; did you mean --overwrite?',
+        ),
+        (['report', 'run'], 'the following arguments are required: --output'),
+    ],
+)
 def test_what_is_no_command_is_one_line_and_exit_code_2(argv, word, capsys):
     assert main(argv) == 2
     error = capsys.readouterr().err
     assert word in error and len(error.splitlines()) == 1
 
 
-def test_an_interruption_is_no_traceback(monkeypatch, capsys):
+@pytest.mark.parametrize('hint, printed', [((), 'interrupted'), (('go on so',), 'interrupted; go on so')])
+def test_an_interruption_is_no_traceback_and_may_say_how_to_go_on(hint, printed, monkeypatch, capsys):
     from calm_jax.commands import gin_path
 
     def interrupted(args):
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(*hint)
 
     monkeypatch.setattr(gin_path, 'run', interrupted)
-    assert main(['gin_path']) == 130 and 'interrupted' in capsys.readouterr().err
+    assert main(['gin_path']) == 130 and capsys.readouterr().err == f'calm gin_path: {printed}\n'
 
 
 def test_what_the_library_logs_is_printed_while_a_command_runs_and_only_then(monkeypatch, capsys):

@@ -35,9 +35,10 @@ example, with the id of its record and its loss in [0, 1] by point, named by λ 
 """
 
 import argparse
+import contextlib
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -79,9 +80,10 @@ from calm_jax.outputs import check_file
 from calm_jax.progress import progress
 from calm_jax.request import BATCH_SIZE
 from calm_jax.speed import in_words
-from calm_jax.sweep import Sweep, points_of, recorded_sweep
+from calm_jax.sweep import Sweep, folder_name, points_of, recorded_sweep
 from calm_jax.tuning import COSTS, FLOPS, SECONDS, check_cost
 
+RECORDS_FOLDER = 'calm_records'  # holds what is kept where nothing else is said
 PAPER_GRID = [round(1 - 0.05 * step, 2) for step in range(1, 20)]
 
 
@@ -151,7 +153,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group('output')
     output.add_argument('--output', metavar='FILE', help='certificate to write')
     output.add_argument(
-        '--records', metavar='DIR', help='keep what was decoded, with curve.json and examples.json; recompute from it'
+        '--records',
+        metavar='DIR',
+        help='keep what was decoded here, with curve.json and examples.json, and recompute from it (default: a folder named by '
+        f"the data's fingerprint in {RECORDS_FOLDER}, beside --output; {NONE}: keep nothing)",
     )
     output.add_argument(
         '--overwrite',
@@ -194,9 +199,10 @@ def run(args: argparse.Namespace) -> None:
         tuning_losses = check(promise, tuning, metrics, args.objective or 'textual', None, args.records, enough=False)
     warn_of_copies(args, data)
     use_compilation_cache()
-    with folder(args.records) as directory:
-        model = load(args.checkpoint, args.dtype) if args.checkpoint else None
-        paths = [] if model is None else candidates(args, model, thresholds)
+    model = load(args.checkpoint, args.dtype) if args.checkpoint else None
+    paths = [] if model is None else candidates(args, model, thresholds)
+    kept = records_folder(args, model, paths, data, tuning)
+    with folder(kept) as directory, resumable(kept):
         check_trials_of(args, len(paths))
         sweep, points = opened(args, model, paths, data, thresholds, directory)
         check_trials_of(args, len({point.path for point in points}))
@@ -235,12 +241,44 @@ def run(args: argparse.Namespace) -> None:
         certificate.save(args.output)
     if not args.quiet:
         describe(certificate, line, trials)
+        if args.records != NONE:
+            print(f'{directory}: what was decoded; calm report draws it, and --records recomputes from it without a model')
+
+
+def records_folder(
+    args: argparse.Namespace,
+    model: Model | None,
+    paths: list[list[Decoding]],
+    data: CalibrationData,
+    tuning: CalibrationData | None,
+) -> Path | None:
+    """Where what is decoded is kept; None: nowhere. Where nothing is said, other data or settings have another folder."""
+    if args.records == NONE:
+        return None
+    if args.records is not None:
+        return Path(args.records)
+    assert model is not None  # without one, the flags were refused
+    name = folder_name(model, paths, data.records, data.source_field, args.batch_size or BATCH_SIZE)
+    if tuning is not None:
+        name += f'_{tuning.records.fingerprint()[: recorded.DIGITS]}'
+    return Path(args.output or '').parent / RECORDS_FOLDER / name
+
+
+@contextlib.contextmanager
+def resumable(directory: Path | None) -> Iterator[None]:
+    """Says how to go on, where what was decoded is kept, when a `with` block is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if directory is None or not directory.is_dir():
+            raise
+        raise KeyboardInterrupt(f'what was decoded is kept in {directory}: the same command goes on after it') from None
 
 
 def only_decodes(args: argparse.Namespace) -> bool:
     """Whether the grid is decoded and no promise made: the first step of losses from outside."""
     promises = (args.metric, args.losses, args.tolerance, args.output, args.trials, args.tuning_data, args.measure_speed)
-    return bool(args.whole_grid and args.checkpoint and args.records) and not any(promises)
+    return bool(args.whole_grid and args.checkpoint) and not any(promises)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -249,8 +287,8 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError('--expected_loss changes nothing without --power')
     if not args.data:
         raise ValueError('--data is missing; see calm calibrate --help')
-    if args.whole_grid and not args.records:
-        raise ValueError('--whole_grid needs --records, the folder where the curve goes')
+    if args.whole_grid and args.records == NONE:
+        raise ValueError(f'--whole_grid needs records, and --records {NONE} keeps none; leave one of the two out')
     if not only_decodes(args):
         for name in ('metric', 'tolerance'):
             if not getattr(args, name) and not (name == 'metric' and args.losses):
@@ -264,7 +302,7 @@ def check_flags(args: argparse.Namespace) -> None:
                 raise ValueError(
                     f'--losses and --{name}: losses from outside are of neither metric nor objective; leave one out'
                 )
-        if not args.records:
+        if args.records in (None, NONE):
             raise ValueError('--losses needs --records, the folder of what was decoded, which they are of')
     check_cost(args.cost, args.tuning_data is not None, args.losses is not None)
     if args.output:
@@ -286,7 +324,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 def recorded_source_field(args: argparse.Namespace) -> str:
     """What inputs were made of when the records were decoded. ValueError where there are none, or a flag says otherwise."""
-    if not args.records or not (Path(args.records) / recorded.RECORDS).is_file():
+    if args.records in (None, NONE) or not (Path(args.records) / recorded.RECORDS).is_file():
         raise ValueError('--checkpoint is missing; without a model, --records must name the records of an earlier run')
     source_field = recorded.read(args.records).data['source_field']
     if args.source_field not in (None, source_field):

@@ -9,11 +9,10 @@ function of predictions (B texts) and references (for each a list of texts) that
 """
 
 import argparse
-
-from rich.console import Console
-from rich.table import Table
+import json
 
 from calm_jax.commands import own
+from calm_jax.commands.plain_table import plain_table
 from calm_jax.commands.provenance import origin
 from calm_jax.evaluation import Evaluation, evaluate_file
 from calm_jax.files import write_json
@@ -44,33 +43,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NAME',
         help=f'one of {", ".join([*quality.CORPUS_METRICS, *quality.METRICS])}, or package.module:function; may be given again',
     )
+    parser.add_argument('--json', action='store_true', help='print what --output writes, in place of the table')
     parser.add_argument('--output', metavar='FILE', help='also write the values as JSON, which calm report draws as a table')
     parser.add_argument('--overwrite', action='store_true', help='replace the output if it exists')
     parser.add_argument('--quiet', action='store_true', help='no progress')
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints a table of the values, and writes them."""
+    """Prints the values, as a table or as JSON, and writes them."""
     if args.output:
         check_file(args.output, args.overwrite, [args.predictions, args.references])
     metrics = [own.metric(each) for each in dict.fromkeys(args.metric)]
     evaluation = evaluate_file(args.predictions, args.references, metrics, args.reference_field, quiet=args.quiet)
-    Console().print(table(evaluation))
+    title = f'{args.predictions} against {args.references}'
+    provenance = {**origin('evaluate', args, seed=None), 'versions': evaluation.versions}
+    content = {'title': title, **evaluation.as_dict(), 'provenance': provenance}
+    print(json.dumps(content, indent=2, ensure_ascii=False) if args.json else table(evaluation))
     if args.output:
-        title = f'{args.predictions} against {args.references}'
-        provenance = {**origin('evaluate', args, seed=None), 'versions': evaluation.versions}
-        write_json(args.output, {'title': title, **evaluation.as_dict(), 'provenance': provenance}, make_folders=True)
+        write_json(args.output, content, make_folders=True)
 
 
-def table(evaluation: Evaluation) -> Table:
+def table(evaluation: Evaluation) -> str:
     """The values with their units, one a row."""
-    rows = Table('quantity')
-    rows.add_column('value', justify='right')
-    rows.add_column('unit')
+    rows = [['quantity', 'value', 'unit']]
     for column in evaluation.columns:
         value = evaluation.values[column['key']]
-        rows.add_row(column['name'], f'{value:,}' if isinstance(value, int) else _readable(value), column['unit'])
-    return rows
+        rows.append([column['name'], f'{value:,}' if isinstance(value, int) else _readable(value), column['unit']])
+    return plain_table(rows, numbers=[1])
 
 
 def _readable(value: float) -> str:

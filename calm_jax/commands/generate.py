@@ -3,31 +3,37 @@
     calm generate --checkpoint DIR --input in.jsonl --source_field en --output out.jsonl --measure softmax_gap --threshold 0.8
     calm generate --checkpoint DIR --input in.jsonl --source_field en --output out.jsonl --certificate c.json
     calm generate --checkpoint DIR --prompt "A man rides a bicycle."
+    calm generate --checkpoint DIR --input - --output - < texts.txt > answers.txt
 
-Writes one JSON record a line, in input order: the text, and per token its exit layer and confidence. Texts are in flight: where
-one has ended, the next takes its place. An interrupted run continues with --resume and what it has journalled; with --pack none
-the file is the same to the byte as if it had not been interrupted, else but for close calls of float32. Fewer layers are not
+Writes one JSON record a line, in input order: the text, and per token its exit layer and confidence. A file whose name ends in
+.txt, and `-`, standard input or output, is plain text instead, one a line (--input_format, --output_format). Texts are in
+flight: where one has ended, the next takes its place. An interrupted run continues with --resume and what it has journalled;
+with --pack none the file is the same to the byte as if it had not been interrupted, else but for close calls of float32. Fewer
+layers are not
 always less time: --measure_speed says what they are here.
 """
 
 import argparse
+import json
+import sys
 from functools import partial
 from pathlib import Path
 
 from calm_jax import certified
 from calm_jax.calibration import Certificate
 from calm_jax.commands import decode_flags
+from calm_jax.commands.text_files import FORMATS, STANDARD, is_text, opened
 from calm_jax.compilation import use_compilation_cache
 from calm_jax.data import jsonl
-from calm_jax.data.decoded import check_path
+from calm_jax.data.decoded import check_path, journalled, plain_line
 from calm_jax.data.jsonl import Records, Template
-from calm_jax.data.sources import SOURCE_FIELD, open_records
+from calm_jax.data.sources import SOURCE_FIELD
 from calm_jax.data.windows import row_bucket
 from calm_jax.decoding.decoding import Decoding, off
 from calm_jax.model import Model, load
 from calm_jax.outputs import check_apart
 from calm_jax.request import BATCH_SIZE, PACKS
-from calm_jax.runs import decode_file
+from calm_jax.runs import decode_file, decode_records
 from calm_jax.speed import few, in_words, measure_speed
 
 
@@ -36,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decode_flags.add_model(parser)
     parser.set_defaults(batch_size=None)  # a certificate has its own default
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument('--input', metavar='FILE', help='JSONL, plain, .gz or .xz, or seqio:TASK:SPLIT')
+    source.add_argument(
+        '--input', metavar='FILE', help='JSONL or .txt, plain, .gz or .xz; - for standard input; or seqio:TASK:SPLIT'
+    )
     source.add_argument('--prompt', metavar='TEXT', help='decode this text to standard output')
     parser.add_argument(
         '--source_field',
@@ -44,14 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="field of the input text, or a template such as 'translate: {en}' (default: the certificate's, else source)",
     )
     parser.add_argument('--threshold_field', metavar='FIELD', help="field that holds a record's own λ, instead of --threshold")
-    parser.add_argument('--output', metavar='FILE', help='JSONL to write; required with --input')
+    parser.add_argument('--output', metavar='FILE', help='JSONL or .txt to write, - for standard output; required with --input')
+    for name in ('input', 'output'):
+        parser.add_argument(
+            f'--{name}_format', choices=FORMATS, help=f'of --{name} (default: text for - and what ends in .txt, else jsonl)'
+        )
     parser.add_argument('--certificate', metavar='FILE', help='decode within the guarantee of this certificate')
     decode_flags.add_pack(parser)
     parser.add_argument('--finish_order', action='store_true', help='write records in the order in which they end')
     parser.add_argument(
         '--measure_speed', action='store_true', help='then time a few batches of the input against full depth, for the summary'
     )
-    parser.add_argument('--resume', action='store_true', help='go on where an interrupted run stopped')
+    parser.add_argument('--resume', action='store_true', help='go on where an interrupted run stopped, if there is one')
     parser.add_argument('--overwrite', action='store_true', help='replace the output if it exists')
     decode_flags.add_decoding(parser)
 
@@ -65,35 +77,73 @@ def run(args: argparse.Namespace) -> None:
     recorded = certificate and certified.recorded_batch_size(certificate)
     batch_size = args.batch_size or recorded or BATCH_SIZE
     source_field = args.source_field or (certificate and certified.recorded_source_field(certificate)) or SOURCE_FIELD
-    records = None if args.prompt is not None else open_records(args.input)
-    if certificate is None:
-        decoding = decode_flags.decoding_of(args, model, by_record=args.threshold_field is not None)
-    else:
-        decoding = certified_decoding(args, certificate, model, batch_size, 1 if records is None else len(records))
-        if records is not None:
-            certified.warn(certified.source_warnings(certificate, source_field))
-    if records is None:
-        print(model.generate(str(args.prompt), decoding).text)
-        return
-    speed = None
-    if args.measure_speed and (certificate is None or certificate.found):
-        check_skips(decoding)
-        speed = partial(measured_speed, args, model, decoding, records, source_field, batch_size)
-    result = decode_file(
+    with opened(args, source_field) as records:
+        if certificate is None:
+            decoding = decode_flags.decoding_of(args, model, by_record=args.threshold_field is not None)
+        else:
+            decoding = certified_decoding(args, certificate, model, batch_size, 1 if records is None else len(records))
+            if records is not None:
+                certified.warn(certified.source_warnings(certificate, source_field))
+        if records is None:
+            print(model.generate(str(args.prompt), decoding).text)
+        elif args.output == STANDARD:
+            print_decoded(args, model, decoding, records, source_field, batch_size)
+        else:
+            write_decoded(args, model, decoding, records, source_field, batch_size, certificate)
+
+
+def print_decoded(
+    args: argparse.Namespace, model: Model, decoding: Decoding, records: Records, source_field: str, batch_size: int
+) -> None:
+    """Decodes to standard output, which has nothing else on it."""
+    plain = is_text(args.output, args.output_format)
+    for each in decode_records(
         model,
         decoding,
         records,
         source_field,
-        args.output,
         batch_size=batch_size,
         threshold_field=args.threshold_field,
         pack=args.pack,
         in_order=not args.finish_order,
-        resume=args.resume,
-        overwrite=args.overwrite,
-        speed=speed,
-        quiet=args.quiet,
-    )
+        quiet=args.quiet or sys.stdout.isatty(),
+    ):
+        print(plain_line(each) if plain else json.dumps(each, ensure_ascii=False), flush=True)
+
+
+def write_decoded(
+    args: argparse.Namespace,
+    model: Model,
+    decoding: Decoding,
+    records: Records,
+    source_field: str,
+    batch_size: int,
+    certificate: Certificate | None,
+) -> None:
+    """Decodes to a file, and says what was done; how to go on, where it is interrupted."""
+    speed = None
+    if args.measure_speed and (certificate is None or certificate.found):
+        check_skips(decoding)
+        speed = partial(measured_speed, args, model, decoding, records, source_field, batch_size)
+    try:
+        result = decode_file(
+            model,
+            decoding,
+            records,
+            source_field,
+            args.output,
+            batch_size=batch_size,
+            threshold_field=args.threshold_field,
+            pack=args.pack,
+            in_order=not args.finish_order,
+            resume=args.resume,
+            overwrite=args.overwrite,
+            plain=is_text(args.output, args.output_format),
+            speed=speed,
+            quiet=args.quiet,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(how_to_resume(args, journalled(args.output), len(records))) from None
     if not args.quiet:
         print(describe(args.output, result.summary, result.decoded, model, decoding))
         if args.measure_speed and 'speed' in result.summary:
@@ -104,13 +154,30 @@ def run(args: argparse.Namespace) -> None:
                 print(words)
 
 
+def how_to_resume(args: argparse.Namespace, done: int, examples: int) -> str:
+    """What is said after Ctrl-C."""
+    if not done:
+        return 'nothing was decoded yet'
+    instead = ' in place of --overwrite' if args.overwrite else ''
+    return f'{done:,} of {examples:,} are kept: the same command with --resume{instead} goes on after them'
+
+
 def check_flags(args: argparse.Namespace) -> None:
     """Raises ValueError or OSError for flags that contradict each other, a prompt that is no text, and an output that cannot be
     written, before anything takes time."""
     if args.input and not args.output:
         raise ValueError('--input needs --output, the JSONL file to write')
     if args.prompt is not None:
-        for name in ('output', 'resume', 'overwrite', 'threshold_field', 'finish_order', 'pack'):
+        for name in (
+            'output',
+            'output_format',
+            'input_format',
+            'resume',
+            'overwrite',
+            'threshold_field',
+            'finish_order',
+            'pack',
+        ):
             if getattr(args, name) not in (None, False, PACKS[0]):
                 raise ValueError(f'--prompt prints to standard output; --{name} belongs to --input')
     if args.resume and args.overwrite:
@@ -122,7 +189,11 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError('--threshold_field and --certificate both say λ; leave one of the two out')
     if args.prompt is not None and not jsonl.is_unicode(args.prompt):
         raise ValueError('--prompt: not text; it holds bytes that are not UTF-8, or half of a surrogate pair')
-    if args.output:
+    if args.output == STANDARD:
+        for name in ('resume', 'overwrite', 'measure_speed'):
+            if getattr(args, name):
+                raise ValueError(f'--{name} belongs to a file, and --output - is standard output; leave it out')
+    elif args.output:
         check_path(args.output)
         check_apart(args.output, [args.input, args.certificate])
 
@@ -178,6 +249,6 @@ def describe(output: str | Path, summary: dict, decoded: int, model: Model, deco
         f'{output}: {summary["examples"]} examples, {summary["tokens"]} tokens, {used:.0%} of places used, '
         f'{widths} width{"s" if widths > 1 else ""} compiled, '
         f'{summary["layers_per_token"]:.2f} of {model.config.num_decoder_layers} layers per token, '
-        f'{summary["tokens_per_second"]:.1f} tokens/s, {summary["truncated"]} inputs cut at '
-        f'{decoding.limits.max_source_length} tokens'
+        f'{summary["tokens_per_second"]:.1f} tokens/s, {summary["compile_seconds"]:.0f} s of compiling apart, '
+        f'{summary["truncated"]} inputs cut at {decoding.limits.max_source_length} tokens'
     )

@@ -5,7 +5,7 @@ import shlex
 
 from calm_jax.machine import processor
 
-UNSAID = ('command', 'analysis', 'quiet', 'overwrite', 'decode_flags')  # no flags, or none that decide what is written
+UNSAID = ('command', 'analysis', 'quiet', 'overwrite', 'json', 'decode_flags')  # no flags, or none that decide what is written
 
 
 def provenance(command: str, args, *, seed: int, settings: dict, fingerprints: dict, data: dict | None) -> dict:

@@ -1,9 +1,20 @@
-"""Trains a model with an exit after every decoder layer, then the classifier that decides when to take it."""
+"""Trains a model with an exit after every decoder layer, then the classifier that decides when to take it.
 
+    calm train --checkpoint DIR --train_data train.jsonl --eval_data eval.jsonl --source en --target fr --output runs/a
+    calm train --stage classifier --checkpoint runs/a/best --train_data train.jsonl --source en --target fr --output runs/b
+    calm train --gin_file=models/small8.gin --gin_file=runs/train.gin --gin.TOKENIZER="'DIR'" …     # from scratch
+
+Everything has a name in gin, whose files (`calm gin_path`) say what there is; without one, a checkpoint is trained on for 1,000
+steps of 32 rows. Warm-up is a third of the steps at most. A killed run goes on with --resume, to the same parameters.
+"""
+
+import argparse
 import contextlib
 import functools
 import math
+import os
 import pathlib
+import shlex
 import shutil
 import sys
 import tempfile
@@ -11,17 +22,37 @@ import tempfile
 import jax
 
 from calm_jax.commands import configuration, gin_flags
+from calm_jax.compilation import use_compilation_cache
 from calm_jax.files import read_json, write_json, write_text
 from calm_jax.outputs import check_apart
 
 # Everyday flags and the macros they set.
 _FLAGS = {
-    'model_dir': 'MODEL_DIR',
+    'output': 'MODEL_DIR',
+    'checkpoint': 'CHECKPOINT',
+    'train_data': 'TRAIN_DATA',
+    'eval_data': 'EVAL_DATA',
+    'source': 'SOURCE',
+    'target': 'TARGET',
+    'max_source_length': 'MAX_SOURCE_LENGTH',
+    'max_target_length': 'MAX_TARGET_LENGTH',
     'steps': 'TRAIN_STEPS',
     'batch_size': 'BATCH_SIZE',
     'learning_rate': 'LEARNING_RATE',
     'seed': 'SEED',
     'max_minutes': 'MAX_MINUTES',
+}
+# Without a gin file: which one each stage takes, what it needs, and what it does where nothing else is said.
+_STAGES = {'exits': 'runs/finetune.gin', 'classifier': 'runs/classifier.gin'}
+_NEEDED = ('checkpoint', 'train_data', 'output')
+_DEFAULTS = {
+    'SOURCE': 'source',
+    'TARGET': 'target',
+    'TRAIN_STEPS': 1000,
+    'BATCH_SIZE': 32,
+    'EVAL_EVERY': 200,
+    'SAVE_EVERY': 200,
+    'LOG_EVERY': 50,
 }
 # What may change when a run goes on: when it ends, what it reports and keeps, and where it lies.
 _MAY_CHANGE = {'MODEL_DIR', 'TRAIN_STEPS', 'MAX_MINUTES', 'LOG_EVERY', 'EVAL_EVERY', 'SAVE_EVERY'} | {
@@ -33,10 +64,27 @@ _MAY_CHANGE = {'MODEL_DIR', 'TRAIN_STEPS', 'MAX_MINUTES', 'LOG_EVERY', 'EVAL_EVE
 _WRITTEN = {'config.gin', 'inputs.json', 'metrics.jsonl', 'state', 'best', 'last'}
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `calm train`."""
-    gin_flags.add_arguments(parser)
-    parser.add_argument('--model_dir', help='folder to write; the macro MODEL_DIR')
+    parser.add_argument('--checkpoint', metavar='DIR', help='native checkpoint to train on; the macro CHECKPOINT')
+    parser.add_argument(
+        '--stage', choices=_STAGES, help='without a gin file: all of the model, or the exit classifier alone (default exits)'
+    )
+    for name in ('train', 'eval'):
+        parser.add_argument(
+            f'--{name}_data',
+            action='append',
+            metavar='FILE',
+            help=f'JSONL (.gz, .xz) or seqio:TASK:SPLIT; repeatable; the macro {name.upper()}_DATA',
+        )
+    for name in ('source', 'target'):
+        parser.add_argument(
+            f'--{name}', metavar='FIELD', help=f'field or template of the {name} (default {name}); the macro {name.upper()}'
+        )
+        parser.add_argument(
+            f'--max_{name}_length', type=int, metavar='N', help=f'tokens of a {name}; the macro MAX_{name.upper()}_LENGTH'
+        )
+    parser.add_argument('--output', metavar='DIR', help='folder to write; the macro MODEL_DIR')
     parser.add_argument('--steps', type=int, help='optimizer steps in all; the macro TRAIN_STEPS')
     parser.add_argument('--batch_size', type=int, help='rows per step, over all devices; the macro BATCH_SIZE')
     parser.add_argument('--learning_rate', type=float, help='peak, per optimizer step; the macro LEARNING_RATE')
@@ -47,21 +95,22 @@ def add_arguments(parser):
     start = parser.add_mutually_exclusive_group()
     start.add_argument('--resume', action='store_true', help='go on after the latest checkpoint of the model folder')
     start.add_argument('--overwrite', action='store_true', help='delete what the model folder holds, and start')
-    parser.add_argument('--quiet', action='store_true', help='no progress on standard error')
+    parser.add_argument('--quiet', action='store_true', help='no progress on standard error, no last line')
+    gin_flags.add_arguments(parser)
 
 
-def run(args):
-    """Reads the configuration, prepares the model folder and runs the job."""
-    if not args.gin_file:
-        raise ValueError('calm train needs a gin file, such as --gin_file=runs/train.gin')
-    bindings = list(args.gin_binding)
+def run(args: argparse.Namespace) -> None:
+    """Reads the configuration, prepares the model folder, runs the job, and says where its model is and what is next."""
+    use_compilation_cache()
+    files, bindings = _stage(args)
     for flag, macro in _FLAGS.items():
         value = getattr(args, flag)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f'--{flag} is {value}; expected a number')
         if value is not None:
+            value = value[0] if isinstance(value, list) and len(value) == 1 else value
             bindings.append(f'{macro} = {value!r}')
-    read = configuration.read(args.gin_file, bindings, configuration.search_folders(args))
+    read = configuration.read(files, bindings, configuration.search_folders(args))
     model_dir = read.macros.get('MODEL_DIR')
     if not isinstance(model_dir, str) or not model_dir:
         raise ValueError(f'MODEL_DIR is {model_dir!r}; expected the path of a folder')
@@ -71,7 +120,51 @@ def run(args):
         check_apart(model_dir, _read_paths(read.macros))
     if found and args.resume:
         _same_configuration(model_dir, read.text)
-    read.job(model_dir=model_dir, quiet=args.quiet, start=functools.partial(_start, model_dir, found, read.text, args))
+    try:
+        read.job(model_dir=model_dir, quiet=args.quiet, start=functools.partial(_start, model_dir, found, read.text, args))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_resume(model_dir, args.overwrite)) from None
+    if not args.quiet and jax.process_index() == 0:
+        print(_next(model_dir, read.macros))
+
+
+def _stage(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The gin files and bindings to begin with: of flags, or of a stage and its defaults. ValueError for what it lacks."""
+    if args.gin_file:
+        if args.stage:
+            raise ValueError('--stage chooses a gin file, and --gin_file names one; leave one of the two out')
+        return args.gin_file, list(args.gin_binding)
+    bound = {binding.split('=')[0].strip() for binding in args.gin_binding}
+    missing = [name for name in _NEEDED if getattr(args, name) is None and _FLAGS[name] not in bound]
+    if missing:
+        flags = ', '.join(f'--{name}' for name in missing)
+        raise ValueError(f'{flags} missing; a model is trained from scratch by a gin file, such as --gin_file=runs/train.gin')
+    defaults = [f'{macro} = {value!r}' for macro, value in _DEFAULTS.items()]
+    return [_STAGES[args.stage or 'exits']], [*defaults, *args.gin_binding]
+
+
+def _how_to_resume(model_dir: pathlib.Path, overwrite: bool) -> str:
+    """What is said after Ctrl-C."""
+    state = model_dir / 'state'
+    steps = [int(path.name) for path in state.iterdir() if path.name.isdigit()] if state.is_dir() else []
+    if not steps:
+        return 'nothing was saved yet'
+    instead = ' in place of --overwrite' if overwrite else ''
+    return f'step {max(steps)} is saved: the same command with --resume{instead} goes on after it'
+
+
+def _next(model_dir: pathlib.Path, macros: dict) -> str:
+    """The last line: where the model is, and the command that decodes with it."""
+    best = (model_dir / 'best').is_dir()
+    shown = pathlib.Path(os.path.relpath(model_dir)) if model_dir.is_relative_to(pathlib.Path.cwd()) else model_dir
+    folder = shown / ('best' if best else 'last')
+    data = next(iter(_paths(macros, 'EVAL_DATA')), None) or next(iter(_paths(macros, 'TRAIN_DATA')), 'FILE')
+    source = macros.get('SOURCE')
+    measure = 'classifier' if 'OBJECTIVE' in macros else 'softmax_gap'
+    words = ['calm', 'generate', '--checkpoint', str(folder), '--input', data, '--source_field']
+    words += [source if isinstance(source, str) else 'FIELD', '--output', f'{shown}.jsonl']
+    words += ['--measure', measure, '--threshold', '0.9']
+    return f'{folder}: {"of the best evaluation" if best else "of the last step"}; next: {shlex.join(words)}'
 
 
 def _found(model_dir, resume, overwrite):
@@ -96,8 +189,13 @@ def _found(model_dir, resume, overwrite):
 def _read_paths(macros):
     """What the job reads, of the paths that macros name."""
     for name in ('TRAIN_DATA', 'EVAL_DATA', 'TOKENIZER', 'CHECKPOINT'):
-        value = macros.get(name)
-        yield from (each for each in (value if isinstance(value, list | tuple) else [value]) if isinstance(each, str))
+        yield from _paths(macros, name)
+
+
+def _paths(macros, name):
+    """The texts that a macro is, or is a list of."""
+    value = macros.get(name)
+    yield from (each for each in (value if isinstance(value, list | tuple) else [value]) if isinstance(each, str))
 
 
 def _same_configuration(model_dir, resolved):

@@ -3,6 +3,7 @@
 import argparse
 
 from calm_jax.commands.flag_types import numbers
+from calm_jax.commands.option_flags import NONE
 
 
 def check_trials(args: argparse.Namespace) -> None:
@@ -20,8 +21,8 @@ def check_trials(args: argparse.Namespace) -> None:
             f'--trials and --{"groups" if args.groups else "joint"}: the trials replicate a figure that has '
             'neither groups nor a shared ε; leave one of the two out'
         )
-    if not args.records:
-        raise ValueError('--trials needs --records, the folder where trials.json goes')
+    if args.records == NONE:
+        raise ValueError(f'--trials needs records, where trials.json goes, and --records {NONE} keeps none; leave one out')
     trial_tolerances(args)
 
 

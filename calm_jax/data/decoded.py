@@ -1,4 +1,5 @@
-"""Decoded files: one JSON record a line, in input order; resumable, whatever the order in which records are done.
+"""Decoded files: one JSON record a line, or its text alone, in input order; resumable, whatever the order in which records are
+done.
 
     OUT               the records, once complete
     OUT.config.json   the header: fingerprints of input and model, the resolved decoding
@@ -10,7 +11,8 @@ Times stand in the summary alone, and are of the examples that the last run deco
 the records could not be the same again after an interruption, whose times are lost.
 
 A process killed at any moment leaves one of these, and each goes on with `resume`: a journal without a whole line, whatever
-header is there (it is begun anew); a journal with its header; the file itself with its header, with or without the summary.
+header is there (it is begun anew); a journal with its header, also beside the file itself until the summary is there; the file
+with header and summary.
 """
 
 import json
@@ -22,7 +24,9 @@ from pathlib import Path
 from calm_jax import formats
 from calm_jax.files import read_json, write_json
 
+PLAIN = 'plain'  # true in the header of a file that holds texts alone
 HEADER = '.config.json'  # follows the name of a decoded file, whole or not, in that of its header
+PARTIAL = '.partial'  # that of its journal
 SYNCED = 64  # lines of the journal that may be lost with the machine; none are with the process
 _BEFORE, _BETWEEN, _AFTER = b'{"row": ', b', "record": ', b'}\n'
 
@@ -30,17 +34,17 @@ _BEFORE, _BETWEEN, _AFTER = b'{"row": ', b', "record": ', b'}\n'
 class Decoded:
     """A decoded file being written, or continued.
 
-    path: the file in the end. header: as `header` makes it. finished: the rows that an earlier run left behind, of a file that
-    is whole only how many there are. complete: whether it left nothing to do.
+    path: the file in the end. header: as `header` makes it, which says whether it holds texts alone. finished: the rows that an
+    earlier run left behind, of a file that is whole only how many there are. complete: whether it left nothing to do.
 
-    Raises FileExistsError where the file, or an unfinished one, is there and neither `resume` nor `overwrite` says
-    what to do; ValueError where an unfinished file was made from other input or with other settings, or is damaged; as
-    `check_path`.
+    With `resume` a run goes on, or begins where there is none. Raises FileExistsError where the file, or an unfinished one, is
+    there and neither `resume` nor `overwrite` says what to do; ValueError where an unfinished file was made from other input or
+    with other settings, or is damaged; as `check_path`.
     """
 
     def __init__(self, path: str | os.PathLike, header: dict, resume: bool = False, overwrite: bool = False):
         self.path = Path(path)
-        self.partial = self.path.with_name(self.path.name + '.partial')
+        self.partial = self.path.with_name(self.path.name + PARTIAL)
         self.header = header
         self.finished: frozenset[int] | range = frozenset()
         check_path(path)
@@ -65,8 +69,8 @@ class Decoded:
                     'pass --overwrite to replace it'
                 )
             self.finished, self.complete = range(_whole_lines(self.path)), True
-        elif resume:
-            raise FileNotFoundError(f'{self.partial}: nothing to resume; run without --resume')
+            if self.summarized:
+                self._remove_journal()  # what a run that was killed at the very end left of it
 
     @property
     def summarized(self) -> bool:
@@ -74,7 +78,9 @@ class Decoded:
         return self._summary.exists()
 
     def finished_records(self) -> Iterator[dict]:
-        """What the earlier run left behind."""
+        """What the earlier run left behind. Raises FileNotFoundError where it left texts alone."""
+        if self.complete and self.header.get(PLAIN):
+            raise FileNotFoundError(f'{self._summary} is missing, and {self.path} holds texts alone; pass --overwrite')
         if self.complete:
             with open(self.path, 'rb') as file:
                 yield from map(json.loads, file)
@@ -107,17 +113,20 @@ class Decoded:
                         path.unlink(missing_ok=True)
                 raise
             _sync(file)
-        _unwrap(self.partial, self._whole, in_order)
-        # The journal keeps its header until the file has its name, so that it can be continued until then.
+        _unwrap(self.partial, self._whole, in_order, bool(self.header.get(PLAIN)))
         self._summary.unlink(missing_ok=True)
         write_json(header_path(self.path), self.header)
         self._whole.replace(self.path)
-        self.partial.unlink()
 
     def summarize(self, summary: dict) -> None:
-        """Writes OUT.summary.json, the last thing of a run, and leaves nothing else beside file and header."""
-        header_path(self.partial).unlink(missing_ok=True)
+        """Writes OUT.summary.json, and leaves nothing else beside file and header."""
         write_json(self._summary, summary)
+        self._remove_journal()
+
+    def _remove_journal(self) -> None:
+        """Its header last: a journal without one could not be continued."""
+        self.partial.unlink(missing_ok=True)
+        header_path(self.partial).unlink(missing_ok=True)
 
     @property
     def _summary(self) -> Path:
@@ -136,14 +145,16 @@ def header(
     batch_size: int,
     fingerprints: dict,
     threshold_field: str | None = None,
+    plain: bool = False,
 ) -> dict:
     """What an interrupted run must share with the one that continues it: all that decides the records.
 
     source_field: what inputs are made of; threshold_field: what holds their own λ, if anything. decoding: the document.
-    fingerprints: of the model.
+    fingerprints: of the model. plain: whether the file is to hold texts alone.
     """
     return {
         **formats.stamp('records'),
+        **({PLAIN: True} if plain else {}),
         'input': input_fingerprint,
         'source_field': source_field,
         **({} if threshold_field is None else {'threshold_field': threshold_field}),
@@ -235,8 +246,19 @@ def _journal(path: Path) -> Iterator[tuple[int, dict]]:
                 raise ValueError(f'{path}:{number}: no line of an unfinished run; pass --overwrite to begin anew') from None
 
 
-def _unwrap(journal: Path, path: Path, in_order: bool) -> None:
-    """Writes the records of a journal alone, in the order of their rows or as they stand."""
+def plain_line(record: dict) -> str:
+    """The text of a record as one line, without its end; what would end a line inside is a space."""
+    return ' '.join(record['text'].splitlines())
+
+
+def journalled(path: str | os.PathLike) -> int:
+    """How many records an unfinished run has left behind, that would write this file; 0 where there is none."""
+    partial = Path(path).with_name(Path(path).name + PARTIAL)
+    return _whole_lines(partial) if partial.exists() else 0
+
+
+def _unwrap(journal: Path, path: Path, in_order: bool, plain: bool) -> None:
+    """Writes the records of a journal alone, or `plain`, their texts, in the order of their rows or as they stand."""
     rows, starts, start = array('q'), array('q'), 0
     with open(journal, 'rb') as source, open(path, 'wb') as file:
         for line in source:
@@ -246,7 +268,8 @@ def _unwrap(journal: Path, path: Path, in_order: bool) -> None:
         for index in sorted(range(len(rows)), key=rows.__getitem__) if in_order else range(len(rows)):
             source.seek(starts[index])
             line = source.readline()
-            file.write(line[line.index(_BETWEEN) + len(_BETWEEN) : -len(_AFTER)] + b'\n')
+            content = line[line.index(_BETWEEN) + len(_BETWEEN) : -len(_AFTER)]
+            file.write((plain_line(json.loads(content)).encode() if plain else content) + b'\n')
         _sync(file)
 
 

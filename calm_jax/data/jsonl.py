@@ -1,4 +1,5 @@
-"""Records: JSON objects, one a line, in .jsonl files that may be compressed (.gz, .xz); and texts made of them."""
+"""Records: JSON objects, one a line, in .jsonl files that may be compressed (.gz, .xz), or the lines of plain text in their
+place; and texts made of them."""
 
 import gzip
 import hashlib
@@ -27,6 +28,8 @@ _DAMAGED = (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error)
 class Records(Sequence):
     """Random access to the records of one or several files, in the order given; blank lines hold no record.
 
+    field: None, or the files are plain text (UTF-8), and every line of them, an empty one too, is the value of this field.
+
     The text stays on disk: 16 bytes of memory a record (where its line starts, and its number). A compressed file cannot
     be entered in the middle, so it is decompressed into a temporary one, which goes with this object. Lines are parsed
     when asked for, and files stay open from the first record that is asked for on, the latest OPEN_FILES of them. Not to be
@@ -37,8 +40,8 @@ class Records(Sequence):
     surrogate pair, which is no text.
     """
 
-    def __init__(self, paths: Paths):
-        self.paths = _existing(paths)
+    def __init__(self, paths: Paths, field: str | None = None):
+        self.paths, self.field = _existing(paths), field
         self._unpacked = tempfile.TemporaryDirectory(prefix='calm_jax_')
         self._open: dict[int, BinaryIO] = {}
         weakref.finalize(self, _close, self._open)
@@ -52,7 +55,7 @@ class Records(Sequence):
             if path.suffix in _OPENERS:
                 text = Path(self._unpacked.name, str(len(self._texts)))
                 _decompress(path, text)
-            starts, lines = _scan(path, text)
+            starts, lines = _scan(path, text, blank=field is not None)
             self._texts.append(text)
             self._starts.append(starts)
             self._lines.append(lines)
@@ -67,7 +70,7 @@ class Records(Sequence):
         text = self._opened(file)
         text.seek(self._starts[file][row])
         line = text.readline()
-        return _parse(line, f'{self.paths[file]}:{self._lines[file][row]}')
+        return self._record(line, f'{self.paths[file]}:{self._lines[file][row]}')
 
     def __iter__(self) -> Iterator[dict]:
         """In order, each file opened once."""
@@ -75,7 +78,7 @@ class Records(Sequence):
             with open(text, 'rb') as source:
                 for start, line in zip(starts, lines):
                     source.seek(start)
-                    yield _parse(source.readline(), f'{path}:{line}')
+                    yield self._record(source.readline(), f'{path}:{line}')
 
     def where(self, index: int) -> str:
         """`file:line` of a record, for messages."""
@@ -83,8 +86,11 @@ class Records(Sequence):
         return f'{self.paths[file]}:{self._lines[file][row]}'
 
     def fingerprint(self) -> str:
-        """As `fingerprint(paths)`."""
-        return fingerprint(self.paths)
+        """As `fingerprint(paths)`; of plain text it says so, as the same bytes make other records."""
+        return fingerprint(self.paths) if self.field is None else f'text {fingerprint(self.paths)}'
+
+    def _record(self, line: bytes, where: str) -> dict:
+        return _parse(line, where) if self.field is None else {self.field: _plain(line, where)}
 
     def _opened(self, file: int) -> BinaryIO:
         if file not in self._open:
@@ -227,12 +233,13 @@ def _decompress(path: Path, text: Path) -> None:
         raise ValueError(f'{path}: damaged or not {path.suffix}: {error}') from None
 
 
-def _scan(path: Path, text: Path) -> tuple[array, array]:
-    """Byte offsets and line numbers of the lines of `text` that hold records; `path` is what the user calls it."""
+def _scan(path: Path, text: Path, blank: bool) -> tuple[array, array]:
+    """Byte offsets and line numbers of the lines of `text` that hold records, `blank` ones among them or not; `path` is what
+    the user calls it."""
     starts, lines, position = array('q'), array('q'), 0
     with open(text, 'rb') as source:
         for number, line in enumerate(source, start=1):
-            if line.strip():
+            if blank or line.strip():
                 starts.append(position)
                 lines.append(number)
             position += len(line)
@@ -253,6 +260,13 @@ def _parse(line: bytes, where: str) -> dict:
     if not whole:
         raise ValueError(f'{where}: holds half of a surrogate pair (an escape such as \\ud83d alone); expected Unicode text')
     return record
+
+
+def _plain(line: bytes, where: str) -> str:
+    try:
+        return line.decode('utf-8-sig').rstrip('\r\n')
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{where}: not text in UTF-8: {error.reason} at byte {error.start + 1}') from None
 
 
 def _as_text(value: object, field: str, where: str) -> str:

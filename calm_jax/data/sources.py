@@ -11,8 +11,9 @@ PREFIX = 'seqio:'
 SOURCE_FIELD = 'source'  # holds the input text where nothing else is said
 
 
-def open_records(source: Paths) -> Records:
-    """Records of .jsonl, .jsonl.gz or .jsonl.xz files, or of 'seqio:TASK:SPLIT' (fields source, target, …).
+def open_records(source: Paths, field: str | None = None) -> Records:
+    """Records of .jsonl, .jsonl.gz or .jsonl.xz files, or of 'seqio:TASK:SPLIT' (fields source, target, …); of plain text, each
+    line the value of `field`, where one is named.
 
     A Task's texts are written once to the cache folder ($XDG_CACHE_HOME/calm_jax/tasks) and read from there, as long as its
     source and the preprocessors of its texts stay what they are; delete the file to read the Task again.
@@ -20,7 +21,7 @@ def open_records(source: Paths) -> Records:
     not installed.
     """
     if not isinstance(source, str) or not source.startswith(PREFIX):
-        return Records(list(source) if isinstance(source, Sequence) and not isinstance(source, str) else source)
+        return Records(list(source) if isinstance(source, Sequence) and not isinstance(source, str) else source, field)
     task, _, split = source.removeprefix(PREFIX).partition(':')
     if not task or not split:
         raise ValueError(f'{source!r}: expected seqio:TASK:SPLIT, such as seqio:xsum:validation')

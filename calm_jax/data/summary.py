@@ -7,12 +7,29 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 
+class _Rate:
+    """Tokens, and the seconds they took."""
+
+    def __init__(self):
+        self.tokens, self._seconds = 0, 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        self.tokens += tokens
+        self._seconds += seconds
+
+    @property
+    def per_second(self) -> float:
+        return self.tokens / self._seconds if self._seconds else 0.0
+
+
 class Summary:
     """Counts and times of a run, gathered while outputs pass by."""
 
     def __init__(self):
         self._began = time.perf_counter()
-        self._rows = self._tokens = self._truncated = self._timed_tokens = 0
+        self._rows = self._tokens = self._truncated = 0
+        self._compile_seconds = 0.0
+        self._all, self._warm = _Rate(), _Rate()  # of this run, and of it while nothing was compiled
         self._places = self._used = self._executed = self._needed = 0
         self._widths = set()
         self._layers = self._flops = 0.0
@@ -22,7 +39,6 @@ class Summary:
         """The outputs, counted and timed."""
         for output in outputs:
             self._count(output.tokens, output.layers, output.truncated, output.flops)
-            self._timed_tokens += len(output.tokens)
             self._seconds.append(output.batch_seconds)
             yield output
 
@@ -33,6 +49,9 @@ class Summary:
         self._executed += report.executed
         self._needed += report.needed
         self._widths |= report.widths
+        self._compile_seconds += report.compile_seconds
+        for rate in [self._all] if report.compile_seconds else [self._all, self._warm]:
+            rate.add(report.tokens, report.seconds)
 
     def include(self, records: Iterable[dict]) -> None:
         """Counts records of an earlier run, which took other time."""
@@ -49,8 +68,9 @@ class Summary:
     def as_dict(self) -> dict:
         """Counts of all examples: examples, tokens, truncated inputs, layers and FLOPs per token. Of this run: the places that
         it had (steps times rows) and used (its tokens); the same of sub-layers, `places_executed` and `places_needed`; the
-        widths of sources, each a program of its own; seconds of all it did, and of decoding `timed_examples`: their sum, tokens
-        per second, mean and median of an example (None where there is none)."""
+        widths of sources, each a program of its own; seconds of all it did, those of them that went into compiling, and those
+        of decoding `timed_examples`, in none of which anything is compiled: their sum, tokens per second, mean and median of an
+        example (None where there is none). Tokens per second are of the time after compiling was done, where there is some."""
         tokens = max(1, self._tokens)
         decoding = sum(self._seconds)
         return {
@@ -65,9 +85,10 @@ class Summary:
             'places_needed': self._needed,
             'widths': sorted(self._widths),
             'seconds': time.perf_counter() - self._began,
+            'compile_seconds': self._compile_seconds,
             'timed_examples': len(self._seconds),
             'decode_seconds': decoding,
-            'tokens_per_second': self._timed_tokens / decoding if decoding else 0.0,
+            'tokens_per_second': (self._warm if self._warm.tokens else self._all).per_second,
             'seconds_per_example_mean': decoding / len(self._seconds) if self._seconds else None,
             'seconds_per_example_median': float(np.median(self._seconds)) if self._seconds else None,
         }

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import jinja2
 
 from calm_jax.files import write_text
-from calm_jax.reporting import depths, sensitivity, tradeoffs, validity
+from calm_jax.reporting import depths, sensitivity, tradeoffs, training, validity
 from calm_jax.reporting.figures import Drawing, Panel, Rendered, hues, render
 from calm_jax.reporting.grids import Grid, grid
 from calm_jax.reporting.numerals import number
 from calm_jax.reporting.palette import layer_swatches
 from calm_jax.reporting.promises import promise, summary
-from calm_jax.reporting.run import Run
+from calm_jax.reporting.run import Results, Run
 from calm_jax.reporting.tokens import Coloured, colour, plain
 from calm_jax.schemas import Example, Output
 
@@ -28,8 +28,9 @@ _INTRODUCTIONS = {
     ),
     'sensitivity': ('Sensitivity to single tokens', 'How far one wrong token spoils the rest, by where it stands.'),
     'depths': ('What each layer knows', 'How early the last layer’s token can be seen, and whether confidence tells.'),
+    'training': ('Training', 'How the loss fell.'),
 }
-_FIGURE_NAMES = re.compile(r'(tradeoff|validity|sensitivity|ranks|confidence)(_\w+)?\.png')
+_FIGURE_NAMES = re.compile(r'(tradeoff|validity|sensitivity|ranks|confidence|training)(_\w+)?\.png')
 
 
 class Picture(NamedTuple):
@@ -47,6 +48,22 @@ class Section(NamedTuple):
     title: str
     introduction: str
     panels: list[tuple[Panel, list[Picture], Grid]]
+
+
+class ShownExample(NamedTuple):
+    """An example with the full output's text and the coloured early outputs."""
+
+    example: Example
+    full: str
+    outputs: list[Coloured]
+
+
+class ExampleSet(NamedTuple):
+    """Examples of one model of `num_layers` decoder layers, and the name of the file they are from, where it is known."""
+
+    num_layers: int
+    data: str | None
+    shown: list[ShownExample]
 
 
 class Written(NamedTuple):
@@ -89,9 +106,11 @@ def compose(run: Run) -> tuple[str, dict[str, bytes]]:
         'validity': validity.panels(run.trials, colours),
         'sensitivity': sensitivity.panels(run.sensitivities),
         'depths': depths.panels(run.ranks, run.confidences),
+        'training': training.panels(run.trainings),
     }
     rendered = {drawing.name: render(drawing) for group in panels.values() for panel in group for drawing in panel.drawings}
     promises = [promise(certificate, run.curves) for certificate in run.certificates]
+    lead, examples = _without_lead(_examples(run))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader('calm_jax.reporting', ''),
         autoescape=True,
@@ -110,7 +129,8 @@ def compose(run: Run) -> tuple[str, dict[str, bytes]]:
             for name, group in panels.items()
             if group
         ],
-        examples=_examples(run),
+        lead=lead,
+        examples=examples,
         scales={
             depth: list(zip(layer_swatches(depth), layer_swatches(depth, dark=True)))
             for depth in sorted({each.num_layers for each in run.examples})
@@ -120,14 +140,16 @@ def compose(run: Run) -> tuple[str, dict[str, bytes]]:
     return html, {name: each.png for name, each in rendered.items()}
 
 
-def _results(run: Run) -> list[tuple[str, Grid]]:
+def _results(run: Run) -> list[tuple[Results, Grid, list[tuple[str, str]]]]:
+    """Each table as it was read and as it is printed, and (columns, what they mean), where that is said."""
     return [
         (
-            table.title,
+            table,
             grid(
                 [(column.name, column.unit) for column in table.columns],
                 [[row[column.key] for column in table.columns] for row in table.rows],
             ),
+            [(f'{column.name} {column.unit}'.strip(), column.meaning) for column in table.columns if column.meaning],
         )
         for table in run.results
     ]
@@ -141,26 +163,41 @@ def _shown(panel: Panel, rendered: Mapping[str, Rendered]) -> tuple[Panel, list[
     return panel, pictures, grid([(heading, '') for heading in panel.table.headings], panel.table.rows)
 
 
-def _examples(run: Run) -> list[tuple[int, list[tuple[Example, str, list[Coloured]]]]]:
-    """For each set of examples: L, and its examples with the full output's text and the coloured early outputs.
-
-    Files that differ in early outputs alone, as of several measures on one data set, are one set.
-    """
+def _examples(run: Run) -> list[ExampleSet]:
+    """The sets of examples. Files that differ in early outputs alone, as of several measures on one data set, are one set."""
     sets: dict[tuple, list[tuple[Output, ...]]] = {}
     for each in run.examples:
-        key = each.num_layers, tuple(dataclasses.replace(example, early=()) for example in each.examples)
+        key = each.num_layers, each.data, tuple(dataclasses.replace(example, early=()) for example in each.examples)
         early = sets.setdefault(key, [()] * len(each.examples))
         early[:] = [before + example.early for before, example in zip(early, each.examples, strict=True)]
     return [
-        (
+        ExampleSet(
             num_layers,
+            data,
             [
-                (example, plain(example.full.pieces), [colour(each, example.full, num_layers) for each in outputs])
+                ShownExample(
+                    dataclasses.replace(example, early=outputs),
+                    plain(example.full.pieces),
+                    [colour(each, example.full, num_layers) for each in outputs],
+                )
                 for example, outputs in zip(examples, early, strict=True)
             ],
         )
-        for (num_layers, examples), early in sets.items()
+        for (num_layers, data, examples), early in sets.items()
     ]
+
+
+def _without_lead(sets: list[ExampleSet]) -> tuple[ExampleSet | None, list[ExampleSet]]:
+    """An example whose output changed, as a set of its own, and the others: the shortest of the first set that has one, whose
+    file stands uppermost in the folder."""
+    for place in range(len(sets)):
+        chosen = [each for each in sets[place].shown if each.example.changed]
+        if chosen:
+            lead = min(chosen, key=lambda each: len(each.example.input) + len(each.full))
+            rest = sets[place]._replace(shown=[each for each in sets[place].shown if each is not lead])
+            others = [*sets[:place], *([rest] if rest.shown else []), *sets[place + 1 :]]
+            return sets[place]._replace(shown=[lead]), others
+    return None, sets
 
 
 def _data_uri(svg: bytes) -> str:

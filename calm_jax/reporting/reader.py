@@ -1,8 +1,8 @@
 """Reads a RUN directory: whatever earlier stages left in it, found at any depth, and checked.
 
-The files are curve.json, trials.json, examples.json, results.json, sensitivity.json, ranks.json, confidence.json and
-certificate*.json. Certificates, tables and analyses, whose names a user chooses, are also known by what they hold. Reading
-them needs neither a model nor the packages that wrote them.
+The files are curve.json, trials.json, examples.json, results.json, sensitivity.json, ranks.json, confidence.json,
+certificate*.json and, of training, metrics.jsonl. Certificates, tables and analyses, whose names a user chooses, are also known
+by what they hold. Reading them needs neither a model nor the packages that wrote them.
 """
 
 import json
@@ -24,6 +24,7 @@ from calm_jax.reporting.run import (
     Sensitivity,
     Tested,
     Tolerance,
+    Training,
     Trial,
     Trials,
 )
@@ -40,6 +41,7 @@ PATTERNS = (
     'confidence.json',
     'examples.json',
 )
+METRICS = 'metrics.jsonl'
 KINDS = ('measure', 'static', 'oracle')
 OBJECTIVES = ('textual', 'risk')
 
@@ -87,9 +89,14 @@ def read(directory: str | pathlib.Path) -> Run:
             provenance = _provenance(document)
             if provenance and provenance not in run.provenances:
                 run.provenances.append(provenance)
+    for path in search(directory, METRICS):
+        relative = path.relative_to(directory)
+        if (training := _training(path, relative)) is not None:
+            run.trainings.append(training)
+            run.files.append(relative)
     if not run.files:
         raise FileNotFoundError(
-            f'{directory}: nothing to report; looked at any depth for {", ".join(PATTERNS)}, and for '
+            f'{directory}: nothing to report; looked at any depth for {", ".join([*PATTERNS, METRICS])}, and for '
             'certificates and tables of other names'
         )
     return run
@@ -198,7 +205,7 @@ def _written(value: object) -> str:
 
 def _results(document: Document, path: pathlib.Path) -> Results:
     columns = tuple(
-        Column(node.text('key'), node.text('name'), node.optional_text('unit') or '')
+        Column(node.text('key'), node.text('name'), node.optional_text('unit') or '', node.optional_text('meaning') or '')
         for node in document.items('columns', at_least=1)
     )
     rows = []
@@ -209,7 +216,7 @@ def _results(document: Document, path: pathlib.Path) -> Results:
             if isinstance(cell, list | dict):
                 raise node.at(column.key).error('is a list or an object: expected text, number, truth value or null')
         rows.append(row)
-    return Results(path, document.text('title'), columns, tuple(rows))
+    return Results(path, document.text('title'), columns, tuple(rows), document.optional_text('note'))
 
 
 def _curve(document: Document, path: pathlib.Path) -> Curve:
@@ -226,7 +233,17 @@ def _curve(document: Document, path: pathlib.Path) -> Curve:
         n=document.integer('n', low=1) if document.has('n') else None,
         points=tuple(_point(node, num_layers) for node in document.items('points', at_least=1)),
         full=_point(document.at('full'), num_layers) if document.has('full') else None,
+        data=_data(document),
     )
+
+
+def _data(document: Document) -> str | None:
+    """The name of the data, where a provenance says it."""
+    for key in ('provenance', 'data'):
+        if not document.has(key) or not isinstance(document.at(key).value, dict):
+            return None
+        document = document.at(key)
+    return document.optional_text('name')
 
 
 def _point(node: Document, num_layers: int) -> Point:
@@ -336,7 +353,29 @@ def _examples(document: Document, path: pathlib.Path) -> Examples:
             )
             for node in document.items('examples', at_least=1)
         ),
+        document.optional_text('data'),
     )
+
+
+def _training(path: pathlib.Path, relative: pathlib.Path) -> Training | None:
+    """What metrics.jsonl says; None where nothing was logged yet. A last line without an end is one that is being written.
+
+    Raises ValueError naming file and line for any other that is no JSON object with a step.
+    """
+    losses, evaluations = [], []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if not line.endswith(b'\n'):
+            break
+        try:
+            document = Document(path, json.loads(line), f'line {number}')
+        except ValueError as error:
+            raise ValueError(f'{path}: not valid JSON at line {number}: {error}') from None
+        step = document.integer('step', low=1)
+        if document.has('loss'):
+            losses.append((step, document.number('loss')))
+        elif document.has('eval') and document.at('eval').has('loss'):
+            evaluations.append((step, document.at('eval').number('loss')))
+    return Training(relative, tuple(losses), tuple(evaluations)) if losses else None
 
 
 def _output(node: Document, label: str, num_layers: int) -> Output:

@@ -1,5 +1,5 @@
 """What a RUN directory holds, as values: certificates, results, curves, trials, sensitivities, ranks, confidences,
-examples.
+examples, training.
 
 Exit layers count from 1 to L; layers are sub-layers that ran over those of a layer. Paths are relative to the directory.
 """
@@ -58,28 +58,32 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a results table: the key in each row, the name to print, the unit ('' for none)."""
+    """A column of a results table: the key in each row, the name to print, the unit ('' for none), and what it means, where
+    that is said."""
 
     key: str
     name: str
     unit: str
+    meaning: str = ''
 
 
 @dataclass(frozen=True)
 class Results:
-    """A table; rows hold a string, a number, a truth value or None for every column."""
+    """A table; rows hold a string, a number, a truth value or None for every column. note: what is to be read with it, if
+    anything."""
 
     path: pathlib.Path
     title: str
     columns: tuple[Column, ...]
     rows: tuple[dict[str, str | float | bool | None], ...]
+    note: str | None = None
 
 
 @dataclass(frozen=True)
 class Curve:
     """Quality against cost over the settings of one confidence measure, static depth or oracle, in test order.
 
-    `tolerances` as in a certificate, empty where nothing was tested. FLOPs are per token.
+    `tolerances` as in a certificate, empty where nothing was tested. FLOPs are per token. data: the name of the examples' file.
     """
 
     path: pathlib.Path
@@ -93,6 +97,7 @@ class Curve:
     n: int | None
     points: tuple[Point, ...]
     full: Point | None
+    data: str | None = None
 
 
 @dataclass(frozen=True)
@@ -174,11 +179,21 @@ class Confidences:
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples of one model of `num_layers` decoder layers."""
+    """Examples of one model of `num_layers` decoder layers. data: the name of the file they are from."""
 
     path: pathlib.Path
     num_layers: int
     examples: tuple[Example, ...]
+    data: str | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run of training: (step, loss) of batches and at evaluations, steps rising; losses has one or more."""
+
+    path: pathlib.Path
+    losses: tuple[tuple[int, float], ...]
+    evaluations: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -194,5 +209,6 @@ class Run:
     ranks: list[Ranks] = field(default_factory=list)
     confidences: list[Confidences] = field(default_factory=list)
     examples: list[Examples] = field(default_factory=list)
+    trainings: list[Training] = field(default_factory=list)
     provenances: list[Provenance] = field(default_factory=list)
     files: list[pathlib.Path] = field(default_factory=list)

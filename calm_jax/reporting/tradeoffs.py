@@ -56,6 +56,7 @@ def panels(curves: Sequence[Curve], hues: Hues) -> list[Panel]:
                         )
                     )
         examples = f', {first.n:,} examples' if first.n else ''
+        examples += f' of {first.data}' if first.data else ''
         result.append(
             Panel(
                 title=f'{first.metric}, {first.num_layers} decoder layers{examples}',

@@ -16,18 +16,18 @@ from calm_jax.checks import check_types
 class Optimizer:
     """Adafactor or AdamW with warm-up, decay and gradient clipping.
 
-    The learning rate rises linearly from 0 to `learning_rate` over `warmup_steps` optimizer steps, then follows `decay`:
+    The learning rate rises linearly from 0 to `learning_rate` over the warm-up, then follows `decay`:
       constant: stays.
       linear: falls to 0 at `total_steps`.
       cosine: falls to 0 at `total_steps` along half a cosine.
-      inverse_square_root: learning_rate · √(warmup_steps / step).
+      inverse_square_root: learning_rate · √(warm-up / step).
 
     name: 'adafactor' (factored second moments, update relative to each parameter's size: the T5 recipe; learning rates of 1e-3
     to fine-tune and 1e-2 from scratch are usual) or 'adamw' (1e-4 to 1e-3).
     learning_rate: the peak, per optimizer step.
-    warmup_steps: optimizer steps of linear warm-up; 0 starts at the peak.
+    warmup_steps: optimizer steps of linear warm-up, but a third of `total_steps` at most; 0 starts at the peak.
     decay: see above.
-    total_steps: optimizer steps at which linear and cosine decay reach 0; warm-up included.
+    total_steps: optimizer steps at which linear and cosine decay reach 0, warm-up included; None: those of the run.
     weight_decay: AdamW: decoupled, multiplied by the learning rate, on matrices only. Adafactor: subtracted as a share of the
     parameter each step. 0 is off.
     clip_norm: gradients are scaled down to this global L2 norm; 0 is off.
@@ -41,7 +41,7 @@ class Optimizer:
     learning_rate: float = 1e-3
     warmup_steps: int = 1000
     decay: Literal['constant', 'linear', 'cosine', 'inverse_square_root'] = 'constant'
-    total_steps: int = 10_000
+    total_steps: int | None = None
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     b1: float = 0.9
@@ -59,25 +59,34 @@ class Optimizer:
         for name in ('b1', 'b2'):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be at least 0 and less than 1')
-        if self.decay in ('linear', 'cosine') and self.total_steps <= self.warmup_steps:
-            raise ValueError(
-                f'total_steps is {self.total_steps}, not above warmup_steps ({self.warmup_steps}): '
-                f'{self.decay} decay has no room; lower warmup_steps or train longer'
-            )
+        if self.total_steps is not None and self.total_steps < 1:
+            raise ValueError(f'total_steps is {self.total_steps}; it must be 1 or more optimizer steps')
+
+    def of(self, steps: int) -> 'Optimizer':
+        """The optimizer of a run of so many steps: with its own total, where it has one."""
+        return self if self.total_steps is not None else dataclasses.replace(self, total_steps=steps)
+
+    @property
+    def warmup(self) -> int:
+        """Optimizer steps of warm-up, bent to a run that is short."""
+        return self.warmup_steps if self.total_steps is None else min(self.warmup_steps, self.total_steps // 3)
 
     def rate(self, step: ArrayLike) -> jax.Array:
         """The learning rate of optimizer step `step`, counted from 0; float32 [].
 
-        Step s uses the schedule at s + 1, so that the first update already moves.
+        Step s uses the schedule at s + 1, so that the first update already moves. Raises ValueError for a decay to 0 where no
+        total is known.
         """
         done = jnp.asarray(step, jnp.float32) + 1
-        warmup = jnp.minimum(done / max(self.warmup_steps, 1), 1.0)
+        warmup = jnp.minimum(done / max(self.warmup, 1), 1.0)
         if self.decay == 'constant':
             return self.learning_rate * warmup
         if self.decay == 'inverse_square_root':
-            start = max(self.warmup_steps, 1)
+            start = max(self.warmup, 1)
             return self.learning_rate * warmup * jnp.sqrt(start / jnp.maximum(done, start))
-        share = jnp.clip((done - self.warmup_steps) / (self.total_steps - self.warmup_steps), 0.0, 1.0)
+        if self.total_steps is None:
+            raise ValueError(f'{self.decay} decay needs total_steps, at which it reaches 0')
+        share = jnp.clip((done - self.warmup) / (self.total_steps - self.warmup), 0.0, 1.0)
         left = 1 - share if self.decay == 'linear' else 0.5 * (1 + jnp.cos(jnp.pi * share))
         return self.learning_rate * warmup * left
 

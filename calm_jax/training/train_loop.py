@@ -18,6 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
 
 from calm_jax.checkpoints.manager import Manager
 from calm_jax.checks import check_seed, check_types
+from calm_jax.compilation import compile_seconds
 from calm_jax.data.batching import TrainingBatches, read_ahead
 from calm_jax.progress import progress
 from calm_jax.training.metrics_log import MetricsLog
@@ -37,7 +38,7 @@ class LoopOptions:
     micro_batches: equal parts into which a batch's rows are split to save memory; the update is that of the whole batch.
     eval_every: steps between evaluations; there is one more at the end. 0: only at the end.
     save_every: steps between checkpoints to resume from; there is one more at the end. 0: only at the end.
-    log_every: steps between lines of metrics.jsonl and of output.
+    log_every: steps between lines of metrics.jsonl and of output; there are more of steps that are powers of two.
     keep: how many of the latest checkpoints to resume from stay on disk.
     best_metric: the evaluation number that picks the best checkpoint.
     best_is_higher: whether more of it is better.
@@ -82,8 +83,9 @@ def fit(
       state/         checkpoints to resume from; training goes on after the latest one found there.
       best/          the checkpoint of the best evaluation so far, for decoding; absent without evaluation data.
       last/          the checkpoint of the last step, for decoding.
-      metrics.jsonl  {"step", "loss", "grad_norm", "learning_rate", "steps_per_second", "minutes"} every `log_every` steps
-                     and {"step", "eval": {…}} at evaluations.
+      metrics.jsonl  {"step", "loss", "grad_norm", "learning_rate", "steps_per_second", "minutes"} every `log_every` steps,
+                     at the first and at powers of two before, and {"step", "eval": {…}} at evaluations. Steps per second are of
+                     time in which nothing was compiled.
 
     A run that was killed and resumed ends with the same parameters, bit for bit, as one that was not, on the same
     devices: batches are a function of the step, and keys of seed and step.
@@ -104,6 +106,7 @@ def fit(
     if options.best_metric not in stage.metrics:
         raise ValueError(f'best_metric {options.best_metric!r} is not evaluated; choose from {", ".join(stage.metrics)}')
     model_dir = pathlib.Path(model_dir).absolute()
+    optimizer = optimizer.of(options.steps)
     # No process looks for an earlier run where another has begun this one.
     multihost_utils.sync_global_devices('checked')
     start()
@@ -134,7 +137,7 @@ def fit(
             last = step == options.steps or run.is_late()
             evaluating = last or _due(step, options.eval_every)
             saving = last or _due(step, options.save_every)
-            logging = last or _due(step, options.log_every)
+            logging = last or _due(step, options.log_every) or _early(step)
 
             while len(in_flight) > (0 if evaluating or saving or logging else STEPS_IN_FLIGHT):
                 numbers = _finite(*in_flight.popleft(), manager)
@@ -177,7 +180,7 @@ class _Run:
         self.bars = self._writes and not quiet and sys.stderr.isatty()
         self._lines = self._writes and not quiet and not self.bars
         self._started = time.monotonic()
-        self._logged = first, self._started
+        self._logged = first, self._started, compile_seconds()
 
     def is_late(self) -> bool:
         """Whether the time limit is reached; all processes find the same, by the first one's clock."""
@@ -189,9 +192,9 @@ class _Run:
 
     def trained(self, step: int, numbers: dict[str, float]) -> None:
         """Writes and says the metrics of a step, and the rate of the steps since the last such record."""
-        (before, then), now = self._logged, time.monotonic()
-        rate = (step - before) / (now - then)
-        self._logged = step, now
+        (before, then, compiled), now = self._logged, time.monotonic()
+        self._logged = step, now, compile_seconds()
+        rate = (step - before) / max(now - then - (self._logged[2] - compiled), 1e-9)
         self._write({'step': step, **numbers, 'steps_per_second': round(rate, 4), 'minutes': round(self._minutes(), 2)})
         left = (self._options.steps - step) / rate / 60
         self._say(f'step {step}/{self._options.steps}: loss {numbers["loss"]:.4f}, {rate:.2f} steps/s, {left:.0f} min left')
@@ -277,6 +280,11 @@ def _replicated(tree: Any, sharding: Sharding) -> Any:
 def _put(batch: dict[str, np.ndarray], sharding: NamedSharding) -> Batch:
     """This process's rows as a global array."""
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+
+
+def _early(step: int) -> bool:
+    """Whether a step is a power of two: at first a loss falls fast, and whoever looks on has seen nothing yet."""
+    return step & (step - 1) == 0
 
 
 def _due(step: int, every: int) -> bool:

@@ -18,6 +18,7 @@ from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.depth.confidence import Classifier
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.plans import PlanMaker, Uniform
+from calm_jax.examples import telling
 from calm_jax.metrics import quality
 from calm_jax.model import load
 from calm_jax.pytrees import pytree
@@ -200,8 +201,9 @@ def content(records, calibrate):
 def test_the_examples_are_the_records_token_by_token(certified, records):
     found = json.loads((records / 'examples.json').read_text())
     full, early = rows(records / 'full.jsonl'), rows(path_of(records, Certificate.load(certified).threshold))
-    assert found['num_layers'] == 3 and len(found['examples']) == 12
-    for i, example in enumerate(found['examples']):
+    assert found['num_layers'] == 3 and len(found['examples']) == 12 and found['data'] == 'in.jsonl'
+    shown = telling([row['text'] for row in full], [row['text'] for row in early])
+    for i, example in zip(shown, found['examples'], strict=True):
         assert example['reference'] is None
         for name in ('pieces', 'exit_layers'):
             assert example['full'][name] == full[i][name]
@@ -209,12 +211,12 @@ def test_the_examples_are_the_records_token_by_token(certified, records):
         assert example['early'] == [{'label': 'classifier, δ = 0.7', **parts}]
 
 
-def test_the_examples_are_the_same_without_a_model_and_have_references_where_a_field_is_named(records, content):
+def test_the_examples_are_the_same_without_a_model_and_have_references_where_a_field_is_named(records, content, data):
     before = json.loads((records / 'examples.json').read_text())
     assert content() == before
     referenced = content('--target_field', 'fr')['examples']
-    assert [each['reference'] for each in referenced[:4]] == ['a', 'bb', 'cat', 'horse']
-    assert referenced[1]['input'] == 'horse a'
+    made = {row['en']: row['fr'] for row in rows(data)}
+    assert [each['reference'] for each in referenced] == [made[each['input']] for each in referenced]
     run = reader.read(records)
     assert len(run.certificates) == 1 and len(run.examples[0].examples) == 12
 
@@ -529,6 +531,19 @@ def test_a_grid_is_decoded_without_a_promise(calibrate, certified, records, tmp_
     assert (tmp_path / 'new' / 'full.jsonl').read_bytes() == (records / 'full.jsonl').read_bytes()
 
 
+def test_records_are_kept_by_the_fingerprint_of_the_data_unless_told_otherwise(calibrate, certified, folder):
+    """In folders of their own, where the settings differ in more than λ; the same settings find theirs again."""
+    same, other = ('--grid', '.99,.9'), ('--grid', '.99,.8', '--max_new_tokens', '3')
+    for flags in (same, ('--grid', '.99,.8'), other, (*same, '--records', 'none')):
+        output = ('--output', str(folder / 'kept' / 'c.json'), '--overwrite')
+        assert calibrate('--measure', 'classifier', *flags, *output) == 0
+    kept = list(folder.glob('kept/calm_records/*'))
+    fingerprint = Certificate.load(certified).provenance['data']['fingerprint']
+    assert len(kept) == 2 and all(path.name.startswith(fingerprint[:12]) for path in kept)
+    assert all((path / 'curve.json').is_file() and list(path.glob('point_*.jsonl')) for path in kept)
+    assert {path.name for path in folder.glob('kept/*')} == {'c.json', 'calm_records'}
+
+
 def test_trials_are_reported_with_what_they_prove(calibrate, records):
     flags = (*DECODING, '--trials', '5', '--trial_tolerances', '.6,.7')
     assert calibrate('--records', str(records), *flags, output='t.json') == 0
@@ -644,13 +659,13 @@ def test_power_prints_how_many_examples_it_takes(capsys):
         (('--measure', 'classifier', '--grid', '.9,.9'), 'twice'),
         (('--measure', 'classifier', '--grid', 'a'), '--grid'),
         (('--measure', 'classifier', '--groups', 'nothing'), 'nothing'),
-        (('--measure', 'classifier', '--trials', '5'), '--records'),
+        (('--measure', 'classifier', '--trials', '5', '--records', 'none'), '--trials needs records'),
         (('--measure', 'classifier', '--trials', '0'), '--trials 0'),
         (('--measure', 'classifier', '--trials', '5', '--metric', 'rouge1', '--records', 'never'), 'one --metric'),
         (('--measure', 'classifier', '--trials', '5', '--trial_tolerances', '.1,2', '--records', 'never'), 'found 2'),
         (('--measure', 'classifier', '--trials', '5', '--trial_tolerances', 'a', '--records', 'never'), '--trial_tolerances'),
         (('--measure', 'classifier', '--trial_tolerances', '.1'), '--trials K'),
-        (('--measure', 'classifier', '--whole_grid'), '--whole_grid needs --records'),
+        (('--measure', 'classifier', '--whole_grid', '--records', 'none'), '--whole_grid needs records'),
         (('--gin_file=depth/classifier.gin', '--gin.Exit.threshold=0.9'), 'Exit.threshold'),
         (('--measure', 'classifier', '--output', '/', '--overwrite'), 'is a folder'),
     ],

@@ -129,7 +129,7 @@ def test_records_may_stand_in_the_order_in_which_they_end_and_are_the_same(gener
     assert sorted(ended, key=lambda row: str(row['id'])) == sorted(usual, key=lambda row: str(row['id']))
 
 
-def test_what_an_interrupted_run_has_journalled_is_not_decoded_again(generate, monkeypatch):
+def test_what_an_interrupted_run_has_journalled_is_not_decoded_again(generate, monkeypatch, capsys):
     whole, real, decoded = records(generate(*EXITS)[1]), Model.stream, []
 
     def dies(*args, **kwargs):
@@ -144,7 +144,9 @@ def test_what_an_interrupted_run_has_journalled_is_not_decoded_again(generate, m
             yield output
 
     monkeypatch.setattr(Model, 'stream', dies)
-    assert generate(*EXITS, output='torn.jsonl')[0] == 130
+    capsys.readouterr()
+    assert generate(*EXITS, '--resume', output='torn.jsonl')[0] == 130  # a first run too
+    assert '30 of 70 are kept: the same command with --resume goes on' in capsys.readouterr().err
     monkeypatch.setattr(Model, 'stream', counts)
     code, path = generate(*EXITS, '--resume', output='torn.jsonl')
     assert code == 0 and len(decoded) == 40
@@ -290,7 +292,6 @@ def test_sampling_is_seeded_by_example_and_not_by_batch(generate):
         (('--temperature', '1', '--top_p', '0'), 'top_p'),
         (('--batch_size', '0'), 'batch_size'),
         (('--max_new_tokens', 'x'), 'max_new_tokens'),
-        (('--resume',), 'nothing to resume'),
         (('--resume', '--overwrite'), 'contradict'),
         (('--certificate', 'none.json'), 'none.json'),
         (('--nonsense',), 'nonsense'),

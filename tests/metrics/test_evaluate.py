@@ -85,6 +85,15 @@ def test_the_written_file_is_a_table_that_a_report_reads(predictions, references
     assert provenance['versions'] == {'chrf': quality.metric_version('chrf')}
 
 
+def test_the_values_are_printed_as_json_where_asked(predictions, references, tmp_path, capsys):
+    flags = ['--predictions', predictions, '--references', references, '--reference_field', 'fr', '--metric', 'chrf']
+    assert cli.main(['evaluate', *flags, '--json', '--output', str(tmp_path / 'values.json')]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / 'values.json').read_text())
+    assert cli.main(['evaluate', *flags]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ['quantity', 'value', 'unit'] and len(lines) == 3 and all(len(line) <= 80 for line in lines)
+
+
 def test_a_file_that_is_there_is_replaced_only_when_asked(predictions, references, tmp_path, capsys):
     output = tmp_path / 'results.json'
     output.write_text('kept')

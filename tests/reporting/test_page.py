@@ -10,14 +10,16 @@ from calm_jax.reporting import page, reader
 from calm_jax.reporting.palette import layer_swatches
 
 SECTIONS = {
-    'softmax_gap/certificate.json': 'guarantee',
-    'results.json': 'results',
-    'classifier/curve.json': 'tradeoffs',
-    'classifier/trials.json': 'validity',
-    'sensitivity.json': 'sensitivity',
-    'ranks.json': 'depths',
-    'examples.json': 'outputs',
+    'results.json': ['results'],
+    'examples.json': ['example', 'outputs'],
+    'softmax_gap/certificate.json': ['guarantee'],
+    'classifier/curve.json': ['tradeoffs'],
+    'classifier/trials.json': ['validity'],
+    'sensitivity.json': ['sensitivity'],
+    'ranks.json': ['depths'],
+    'metrics.jsonl': ['training'],
 }
+ORDER = ['results', 'example', 'guarantee', 'tradeoffs', 'validity', 'sensitivity', 'depths', 'training', 'outputs', 'files']
 
 
 def sections(document):
@@ -56,8 +58,8 @@ def test_nothing_inside_a_figure_is_fetched_from_anywhere(composed):
         assert all(reference.startswith('#') for reference in references)
 
 
-def test_a_full_run_shows_every_section_with_the_guarantee_first(composed):
-    assert sections(composed.page) == [*SECTIONS.values(), 'files']
+def test_a_full_run_shows_every_section_from_results_and_a_changed_output_on(composed):
+    assert sections(composed.page) == ORDER
     links = [node.attributes['href'] for node in composed.page.all('nav')[0].all('a')]
     assert links == [f'#{name}' for name in sections(composed.page)]
 
@@ -65,8 +67,8 @@ def test_a_full_run_shows_every_section_with_the_guarantee_first(composed):
 @pytest.mark.parametrize('name', SECTIONS)
 def test_a_section_appears_with_its_file_and_is_absent_without_it(name, some, parse, undrawn):
     document, images = compose(some(name), parse)
-    assert sections(document) == [SECTIONS[name], 'files']
-    assert bool(images) == (SECTIONS[name] in ('tradeoffs', 'validity', 'sensitivity', 'depths'))
+    assert sections(document) == [*SECTIONS[name], 'files']
+    assert bool(images) == (SECTIONS[name][0] in ('tradeoffs', 'validity', 'sensitivity', 'depths', 'training'))
     assert [node.text() for node in document.by_id('files').all('li')] == [name]
 
 
@@ -94,8 +96,7 @@ def test_a_certificate_stands_as_its_sentence_and_as_a_row_of_numbers(composed, 
 def test_a_certificate_without_a_valid_setting_says_so_clearly(composed):
     guarantee = composed.page.by_id('guarantee')
     none = guarantee.all('article')[1]
-    assert none.all('p', 'verdict')[0].text() == 'No setting was valid: full depth.'
-    assert 'runs all 8 layers for every token' in none.text()
+    assert none.all('p', 'verdict')[0].text() == 'Full depth: all 8 layers for every token'
     cells = dict(zip(rows(guarantee.all('table')[0])[0], rows(guarantee.all('table')[0])[2]))
     assert (cells['λ'], cells['share of δ used'], cells['mean layers']) == ('none valid', '–', '8 of 8')
 
@@ -107,18 +108,71 @@ def test_what_a_guarantee_depends_on_is_listed_by_dotted_name(composed):
     assert pairs['procedure'] == 'fixed_sequence' and pairs['parameters'].startswith('sha256:')
 
 
+def test_columns_that_say_what_they_mean_are_explained_once(some, parse):
+    def explain(content):
+        content['columns'][1]['meaning'] = 'mean of <all> tokens'
+        content['note'] = 'Promised: nothing.'
+
+    document, _ = compose(some('results.json', change=explain), parse)
+    assert [node.text() for node in document.by_id('results').all('p', 'lead')] == ['Promised: nothing.']
+    (listed,) = document.all('dl', 'meanings')
+    assert (listed.all('dt')[0].text(), listed.all('dd')[0].text()) == ('Layers of 8', 'mean of <all> tokens')
+
+
+def test_an_output_that_changed_stands_first_and_once_and_sets_have_their_names(some, parse):
+    def name(content):
+        content['data'] = 'test.jsonl'
+
+    document, _ = compose(some('examples.json', change=name), parse)
+    lead, others = document.by_id('example'), document.by_id('outputs')
+    assert len(lead.all('article')) == 1 and lead.all('span', 'departs') and 'From test.jsonl.' in lead.text()
+    assert [node.text() for node in others.all('h3', 'set')] == ['test.jsonl']
+    inputs = [article.all('dd')[0].text() for article in document.all('article', 'example')]
+    assert len(set(inputs)) == len(inputs) == 2
+    assert all(node.all('ol', 'legend') and node.all('span', 'sign') for node in document.all('div', 'outputs'))
+
+
+def test_where_no_output_changed_none_is_said_to(some, parse):
+    def same(content):
+        for each in content['examples']:
+            each['early'] = [{**output, **each['full']} for output in each['early']]
+
+    document, _ = compose(some('examples.json', change=same), parse)
+    assert sections(document) == ['outputs', 'files'] and not document.all('span', 'sign')
+
+
+def test_lines_of_texts_stay_lines(some, parse):
+    def break_lines(content):
+        content['examples'][0]['input'] = 'one\n  two'
+        content['examples'][1]['input'] = f'long\n{"text " * 80}'
+        content['examples'][0]['full']['pieces'][0] = '▁a\n'
+
+    document, _ = compose(some('examples.json', change=break_lines), parse)
+    inputs = [article.all('dd')[0] for article in document.all('article', 'example')]
+    assert any(node.text() == 'one\n  two' for node in inputs)
+    assert any(summary.text().startswith('long\ntext') for node in inputs for summary in node.all('summary'))
+    assert any(node.text().startswith('a\n') for node in document.all('p', 'full'))
+    style = document.all('style')[0].text()
+    for names in ('.text, .tokens', '.input summary'):
+        assert 'white-space: pre-wrap' in style[style.index(f'{names} {{') :].partition('}')[0]
+
+
 def test_a_results_table_keeps_its_columns_units_and_values(composed):
     table = composed.page.by_id('results').all('table')[0]
     head, full, softmax, *_ = rows(table)
+    # On a narrow screen a cell stands alone, below its heading.
+    assert 'stacking' in table.classes() and [cell.attributes['data-heading'] for cell in table.all('td')[:7]] == head[1:]
     assert head == ['Measure', 'Layers of 8', 'FLOPs per token', 'ROUGE-L', 'BLEU', 'Time s', 'Speed-up ×', 'Certified']
     assert full == ['full model', '8.00', '40.2 M', '0.612', '38.24', '184.20', '1.00', '–']
     assert softmax == ['softmax gap', '3.35', '27.7 M', '0.606', '37.91', '91.64', '2.01', 'yes']
 
 
-def test_the_header_says_what_was_run_where_and_when(composed):
-    header = composed.page.all('header')[0]
-    assert header.all('h1')[0].text() == 'English–French captions, early exits within δ = 0.1'
-    text = header.text()
+def test_the_page_says_what_was_run_where_and_when_after_its_results(composed):
+    title = 'English–French captions, early exits within δ = 0.1'
+    assert composed.page.all('header')[0].all('h1')[0].text() == title
+    (heading,) = [node for node in composed.page.by_id('results').all('h3') if node.text() == title]
+    assert 'unseen' in heading.classes()  # said once, to the eye
+    text = composed.page.by_id('files').text()
     for part in ('python scripts/benchmarks/translation.py', 'calm calibrate --checkpoint', 'laptop, 8 cores', '2026-03-14'):
         assert part in text
 
@@ -214,8 +268,8 @@ def test_markup_in_any_text_stays_text(composed, some, parse, undrawn):
 
 def test_figures_have_descriptions_and_tables_have_headings(composed):
     images = composed.page.all('img')
-    assert len(images) == 2 * len(composed.images) == 16
-    assert [image.classes() for image in images] == [['light'], ['dark']] * 8
+    assert len(images) == 2 * len(composed.images) == 18
+    assert [image.classes() for image in images] == [['light'], ['dark']] * 9
     for image in images:
         assert len(image.attributes['alt']) > 60
     for table in composed.page.all('table'):

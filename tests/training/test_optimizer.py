@@ -31,6 +31,19 @@ def test_no_warm_up_starts_at_the_peak():
     assert float(Optimizer('adamw', 0.5, 0, 'inverse_square_root').rate(0)) == 0.5
 
 
+@pytest.mark.parametrize('decay', ['constant', 'linear', 'cosine', 'inverse_square_root'])
+def test_a_warm_up_bends_to_a_run_that_is_short(decay):
+    optimizer = Optimizer('adamw', 1.0, 1000, decay).of(6)
+    rates = [float(optimizer.rate(step)) for step in range(6)]
+    assert rates[:2] == [0.5, 1.0] and max(rates) == 1.0
+    assert Optimizer('adamw', 1.0, 2, decay, 40).of(6).total_steps == 40  # what is said stays
+
+
+def test_a_decay_to_nothing_needs_an_end():
+    with pytest.raises(ValueError, match='linear decay needs total_steps'):
+        Optimizer(decay='linear').rate(3)
+
+
 @pytest.mark.parametrize('name', ['adafactor', 'adamw'])
 def test_both_optimizers_descend_a_bowl(name):
     optimizer = Optimizer(name, 0.1, 0).build()
@@ -81,7 +94,7 @@ def test_weight_decay_spares_vectors():
         ({'b2': -0.5}, 'b2 is -0.5; it must be at least 0 and less than 1'),
         ({'b1': '0.9'}, "Optimizer.b1 is '0.9'; expected a number"),
         ({'warmup_steps': -1}, 'warmup_steps is -1'),
-        ({'decay': 'linear', 'warmup_steps': 10, 'total_steps': 10}, 'not above warmup_steps'),
+        ({'total_steps': 0}, 'total_steps is 0'),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

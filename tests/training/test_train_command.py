@@ -44,15 +44,15 @@ def test_both_stages_run_as_a_user_would_and_leave_loadable_checkpoints(tmp_path
         main(
             [
                 'train',
-                '--gin_file=runs/classifier.gin',
-                f'--model_dir={tmp_path}/classifier',
-                f"--gin.CHECKPOINT='{model_dir}/best'",
-                f"--gin.TRAIN_DATA='{jsonl}'",
-                f"--gin.EVAL_DATA='{jsonl}'",
-                "--gin.SOURCE='{en}'",
-                "--gin.TARGET='fr'",
-                '--gin.MAX_SOURCE_LENGTH=8',
-                '--gin.MAX_TARGET_LENGTH=8',
+                '--stage=classifier',
+                f'--output={tmp_path}/classifier',
+                f'--checkpoint={model_dir}/best',
+                f'--train_data={jsonl}',
+                f'--eval_data={jsonl}',
+                '--source={en}',
+                '--target=fr',
+                '--max_source_length=8',
+                '--max_target_length=8',
                 '--steps=200',
                 '--max_minutes=0.000001',
                 '--batch_size=8',
@@ -69,7 +69,7 @@ def test_both_stages_run_as_a_user_would_and_leave_loadable_checkpoints(tmp_path
     assert capsys.readouterr().err == ''
 
 
-def test_a_checkpoint_is_trained_on_with_its_own_tokenizer_and_configuration(tmp_path, arguments, jsonl):
+def test_a_checkpoint_is_trained_on_with_its_own_tokenizer_and_configuration(tmp_path, arguments, jsonl, capsys):
     assert main([*arguments, '--gin.EXIT_WEIGHTS=@last_only', '--gin.SAMPLED_EXITS=False']) == 0
     begun = native.load(tmp_path / 'model' / 'last')
     native.save(
@@ -85,21 +85,25 @@ def test_a_checkpoint_is_trained_on_with_its_own_tokenizer_and_configuration(tmp
         main(
             [
                 'train',
-                '--gin_file=runs/finetune.gin',
-                f'--model_dir={tmp_path}/tuned',
+                f'--output={tmp_path}/tuned',
                 '--learning_rate=1e-9',
-                f"--gin.CHECKPOINT='{tmp_path}/begun'",
-                f"--gin.TRAIN_DATA='{jsonl}'",
-                "--gin.SOURCE='{en}'",
-                "--gin.TARGET='fr'",
-                '--gin.MAX_SOURCE_LENGTH=8',
-                '--gin.MAX_TARGET_LENGTH=8',
+                f'--checkpoint={tmp_path}/begun',
+                f'--train_data={jsonl}',
+                f'--train_data={jsonl}',
+                '--source=en',
+                '--target=fr',
+                '--max_source_length=8',
+                '--max_target_length=8',
                 '--steps=2',
                 '--batch_size=8',
-                '--quiet',
             ]
         )
         == 0
+    )
+    printed = capsys.readouterr()
+    assert '48 examples; cut' in printed.err and printed.out == (
+        f'{tmp_path}/tuned/last: of the last step; next: calm generate --checkpoint {tmp_path}/tuned/last --input {jsonl} '
+        f'--source_field en --output {tmp_path}/tuned.jsonl --measure softmax_gap --threshold 0.9\n'
     )
     after = native.load(tmp_path / 'tuned' / 'last')
     assert (after.generation['choice']['size'], after.generation['limits']['max_new_tokens']) == (
@@ -119,9 +123,22 @@ def test_an_existing_model_folder_is_never_written_by_accident(tmp_path, light, 
     assert line.count('\n') == 1 and '--resume' in line and '--overwrite' in line and str(model_dir) in line
     assert (model_dir / 'metrics.jsonl').read_text() == log
     assert main([*light, '--steps=3', '--resume']) == 0
-    assert [json.loads(text)['step'] for text in (model_dir / 'metrics.jsonl').read_text().splitlines()] == [2, 2, 3, 3]
+    assert [json.loads(text)['step'] for text in (model_dir / 'metrics.jsonl').read_text().splitlines()] == [1, 2, 2, 3, 3]
     assert main([*light, '--overwrite']) == 0
-    assert [json.loads(text)['step'] for text in (model_dir / 'metrics.jsonl').read_text().splitlines()] == [2, 2]
+    assert [json.loads(text)['step'] for text in (model_dir / 'metrics.jsonl').read_text().splitlines()] == [1, 2, 2]
+
+
+def test_an_interruption_says_what_is_saved(tmp_path, light, monkeypatch, capsys):
+    real = jobs.fit
+
+    def stops(*args, **kwargs):
+        real(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, 'fit', stops)
+    assert main(light) == 130
+    assert 'interrupted; step 2 is saved: the same command with --resume goes on after it' in capsys.readouterr().err
+    assert train._how_to_resume(tmp_path / 'nothing', overwrite=False) == 'nothing was saved yet'
 
 
 @pytest.mark.parametrize('flag', ['--resume', '--overwrite'])
@@ -136,7 +153,9 @@ def test_a_folder_that_no_run_made_is_left_alone(tmp_path, arguments, capsys, fl
 @pytest.mark.parametrize(
     'extra, message',
     [
-        ([], 'calm train needs a gin file, such as --gin_file=runs/train.gin'),
+        ([], '--checkpoint, --train_data, --output missing; a model is trained from scratch by a gin file'),
+        (['--stage=classifier', '--checkpoint=a', '--output=b'], '--train_data missing'),
+        (['--gin_file=runs/train.gin', '--stage=exits'], '--stage chooses a gin file, and --gin_file names one'),
         (['--gin_file=runs/train.gin'], 'MODEL_DIR, SOURCE, TARGET, TOKENIZER, TRAIN_DATA are required'),
         (['--gin_file=runs/train.gin', '--resume', '--overwrite'], 'not allowed with argument'),
         (['--gin_file=runs/train.gin', '--steps', 'many'], "invalid int value: 'many'"),
@@ -235,7 +254,8 @@ def test_what_the_limits_cut_is_said_and_noted(tmp_path, light, examples, capsys
 
 
 def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, arguments):
-    arguments = [*arguments, '--gin.SAVE_EVERY=2', '--gin.EVAL_DATA=None']
+    # The rate must not depend on how many steps there are in all, which differ here.
+    arguments = [*arguments, '--gin.SAVE_EVERY=2', '--gin.EVAL_DATA=None', '--gin.WARMUP_STEPS=0']
     cache = {
         'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2',
@@ -250,7 +270,7 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path, arguments):
     steps = max(saved(tmp_path / 'model')) + 3
     assert not (tmp_path / 'model' / 'last').exists()
     assert main([*arguments, f'--steps={steps}', '--resume']) == 0
-    assert main([*arguments, f'--steps={steps}', f'--model_dir={tmp_path}/whole']) == 0
+    assert main([*arguments, f'--steps={steps}', f'--output={tmp_path}/whole']) == 0
     ends = [native.load(tmp_path / run / 'last').params for run in ('model', 'whole')]
     jax.tree.map(np.testing.assert_array_equal, *ends)
     assert json.loads((tmp_path / 'model' / 'metrics.jsonl').read_text().splitlines()[-1])['step'] == steps

@@ -1,0 +1,98 @@
+"""Plain text and the standard streams, in and out of `calm generate`."""
+
+import io
+import json
+
+import pytest
+
+from calm_jax.cli import main
+from calm_jax.commands.text_files import is_text
+from calm_jax.data.decoded import Decoded, journalled, plain_line
+from calm_jax.data.decoded import header as header_of
+
+TEXTS = ['a bb', '', 'cat horse a']
+
+
+@pytest.fixture
+def generate(checkpoint, tmp_path, monkeypatch):
+    """Runs the command on files of a folder; returns its exit code."""
+
+    def run(*flags, given=''):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(given.encode())))
+        return main(['generate', '--checkpoint', checkpoint, '--batch_size', '8', '--quiet', *flags])
+
+    return run
+
+
+def test_a_text_a_line_goes_through_files_and_streams_alike(generate, tmp_path, capsys):
+    text = '\n'.join(TEXTS)  # the last line without an end is one too
+    (tmp_path / 'in.jsonl').write_text(''.join(json.dumps({'source': each}) + '\n' for each in TEXTS))
+    (tmp_path / 'in.txt').write_text(text, newline='\n')
+    assert generate('--input', 'in.jsonl', '--output', 'out.jsonl') == 0
+    wanted = [plain_line(json.loads(line)) for line in (tmp_path / 'out.jsonl').read_text().splitlines()]
+    assert generate('--input', 'in.txt', '--output', 'out.txt') == 0
+    assert (tmp_path / 'out.txt').read_text().split('\n') == [*wanted, '']
+    assert generate('--input', 'in.txt', '--output', 'out.txt', '--resume') == 0  # complete
+    (tmp_path / 'out.txt.summary.json').unlink()
+    assert generate('--input', 'in.txt', '--output', 'out.txt', '--resume') == 2  # and texts alone have nothing to count
+    capsys.readouterr()
+    assert generate('--input', '-', '--output', '-', given=text) == 0
+    assert capsys.readouterr().out.split('\n') == [*wanted, '']
+    # A template of one field, and the other format where one is named.
+    flags = ['--input_format', 'jsonl', '--output_format', 'jsonl', '--source_field', '{en}']
+    assert generate('--input', '-', '--output', '-', *flags, given=json.dumps({'en': TEXTS[0], 'id': 'x'})) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed['id'], plain_line(printed)) == ('x', wanted[0]) and printed['exit_layers']
+    assert generate('--input', 'in.txt', '--output', '-', '--source_field', '{en}') == 0
+    assert capsys.readouterr().out.split('\n') == [*wanted, '']
+
+
+@pytest.mark.parametrize(
+    'name, form, text',
+    [('-', None, True), ('a.txt', None, True), ('a.txt.gz', None, True), ('a.jsonl', None, False), ('a.gz', None, False)]
+    + [('-', 'jsonl', False), ('a.out', 'text', True), ('seqio:a:b', None, False)],
+)
+def test_names_say_what_is_plain_text_where_nothing_else_does(name, form, text):
+    assert is_text(name, form) is text
+
+
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        (('--input', '-', '--output', '-', '--resume'), '--resume belongs to a file'),
+        (('--input', '-', '--output', '-', '--measure_speed'), '--measure_speed belongs to a file'),
+        (('--input', '-', '--output', '-', '--source_field', '{a}{b}'), 'names 2 fields; a line of plain text is one'),
+        (('--input', '-', '--output', '-'), 'holds no record'),
+        (('--input', 'none.txt', '--output', '-'), 'none.txt does not exist'),
+    ],
+)
+def test_a_mistake_is_one_line(generate, capsys, flags, message):
+    assert generate(*flags) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+
+
+def test_bytes_that_are_no_text_are_named_by_their_line(generate, tmp_path, capsys):
+    (tmp_path / 'in.txt').write_bytes(b'a\ncaf\xe9\n')
+    assert generate('--input', 'in.txt', '--output', '-') == 2
+    assert 'in.txt:2: not text in UTF-8: ' in capsys.readouterr().err
+
+
+def test_an_unfinished_file_of_texts_resumes_and_ends_as_one(tmp_path):
+    header, rows = header_of('x', 'en', {}, 8, {}, plain=True), [(0, {'text': 'one\ntwo'}), (1, {'text': 'three'})]
+    path = tmp_path / 'out.txt'
+    writing = Decoded(path, header).write(rows[::-1])
+    next(writing)
+    next(writing)
+    writing.close()
+    assert journalled(path) == 2 and not path.exists()
+    decoded = Decoded(path, header, resume=True)
+    assert list(decoded.write([])) == [] and [each['text'] for each in decoded.finished_records()] == ['three', 'one\ntwo']
+    assert path.read_text() == 'one two\nthree\n'
+    decoded.summarize({})
+    assert journalled(path) == 0 and sorted(each.name for each in tmp_path.iterdir()) == [
+        'out.txt',
+        'out.txt.config.json',
+        'out.txt.summary.json',
+    ]
