@@ -13,6 +13,7 @@ import numpy as np
 from calm_jax import certified
 from calm_jax.calibration import Certificate
 from calm_jax.checkpoints import native
+from calm_jax.data.conversation import Conversation
 from calm_jax.data.example_ids import ExampleIds, sequence_id
 from calm_jax.data.jsonl import Template
 from calm_jax.data.tokenizers import Tokenizer
@@ -137,6 +138,9 @@ class Model:
     def generate(self, texts: Any, decoding: Decoding | None = None, **options: Unpack[Options]) -> Any:
         """The output of a text, or of several in their order, decoded as they are asked for.
 
+        Among several, a list of messages, {'role': 'user', 'content': '…'}, is a conversation: the checkpoint's chat template
+        makes a prompt of it.
+
         decoding: how, exactly; limits that it leaves open are the checkpoint's. None: as the checkpoint says, with the parts
         that options name in place of its own. options: see `calm_jax.request.Options`. With num_return_sequences N a text gives
         N outputs, one after the other.
@@ -223,16 +227,35 @@ class Model:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a source or prompt, without an end of sequence; a decoder-only model needs one to start from."""
-        ids = self.tokenizer.encode(text)
+        """Ids of a source or prompt, without an end of sequence; a decoder-only model needs one to start from. Of a
+        `Conversation`, those of what the chat template makes of it.
+
+        Raises ValueError for a conversation without a template, or that the template refuses, and for a text that spells a
+        token which was added to the tokenizer and not to the model.
+        """
+        if isinstance(text, Conversation):
+            if self.tokenizer.chat is None:
+                raise ValueError('the checkpoint has no chat template; pass the text that its prompts have')
+            ids = self.tokenizer.encode(self.tokenizer.chat.render(text.messages), add_special=False)
+        else:
+            ids = self.tokenizer.encode(text)
+        if beyond := [each for each in ids if each >= self.config.vocab_size]:
+            name = self.tokenizer.pieces(beyond[:1])[0]
+            raise ValueError(f'a text holds {name!r}, token {beyond[0]}, and the model embeds {self.config.vocab_size} tokens')
         return ids or [self.config.decoder_start_id] if self.config.decoder_only else ids
 
     @property
     def padding(self) -> dict:
-        """How `decode_windows` lays out what this model reads: sources end and are padded behind, prompts go on and are padded
-        before."""
+        """How `decode_windows` lays out what this model reads: sources end and are padded behind; prompts go on, are padded
+        before, and where they are too long lose their beginning, but for what the tokenizer starts with."""
         alone = self.config.decoder_only
-        return {'pad_id': self.config.pad_id, 'eos_id': None if alone else self.config.eos_id, 'left': alone}
+        return {
+            'pad_id': self.config.pad_id,
+            'eos_id': None if alone else self.config.eos_id,
+            'left': alone,
+            'side': 'left' if alone else self.tokenizer.truncation_side,
+            'start': self.tokenizer.start_ids,
+        }
 
     @property
     def decoding_params(self) -> dict:
@@ -374,7 +397,7 @@ class Model:
             tokens = trace.tokens[row, :length].tolist()
             scores = trace.log_probabilities
             outputs[index] = Output(
-                text=self.tokenizer.decode(tokens),
+                text=self.tokenizer.decode([each for each in tokens if each not in self.config.eos_ids]),
                 tokens=tokens,
                 pieces=self.tokenizer.pieces(tokens),
                 exit_layers=trace.exit_layers[row, :length].tolist(),
@@ -407,7 +430,8 @@ class Model:
         )
         while state.carry.alive[0]:
             state = step(self.config, params, state, request.decoding)
-            if part := text.add(int(state.carry.last[0])):
+            token = int(state.carry.last[0])
+            if token not in self.config.eos_ids and (part := text.add(token)):
                 yield part
         if part := text.end():
             yield part

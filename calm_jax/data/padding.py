@@ -61,5 +61,16 @@ def pad_rows(
     return padded
 
 
+def shortened(
+    ids: Sequence[int] | np.ndarray, limit: int, side: str = 'right', start: Sequence[int] = ()
+) -> Sequence[int] | np.ndarray:
+    """As many of the ids as a limit allows: the first, or where `side` is 'left', the last, behind those they start with if
+    these are `start`."""
+    if len(ids) <= limit or side == 'right':
+        return ids[:limit]
+    begun = len(start) if list(ids[: len(start)]) == list(start) and len(start) < limit else 0
+    return [*ids[:begun], *ids[len(ids) - limit + begun :]]
+
+
 def _round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calm_jax.data.padding import Buckets, pad_rows
+from calm_jax.data.padding import Buckets, pad_rows, shortened
 
 WINDOW = 64  # batches that are sorted together
 
@@ -35,6 +35,8 @@ def decode_windows(
     window: int = WINDOW,
     length_multiple: int | None = None,
     left: bool = False,
+    side: str = 'right',
+    start: Sequence[int] = (),
 ) -> Iterator[list[DecodeBatch]]:
     """Lists of at most `window` batches that hold the next `window · batch_size` sources, shortest batches first.
 
@@ -44,35 +46,44 @@ def decode_windows(
     `length_multiple`, by default the smallest multiple of 8 that leaves at most eight values up to `max_source_length`.
 
     `eos_id` is put after each source, inside the limit; None puts nothing, for prompts to be continued. `left` puts
-    padding before the ids.
+    padding before the ids. A source that is too long loses ids on its `side`; on the left, those behind `start`.
 
     Raises ValueError for a batch size, window, limit or multiple below 1.
     """
     if batch_size < 1 or window < 1:
         raise ValueError(f'windows of {window} batches of {batch_size}: expected both to be at least 1')
     buckets = Buckets.for_limit(max_source_length, length_multiple)
-    return _windows(iter(sources), window * batch_size, batch_size, buckets, pad_id, eos_id, left)
+    limit = buckets.limit - (eos_id is not None)
+    cut = (_Source(shortened(ids, limit, side, start), len(ids) > limit) for ids in sources)
+    return _windows(cut, window * batch_size, batch_size, buckets, pad_id, eos_id, left)
+
+
+class _Source(NamedTuple):
+    """The ids of a source within the limit, and whether it lost any."""
+
+    ids: Sequence[int] | np.ndarray
+    truncated: bool
 
 
 def _windows(
-    sources: Iterator[Sequence[int]], size: int, batch_size: int, buckets: Buckets, pad_id: int, eos_id: int | None, left: bool
+    sources: Iterator[_Source], size: int, batch_size: int, buckets: Buckets, pad_id: int, eos_id: int | None, left: bool
 ) -> Iterator[list[DecodeBatch]]:
-    limit, first = buckets.limit - (eos_id is not None), 0
+    first = 0
     while window_sources := list(itertools.islice(sources, size)):
-        order = sorted(range(len(window_sources)), key=lambda row: min(len(window_sources[row]), limit))
+        order = sorted(range(len(window_sources)), key=lambda row: len(window_sources[row].ids))
         batches = []
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             missing = row_bucket(len(rows), batch_size) - len(rows)
-            ids = [window_sources[row] for row in rows]
+            ids = [window_sources[row].ids for row in rows]
             tokens = pad_rows(ids, buckets, len(rows) + missing, pad_id=pad_id, eos_id=eos_id, left=left)
-            lengths = [min(len(row), limit) + (eos_id is not None) for row in ids] + [0] * missing
+            lengths = [len(row) + (eos_id is not None) for row in ids] + [0] * missing
             batches.append(
                 DecodeBatch(
                     tokens=tokens,
                     mask=length_mask(np.array(lengths), tokens.shape[1], left),
                     rows=np.array([first + row for row in rows] + [-1] * missing),
-                    truncated=np.array([len(row) > limit for row in ids] + [False] * missing),
+                    truncated=np.array([window_sources[row].truncated for row in rows] + [False] * missing),
                 )
             )
         yield batches

@@ -16,7 +16,8 @@ class Objective:
     kind: 'textual' or 'risk'. metrics: per-example metrics in [0, 1], by name or functions of one's own. references: per
     example at least one text; needed for 'risk', and for `quality`. signed: 'risk' without the clamp, in [−1, 1].
 
-    Raises ValueError for an unknown kind or metric, risk without references, and signed textual losses.
+    Raises ValueError for an unknown kind or metric, risk without references or with some that cannot be matched, and signed
+    textual losses.
     """
 
     def __init__(
@@ -37,6 +38,9 @@ class Objective:
             raise ValueError(f'metrics: expected one or several different ones, found {", ".join(names) or "none"}')
         self.kind, self.names, self.signed, self.references = kind, names, signed, references
         self._metrics = {name: quality.metric(each) for name, each in zip(names, metrics)}
+        if kind == 'risk' and references is not None:
+            for name, each in zip(names, metrics):
+                _check_scored(name, each, references)
         self._versions = {name: quality.metric_version(each) for name, each in zip(names, metrics)}
 
     @property
@@ -67,3 +71,14 @@ class Objective:
             return consistency.textual_loss(metric, early, full)
         compare = consistency.risk_difference if self.signed else consistency.risk_loss
         return compare(metric(early, self.references), metric(full, self.references))
+
+
+def _check_scored(name, metric, references):
+    """Raises ValueError for references that score 0 against themselves: whatever replaces the full output, their loss is 0."""
+    unscored = quality.unscored(metric, references)
+    if unscored.any():
+        first = references[int(np.argmax(unscored))][0]
+        raise ValueError(
+            f'{name} scores {int(unscored.sum())} of {len(references)} references 0 against themselves, '
+            f'the first {first[:40]!r}: their risk is 0 whatever is said; leave them out, or choose another metric'
+        )

@@ -99,6 +99,7 @@ class PairedText:
             'eos_id': config.eos_id,
             'decoder_start_id': config.decoder_start_id,
             'decoder_only': config.decoder_only,
+            'start_ids': tokenizer.start_ids,
             'process_index': jax.process_index(),
             'process_count': jax.process_count(),
         }

@@ -9,7 +9,7 @@ import pytest
 
 from calm_jax import formats
 from calm_jax.checkpoints import native, trees
-from calm_jax.data.tokenizers import ByteTokenizer
+from calm_jax.data.tokenizers import ByteTokenizer, SentencePieceTokenizer
 
 
 @pytest.fixture
@@ -123,10 +123,16 @@ def test_a_tokenizer_that_is_larger_than_the_embedding_is_refused(checkpoint, co
         native.load(copy)
 
 
-def test_a_tokenizer_with_another_end_of_sequence_is_refused(copy):
+def test_a_tokenizer_with_another_end_of_sequence_is_refused_unless_it_was_published_so(checkpoint, copy):
     edit(copy / 'config.json', eos_id=2)
+    loaded = native.load(copy)
+    assert loaded.tokenizer.eos_id == 1
     with pytest.raises(ValueError, match='eos_id 1, the model 2'):
-        native.load(copy)
+        native.save(copy.parent / 'other', loaded.config, loaded.params, SentencePieceTokenizer(_model_of(checkpoint)))
+
+
+def _model_of(checkpoint):
+    return checkpoint.tokenizer.files['spiece.model']
 
 
 def test_a_classifier_for_another_width_is_refused(checkpoint, tmp_path):

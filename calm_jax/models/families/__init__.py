@@ -2,7 +2,7 @@
 
     MODEL_TYPES                          the values of "model_type" it reads; it writes the first
     PREFIX, BUFFERS                      what names of tensors may lack in front, and a pattern of names that are no weights
-    SPECIAL_TOKENS                       that start, end and pad a text, for vocabularies that do not say
+    TOKENIZER                            the class that reads vocabularies which name none
     config_from_published(published, tensors)   config.json as a dict, the names in the files → TransformerConfig; refuses
                                          what it does not know, by name
     published_from_config(config)        the reverse; refuses a model that the family does not have

@@ -11,7 +11,7 @@ from calm_jax.models.families.weights import Weight, linear, norm
 MODEL_TYPES = ('bart',)
 # Files of the bare model leave the prefix out.
 PREFIX, BUFFERS = 'model.', None
-SPECIAL_TOKENS = ('<s>', '</s>', '<pad>')
+TOKENIZER = 'BartTokenizer'
 
 _FIELDS = {
     'vocab_size': ('vocab_size', 50265),

@@ -11,7 +11,7 @@ from calm_jax.models.families.weights import Weight, linear, norm
 MODEL_TYPES = ('llama',)
 # Files of the bare decoder leave the prefix out. Old ones hold the rotations' frequencies, which are no weights.
 PREFIX, BUFFERS = 'model.', re.compile(r'(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq')
-SPECIAL_TOKENS = ('<s>', '</s>', None)
+TOKENIZER = 'LlamaTokenizer'
 
 _FIELDS = {
     'vocab_size': ('vocab_size', 32000),

@@ -10,7 +10,7 @@ from calm_jax.models.families.weights import Weight, linear, norm
 MODEL_TYPES = ('opt',)
 # Files of the bare decoder leave the prefix out.
 PREFIX, BUFFERS = 'model.', None
-SPECIAL_TOKENS = ('</s>', '</s>', '<pad>')
+TOKENIZER = 'GPT2Tokenizer'
 
 _FIELDS = {
     'vocab_size': ('vocab_size', 50272),

@@ -18,7 +18,7 @@ from calm_jax.models.families.weights import Weight
 
 MODEL_TYPES = ('t5', 'mt5', 'longt5')
 PREFIX, BUFFERS = '', None
-SPECIAL_TOKENS = (None, '</s>', '<pad>')
+TOKENIZER = 'T5Tokenizer'
 
 # Published attribute → our field, and the value a published file means when it leaves the attribute out (None: it may not).
 _FIELDS = {
