@@ -40,6 +40,7 @@ def decode_file(
     in_order: bool = True,
     resume: bool = False,
     overwrite: bool = False,
+    chat: bool = False,
     speed: Callable[[], dict] | None = None,
     quiet: bool = True,
 ) -> FileRun:
@@ -47,12 +48,13 @@ def decode_file(
 
     source: as `open_records` takes it; source_field: the field or template that makes the input of a record. threshold_field:
     the field of a record's own λ. pack: as `calm_jax.request.Options`. in_order: whether the records are written in the order
-    of the input, or as they end. resume: go on where an interrupted run stopped; overwrite: replace the output. speed:
-    measures it against full depth for the summary, when all is decoded, by an earlier run too.
+    of the input, or as they end. resume: go on where an interrupted run stopped; overwrite: replace the output. chat: whether
+    each text is what a user says (`Conversation`). speed: measures it against full depth for the summary, when all is decoded,
+    by an earlier run too.
 
     Raises ValueError or OSError in one line, before anything is written, for settings, records and files that do not do.
     """
-    decoding, records, template = model.resolve(decoding), open_records(source), Template(source_field)
+    decoding, records, template = model.resolve(decoding), open_records(source), Template(source_field, chat)
     thresholds = check_records(records, template, threshold_field, quiet)
     rows = None if thresholds is None else Rows(threshold=thresholds)
     model.check(decoding, rows=rows, batch_size=batch_size, pack=pack)
@@ -60,6 +62,8 @@ def decode_file(
     content = header(
         records.fingerprint(), source_field, codec.to_json(decoding), batch_size, model.fingerprints, threshold_field
     )
+    if chat:
+        content['chat'] = True
     decoded, summary = Decoded(output, content, resume, overwrite), Summary()
     if decoded.complete and decoded.summarized:
         finished = read_summary(output)

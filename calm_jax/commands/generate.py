@@ -2,7 +2,8 @@
 
     calm generate --checkpoint DIR --input in.jsonl --source_field en --output out.jsonl --measure softmax_gap --threshold 0.8
     calm generate --checkpoint DIR --input in.jsonl --source_field en --output out.jsonl --certificate c.json
-    calm generate --checkpoint DIR --prompt "A man rides a bicycle."
+    calm generate --checkpoint DIR --prompt "A man rides a bicycle." --show_depth
+    calm generate --checkpoint DIR --prompt "Who was Ada Lovelace?" --chat
 
 Writes one JSON record a line, in input order: the text, and per token its exit layer and confidence. Texts are in flight: where
 one has ended, the next takes its place. An interrupted run continues with --resume and what it has journalled; with --pack none
@@ -11,14 +12,17 @@ always less time: --measure_speed says what they are here.
 """
 
 import argparse
+import logging
 from functools import partial
 from pathlib import Path
 
 from calm_jax import certified
 from calm_jax.calibration import Certificate
 from calm_jax.commands import decode_flags
+from calm_jax.commands.shown_depth import print_depths
 from calm_jax.compilation import use_compilation_cache
 from calm_jax.data import jsonl
+from calm_jax.data.conversation import Conversation
 from calm_jax.data.decoded import check_path
 from calm_jax.data.jsonl import Template
 from calm_jax.data.sources import SOURCE_FIELD, open_records
@@ -28,6 +32,8 @@ from calm_jax.outputs import check_apart
 from calm_jax.request import BATCH_SIZE, PACKS
 from calm_jax.runs import decode_file
 from calm_jax.speed import few, in_words, measure_speed, pack_of
+
+_LOGGER = logging.getLogger('calm_jax')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='FIELD',
         help="field of the input text, or a template such as 'translate: {en}' (default: the certificate's, else source)",
     )
+    parser.add_argument(
+        '--chat',
+        action='store_true',
+        help="each text is what a user says, put to the model as the checkpoint's chat template has it; a --source_field that "
+        'holds messages is a conversation without this flag',
+    )
+    parser.add_argument('--show_depth', action='store_true', help='colour the tokens of the answer by their layers (--prompt)')
     parser.add_argument('--threshold_field', metavar='FIELD', help="field that holds a record's own λ, instead of --threshold")
     parser.add_argument('--output', metavar='FILE', help='JSONL to write; required with --input')
     parser.add_argument('--certificate', metavar='FILE', help='decode within the guarantee of this certificate')
@@ -77,8 +90,10 @@ def run(args: argparse.Namespace) -> None:
         decoding = certified_decoding(args, certificate, model, batch_size)
         if args.prompt is None:
             certified.warn(certified.source_warnings(certificate, source_field))
+    if args.chat and model.tokenizer.chat is None:
+        raise ValueError(f'--chat: {args.checkpoint} has no chat template; pass the text that its prompts have')
     if args.prompt is not None:
-        print(model.generate(args.prompt, decoding).text)
+        answer(args, model, decoding)
         return
     speed = None
     if args.measure_speed and (certificate is None or certificate.found):
@@ -96,6 +111,7 @@ def run(args: argparse.Namespace) -> None:
         in_order=not args.finish_order,
         resume=args.resume,
         overwrite=args.overwrite,
+        chat=args.chat,
         speed=speed,
         quiet=args.quiet,
     )
@@ -107,6 +123,21 @@ def run(args: argparse.Namespace) -> None:
             print(words)
 
 
+def answer(args: argparse.Namespace, model: Model, decoding: Decoding) -> None:
+    """Prints what answers a prompt; says so where not all of the prompt was read."""
+    output = model.generate(Conversation.of_user(args.prompt) if args.chat else args.prompt, decoding)
+    if output.truncated:
+        end = 'beginning' if model.padding['side'] == 'left' else 'end'
+        _LOGGER.warning(
+            f'--prompt is longer than {decoding.limits.max_source_length} tokens and was cut: it lost its {end}; '
+            '--max_source_length allows more'
+        )
+    if args.show_depth:
+        print_depths(output, model)
+    else:
+        print(output.text)
+
+
 def check_flags(args: argparse.Namespace) -> None:
     """Raises ValueError or OSError for flags that contradict each other, a prompt that is no text, and an output that cannot be
     written, before anything takes time."""
@@ -116,6 +147,10 @@ def check_flags(args: argparse.Namespace) -> None:
         for name in ('output', 'resume', 'overwrite', 'threshold_field', 'finish_order', 'pack'):
             if getattr(args, name) not in (None, False, PACKS[0]):
                 raise ValueError(f'--prompt prints to standard output; --{name} belongs to --input')
+    if args.show_depth and args.prompt is None:
+        raise ValueError('--show_depth colours the answer to --prompt; `calm report` shows the depths of a file')
+    if args.chat and args.certificate:
+        raise ValueError('--chat and --certificate: the guarantee is for inputs made as they were; leave one of the two out')
     if args.resume and args.overwrite:
         raise ValueError('--resume and --overwrite contradict each other; pass one')
     if args.measure_speed and (args.prompt is not None or args.threshold_field is not None):
@@ -148,7 +183,7 @@ def check_skips(decoding: Decoding) -> None:
 
 def measured_speed(args: argparse.Namespace, model: Model, decoding: Decoding, source_field: str, batch_size: int) -> dict:
     """The speed of a decoding against full depth, on inputs evenly spaced over the file, packed as all of it is."""
-    records, template = open_records(args.input), Template(source_field)
+    records, template = open_records(args.input), Template(source_field, args.chat)
     places = few(range(len(records)), batch_size)
     texts = [template(records[place], records.where(place)) for place in places]
     pack = pack_of(model, len(records), batch_size, args.pack)

@@ -107,7 +107,8 @@ class PublishedTokenizer:
 
     def fingerprint(self) -> str:
         cleaned = self.settings.flag('clean_up_tokenization_spaces', False)
-        told = json.dumps([self.eos_token, self.pad_token, self._behind, cleaned, self.truncation_side])
+        template = self.settings.fields.get('chat_template')
+        told = json.dumps([self.eos_token, self.pad_token, self._behind, cleaned, self.truncation_side, template])
         return hashlib.sha256((self._tokenizer.to_str() + told).encode()).hexdigest()
 
     def save(self, directory: str | os.PathLike) -> None:
