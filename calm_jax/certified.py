@@ -27,7 +27,7 @@ def fingerprints(config: TransformerConfig, params: dict, heads: dict | None, to
     heads, configuration and tokenizer. A run under another of them is another run, and no certificate covers it."""
     return {
         'dtype': config.dtype,  # first, as parameters are stored in it
-        'parameters': fingerprint(split(params)),
+        'parameters': fingerprint(split(params, config)),
         'heads': fingerprint(heads or {}),
         'config': config_fingerprint(config),
         'tokenizer': tokenizer.fingerprint(),

@@ -218,7 +218,7 @@ class Model:
         native.save(
             directory,
             self.config,
-            split(self.params),
+            split(self.params, self.config),
             self.tokenizer,
             self.heads,
             self.generation,

@@ -359,7 +359,7 @@ def test_what_is_derived_from_arrays_follows_them(name):
     if not model.config.tied_head:
         head = model.params['decoder']['logits_dense']
         head['kernel'] = jnp.flip(head['kernel'], axis=1)
-    anew = Model(model.config, split(model.params), model.tokenizer, model.heads, model.generation)
+    anew = Model(model.config, split(model.params, model.config), model.tokenizer, model.heads, model.generation)
     assert results(model) == results(anew) != before
     np.testing.assert_allclose(sure(model), sure(anew), atol=1e-4)
     assert np.abs(sure(model) - sure_before).max() > 1e-3

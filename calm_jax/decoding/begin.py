@@ -111,7 +111,7 @@ def _first_prompt_layers(call: Callable, decided: Decided, after: int) -> Decide
     x, keys_values = call(decided.source, positions, method='embed'), []
     for layer in range(after):
         x, made = planned.decoder_layer(call, layer, x, positions, bias)
-        keys_values.append(KVCache(*made))
+        keys_values.append(made)
     return decided._replace(states=x, keys_values=tuple(keys_values))
 
 
@@ -243,7 +243,8 @@ def _read_source(
     cross_kv = []
     for layer in range(config.num_decoder_layers):
         reads = None if plan is None else plan.cross_attention[:, layer]
-        cross_kv.append(planned.keys_values(lambda x, i=layer: call(i, x, method='cross_kv'), encoded, reads))
+        made = planned.projected(lambda x, i=layer: call(i, x, method='cross_kv'), encoded, reads)
+        cross_kv.append(KVCache(*made))
     parts = None if plan is None else (plan.encoder_attention, plan.encoder_feed_forward, plan.cross_attention)
     layers = (config.num_encoder_layers, config.num_encoder_layers, config.num_decoder_layers)
     counts, nothing = _layers_of(mask, parts, layers), jnp.zeros(rows, jnp.int32)

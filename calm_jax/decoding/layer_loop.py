@@ -76,7 +76,7 @@ class LayerLoop(NamedTuple):
 
         Rows of the returned state without `predicted` still need the head.
         """
-        state, layers, filled = self._entering(hidden, cache), list(cache.layers), list(cache.filled)
+        state, layers, filled = self._first_state(hidden, cache), list(cache.layers), list(cache.filled)
         ran, ways = state.active, None
         for layer in range(self.config.num_decoder_layers):
             if layer in self.packing.points:
@@ -117,7 +117,7 @@ class LayerLoop(NamedTuple):
             count=count,
         )
 
-    def _entering(self, hidden: Float[Array, 'B D'], cache: DecoderCache) -> LayerState:
+    def _first_state(self, hidden: Float[Array, 'B D'], cache: DecoderCache) -> LayerState:
         rows, measure, gate = hidden.shape[0], self.decoding.exit and self.decoding.exit.measure, self.decoding.gate
         number, propagation = jnp.zeros(rows, jnp.int32), self.decoding.propagation
         empty = jnp.zeros_like(cache.layers[0].keys[:, :1]) if propagation.copies else None
@@ -155,7 +155,7 @@ class LayerLoop(NamedTuple):
 
         def skip(state, cache, filled):
             if not self.decoding.propagation.lazy:
-                cache = kv_cache.write(cache, self.token.slot, *self._entering_kv(layer, state))
+                cache = kv_cache.write(cache, self.token.slot, *self._entering(layer, state)[1])
             return state, cache, filled, nobody
 
         if not self.decides:
@@ -210,13 +210,13 @@ class LayerLoop(NamedTuple):
         def attend(x, cache, filled):
             if exit_states is not None:
                 cache = self._fill(layer, cache, filled, exit_states, state.active)
-            entering = self._entering_kv(layer, state)
+            queries, entering = self._entering(layer, state)
             if self.rows is None:
                 cache = kv_cache.write(cache, token.slot, *entering)
             else:
                 cache = kv_cache.put(cache, self.rows, jnp.broadcast_to(token.slot, self.rows.shape), *entering)
             seen = self._own(cache)
-            x = run(rows.self_attention, lambda x: call(layer, x, *seen, token.self_bias, token.place, method='self_attend'), x)
+            x = run(rows.self_attention, lambda x: call(layer, x, queries, *seen, token.self_bias, method='self_attend'), x)
             return x, cache, self._filled(filled, state.active)
 
         x = state.hidden[:, None]
@@ -236,7 +236,7 @@ class LayerLoop(NamedTuple):
         ran = rows.any
         hidden = jnp.where(ran[:, None], x, state.hidden)
         if self.decoding.propagation.copies:
-            state = state._replace(exit_kv=self._entering_kv(layer, state))
+            state = state._replace(exit_kv=self._entering(layer, state)[1])
         state = state._replace(
             hidden=hidden,
             first=hidden if layer == 0 and state.first is not None else state.first,
@@ -304,16 +304,18 @@ class LayerLoop(NamedTuple):
             rows[1] = jnp.zeros_like(rows[1])
         return state, SubLayers(*rows)
 
-    def _entering_kv(self, layer: int, state: LayerState) -> KVCache:
-        """Keys and values [B·N, 1, H] that this layer holds for the token: of the state entering it, or what stands in."""
+    def _entering(self, layer: int, state: LayerState) -> tuple[Float[Array, 'w 1 N H'], KVCache]:
+        """Queries of the token in this layer, and the keys and values [w·N, 1, H] that it holds for it: of the state entering
+        it, or what stands in for rows that are not inside, whose queries ask nothing."""
         propagation, entering = self.decoding.propagation, state.hidden
         if propagation.reads_first:
             entering = jnp.where(state.active[:, None], entering, propagation.source(entering, state.first))
-        kv = KVCache(*self.call(layer, entering[:, None], self.token.place, method='self_kv'))
+        queries, *made = self.call(layer, entering[:, None], self.token.place, method='self_project')
+        kv = KVCache(*made)
         if propagation.copies:
             active = jnp.repeat(state.active, kv.keys.shape[0] // state.active.shape[0])[:, None, None]
             kv = jax.tree.map(lambda own, copied: jnp.where(active, own, copied), kv, state.exit_kv)
-        return kv
+        return queries, kv
 
     def _fill(
         self,
@@ -338,7 +340,7 @@ class LayerLoop(NamedTuple):
             cache, begin = carry
             slot, index = begin % ring, begin + jnp.arange(window, dtype=jnp.int32)
             states = jax.lax.dynamic_slice_in_dim(exit_states, slot, window, axis=1)
-            made = KVCache(*self.call(layer, states, places(self.inputs, index), method='self_kv'))
+            made = KVCache(*self.call(layer, states, places(self.inputs, index), method='self_project')[1:])
             pending = ((index >= filled) & (index < cursor))[None, :, None]
             there = kv_cache.read(cache, slot, window)
             made = jax.tree.map(lambda new, old: jnp.where(pending, new, old), made, there)
@@ -371,7 +373,7 @@ class LayerLoop(NamedTuple):
             index = begin[of] + pair - (ends[of] - lacks[of])
             states = exit_states[rows[of], index % ring]
             place = index if self.inputs.start is None else jnp.maximum(index - self.inputs.start[of], 0)
-            made = self.call(layer, states[:, None], place[:, None], method='self_kv')
+            _, *made = self.call(layer, states[:, None], place[:, None], method='self_project')
             # Beyond the list's end the row is one that there is not: nothing is written.
             return kv_cache.put(cache, jnp.where(pair < ends[-1], rows[of], count), index % ring, *made), done + size
 

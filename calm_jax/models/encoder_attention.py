@@ -20,7 +20,7 @@ class FullAttention(Attention):
     def read(self, x, context, deterministic=True):
         """What the states x [B, S, D] read from each other, [B, S, D]."""
         positions = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
-        return self(x, *self.project_kv(x, positions), context, positions, deterministic)
+        return self(*self.project(x, positions), context, deterministic)
 
 
 class Local(NamedTuple):
@@ -44,10 +44,10 @@ class LocalAttention(Attention):
     def _read(self, x, bias, side, deterministic):
         """x [B, S, D] read from itself in blocks, and from the side states [B, G, D] if there are any."""
         block, length = self.config.local_radius + 1, x.shape[1]
-        queries = _blocks(self._heads(self.query(x)), block)
-        keys, values = (_three(_blocks(each, block)) for each in self.keys_values(x))
+        queries, keys, values = (_blocks(each, block) for each in self.heads(x))
+        keys, values = _three(keys), _three(values)
         if len(side):
-            side_kv = [each[:, None] for each in self.keys_values(side)]
+            side_kv = [each[:, None] for each in self.heads(side)[1:]]
             keys, values = (
                 jnp.concatenate([near, jnp.broadcast_to(far, near.shape[:2] + far.shape[2:])], axis=2)
                 for near, far in zip((keys, values), side_kv)

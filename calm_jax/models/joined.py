@@ -1,7 +1,7 @@
 """Parameters laid out for decoding: what one product can read at once, as it is read fastest.
 
-The kernels of linear maps that read the same state stand side by side: one product of twice the width reads memory faster
-than two, which is what a decoded token waits for. On a CPU a tied head has a copy of the embedding as a kernel [E, V], from
+The kernels of linear maps that read the same state stand side by side: one product of all of them takes less time than one of
+each, which is what a decoded token waits for. On a CPU a tied head has a copy of the embedding as a kernel [E, V], from
 which logits take up to a third less time than from [V, E]. Training and files keep t5x's names and have neither; `join` is
 applied when a model is loaded and `split` when it is written.
 """
@@ -10,11 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Name of the joined map: the maps that it does at once.
-JOINED = {'key_value': ('key', 'value'), 'wi_gated': ('wi_0', 'wi_1')}
+from calm_jax.models.config import TransformerConfig
+
+# Name of the joined map: the maps that it does at once. Cross-attention's queries read another state than its keys and values.
+JOINED = {'query_key_value': ('query', 'key', 'value'), 'key_value': ('key', 'value'), 'wi_gated': ('wi_0', 'wi_1')}
+CROSS_ATTENTION = 'encoder_decoder_attention'
 
 
-def join(params, config):
+def join(params: dict, config: TransformerConfig) -> dict:
     """The parameters laid out for decoding; but for that copy no leaf is held twice once the caller drops `params`."""
     params = _joined(params)
     if not config.tied_head or jax.default_backend() != 'cpu':
@@ -24,10 +27,11 @@ def join(params, config):
     return {**params, 'decoder': {**decoder, 'logits_dense': head}}
 
 
-def split(params):
+def split(params: dict, config: TransformerConfig) -> dict:
     """The parameters under t5x's names again: the inverse of `join`."""
     if not isinstance(params, dict):
         return params
+    widths = dict.fromkeys(('key', 'value'), config.kv_heads) | {'query': config.num_heads}
     rest = {}
     for name, each in params.items():
         if name == 'logits_dense':
@@ -37,19 +41,22 @@ def split(params):
             continue
         parts = JOINED.get(name)
         if parts is None:
-            rest[name] = split(each)
+            rest[name] = split(each, config)
             continue
-        cut = {leaf: _module(array).split(array, len(parts), axis=-1) for leaf, array in each.items()}
-        rest.update({part: {leaf: pieces[i] for leaf, pieces in cut.items()} for i, part in enumerate(parts)})
+        ends = np.cumsum([widths.get(part, 1) for part in parts])
+        for leaf, array in each.items():
+            pieces = _module(array).split(array, ends[:-1] * (array.shape[-1] // ends[-1]), axis=-1)
+            for part, piece in zip(parts, pieces):
+                rest.setdefault(part, {})[leaf] = piece
     return rest
 
 
-def _joined(params):
+def _joined(params, module=''):
     if not isinstance(params, dict):
         return params
-    rest = {name: _joined(each) for name, each in params.items()}
+    rest = {name: _joined(each, name) for name, each in params.items()}
     for joint, parts in JOINED.items():
-        if all(part in rest for part in parts):
+        if all(part in rest for part in parts) and not (module == CROSS_ATTENTION and 'query' in parts):
             parts = [rest.pop(part) for part in parts]
             rest[joint] = jax.tree.map(lambda *leaves: _module(leaves[0]).concatenate(leaves, axis=-1), *parts)
     return rest

@@ -5,7 +5,7 @@ does not run one keeps its state. How is chosen by `run(rows, sub_layer, x)`: `m
 rows do not run, with gradients; `skipped` computes none that no row runs.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,11 +32,11 @@ def everyone(rows: Array, sub_layer: Callable[[Array], Array], x: Array) -> Arra
     return sub_layer(x)
 
 
-def keys_values(project: Callable[[Array], tuple[Array, Array]], x: Array, rows: Array | None = None) -> KVCache:
-    """The keys and values that `project` makes of states; with rows bool [B] that read them, zeros where none does."""
+def projected(project: Callable[[Array], Sequence[Array]], x: Array, rows: Array | None = None) -> tuple[Array, ...]:
+    """What `project` makes of states for attention; with rows bool [B] that attend, zeros where none does."""
 
     def made(x):
-        return KVCache(*project(x))
+        return tuple(project(x))
 
     if rows is None:
         return made(x)
@@ -86,10 +86,10 @@ def decoder_layer(
     where `run` skips what no row reads.
     """
     reads = plan.self_attention[:, layer] if plan is not None and run is skipped else None
-    made = keys_values(lambda x: call(layer, x, positions, method='self_kv'), x, reads)
+    queries, *made = projected(lambda x: call(layer, x, positions, method='self_project'), x, reads)
 
     def attend(x):
-        return call(layer, x, *made, bias, positions, method='self_attend')
+        return call(layer, x, queries, *made, bias, method='self_attend')
 
     def read(x, source):
         return call(layer, x, *call(layer, source.encoded, method='cross_kv'), source.bias, method='cross_attend')
@@ -99,8 +99,8 @@ def decoder_layer(
 
     if plan is None:
         x = attend(x)
-        return feed(x if cross is None else read(x, cross)), made
+        return feed(x if cross is None else read(x, cross)), KVCache(*made)
     x = run(plan.self_attention[:, layer], attend, x)
     if cross is not None:
         x = run(plan.cross_attention[:, layer], lambda x: read(x, cross), x)
-    return run(plan.feed_forward[:, layer], feed, x), made
+    return run(plan.feed_forward[:, layer], feed, x), KVCache(*made)

@@ -40,8 +40,8 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention where there is an encoder, and feed-forward; keys and values are made apart, so that a
-    layer that is skipped can still write them (`self_kv`)."""
+    """Self-attention, cross-attention where there is an encoder, and feed-forward; queries, keys and values are made apart, so
+    that a layer that is skipped can still write the latter."""
 
     config: TransformerConfig
 
@@ -51,26 +51,27 @@ class DecoderLayer(nn.Module):
         self.self_attention = Attention(self.config)
         if not self.config.decoder_only:
             self.cross_attention_norm = _norm(self, 'cross_attention')
-            self.encoder_decoder_attention = Attention(self.config, rotates=False)
+            self.encoder_decoder_attention = Attention(self.config)
         self.mlp_norm = _norm(self, 'mlp')
         self.mlp = FeedForward(self.config)
 
-    def self_kv(self, x, positions):
-        """Keys and values [B·Nₖᵥ, T, H] of the states x [B, T, D] that enter this layer at positions [B, T]."""
+    def self_project(self, x, positions):
+        """Queries [B, T, N, H], keys and values [B·Nₖᵥ, T, H] of the states x [B, T, D] that enter this layer at positions
+        [B, T]."""
         add = Residual(self.config, self.self_attention_norm, self.dropout)
-        return self.self_attention.project_kv(add.entering(x), positions)
+        return self.self_attention.project(add.entering(x), positions)
 
     def cross_kv(self, encoded):
         """Keys and values [B·Nₖᵥ, S, H] of the encoder's output [B, S, D]."""
         return self.encoder_decoder_attention.project_kv(encoded)
 
-    def self_attend(self, x, keys, values, bias, positions, deterministic=True):
+    def self_attend(self, x, queries, keys, values, bias, deterministic=True):
         add = Residual(self.config, self.self_attention_norm, self.dropout)
-        return add(x, self.self_attention(add.entering(x), keys, values, bias, positions, deterministic), deterministic)
+        return add(x, self.self_attention(queries, keys, values, bias, deterministic), deterministic)
 
     def cross_attend(self, x, keys, values, bias, deterministic=True):
-        add = Residual(self.config, self.cross_attention_norm, self.dropout)
-        y = self.encoder_decoder_attention(add.entering(x), keys, values, bias, deterministic=deterministic)
+        add, attention = Residual(self.config, self.cross_attention_norm, self.dropout), self.encoder_decoder_attention
+        y = attention(attention.project_queries(add.entering(x)), keys, values, bias, deterministic)
         return add(x, y, deterministic)
 
     def feed_forward(self, x, deterministic=True):
@@ -260,14 +261,14 @@ class Transformer(nn.Module):
         """Additive scores float32 [B, 1, 1, S] that hide padding."""
         return jnp.where(mask, 0.0, MASKED)[:, None, None, :]
 
-    def self_kv(self, layer, x, positions):
-        return self.decoder.layers[layer].self_kv(x, positions)
+    def self_project(self, layer, x, positions):
+        return self.decoder.layers[layer].self_project(x, positions)
 
     def cross_kv(self, layer, encoded):
         return self.decoder.layers[layer].cross_kv(encoded)
 
-    def self_attend(self, layer, x, keys, values, bias, positions, deterministic=True):
-        return self.decoder.layers[layer].self_attend(x, keys, values, bias, positions, deterministic)
+    def self_attend(self, layer, x, queries, keys, values, bias, deterministic=True):
+        return self.decoder.layers[layer].self_attend(x, queries, keys, values, bias, deterministic)
 
     def cross_attend(self, layer, x, keys, values, bias, deterministic=True):
         return self.decoder.layers[layer].cross_attend(x, keys, values, bias, deterministic)

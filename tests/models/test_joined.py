@@ -23,11 +23,11 @@ def test_joined_parameters_are_the_same_model_and_come_apart_again(activations, 
     joined = join(params, config)
 
     attention = joined['decoder']['layers_1']['self_attention']
-    assert sorted(attention) == ['key_value', 'out', 'query'] and attention['key_value']['kernel'].shape == (16, 32)
+    assert sorted(attention) == ['out', 'query_key_value'] and attention['query_key_value']['kernel'].shape == (16, 48)
     assert sorted(joined['decoder']['layers_1']['mlp']) == (['wi_gated', 'wo'] if len(activations) > 1 else ['wi', 'wo'])
     if tied and jax.default_backend() == 'cpu':
         assert joined['decoder']['logits_dense']['tied_kernel'].shape == (16, 50)
-    jax.tree.map(np.testing.assert_array_equal, split(joined), params)
+    jax.tree.map(np.testing.assert_array_equal, split(joined, config), params)
 
     source, target = np.array([[5, 6, 7, 1]]), np.array([[0, 8, 9]])
     logits = [Transformer(config).apply({'params': each}, source, target) for each in (params, joined)]
