@@ -65,6 +65,14 @@ def test_a_reference_that_nothing_matches_is_refused_where_losses_rest_on_it(met
     np.testing.assert_array_equal(ours == 0, quality.unscored(metric, references))
 
 
+def test_a_full_depth_that_is_worth_nothing_is_named_once(caplog):
+    objective = Objective('risk', ['rougeL'], [['Погода'], ['река']])
+    for early in (['a', 'b'], ['c', 'd']):
+        np.testing.assert_array_equal(objective.losses(early, ['e', 'f']), [0, 0])
+    (record,) = caplog.records
+    assert 'rougeL scores full depth 0 on all 2 examples' in record.getMessage()
+
+
 def test_evaluation_says_what_its_score_is_not(tmp_path, caplog):
     for name, text in (('predictions', 'text'), ('references', 'target')):
         rows = (f'{{"id": {place}, "{text}": "{each}"}}\n' for place, each in enumerate(['Погода', '🙂', 'a man']))
