@@ -24,11 +24,13 @@ class Example(NamedTuple):
 class TokenizedRecords(Sequence):
     """Examples made of records, tokenised when asked for: for more records than memory holds.
 
-    `records` is a `jsonl.Records` or anything else with `len`, `[index] → dict` and `where(index) → str`.
+    `records` is a `jsonl.Records` or anything else with `len`, `[index] → dict` and `where(index) → str`. decoder_only: whether
+    a target goes on where its source ends, and so begins with no token that starts a text.
     """
 
-    def __init__(self, records: Records, source: Template, target: Template, tokenizer: Tokenizer):
+    def __init__(self, records: Records, source: Template, target: Template, tokenizer: Tokenizer, decoder_only: bool = False):
         self.records = records
+        self.decoder_only = decoder_only
         self.source = source
         self.target = target
         self.tokenizer = tokenizer
@@ -43,8 +45,9 @@ class TokenizedRecords(Sequence):
         return (self._example(record, self.records.where(index)) for index, record in enumerate(self.records))
 
     def _example(self, record: dict, where: str) -> Example:
-        texts = self.source(record, where), self.target(record, where)
-        return Example(*(np.asarray(self.tokenizer.encode(text), np.int32) for text in texts))
+        source = self.tokenizer.encode(self.source(record, where))
+        target = self.tokenizer.encode(self.target(record, where), add_special=not self.decoder_only)
+        return Example(np.asarray(source, np.int32), np.asarray(target, np.int32))
 
 
 class PackedExamples(Sequence):
@@ -80,9 +83,10 @@ def tokenize(
     target: Template,
     tokenizer: Tokenizer,
     watch: Callable[[Iterable[Example]], Iterable[Example]] = iter,
+    decoder_only: bool = False,
 ) -> PackedExamples:
     """All examples at once, in memory. They pass through `watch` on their way, such as a progress bar."""
-    return PackedExamples(watch(TokenizedRecords(records, source, target, tokenizer)))
+    return PackedExamples(watch(TokenizedRecords(records, source, target, tokenizer, decoder_only)))
 
 
 class TrainingBatches:

@@ -104,11 +104,12 @@ class PairedText:
             'process_count': jax.process_count(),
         }
         watch = functools.partial(progress, description='tokenizing', quiet=quiet, unit='examples')
-        examples = tokenize(self._records['train'], *self._templates, tokenizer, watch)
+        alone = config.decoder_only
+        examples = tokenize(self._records['train'], *self._templates, tokenizer, watch, decoder_only=alone)
         training = TrainingBatches(examples, self._batch_size, seed=self._seed, **self._lengths, **where)
         if self._evaluation is None:
             return training, []
-        examples = tokenize(self._records['evaluation'], *self._templates, tokenizer)
+        examples = tokenize(self._records['evaluation'], *self._templates, tokenizer, decoder_only=alone)
         # Sorted by length so that batches hold little padding; sums over the set do not depend on the order.
         examples = sorted(examples, key=lambda example: (len(example.source), len(example.target)))
         return training, list(evaluation_batches(examples, self._batch_size, **self._lengths, **where))

@@ -8,8 +8,11 @@ import pytest
 import sentencepiece
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from calm_jax.data.batching import tokenize
+from calm_jax.data.jsonl import Template
 from calm_jax.data.tokenizers import load_tokenizer, read_published
 from calm_jax.data.tokenizers.pipelines import BYTES
+from calm_jax.models.families.attributes import pad_id
 
 SENTENCES = [
     f'{who} {what} {where}.'
@@ -276,3 +279,22 @@ def test_a_folder_without_a_vocabulary_lists_what_was_looked_for(tmp_path):
         FileNotFoundError, match='looked for tokenizer.json, or spiece.model, or .*, or vocab.json with merges.txt'
     ):
         read_published(tmp_path, 'T5Tokenizer')
+
+
+def test_a_target_goes_on_where_its_prompt_ends(tmp_path):
+    folder = write(tmp_path / 'model', *KINDS['llama'][1:])
+    tokenizer, record = load_tokenizer(folder), [{'a': 'A man', 'b': 'walks'}]
+    for alone, start in ((True, []), (False, [1])):
+        (example,) = tokenize(_Listed(record), Template('a'), Template('b'), tokenizer, decoder_only=alone)
+        assert example.source.tolist() == tokenizer.encode('A man') and example.source[0] == 1
+        assert example.target.tolist() == [*start, *tokenizer.encode('walks')[1:]]
+
+
+class _Listed(list):
+    def where(self, index):
+        return f'record {index}'
+
+
+def test_padding_beyond_the_embedding_is_none():
+    assert pad_id({'pad_token_id': 420, 'vocab_size': 420}, 2) == -1
+    assert pad_id({'pad_token_id': 0, 'vocab_size': 420}, 2) == 0

@@ -35,8 +35,10 @@ class PublishedTokenizer:
     def __init__(self, files: dict[str, bytes], settings: Settings, encodes: bool | None = None):
         self.files = files
         self._tokenizer = pipeline(files, settings)
-        self.vocab_size: int = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
-        self.base_size: int = self._tokenizer.get_vocab_size(with_added_tokens=False)
+        self._added = self._tokenizer.get_added_tokens_decoder()
+        ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        self.vocab_size: int = 1 + max(ids)
+        self.base_size: int = 1 + max(filter(lambda number: number not in self._added, ids), default=-1)
         self.eos_token, self.pad_token = settings.token('eos_token'), settings.token('pad_token')
         self.eos_id: int = self._id(self.eos_token)
         self.pad_id: int = -1 if self.pad_token == self.eos_token else self._id(self.pad_token)
@@ -49,7 +51,6 @@ class PublishedTokenizer:
         if ends and (settings.kind.encodes or not settings.flag('add_eos_token', False)):
             self._behind = self._behind[:-1]
         self.truncation_side = 'left' if settings.fields.get('truncation_side') == 'left' else 'right'
-        self._added = self._tokenizer.get_added_tokens_decoder()
         self._silent = {
             number for number, token in self._added.items() if token.special and not _SENTINEL.fullmatch(token.content)
         }

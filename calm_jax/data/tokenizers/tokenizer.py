@@ -10,7 +10,8 @@ from calm_jax.data.tokenizers.chat import ChatTemplate
 class Tokenizer(Protocol):
     """Text to ids and back.
 
-    vocab_size: the ids, tokens that were added to the vocabulary among them. base_size: those of the vocabulary itself.
+    vocab_size: the ids, tokens that were added to the vocabulary among them. base_size: those that texts
+    are spelled in, the others being special or added.
     pad_id, eos_id: −1 where no token pads, or ends a text. start_ids: what `encode` puts before every text.
     truncation_side: 'left' where a text that is too long loses its beginning, else 'right'. chat: how messages become a text,
     None where the tokenizer does not say.

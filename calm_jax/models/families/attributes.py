@@ -76,9 +76,13 @@ def published_eos(config: TransformerConfig) -> int | list[int]:
 
 
 def pad_id(published: dict[str, Any], eos: int) -> int:
-    """Of a decoder-only model: −1 where the vocabulary has no padding, or pads with a token that texts hold."""
+    """Of a decoder-only model: −1 where the vocabulary has no padding, pads with a token that texts hold, or with one that was
+    added to the tokenizer and not to the embedding."""
     value = published.get('pad_token_id')
-    return -1 if value is None or value in (eos, published.get('bos_token_id')) else number('pad_token_id', value)
+    if value is None or value in (eos, published.get('bos_token_id')):
+        return -1
+    padding, size = number('pad_token_id', value), published.get('vocab_size')
+    return -1 if isinstance(size, int) and padding >= size else padding
 
 
 def require(config: TransformerConfig, **wanted: Any) -> None:
