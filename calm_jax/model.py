@@ -251,10 +251,11 @@ class Model:
         alone = self.config.decoder_only
         return {
             'pad_id': self.config.pad_id,
-            'eos_id': None if alone else self.config.eos_id,
+            'eos_id': None if alone or self.tokenizer.end_ids else self.config.eos_id,
             'left': alone,
             'side': 'left' if alone else self.tokenizer.truncation_side,
             'start': self.tokenizer.start_ids,
+            'end': self.tokenizer.end_ids,
         }
 
     @property

@@ -37,6 +37,7 @@ def decode_windows(
     left: bool = False,
     side: str = 'right',
     start: Sequence[int] = (),
+    end: Sequence[int] = (),
 ) -> Iterator[list[DecodeBatch]]:
     """Lists of at most `window` batches that hold the next `window · batch_size` sources, shortest batches first.
 
@@ -46,7 +47,8 @@ def decode_windows(
     `length_multiple`, by default the smallest multiple of 8 that leaves at most eight values up to `max_source_length`.
 
     `eos_id` is put after each source, inside the limit; None puts nothing, for prompts to be continued. `left` puts
-    padding before the ids. A source that is too long loses ids on its `side`; on the left, those behind `start`.
+    padding before the ids. A source that is too long loses ids on its `side`; on the left, those behind `start`,
+    on the right, those before `end`.
 
     Raises ValueError for a batch size, window, limit or multiple below 1.
     """
@@ -54,7 +56,7 @@ def decode_windows(
         raise ValueError(f'windows of {window} batches of {batch_size}: expected both to be at least 1')
     buckets = Buckets.for_limit(max_source_length, length_multiple)
     limit = buckets.limit - (eos_id is not None)
-    cut = (_Source(shortened(ids, limit, side, start), len(ids) > limit) for ids in sources)
+    cut = (_Source(shortened(ids, limit, side, start, end), len(ids) > limit) for ids in sources)
     return _windows(cut, window * batch_size, batch_size, buckets, pad_id, eos_id, left)
 
 

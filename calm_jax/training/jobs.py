@@ -94,6 +94,8 @@ class PairedText:
 
         Raises FileNotFoundError or ValueError where a file is missing or a record lacks a field.
         """
+        if tokenizer.end_ids and not config.decoder_only:
+            raise ValueError('the tokenizer puts a language behind a text, which training does not; pass another tokenizer')
         where = {
             'pad_id': config.pad_id,
             'eos_id': config.eos_id,

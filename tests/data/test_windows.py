@@ -86,6 +86,8 @@ def test_what_is_too_long_loses_ids_on_its_side_but_keeps_its_start_and_says_so(
     assert lost == {0: True, 1: True, 2: False}
     ((batch,),) = decode_windows([long], 1, **settings)
     assert batch.tokens[0].tolist() == long[:8]
+    ((batch,),) = decode_windows([long], 1, **settings, end=(38, 39))  # such as an end of sequence and a language
+    assert batch.tokens[0].tolist() == [*long[:6], 38, 39]
 
 
 @pytest.mark.parametrize('count, rows', [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8), (9, 10), (10, 10)])

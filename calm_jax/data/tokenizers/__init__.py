@@ -16,7 +16,7 @@ from calm_jax.data.tokenizers.utf8 import ByteTokenizer as ByteTokenizer
 from calm_jax.files import read_json
 
 # Which class a vocabulary without settings is read by, as those files are mostly its.
-_CLASSES = {PIECES[1:]: classes.PIECES, PAIRS: classes.PAIRS, JSON: classes.DESCRIBED}
+_CLASSES = {PIECES[1:2]: classes.PIECES, PAIRS: classes.PAIRS, JSON: classes.DESCRIBED}
 
 
 def load_tokenizer(directory: str | os.PathLike) -> Tokenizer:

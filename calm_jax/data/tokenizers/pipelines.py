@@ -11,22 +11,27 @@ from collections.abc import Mapping, Sequence
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from calm_jax.data.tokenizers.classes import WHOLE, WORDS
+from calm_jax.data.tokenizers.classes import BEFORE, LANGUAGE, SPACES, WHOLE, WORDS
 from calm_jax.data.tokenizers.piece_model import CONTROL, USER_DEFINED, PieceModel, parse
 from calm_jax.data.tokenizers.settings import Settings
 
 SPACE = '▁'  # how SentencePiece writes one
-JSON, PAIRS, PIECES = ('tokenizer.json',), ('vocab.json', 'merges.txt'), ('spiece.model', 'tokenizer.model')
+JSON, PAIRS, PIECES = (
+    ('tokenizer.json',),
+    ('vocab.json', 'merges.txt'),
+    ('spiece.model', 'tokenizer.model', 'sentencepiece.bpe.model'),
+)
 
 
 def vocabulary_files(names: Sequence[str], settings: Settings) -> tuple[str, ...]:
     """Which of the files of a folder hold the vocabulary. Raises FileNotFoundError where none does."""
     if settings.kind.bytewise:
         return ()
-    for wanted in (JSON, *((name,) for name in PIECES), PAIRS):
+    kinds = (JSON, *((name,) for name in PIECES), PAIRS)
+    for wanted in kinds:
         if set(wanted) <= set(names):
             return wanted
-    raise FileNotFoundError(f'looked for {", or ".join(" with ".join(each) for each in (JSON, PIECES[:1], PIECES[1:], PAIRS))}')
+    raise FileNotFoundError(f'looked for {", or ".join(" with ".join(each) for each in kinds)}')
 
 
 def pipeline(files: Mapping[str, bytes], settings: Settings) -> Tokenizer:
@@ -46,7 +51,7 @@ def pipeline(files: Mapping[str, bytes], settings: Settings) -> Tokenizer:
         else:
             made = _sentencepieces(parse(files[names[0]]), settings)
         _add_tokens(made, settings)
-        if names != JSON:  # which says itself what stands around a text
+        if names != JSON or settings.kind.language:  # else it says itself what stands around a text
             _surround(made, settings)
     except Exception as error:  # The library raises bare exceptions.
         raise ValueError(f'{" with ".join(names) or settings.class_name}: {" ".join(str(error).split())}') from None
@@ -109,13 +114,14 @@ def _bytes_alone() -> Tokenizer:
 
 def _sentencepieces(model: PieceModel, settings: Settings) -> Tokenizer:
     """A SentencePiece model, in the layout of the class."""
-    if settings.kind.layout == WORDS:
+    if settings.kind.layout in (WORDS, SPACES):
         made = _words(model, settings)
     elif settings.kind.layout == WHOLE:
         made = _whole(model, settings)
     else:
         raise ValueError(f'a SentencePiece model of {settings.class_name}; save the tokenizer as tokenizer.json')
-    made.add_special_tokens([AddedToken(piece.text, normalized=False) for piece in model.pieces if piece.type == CONTROL])
+    control = [piece.text for piece in model.pieces if piece.type == CONTROL]
+    made.add_special_tokens([AddedToken(name, normalized=False) for name in control if made.token_to_id(name) is not None])
     made.add_tokens(
         [AddedToken(piece.text, normalized=False, special=False) for piece in model.pieces if piece.type == USER_DEFINED]
     )
@@ -123,13 +129,20 @@ def _sentencepieces(model: PieceModel, settings: Settings) -> Tokenizer:
 
 
 def _words(model: PieceModel, settings: Settings) -> Tokenizer:
-    """The likeliest pieces (Kudo 2018) of each word by itself, the sentinels behind them."""
-    sentinels = [(f'<extra_id_{n}>', 0.0) for n in reversed(range(settings.extra_ids))]
-    vocabulary = [(piece.text, piece.score) for piece in model.pieces] + sentinels
-    made = Tokenizer(models.Unigram(vocabulary, model.unknown_id, model.byte_fallback))
+    """The likeliest pieces (Kudo 2018) of each word by itself, special tokens before them, sentinels and others behind."""
+    kind = settings.kind
+    back = [*(f'<extra_id_{n}>' for n in reversed(range(settings.extra_ids))), *kind.back]
+    pieces = [(piece.text, piece.score) for piece in model.pieces[kind.replaced :]]
+    vocabulary = [*kind.front, *pieces, *((token, 0.0) for token in back)]
+    unknown = [token for token, _ in vocabulary].index(model.pieces[model.unknown_id].text)
+    made = Tokenizer(models.Unigram(vocabulary, unknown, model.byte_fallback))
     if model.charsmap:
         made.normalizer = normalizers.Precompiled(model.charsmap)
-    if model.remove_extra_whitespaces:
+    if kind.layout == SPACES:
+        steps = [made.normalizer] if made.normalizer else []
+        made.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex(' {2,}'), ' ')])
+        made.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme='always', split=True)
+    elif model.remove_extra_whitespaces:
         made.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(SPACE, prepend_scheme='always', split=True)]
         )
@@ -139,7 +152,8 @@ def _words(model: PieceModel, settings: Settings) -> Tokenizer:
     made.decoder = (
         _pieces_decoder(True) if model.byte_fallback else decoders.Metaspace(SPACE, prepend_scheme='always', split=True)
     )
-    made.add_special_tokens([AddedToken(name, normalized=False) for name, _ in sentinels])
+    special = [token for token in [*(token for token, _ in kind.front), *back] if token != '<unk>']
+    made.add_special_tokens([AddedToken(name, normalized=False, lstrip=name == '<mask>') for name in special])
     return made
 
 
@@ -184,8 +198,11 @@ def _surround(made: Tokenizer, settings: Settings) -> None:
     kind = settings.kind
     start = settings.token('bos_token') if settings.flag('add_bos_token', kind.start) else None
     end = settings.token('eos_token') if settings.flag('add_eos_token', kind.end) else None
-    around = {token: number for token in (start, end) if token and (number := made.token_to_id(token)) is not None}
-    parts = [start] * (start in around) + ['$A'] + [end] * (end in around)
+    language = str(settings.fields.get('src_lang') or LANGUAGE) if kind.language else None
+    last = None if kind.language == BEFORE else language
+    start = language if kind.language == BEFORE else start
+    around = {token: number for token in (start, end, last) if token and (number := made.token_to_id(token)) is not None}
+    parts = [start] * (start in around) + ['$A'] + [end] * (end in around) + [last] * (last in around)
     if around:
         made.post_processor = processors.TemplateProcessing(single=parts, special_tokens=list(around.items()))
 

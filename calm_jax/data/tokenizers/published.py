@@ -50,6 +50,7 @@ class PublishedTokenizer:
         self._dropped = len(self._behind)  # of what the pipeline gives
         if ends and (settings.kind.encodes or not settings.flag('add_eos_token', False)):
             self._behind = self._behind[:-1]
+        self.end_ids = self._behind
         self.truncation_side = 'left' if settings.fields.get('truncation_side') == 'left' else 'right'
         self._silent = {
             number for number, token in self._added.items() if token.special and not _SENTINEL.fullmatch(token.content)

@@ -28,7 +28,7 @@ class SentencePieceTokenizer:
     """
 
     FILES = ('spiece.model',)
-    start_ids = ()
+    start_ids = end_ids = ()
     truncation_side = 'right'
     chat = None
 

@@ -12,7 +12,8 @@ class Tokenizer(Protocol):
 
     vocab_size: the ids, tokens that were added to the vocabulary among them. base_size: those that texts
     are spelled in, the others being special or added.
-    pad_id, eos_id: −1 where no token pads, or ends a text. start_ids: what `encode` puts before every text.
+    pad_id, eos_id: −1 where no token pads, or ends a text. start_ids, end_ids: what `encode` puts before and
+    behind every text, of models that encode their source but for an end of sequence that is the last.
     truncation_side: 'left' where a text that is too long loses its beginning, else 'right'. chat: how messages become a text,
     None where the tokenizer does not say.
 
@@ -26,6 +27,9 @@ class Tokenizer(Protocol):
 
     @property
     def start_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def end_ids(self) -> tuple[int, ...]: ...
 
     @property
     def truncation_side(self) -> str: ...

@@ -20,7 +20,7 @@ class ByteTokenizer:
 
     FILES = ('byte_tokenizer.json',)
     OFFSET = 3
-    start_ids = ()
+    start_ids = end_ids = ()
     truncation_side = 'right'
     chat = None
 
