@@ -13,7 +13,7 @@ import numpy as np
 from calm_jax import certified
 from calm_jax.calibration import Certificate
 from calm_jax.checkpoints import native
-from calm_jax.data.conversation import Conversation
+from calm_jax.data.conversation import Conversation, Messages
 from calm_jax.data.example_ids import ExampleIds, sequence_id
 from calm_jax.data.jsonl import Template
 from calm_jax.data.tokenizers import Tokenizer
@@ -132,7 +132,7 @@ class Model:
 
     @overload
     def generate(
-        self, texts: Sequence[str | Mapping[str, Any]], decoding: Decoding | None = None, **options: Unpack[Options]
+        self, texts: Sequence[str | Mapping[str, Any] | Messages], decoding: Decoding | None = None, **options: Unpack[Options]
     ) -> Outputs: ...
 
     def generate(self, texts: Any, decoding: Decoding | None = None, **options: Unpack[Options]) -> Any:
@@ -160,7 +160,7 @@ class Model:
 
     def stream(
         self,
-        texts: Iterable[str | Mapping[str, Any]],
+        texts: Iterable[str | Mapping[str, Any] | Messages],
         decoding: Decoding | None = None,
         *,
         in_order: bool = False,

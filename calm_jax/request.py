@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from calm_jax.calibration import Certificate
-from calm_jax.data.conversation import Conversation
+from calm_jax.data.conversation import Conversation, Messages
 from calm_jax.data.jsonl import Template, is_unicode
 from calm_jax.decoding.choice import Beam, Choice, Greedy, Sampled
 from calm_jax.decoding.decoding import Decoding, Limits, off
@@ -104,7 +104,7 @@ class Request:
                 raise ValueError(f'rows.{name} has {len(value)} numbers, and there are more texts; expected one for each')
         return Rows(**{name: value if value is None else value[np.maximum(texts, 0)] for name, value in _fields(self.rows)})
 
-    def text(self, text: str | Mapping | list, index: int) -> str:
+    def text(self, text: str | Mapping | Messages, index: int) -> str:
         """The text itself, what the template makes of a record, or the conversation of a list of messages.
 
         Raises TypeError for what is neither, ValueError for what is not Unicode.
