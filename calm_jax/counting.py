@@ -11,10 +11,10 @@ import numpy as np
 from calm_jax import formats
 from calm_jax.checkpoints import native
 from calm_jax.data.decoded import header_path
+from calm_jax.data.embedded import embedded
 from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.references import references
 from calm_jax.data.sources import open_records
-from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.depth.vocabulary import FrequentIds, frequent_ids
 from calm_jax.files import read_json
 from calm_jax.outputs import check_apart
@@ -51,7 +51,7 @@ def count_file(
     if predictions is not None and data is None and target_field is None:
         sequences = _decoded(open_records(predictions), begun)
     elif predictions is None and data is not None and target_field is not None:
-        sequences = _texts(open_records(data), Template(target_field), begun.tokenizer)
+        sequences = _texts(open_records(data), Template(target_field), begun)
     else:
         raise ValueError('count the tokens of predictions, or the texts of data with a target_field: give one of the two')
     counts = collections.Counter(each for sequence in sequences for each in sequence)
@@ -81,9 +81,10 @@ def _decoded(records: Records, checkpoint: native.Checkpoint) -> Iterator[Sequen
         yield tokens
 
 
-def _texts(records: Records, template: Template, tokenizer: Tokenizer) -> Iterator[Sequence[int]]:
-    """The tokens of texts, without what a prompt begins with."""
-    begins = len(tokenizer.encode(''))
+def _texts(records: Records, template: Template, checkpoint: native.Checkpoint) -> Iterator[Sequence[int]]:
+    """The tokens of texts, without what stands before every text, and their end."""
     for index, record in enumerate(records):
         for text in references([template], record, records.where(index)):
-            yield [*tokenizer.encode(text)[begins:], tokenizer.eos_id]
+            ids = checkpoint.tokenizer.encode(text, add_special=False)
+            ids = embedded(ids, checkpoint.tokenizer, checkpoint.config.vocab_size, records.where(index))
+            yield [*ids, checkpoint.config.eos_id]

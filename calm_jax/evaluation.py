@@ -3,9 +3,10 @@
 import collections
 import dataclasses
 import json
+import logging
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from calm_jax.metrics import quality
 from calm_jax.metrics.scores import score, unit
 from calm_jax.progress import progress
 
+_LOGGER = logging.getLogger('calm_jax')
 # What decoded records say beside their text: field → (name, unit).
 _COSTS = {
     'layers': ('layers', 'per token'),
@@ -73,12 +75,25 @@ def evaluate_file(
     for name, each in progress(named.items(), 'metrics', quiet=quiet, unit='metric'):
         values[name] = score(each, texts, wanted)
         columns.append({'key': name, 'name': name, 'unit': unit(each)})
+        for warning in _warnings(name, each, wanted):
+            _LOGGER.warning(warning)
     for key, value in costs.means().items():
         values[key] = value
         columns.append(dict(zip(('key', 'name', 'unit'), (key, *_COSTS[key]))))
     values['examples'] = len(texts)
     columns.append({'key': 'examples', 'name': 'examples', 'unit': ''})
     return Evaluation(values, tuple(columns), versions)
+
+
+def _warnings(name: str, metric: str | quality.Metric, references: Sequence[Sequence[str]]) -> Iterator[str]:
+    """What a reader of the score should know of its references."""
+    if unscored := int(quality.unscored(metric, references).sum()):
+        yield f'{name} scores {unscored} of {len(references)} references 0 against themselves: nothing can match them'
+    if beyond := quality.beyond_rouge_score(metric, references):
+        yield (
+            f'{name} counts words of {beyond} of {len(references)} references that rouge_score leaves out, '
+            'of other scripts than Latin: it is not what rouge_score computes'
+        )
 
 
 def _texts(predictions: Paths, references: Paths, templates: Sequence[Template]) -> tuple[list[str], list[list[str]], '_Costs']:

@@ -14,6 +14,7 @@ from calm_jax import certified
 from calm_jax.calibration import Certificate
 from calm_jax.checkpoints import native
 from calm_jax.compilation import compile_seconds
+from calm_jax.data.conversation import Conversation, Messages
 from calm_jax.data.embedded import embedded
 from calm_jax.data.example_ids import ExampleIds, sequence_id
 from calm_jax.data.jsonl import Template
@@ -152,11 +153,14 @@ class Model:
 
     @overload
     def generate(
-        self, texts: Sequence[str | Mapping[str, Any]], decoding: Decoding | None = None, **options: Unpack[Options]
+        self, texts: Sequence[str | Mapping[str, Any] | Messages], decoding: Decoding | None = None, **options: Unpack[Options]
     ) -> Outputs: ...
 
     def generate(self, texts: Any, decoding: Decoding | None = None, **options: Unpack[Options]) -> Any:
         """The output of a text, or of several in their order, decoded as they are asked for.
+
+        Among several, a list of messages, {'role': 'user', 'content': '…'}, is a conversation: the checkpoint's chat template
+        makes a prompt of it.
 
         decoding: how, exactly; limits that it leaves open are the checkpoint's. None: as the checkpoint says, with the parts
         that options name in place of its own. options: see `calm_jax.request.Options`. With num_return_sequences N a text gives
@@ -177,7 +181,7 @@ class Model:
 
     def stream(
         self,
-        texts: Iterable[str | Mapping[str, Any]],
+        texts: Iterable[str | Mapping[str, Any] | Messages],
         decoding: Decoding | None = None,
         *,
         in_order: bool = False,
@@ -252,19 +256,34 @@ class Model:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a source or prompt, without an end of sequence; a decoder-only model needs one to start from.
+        """Ids of a source or prompt, without an end of sequence; a decoder-only model needs one to start from. Of a
+        `Conversation`, those of what the chat template makes of it.
 
-        Raises ValueError for a text that spells out a token of the tokenizer's that the model does not embed.
+        Raises ValueError for a conversation without a template, or that the template refuses, and for a text that spells out a
+        token of the tokenizer's that the model does not embed.
         """
-        ids = embedded(self.tokenizer.encode(text), self.tokenizer, self.config.vocab_size)
-        return list(ids) or [self.config.decoder_start_id] if self.config.decoder_only else list(ids)
+        if isinstance(text, Conversation):
+            if self.tokenizer.chat is None:
+                raise ValueError('the checkpoint has no chat template; pass the text that its prompts have')
+            ids = self.tokenizer.encode(self.tokenizer.chat.render(text.messages), add_special=False)
+        else:
+            ids = self.tokenizer.encode(text)
+        ids = list(embedded(ids, self.tokenizer, self.config.vocab_size))
+        return ids or [self.config.decoder_start_id] if self.config.decoder_only else ids
 
     @property
     def padding(self) -> dict:
-        """How `decode_windows` lays out what this model reads: sources end and are padded behind, prompts go on and are padded
-        before."""
+        """How `decode_windows` lays out what this model reads: sources end and are padded behind; prompts go on, are padded
+        before, and where they are too long lose their beginning, but for what the tokenizer starts with."""
         alone = self.config.decoder_only
-        return {'pad_id': self.config.pad_id, 'eos_id': None if alone else self.config.eos_id, 'left': alone}
+        return {
+            'pad_id': self.config.pad_id,
+            'eos_id': None if alone or self.tokenizer.end_ids else self.config.eos_id,
+            'left': alone,
+            'side': 'left' if alone else self.tokenizer.truncation_side,
+            'start': self.tokenizer.start_ids,
+            'end': self.tokenizer.end_ids,
+        }
 
     @property
     def decoding_params(self) -> dict:
@@ -430,7 +449,7 @@ class Model:
             tokens = trace.tokens[row, :length].tolist()
             scores = trace.log_probabilities
             outputs[index] = Output(
-                text=self.tokenizer.decode(tokens),
+                text=self.tokenizer.decode([each for each in tokens if each not in self.config.eos_ids]),
                 tokens=tokens,
                 pieces=self.tokenizer.pieces(tokens),
                 exit_layers=trace.exit_layers[row, :length].tolist(),
@@ -466,7 +485,7 @@ class Model:
         while state.carry.alive[0]:
             state = step(self.config, params, state, request.decoding, outermost=True)
             tokens.append(int(state.carry.last[0]))
-            if part := text.add(tokens[-1]):
+            if tokens[-1] not in self.config.eos_ids and (part := text.add(tokens[-1])):
                 yield part
             if has_stopped(tokens, self.tokenizer, stops):
                 break

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from calm_jax.calibration import Certificate
+from calm_jax.data.conversation import Conversation, Messages
 from calm_jax.data.jsonl import Template, is_unicode
 from calm_jax.decoding.choice import Beam, Choice, Greedy, Sampled
 from calm_jax.decoding.decoding import Decoding, Limits, off
@@ -111,13 +112,15 @@ class Request:
                 raise ValueError(f'rows.{name} has {len(value)} numbers, and there are more texts; expected one for each')
         return Rows(**{name: value if value is None else value[np.maximum(texts, 0)] for name, value in _fields(self.rows)})
 
-    def text(self, text: str | Mapping, index: int) -> str:
-        """The text itself, or what the template makes of a record.
+    def text(self, text: str | Mapping | Messages, index: int) -> str:
+        """The text itself, what the template makes of a record, or the conversation of a list of messages.
 
         Raises TypeError for what is neither, ValueError for what is not Unicode.
         """
         if isinstance(text, Mapping) and self.template is not None:
             text = self.template(dict(text), f'texts[{index}]')
+        if isinstance(text, list):
+            text = Conversation(text, f'texts[{index}]')
         if not isinstance(text, str):
             more = ' (records need a certificate, whose template makes texts of them)' if isinstance(text, Mapping) else ''
             raise TypeError(f'texts[{index}] is {_short(text)}; expected a text{more}')

@@ -42,6 +42,7 @@ def decode_file(
     resume: bool = False,
     overwrite: bool = False,
     plain: bool = False,
+    chat: bool = False,
     speed: Callable[[], dict] | None = None,
     quiet: bool = True,
 ) -> FileRun:
@@ -50,17 +51,19 @@ def decode_file(
     source: as `open_records` takes it, or what that gave; source_field: the field or template that makes the input of a record.
     threshold_field: the field of a record's own λ. pack: as `calm_jax.request.Options`. in_order: whether the records are
     written in the order of the input, or as they end. resume: go on where an interrupted run stopped; overwrite: replace the
-    output. plain: writes texts alone, one a line. speed: measures it against full depth for the summary, when all is decoded,
-    by an earlier run too.
+    output. plain: writes texts alone, one a line. chat: whether each text is what a user says (`Conversation`). speed: measures
+    it against full depth for the summary, when all is decoded, by an earlier run too.
 
     Raises ValueError or OSError in one line, before anything is written, for settings, records and files that do not do.
     """
-    decoding, template = model.resolve(decoding), Template(source_field)
+    decoding, template = model.resolve(decoding), Template(source_field, chat)
     records = source if isinstance(source, Records) else open_records(source)
     options = _options(model, decoding, records, template, threshold_field, batch_size, pack, quiet)
     content = header(
         records.fingerprint(), source_field, codec.to_json(decoding), batch_size, model.fingerprints, threshold_field, plain
     )
+    if chat:
+        content['chat'] = True
     decoded, summary = Decoded(output, content, resume, overwrite), Summary()
     if decoded.complete and decoded.summarized:
         finished = read_summary(output)
@@ -91,6 +94,7 @@ def decode_records(
     threshold_field: str | None = None,
     pack: str | Packing = PACKS[0],
     in_order: bool = True,
+    chat: bool = False,
     quiet: bool = True,
 ) -> Iterator[dict]:
     """Decodes records as `decode_file` does, and keeps nothing: each is yielded as a file would hold it.
@@ -98,7 +102,7 @@ def decode_records(
     in_order: in the order of the input, those of a window of 64 batches when all of it is decoded. Raises as `decode_file`,
     when the first is asked for.
     """
-    decoding, template = model.resolve(decoding), Template(source_field)
+    decoding, template = model.resolve(decoding), Template(source_field, chat)
     options = _options(model, decoding, records, template, threshold_field, batch_size, pack, quiet)
     lines = _decoded(model, decoding, records, template, options, Summary(), in_order=in_order)
     for _, each in progress(lines, 'decoding', total=len(records), quiet=quiet, unit='examples'):

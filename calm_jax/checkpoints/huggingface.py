@@ -25,6 +25,8 @@ from calm_jax.models import families
 from calm_jax.models.families import generation
 
 _LOGGER = logging.getLogger('calm_jax')
+# Families whose configurations need not say that they encode.
+_ENCODE = ('t5', 'mt5', 'longt5', 'bart', 'mbart', 'pegasus')
 _CODES = {name: code for code, name in DTYPES.items()}
 
 
@@ -70,7 +72,10 @@ def read(
         config = families.config_from_published(published, where, ignored)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    text_tokenizer = _read_tokenizer(directory, family) if tokenizer is None else tokenizers.load_tokenizer(tokenizer)
+    if tokenizer is None:
+        text_tokenizer = tokenizers.read_published(directory, family.TOKENIZER, encodes=not config.decoder_only)
+    else:
+        text_tokenizer = tokenizers.load_tokenizer(tokenizer)
     params = assemble(directory, config, family.weight_map(config), where, dtype)
     native.check(str(directory), config, params, text_tokenizer)
     return native.Checkpoint(config, params if pending else loaded(params), text_tokenizer, None, defaults)
@@ -109,7 +114,7 @@ def write(
         defaults = generation.published_of(checkpoint.generation or {})
         write_json(temporary / 'config.json', {**family.published_from_config(config), 'torch_dtype': stored}, sort_keys=True)
         write_json(temporary / 'generation_config.json', {**ids, **defaults}, sort_keys=True)
-        _write_tokenizer(temporary, checkpoint.tokenizer)
+        checkpoint.tokenizer.publish(temporary)
 
 
 def _read_generation(path, published):
@@ -137,31 +142,7 @@ def _read_generation(path, published):
 
 
 def _encodes(published):
-    return published.get('is_encoder_decoder', published.get('model_type') in ('t5', 'mt5', 'longt5', 'bart'))
-
-
-def _read_tokenizer(directory, family):
-    """The tokenizer; a byte-level one is published without any vocabulary file, as a class name only."""
-    path = directory / 'tokenizer_config.json'
-    settings = read_json(path) if path.is_file() else {}
-    if settings.get('tokenizer_class') == 'ByT5Tokenizer':
-        return tokenizers.ByteTokenizer(settings.get('extra_ids', 125))
-    kind = tokenizers.kind_of(directory)
-    if kind is tokenizers.BytePairTokenizer:  # its files do not say what starts a text
-        return kind.load(directory, family.SPECIAL_TOKENS)
-    return kind.load(directory)
-
-
-def _write_tokenizer(directory, tokenizer):
-    names = {tokenizers.ByteTokenizer: 'ByT5Tokenizer', tokenizers.SentencePieceTokenizer: 'T5Tokenizer'}
-    if name := names.get(type(tokenizer)):
-        special = {'eos_token': '</s>', 'unk_token': '<unk>', 'pad_token': '<pad>'}
-        write_json(
-            directory / 'tokenizer_config.json',
-            {'tokenizer_class': name, 'extra_ids': getattr(tokenizer, 'extra_ids', 0), **special},
-            sort_keys=True,
-        )
-    tokenizer.save(directory)
+    return published.get('is_encoder_decoder', published.get('model_type') in _ENCODE)
 
 
 def _write_weights(path, weights, params, dtype, watch=iter):

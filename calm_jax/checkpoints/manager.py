@@ -11,6 +11,7 @@ the arrays to the host and writes in the background; a step is visible under its
 what an interrupted save left behind is removed before the next one. Leaving the `with` block waits for the last save.
 """
 
+import contextlib
 import os
 import pathlib
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import jax
 
 from calm_jax.checkpoints import trees
+from calm_jax.checkpoints.aliases import plain
 
 
 class Manager:
@@ -37,8 +39,9 @@ class Manager:
         if self.directory.exists() and not self.directory.is_dir():
             raise FileExistsError(f'{self.directory}: exists and is not a directory; choose another one')
         self._ocp = ocp
+        self._alias = contextlib.ExitStack()
         self._manager = ocp.CheckpointManager(
-            self.directory,
+            self._alias.enter_context(plain(self.directory)),
             item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True, max_to_keep=keep),
         )
@@ -94,6 +97,7 @@ class Manager:
         """Waits, then releases orbax's threads."""
         self.wait()
         self._manager.close()
+        self._alias.close()
 
     def __enter__(self):
         return self

@@ -33,9 +33,6 @@ from calm_jax.models.config import TransformerConfig
 __all__ = ['Checkpoint', 'check', 'config_fingerprint', 'fingerprint', 'is_native', 'load', 'read_config', 'save']
 
 KIND = 'checkpoint'  # of `calm_jax.formats`
-# Tokens that a tokenizer may have beyond those that its model embeds: sentinels, masks, paddings that were added to the one and
-# not to the other. Texts that hold one are refused when they are encoded.
-MOST_BEYOND = 128
 
 
 class Checkpoint(NamedTuple):
@@ -152,18 +149,15 @@ def check(name: str, config: TransformerConfig, params: Mapping, tokenizer: Toke
     """Raises ValueError unless params, tokenizer and heads belong to `config`; `name` starts the message."""
     check_shapes(name, config, params)
     check_heads(name, config, heads)
-    if tokenizer.vocab_size > config.vocab_size + MOST_BEYOND:
+    if tokenizer.base_size > config.vocab_size:
         raise ValueError(
-            f'{name}: the tokenizer has {tokenizer.vocab_size} tokens but the model embeds only '
+            f'{name}: the tokenizer has {tokenizer.base_size} tokens but the model embeds only '
             f'{config.vocab_size}; they do not belong together'
         )
-    if tokenizer.eos_id not in config.eos_ids:
+    # A published tokenizer may name another end than its model has, whose own is what ends a text.
+    if not isinstance(tokenizer, tokenizers.PublishedTokenizer) and tokenizer.eos_id not in config.eos_ids:
         raise ValueError(
             f'{name}: the tokenizer has eos_id {tokenizer.eos_id}, the model {config.eos_id}; they do not belong together'
-        )
-    if min(tokenizer.pad_id, config.pad_id) >= 0 and tokenizer.pad_id != config.pad_id:
-        raise ValueError(
-            f'{name}: the tokenizer has pad_id {tokenizer.pad_id}, the model {config.pad_id}; they do not belong together'
         )
 
 

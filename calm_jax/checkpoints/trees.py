@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from calm_jax.checkpoints.aliases import plain
 from calm_jax.files import read_json, write_json
 
 CHECKSUMS = 'checksums.json'
@@ -74,9 +75,9 @@ def write(
     import orbax.checkpoint as ocp  # Takes seconds to import, and most commands never write a tree.
 
     directory = pathlib.Path(directory).absolute()
-    with _checkpointer(ocp) as checkpointer:
+    with plain(directory) as named, _checkpointer(ocp) as checkpointer:
         for number, part in enumerate(_parts(watch(list(flatten(tree))), dtype)):
-            checkpointer.save(directory / str(number), args=ocp.args.StandardSave(part))
+            checkpointer.save(named / str(number), args=ocp.args.StandardSave(part))
             # It names the folder that was written to, which is gone by the time that anybody reads it.
             (directory / str(number) / 'commit_success.txt').unlink(missing_ok=True)
             del part
@@ -106,9 +107,9 @@ def read(directory: str | os.PathLike, dtype: npt.DTypeLike | None = None) -> di
 
     tree = {}
     try:
-        with _checkpointer(ocp) as checkpointer:
+        with plain(directory) as named, _checkpointer(ocp) as checkpointer:
             for number in numbers:
-                part = directory / str(number)
+                part = named / str(number)
                 stored = checkpointer.metadata(part).item_metadata.tree
                 _merge(checkpointer.restore(part, args=ocp.args.StandardRestore(_map_dict(target, stored))), tree)
     except Exception as error:  # Orbax and tensorstore raise a dozen unrelated types here.

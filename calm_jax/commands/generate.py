@@ -2,7 +2,8 @@
 
     calm generate --checkpoint DIR --input in.jsonl --source_field en --output out.jsonl --measure softmax_gap --threshold 0.8
     calm generate --checkpoint DIR --input in.jsonl --source_field en --output out.jsonl --certificate c.json
-    calm generate --checkpoint DIR --prompt "A man rides a bicycle."
+    calm generate --checkpoint DIR --prompt "A man rides a bicycle." --show_depth
+    calm generate --checkpoint DIR --prompt "Who was Ada Lovelace?" --chat
     calm generate --checkpoint DIR --input - --output - < texts.txt > answers.txt
 
 Writes one JSON record a line, in input order: the text, and per token its exit layer and confidence. A file whose name ends in
@@ -15,6 +16,7 @@ always less time: --measure_speed says what they are here.
 
 import argparse
 import json
+import logging
 import sys
 from functools import partial
 from pathlib import Path
@@ -22,9 +24,11 @@ from pathlib import Path
 from calm_jax import certified
 from calm_jax.calibration import Certificate
 from calm_jax.commands import decode_flags
+from calm_jax.commands.shown_depth import print_depths
 from calm_jax.commands.text_files import FORMATS, STANDARD, is_text, opened
 from calm_jax.compilation import use_compilation_cache
 from calm_jax.data import jsonl
+from calm_jax.data.conversation import Conversation
 from calm_jax.data.decoded import check_path, journalled, plain_line
 from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.sources import SOURCE_FIELD
@@ -35,6 +39,8 @@ from calm_jax.outputs import check_apart
 from calm_jax.request import BATCH_SIZE, PACKS
 from calm_jax.runs import decode_file, decode_records
 from calm_jax.speed import few, in_words, measure_speed
+
+_LOGGER = logging.getLogger('calm_jax')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='FIELD',
         help="field of the input text, or a template such as 'translate: {en}' (default: the certificate's, else source)",
     )
+    parser.add_argument(
+        '--chat',
+        action='store_true',
+        help="each text is what a user says, put to the model as the checkpoint's chat template has it; a --source_field that "
+        'holds messages is a conversation without this flag',
+    )
+    parser.add_argument('--show_depth', action='store_true', help='colour the tokens of the answer by their layers (--prompt)')
     parser.add_argument('--threshold_field', metavar='FIELD', help="field that holds a record's own λ, instead of --threshold")
     parser.add_argument('--output', metavar='FILE', help='JSONL or .txt to write, - for standard output; required with --input')
     for name in ('input', 'output'):
@@ -84,8 +97,10 @@ def run(args: argparse.Namespace) -> None:
             decoding = certified_decoding(args, certificate, model, batch_size, 1 if records is None else len(records))
             if records is not None:
                 certified.warn(certified.source_warnings(certificate, source_field))
+        if args.chat and model.tokenizer.chat is None:
+            raise ValueError(f'--chat: {args.checkpoint} has no chat template; pass the text that its prompts have')
         if records is None:
-            print(model.generate(str(args.prompt), decoding).text)
+            answer(args, model, decoding)
         elif args.output == STANDARD:
             print_decoded(args, model, decoding, records, source_field, batch_size)
         else:
@@ -106,6 +121,7 @@ def print_decoded(
         threshold_field=args.threshold_field,
         pack=args.pack,
         in_order=not args.finish_order,
+        chat=args.chat,
         quiet=args.quiet or sys.stdout.isatty(),
     ):
         print(plain_line(each) if plain else json.dumps(each, ensure_ascii=False), flush=True)
@@ -139,6 +155,7 @@ def write_decoded(
             resume=args.resume,
             overwrite=args.overwrite,
             plain=is_text(args.output, args.output_format),
+            chat=args.chat,
             speed=speed,
             quiet=args.quiet,
         )
@@ -162,6 +179,21 @@ def how_to_resume(args: argparse.Namespace, done: int, examples: int) -> str:
     return f'{done:,} of {examples:,} are kept: the same command with --resume{instead} goes on after them'
 
 
+def answer(args: argparse.Namespace, model: Model, decoding: Decoding) -> None:
+    """Prints what answers a prompt; says so where not all of the prompt was read."""
+    output = model.generate(Conversation.of_user(args.prompt) if args.chat else args.prompt, decoding)
+    if output.truncated:
+        end = 'beginning' if model.padding['side'] == 'left' else 'end'
+        _LOGGER.warning(
+            f'--prompt is longer than {decoding.limits.max_source_length} tokens and was cut: it lost its {end}; '
+            '--max_source_length allows more'
+        )
+    if args.show_depth:
+        print_depths(output, model)
+    else:
+        print(output.text)
+
+
 def check_flags(args: argparse.Namespace) -> None:
     """Raises ValueError or OSError for flags that contradict each other, a prompt that is no text, and an output that cannot be
     written, before anything takes time."""
@@ -180,6 +212,10 @@ def check_flags(args: argparse.Namespace) -> None:
         ):
             if getattr(args, name) not in (None, False, PACKS[0]):
                 raise ValueError(f'--prompt prints to standard output; --{name} belongs to --input')
+    if args.show_depth and args.prompt is None:
+        raise ValueError('--show_depth colours the answer to --prompt; `calm report` shows the depths of a file')
+    if args.chat and args.certificate:
+        raise ValueError('--chat and --certificate: the guarantee is for inputs made as they were; leave one of the two out')
     if args.resume and args.overwrite:
         raise ValueError('--resume and --overwrite contradict each other; pass one')
     if args.measure_speed and (args.prompt is not None or args.threshold_field is not None):
@@ -220,7 +256,7 @@ def measured_speed(
     args: argparse.Namespace, model: Model, decoding: Decoding, records: Records, source_field: str, batch_size: int
 ) -> dict:
     """The speed of a decoding against full depth, on inputs evenly spaced over the file, packed as all of it is."""
-    template = Template(source_field)
+    template = Template(source_field, args.chat)
     places = few(range(len(records)), batch_size)
     texts = [template(records[place], records.where(place)) for place in places]
     pack = model.pack_of(len(records), batch_size, args.pack)

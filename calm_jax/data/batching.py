@@ -1,13 +1,15 @@
 """Training and evaluation batches: arrays of token ids, as functions of examples, settings and a step number."""
 
+import functools
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from calm_jax.data.embedded import embedded
 from calm_jax.data.jsonl import Records, Template
-from calm_jax.data.padding import Buckets, pad_rows
+from calm_jax.data.padding import Buckets, pad_rows, shortened
 from calm_jax.data.tokenizers import Tokenizer
 
 Batch = dict[str, np.ndarray]
@@ -23,11 +25,23 @@ class Example(NamedTuple):
 class TokenizedRecords(Sequence):
     """Examples made of records, tokenised when asked for: for more records than memory holds.
 
-    `records` is a `jsonl.Records` or anything else with `len`, `[index] → dict` and `where(index) → str`.
+    `records` is a `jsonl.Records` or anything else with `len`, `[index] → dict` and `where(index) → str`. decoder_only: whether
+    a target goes on where its source ends, and so begins with no token that starts a text. vocab_size: the ids that the model
+    embeds, where the tokenizer may have more; a text that spells one of those is refused.
     """
 
-    def __init__(self, records: Records, source: Template, target: Template, tokenizer: Tokenizer):
+    def __init__(
+        self,
+        records: Records,
+        source: Template,
+        target: Template,
+        tokenizer: Tokenizer,
+        decoder_only: bool = False,
+        vocab_size: int | None = None,
+    ):
         self.records = records
+        self.decoder_only = decoder_only
+        self.vocab_size = tokenizer.vocab_size if vocab_size is None else vocab_size
         self.source = source
         self.target = target
         self.tokenizer = tokenizer
@@ -42,8 +56,10 @@ class TokenizedRecords(Sequence):
         return (self._example(record, self.records.where(index)) for index, record in enumerate(self.records))
 
     def _example(self, record: dict, where: str) -> Example:
-        texts = self.source(record, where), self.target(record, where)
-        return Example(*(np.asarray(self.tokenizer.encode(text), np.int32) for text in texts))
+        source = self.tokenizer.encode(self.source(record, where))
+        target = self.tokenizer.encode(self.target(record, where), add_special=not self.decoder_only)
+        sides = (embedded(ids, self.tokenizer, self.vocab_size, where) for ids in (source, target))
+        return Example(*(np.asarray(ids, np.int32) for ids in sides))
 
 
 class PackedExamples(Sequence):
@@ -79,9 +95,11 @@ def tokenize(
     target: Template,
     tokenizer: Tokenizer,
     watch: Callable[[Iterable[Example]], Iterable[Example]] = iter,
+    decoder_only: bool = False,
+    vocab_size: int | None = None,
 ) -> PackedExamples:
     """All examples at once, in memory. They pass through `watch` on their way, such as a progress bar."""
-    return PackedExamples(watch(TokenizedRecords(records, source, target, tokenizer)))
+    return PackedExamples(watch(TokenizedRecords(records, source, target, tokenizer, decoder_only, vocab_size)))
 
 
 class TrainingBatches:
@@ -94,16 +112,17 @@ class TrainingBatches:
 
     A batch holds B = batch_size / process_count rows:
         encoder_input_tokens [B, S] int32: source ids, the end of sequence, padding
+        encoder_mask [B, S] bool: which of them are there; told by lengths, as a text may hold the id that pads
         decoder_target_tokens [B, T] int32: target ids, the end of sequence, padding
         decoder_input_tokens [B, T] int32: the targets shifted right, after decoder_start_id
         decoder_loss_weights [B, T] float32: 1 on targets, the end of sequence included; 0 on padding
-    With `decoder_only` there is no encoder_input_tokens, the source's ids stand before the target's in one sequence (after
+    With `decoder_only` there is nothing of an encoder, the source's ids stand before the target's in one sequence (after
     decoder_start_id where there are none), and only the target's count; S + T is what one row may hold.
     S and T are each the smallest multiple of `length_multiple` that holds the longest row of the batch over all
     processes, so that shapes agree everywhere. Its default is the smallest multiple of 8 that leaves at most eight
     lengths up to the limit. A source of more than `max_source_length` ids, or a target of more than
     `max_target_length`, the end of sequence counted, loses its end and still ends in an end of sequence
-    (`count_truncated` says how many do).
+    (`count_truncated` says how many do); a prompt loses its beginning, behind `start_ids`, as in decoding.
 
     Process p of P takes rows p, p + P, … of the batch.
 
@@ -125,6 +144,7 @@ class TrainingBatches:
         eos_id: int = 1,
         decoder_start_id: int = 0,
         decoder_only: bool = False,
+        start_ids: Sequence[int] = (),
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -142,7 +162,7 @@ class TrainingBatches:
         self._target_buckets = Buckets.for_limit(max_target_length, length_multiple)
         self._ids = {'pad_id': pad_id, 'eos_id': eos_id, 'decoder_start_id': decoder_start_id}
         self.decoder_only = decoder_only
-        self._collate = collate_prompts if decoder_only else collate
+        self._collate = _collating(decoder_only, start_ids)
         self._process_rows = slice(process_index, None, process_count)
         # The window and permutation last asked for, so that steps in order sort each window once. Never read as state.
         self._held_window: tuple[tuple[int, int], list[list[Example]]] | None = None
@@ -196,6 +216,7 @@ def evaluation_batches(
     eos_id: int = 1,
     decoder_start_id: int = 0,
     decoder_only: bool = False,
+    start_ids: Sequence[int] = (),
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -206,7 +227,7 @@ def evaluation_batches(
     _check(batch_size, process_index, process_count)
     buckets = [Buckets.for_limit(limit, length_multiple) for limit in (max_source_length, max_target_length)]
     ids = {'pad_id': pad_id, 'eos_id': eos_id, 'decoder_start_id': decoder_start_id}
-    lay_out = collate_prompts if decoder_only else collate
+    lay_out = _collating(decoder_only, start_ids)
     return (
         {name: array[process_index::process_count] for name, array in lay_out(rows, *buckets, **ids).items()}
         for rows in _filled_batches(examples, batch_size)
@@ -222,13 +243,15 @@ def collate(
     eos_id: int = 1,
     decoder_start_id: int = 0,
 ) -> Batch:
-    """The four arrays of one batch, as TrainingBatches lists them; an example given as None is a row of weights 0."""
+    """The five arrays of one batch, as TrainingBatches lists them; an example given as None is a row of weights 0."""
     sources = [() if example is None else example.source for example in examples]
     targets = [() if example is None else example.target for example in examples]
     lengths = [0 if example is None else len(example.target) + 1 for example in examples]
     source_tokens = pad_rows(sources, source_buckets, len(examples), pad_id=pad_id, eos_id=eos_id)
     target_tokens = pad_rows(targets, target_buckets, len(examples), pad_id=pad_id, eos_id=eos_id)
     lengths = np.minimum(lengths, target_buckets.limit)
+    source_lengths = [0 if example is None else len(example.source) + 1 for example in examples]
+    source_lengths = np.minimum(source_lengths, source_buckets.limit)
     weights = (np.arange(target_tokens.shape[1]) < lengths[:, None]).astype(np.float32)
     # The end of sequence is a target and never an input: nothing is predicted after it.
     inputs = np.full_like(target_tokens, pad_id)
@@ -236,6 +259,7 @@ def collate(
     inputs[:, 0] = decoder_start_id
     return {
         'encoder_input_tokens': source_tokens,
+        'encoder_mask': np.arange(source_tokens.shape[1]) < source_lengths[:, None],
         'decoder_input_tokens': inputs,
         'decoder_target_tokens': target_tokens,
         'decoder_loss_weights': weights,
@@ -250,6 +274,7 @@ def collate_prompts(
     pad_id: int = -1,
     eos_id: int = 1,
     decoder_start_id: int = 0,
+    start_ids: Sequence[int] = (),
 ) -> Batch:
     """The three arrays of one batch of a decoder-only model: prompts that go on as targets, as TrainingBatches lists them."""
     limit = source_buckets.limit + target_buckets.limit
@@ -259,7 +284,7 @@ def collate_prompts(
             rows.append([])
             weights.append([])
             continue
-        prompt = list(example.source[: source_buckets.limit]) or [decoder_start_id]
+        prompt = list(shortened(example.source, source_buckets.limit, 'left', start_ids)) or [decoder_start_id]
         target = [*example.target[: target_buckets.limit - 1], eos_id]
         rows.append([*prompt, *target])
         weights.append([0.0] * (len(prompt) - 1) + [1.0] * len(target))
@@ -270,6 +295,11 @@ def collate_prompts(
     for place, (row, counts) in enumerate(zip(rows, weights)):
         inputs[place, : len(counts)], targets[place, : len(counts)], counted[place, : len(counts)] = row[:-1], row[1:], counts
     return {'decoder_input_tokens': inputs, 'decoder_target_tokens': targets, 'decoder_loss_weights': counted}
+
+
+def _collating(decoder_only: bool, start_ids: Sequence[int]) -> Callable[..., Batch]:
+    """What lays out a batch."""
+    return functools.partial(collate_prompts, start_ids=start_ids) if decoder_only else collate
 
 
 def count_truncated(

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from calm_jax.data.conversation import Conversation, is_messages
 from calm_jax.nearest import did_you_mean
 
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
@@ -113,14 +114,18 @@ class Template:
     """A text made of a record: the name of one field (`'en'`), or text around fields (`'summarize: {article}'`).
 
     A text without braces is a field's name. Doubled braces stand for themselves. Strings are taken as they are,
-    numbers and booleans as JSON writes them; null, lists and objects are refused.
+    numbers and booleans as JSON writes them; null, lists and objects are refused. A field alone may hold messages, a list of
+    objects: they are a `Conversation`.
+
+    chat: whether any other text is what a user says in one.
 
     Raises ValueError for an unbalanced brace, an empty or decorated field (`{}`, `{a!r}`, `{a:>3}`), and for what is no
     Unicode text.
     """
 
-    def __init__(self, template: str):
+    def __init__(self, template: str, chat: bool = False):
         self.template = template
+        self.chat = chat
         if not is_unicode(template):
             raise ValueError(f'template {template!r}: not text; it holds bytes that are not UTF-8')
         if not template.strip():
@@ -150,8 +155,12 @@ class Template:
         for literal, field in self._parts:
             pieces.append(literal)
             if field is not None:
-                pieces.append(_as_text(value_of(record, field, where), field, where))
-        return ''.join(pieces)
+                value = value_of(record, field, where)
+                if self._parts == [('', field)] and is_messages(value):
+                    return Conversation(value, f'{where}: {field}')
+                pieces.append(_as_text(value, field, where))
+        text = ''.join(pieces)
+        return Conversation.of_user(text) if self.chat else text
 
     def __repr__(self) -> str:
         return f'Template({self.template!r})'

@@ -61,5 +61,19 @@ def pad_rows(
     return padded
 
 
+def shortened(
+    ids: Sequence[int] | np.ndarray, limit: int, side: str = 'right', start: Sequence[int] = (), end: Sequence[int] = ()
+) -> Sequence[int] | np.ndarray:
+    """As many of the ids as a limit allows: the first, or where `side` is 'left', the last. What they start with stays if it is
+    `start`, and what they end in if it is `end`."""
+    if len(ids) <= limit:
+        return ids
+    first = len(start) if list(ids[: len(start)]) == list(start) and len(start) < limit else 0
+    last = len(end) if list(ids[len(ids) - len(end) :]) == list(end) and len(start) + len(end) < limit else 0
+    if side == 'right':
+        return [*ids[: limit - last], *ids[len(ids) - last :]]
+    return [*ids[:first], *ids[len(ids) - limit + first :]]
+
+
 def _round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple

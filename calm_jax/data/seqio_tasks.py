@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from calm_jax.data.definition import digest
 from calm_jax.data.jsonl import Records
-from calm_jax.data.tokenizers import ByteTokenizer, SentencePieceTokenizer, load_tokenizer
+from calm_jax.data.tokenizers import ByteTokenizer, PublishedTokenizer, SentencePieceTokenizer, load_tokenizer
 from calm_jax.files import whole
 from calm_jax.nearest import did_you_mean
 
@@ -158,10 +158,11 @@ def register(vocabulary: seqio.Vocabulary | None = None, data_dir: str | os.Path
 def vocabulary(directory: str | os.PathLike) -> seqio.Vocabulary:
     """The tokenizer stored in a folder, as a seqio vocabulary with the same ids. Raises as `load_tokenizer` does."""
     tokenizer = load_tokenizer(directory)
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        path = os.path.join(directory, SentencePieceTokenizer.FILES[0])
+    published = isinstance(tokenizer, PublishedTokenizer)
+    path = os.path.join(directory, SentencePieceTokenizer.FILES[0])
+    if isinstance(tokenizer, SentencePieceTokenizer) or (published and SentencePieceTokenizer.FILES[0] in tokenizer.files):
         return seqio.SentencePieceVocabulary(path, extra_ids=tokenizer.extra_ids)
-    if isinstance(tokenizer, ByteTokenizer):
+    if isinstance(tokenizer, ByteTokenizer) or (published and not tokenizer.files):
         return seqio.ByteVocabulary(extra_ids=tokenizer.extra_ids)
     raise ValueError(f'{directory}: a {type(tokenizer).__name__} has no seqio vocabulary')
 

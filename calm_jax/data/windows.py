@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calm_jax.data.padding import Buckets, pad_rows
+from calm_jax.data.padding import Buckets, pad_rows, shortened
 
 WINDOW = 64  # batches that are sorted together
 
@@ -37,6 +37,9 @@ def decode_windows(
     length_multiple: int | None = None,
     left: bool = False,
     depth: Callable[[int], float] | None = None,
+    side: str = 'right',
+    start: Sequence[int] = (),
+    end: Sequence[int] = (),
 ) -> Iterator[list[DecodeBatch]]:
     """Lists of at most `window` batches that hold the next `window · batch_size` sources, shortest batches first.
 
@@ -47,19 +50,29 @@ def decode_windows(
 
     `eos_id` is put after each source, inside the limit; None puts nothing, for prompts to be continued. `left` puts
     padding before the ids. depth: of the source with an index, what is known before of how deep its tokens go, any number that
-    grows with it: sources of one width S are then sorted by that, because rows of like depth leave a layer together.
+    grows with it: sources of one width S are then sorted by that, because rows of like depth leave a layer together. A source
+    that is too long loses ids on its `side`; on the left, those behind `start`, on the right, those before `end`.
 
     Raises ValueError for a batch size, window, limit or multiple below 1.
     """
     if batch_size < 1 or window < 1:
         raise ValueError(f'windows of {window} batches of {batch_size}: expected both to be at least 1')
     buckets = Buckets.for_limit(max_source_length, length_multiple)
+    limit = buckets.limit - (eos_id is not None)
+    cut = (_Source(shortened(ids, limit, side, start, end), len(ids) > limit) for ids in sources)
     size = min(window * batch_size, sys.maxsize)  # no more than can be counted
-    return _windows(iter(sources), size, batch_size, buckets, pad_id, eos_id, left, depth)
+    return _windows(cut, size, batch_size, buckets, pad_id, eos_id, left, depth)
+
+
+class _Source(NamedTuple):
+    """The ids of a source within the limit, and whether it lost any."""
+
+    ids: Sequence[int] | np.ndarray
+    truncated: bool
 
 
 def _windows(
-    sources: Iterator[Sequence[int]],
+    sources: Iterator[_Source],
     size: int,
     batch_size: int,
     buckets: Buckets,
@@ -68,7 +81,7 @@ def _windows(
     left: bool,
     depth: Callable[[int], float] | None,
 ) -> Iterator[list[DecodeBatch]]:
-    limit, first = buckets.limit - (eos_id is not None), 0
+    first = 0
 
     def place(row, length):
         if depth is None:
@@ -76,21 +89,20 @@ def _windows(
         return buckets.number(length + (eos_id is not None)), depth(first + row), length
 
     while window_sources := list(itertools.islice(sources, size)):
-        lengths_of = [min(len(each), limit) for each in window_sources]
-        order = sorted(range(len(window_sources)), key=lambda row: place(row, lengths_of[row]))
+        order = sorted(range(len(window_sources)), key=lambda row: place(row, len(window_sources[row].ids)))
         batches = []
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             missing = row_bucket(len(rows), batch_size) - len(rows)
-            ids = [window_sources[row] for row in rows]
+            ids = [window_sources[row].ids for row in rows]
             tokens = pad_rows(ids, buckets, len(rows) + missing, pad_id=pad_id, eos_id=eos_id, left=left)
-            lengths = [min(len(row), limit) + (eos_id is not None) for row in ids] + [0] * missing
+            lengths = [len(row) + (eos_id is not None) for row in ids] + [0] * missing
             batches.append(
                 DecodeBatch(
                     tokens=tokens,
                     mask=length_mask(np.array(lengths), tokens.shape[1], left),
                     rows=np.array([first + row for row in rows] + [-1] * missing),
-                    truncated=np.array([len(row) > limit for row in ids] + [False] * missing),
+                    truncated=np.array([window_sources[row].truncated for row in rows] + [False] * missing),
                 )
             )
         yield batches

@@ -21,6 +21,7 @@ import numpy as np
 import sacrebleu
 
 from calm_jax.metrics.own import OwnMetric
+from calm_jax.metrics.words import Words, latin_words, words
 from calm_jax.nearest import did_you_mean
 
 Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], np.ndarray]
@@ -39,9 +40,9 @@ def rouge2(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> n
 def rougeL(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:  # noqa: N802, the metric's name
     """F-measure of the longest common subsequence of words (Lin 2004, ROUGE-L), of the text as one sequence.
 
-    No stemmer, as T5's own evaluation; other tools (and ROUGE-1.5.5 with -m) stem and score a little higher. The
-    library lowers case and keeps a–z and 0–9 only: a letter outside them splits its word, and a text without any
-    scores 0. For languages other than English prefer `chrf` or `sentence_bleu`.
+    No stemmer, as T5's own evaluation; other tools (and ROUGE-1.5.5 with -m) stem and score a little higher. Words are those of
+    rouge_score, which keeps a–z and 0–9 and parts a word at any other Latin letter, and besides those of other scripts, which
+    rouge_score leaves out (`calm_jax.metrics.words`). A text without any scores 0.
     """
     return _rouge('rougeL', predictions, references)
 
@@ -150,6 +151,30 @@ def metric(name: str | Metric) -> Metric:
     return METRICS[name]
 
 
+# What a reference needs to score more than 0 against itself, of the metrics where there are others.
+_MATCHABLE: dict[str, Callable[[str], bool]] = {
+    'rouge1': lambda reference: bool(words(reference)),
+    'rouge2': lambda reference: len(words(reference)) > 1,
+    'rougeL': lambda reference: bool(words(reference)),
+    'chrf': lambda reference: bool(reference.strip()),
+    'sentence_bleu': lambda reference: bool(reference.strip()),
+}
+
+
+def unscored(name: str | Metric, references: Sequence[Sequence[str]]) -> np.ndarray:
+    """Which examples have references that score 0 against themselves, bool [B]: no prediction can be right under the metric, as
+    of a reference without a word under ROUGE. Of a metric of one's own nothing is known: none."""
+    matches = _MATCHABLE.get(name) if isinstance(name, str) else None
+    return np.array([matches is not None and not any(map(matches, row)) for row in references], bool)
+
+
+def beyond_rouge_score(name: str | Metric, references: Sequence[Sequence[str]]) -> int:
+    """How many examples have references whose words rouge_score leaves out, so that a ROUGE here is not the one it computes."""
+    if not isinstance(name, str) or not name.startswith('rouge'):
+        return 0
+    return sum(any(words(reference) != latin_words(reference) for reference in row) for row in references)
+
+
 def several(metrics: str | Metric | Sequence[str | Metric]) -> list[str | Metric]:
     """One metric or several, as a list."""
     return [metrics] if isinstance(metrics, str) or not isinstance(metrics, Sequence) else list(metrics)
@@ -169,7 +194,8 @@ def metric_version(name: str | Metric) -> str:
         return OwnMetric(name).version
     _known(name, {**METRICS, **CORPUS_METRICS})
     if name.startswith('rouge'):
-        return f'rouge-score {metadata.version("rouge-score")} {name} F-measure, no stemmer, best reference'
+        library = f'rouge-score {metadata.version("rouge-score")}'
+        return f'{library} {name} F-measure, words of all scripts 1, no stemmer, best reference'
     if name == 'bleurt':
         folder = os.path.basename(os.path.normpath(_bleurt_checkpoint()))
         return f'bleurt {metadata.version("bleurt")} {folder}, clipped to [0, 1], best reference'
@@ -212,7 +238,7 @@ def _rouge(kind: str, predictions: Sequence[str], references: Sequence[Sequence[
 def _rouge_scorer(kind: str):
     from rouge_score import rouge_scorer  # imports NLTK, which costs a second or two
 
-    return rouge_scorer.RougeScorer([kind], use_stemmer=False)
+    return rouge_scorer.RougeScorer([kind], use_stemmer=False, tokenizer=Words())
 
 
 @functools.cache

@@ -94,20 +94,24 @@ class PairedText:
 
         Raises FileNotFoundError or ValueError where a file is missing or a record lacks a field.
         """
+        if tokenizer.end_ids and not config.decoder_only:
+            raise ValueError('the tokenizer puts a language behind a text, which training does not; pass another tokenizer')
         where = {
             'pad_id': config.pad_id,
             'eos_id': config.eos_id,
             'decoder_start_id': config.decoder_start_id,
             'decoder_only': config.decoder_only,
+            'start_ids': tokenizer.start_ids,
             'process_index': jax.process_index(),
             'process_count': jax.process_count(),
         }
         watch = functools.partial(progress, description='tokenizing', quiet=quiet, unit='examples')
-        examples = tokenize(self._records['train'], *self._templates, tokenizer, watch)
+        model = {'decoder_only': config.decoder_only, 'vocab_size': config.vocab_size}
+        examples = tokenize(self._records['train'], *self._templates, tokenizer, watch, **model)
         training = TrainingBatches(examples, self._batch_size, seed=self._seed, **self._lengths, **where)
         if self._evaluation is None:
             return training, []
-        examples = tokenize(self._records['evaluation'], *self._templates, tokenizer)
+        examples = tokenize(self._records['evaluation'], *self._templates, tokenizer, **model)
         # Sorted by length so that batches hold little padding; sums over the set do not depend on the order.
         examples = sorted(examples, key=lambda example: (len(example.source), len(example.target)))
         return training, list(evaluation_batches(examples, self._batch_size, **self._lengths, **where))

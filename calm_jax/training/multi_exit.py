@@ -22,10 +22,9 @@ def layer_states(model: Transformer, params: Any, batch: Batch, key: jax.Array |
     encoder_key, decoder_key = (None, None) if deterministic else jax.random.split(key)
     encoded, source_mask = None, None
     if not model.config.decoder_only:
-        source = batch['encoder_input_tokens']
-        source_mask = source != model.config.pad_id
+        source, source_mask = batch['encoder_input_tokens'], batch['encoder_mask']
         encoded = model.apply(
-            {'params': params}, source, deterministic=deterministic, method='encode', rngs=_dropout(encoder_key)
+            {'params': params}, source, source_mask, deterministic=deterministic, method='encode', rngs=_dropout(encoder_key)
         )
     states = model.apply(
         {'params': params},

@@ -13,8 +13,7 @@ from safetensors import numpy as safetensors_numpy
 
 import calm_jax as calm
 from calm_jax.checkpoints import huggingface, native
-from calm_jax.data.tokenizers import ByteTokenizer
-from calm_jax.models.families import t5
+from calm_jax.data.tokenizers import ByteTokenizer, load_tokenizer
 from calm_jax.models.families.weights import Weight
 
 STORED = {'gated_gelu': 'float32', 'odd_shapes': 'float16', 'plain_relu': 'bfloat16'}
@@ -207,9 +206,11 @@ def test_a_model_without_its_tokenizer_is_refused(copy):
 def test_a_byte_level_tokenizer_is_published_as_a_class_name_only(published, tmp_path):
     checkpoint = huggingface.read(published / 'gated_gelu')
     tokenizer = ByteTokenizer(extra_ids=4)
-    huggingface._write_tokenizer(tmp_path, tokenizer)
-    (tmp_path / 'byte_tokenizer.json').unlink()
-    assert huggingface._read_tokenizer(tmp_path, t5).fingerprint() == tokenizer.fingerprint()
+    tokenizer.publish(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['tokenizer_config.json']
+    again = load_tokenizer(tmp_path)
+    assert [again.encode(text) for text in ('é\n', ' a')] == [tokenizer.encode(text) for text in ('é\n', ' a')]
+    assert again.vocab_size == tokenizer.vocab_size and again.decode(again.encode('é 🙂')) == 'é 🙂'
     with pytest.raises(ValueError, match='263 tokens but the model embeds only 128'):
         huggingface.write(tmp_path / 'model', checkpoint._replace(tokenizer=tokenizer))
 

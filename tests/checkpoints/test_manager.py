@@ -30,6 +30,15 @@ def test_a_restored_state_has_the_structure_types_and_bits_of_the_saved_one(tmp_
         assert found.dtype == expected.dtype and (found == expected).all()
 
 
+def test_a_run_may_have_any_name(tmp_path):
+    for step in (1, 2):
+        with Manager(tmp_path / 'run [1]' / 'state') as manager:
+            assert manager.latest_step() == (1 if step == 2 else None)
+            manager.save(step, state(step))
+    with Manager(tmp_path / 'run [1]' / 'state') as manager:
+        assert manager.restore(state(0), 1)['step'] == 1 and manager.restore(state(0))['step'] == 2
+
+
 def test_the_latest_steps_stay(tmp_path):
     with Manager(tmp_path, keep=2) as manager:
         for step in (0, 10, 20, 30):

@@ -9,7 +9,7 @@ import pytest
 
 from calm_jax import formats
 from calm_jax.checkpoints import native, trees
-from calm_jax.data.tokenizers import ByteTokenizer
+from calm_jax.data.tokenizers import ByteTokenizer, SentencePieceTokenizer
 
 
 @pytest.fixture
@@ -118,15 +118,21 @@ def test_a_configuration_that_does_not_match_the_parameters_is_refused(copy, cha
 def test_a_tokenizer_that_is_larger_than_the_embedding_is_refused(checkpoint, copy):
     with pytest.raises(ValueError, match='259 tokens but the model embeds only 96'):
         native.save(copy.parent / 'other', checkpoint.config, checkpoint.params, ByteTokenizer())
-    edit(copy / 'tokenizer_config.json', extra_ids=200)
+    ByteTokenizer(extra_ids=5).save(copy)
     with pytest.raises(ValueError, match='264 tokens but the model embeds only 96'):
         native.load(copy)
 
 
-def test_a_tokenizer_with_another_end_of_sequence_is_refused(copy):
+def test_a_tokenizer_with_another_end_of_sequence_is_refused_unless_it_was_published_so(checkpoint, copy):
     edit(copy / 'config.json', eos_id=2)
+    loaded = native.load(copy)
+    assert loaded.tokenizer.eos_id == 1
     with pytest.raises(ValueError, match='eos_id 1, the model 2'):
-        native.load(copy)
+        native.save(copy.parent / 'other', loaded.config, loaded.params, SentencePieceTokenizer(_model_of(checkpoint)))
+
+
+def _model_of(checkpoint):
+    return checkpoint.tokenizer.files['spiece.model']
 
 
 def test_a_classifier_for_another_width_is_refused(checkpoint, tmp_path):

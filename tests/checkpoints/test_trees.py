@@ -44,6 +44,14 @@ def test_what_is_written_is_read_bit_by_bit(tmp_path, dtype):
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(read))
 
 
+@pytest.mark.parametrize('name', ['run [1]', 'back\\slash', 'star*', 'what?'])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    trees.write(tmp_path / name / 'tree', TREE)
+    for copy in (name, 'plain'):
+        assert trees.fingerprint(trees.read(tmp_path / copy / 'tree')) == trees.fingerprint(TREE)
+        shutil.copytree(tmp_path / name, tmp_path / 'plain', dirs_exist_ok=True)
+
+
 def test_only_floating_point_is_cast_when_writing_and_when_reading(tmp_path):
     tree = {'x': jnp.array([1.0, 1 / 3]), 'n': jnp.arange(3)}
     trees.write(tmp_path / 'tree', tree, 'float16')

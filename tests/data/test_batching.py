@@ -37,7 +37,7 @@ def made_examples(count, seed=0, longest=30):
 
 
 EXAMPLES = made_examples(509)
-KEYS = ['encoder_input_tokens', 'decoder_input_tokens', 'decoder_target_tokens', 'decoder_loss_weights']
+KEYS = ['encoder_input_tokens', 'encoder_mask', 'decoder_input_tokens', 'decoder_target_tokens', 'decoder_loss_weights']
 
 
 def made_batches(examples=EXAMPLES, batch_size=16, **settings):
@@ -130,13 +130,14 @@ def test_rows_hold_source_end_and_padding_and_inputs_are_targets_shifted_right()
         batch = batches[step]
         for row, name in enumerate(names(batch)):
             source, target = (ids.tolist() for ids in EXAMPLES[name])
-            encoder, inputs, targets, weights = (batch[key][row].tolist() for key in KEYS)
+            encoder, mask, inputs, targets, weights = (batch[key][row].tolist() for key in KEYS)
+            assert mask == [each != 0 for each in encoder]
             assert encoder == source + [1] + [0] * (len(encoder) - len(source) - 1)
             padding = [0] * (len(targets) - len(target) - 1)
             assert targets == target + [1] + padding
             assert inputs == [0] + target + padding
             assert weights == [1] * (len(target) + 1) + padding
-        assert [batch[key].dtype for key in KEYS] == [np.int32, np.int32, np.int32, np.float32]
+        assert [batch[key].dtype for key in KEYS] == [np.int32, bool, np.int32, np.int32, np.float32]
 
 
 def test_other_special_ids_are_put_where_they_belong():
@@ -146,6 +147,20 @@ def test_other_special_ids_are_put_where_they_belong():
     assert batch['encoder_input_tokens'].tolist() == [[5, 8] + [9] * 6]
     assert batch['decoder_input_tokens'].tolist() == [[2, 6, 7] + [9] * 5]
     assert batch['decoder_target_tokens'].tolist() == [[6, 7, 8] + [9] * 5]
+
+
+def test_a_token_that_is_the_one_that_pads_is_read_where_its_text_says_it():
+    examples = [Example(np.array(source), np.array([6])) for source in ([5, 9, 7], [9])]
+    (batch,) = evaluation_batches(examples, 2, **LIMITS, pad_id=9, eos_id=8)
+    assert batch['encoder_mask'].sum(axis=1).tolist() == [4, 2]
+
+
+def test_a_prompt_that_is_too_long_keeps_its_start_and_its_end():
+    limits = {**LIMITS, 'max_source_length': 8, 'decoder_only': True, 'start_ids': (3, 4)}
+    long, short = np.array([3, 4, *range(20, 40)]), np.array([3, 4, 9])
+    (batch,) = evaluation_batches([Example(each, np.array([6])) for each in (long, long[2:], short)], 3, **limits)
+    rows = batch['decoder_input_tokens'].tolist()
+    assert [rows[0][:9], rows[1][:9], rows[2][:4]] == [[3, 4, *range(34, 40), 6], [*range(32, 40), 6], [3, 4, 9, 6]]
 
 
 def test_lengths_are_the_smallest_multiples_that_hold_the_longest_row():
@@ -238,6 +253,8 @@ def test_records_are_tokenised_alike_at_once_and_when_asked_for(tmp_path):
         assert_same(made_batches(at_once, 2)[step], made_batches(lazily, 2)[step])
     with pytest.raises(ValueError, match=f"{path}:1: no field 'de'"):
         tokenize(parts[0], Template('de'), parts[2], parts[3])
+    with pytest.raises(ValueError, match=f"{path}:1 holds 'y', token 124: the tokenizer has it, but the model embeds 124"):
+        tokenize(*parts, vocab_size=124)
 
 
 def test_reading_ahead_gives_the_same_batches_in_order():

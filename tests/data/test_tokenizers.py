@@ -8,15 +8,8 @@ import re
 import pytest
 import sentencepiece
 
-from calm_jax.data.tokenizers import (
-    BytePairTokenizer,
-    ByteTokenizer,
-    SentencePieceTokenizer,
-    load_tokenizer,
-    train_sentencepiece,
-)
+from calm_jax.data.tokenizers import ByteTokenizer, SentencePieceTokenizer, load_tokenizer, train_sentencepiece
 
-FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'parity'
 SIZE = 300
 SENTENCES = [
     f'{who} {what} {where}.'
@@ -207,74 +200,13 @@ def test_the_published_vocabulary_has_the_ids_of_the_literature():
     assert tokenizer.decode([32_127]) == ''
 
 
-PAIRS = {'bart': ('<s>', '</s>', '<pad>'), 'gpt2': (None, '<|endoftext|>', None), 'opt': ('</s>', '</s>', '<pad>')}
-
-
-@pytest.fixture(params=PAIRS)
-def pairs(request):
-    """A tokenizer of vocab.json and merges.txt, their folder, and what stands before a text."""
-    folder, special = FIXTURES / request.param, PAIRS[request.param]
-    return BytePairTokenizer.load(folder, special), folder, [special[0]] if special[0] else []
-
-
-@pytest.mark.parametrize('text', [text for text in TEXTS if '<' not in text])
-def test_byte_level_pairs_spell_every_text_after_what_the_family_starts_with(pairs, text):
-    tokenizer, _, start = pairs
-    ids = tokenizer.encode(text)
-    pieces = tokenizer.pieces(ids)
-    assert pieces[: len(start)] == start and tokenizer.eos_id not in ids[len(start) :]
-    assert tokenizer.decode(ids[len(start) :]) == text
-    if text.isascii():
-        assert ''.join(pieces[len(start) :]) == text
-
-
-def test_ids_of_byte_level_pairs_are_those_of_the_reference(pairs):
+def test_an_exported_vocabulary_is_read_by_transformers_with_the_same_ids(trained, tmp_path):
     transformers = pytest.importorskip('transformers')
-    tokenizer, folder, start = pairs
-    kind = transformers.BartTokenizer if start == ['<s>'] else transformers.GPT2Tokenizer
-    reference = kind.from_pretrained(folder)
-    for text in TEXTS:
-        if '<' not in text:
-            expected = reference.encode(text, add_special_tokens=False)
-            assert tokenizer.encode(text)[len(start) :] == expected, text
-
-
-def test_pairs_are_stored_as_tokenizer_json_and_load_as_themselves(pairs, tmp_path):
-    tokenizer = pairs[0]
-    tokenizer.save(tmp_path)
-    loaded = load_tokenizer(tmp_path)
-    assert loaded.fingerprint() == tokenizer.fingerprint()
-    assert (loaded.eos_id, loaded.pad_id) == (tokenizer.eos_id, tokenizer.pad_id)
-    assert [loaded.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
-
-
-def test_a_tokenizer_json_that_names_no_end_is_refused_in_one_line(pairs, tmp_path):
-    pairs[0].save(tmp_path)
-    (tmp_path / 'tokenizer_config.json').unlink()
-    with pytest.raises(ValueError, match='tokenizer.json: no eos_token'):
-        load_tokenizer(tmp_path)
-    (tmp_path / 'tokenizer_config.json').write_text(json.dumps({'eos_token': {'content': '<end>'}}))
-    with pytest.raises(ValueError, match='<end> is not in the vocabulary'):
-        load_tokenizer(tmp_path)
-    (tmp_path / 'tokenizer.json').write_text('{"a":')
-    with pytest.raises(ValueError, match='tokenizer.json: ') as error:
-        load_tokenizer(tmp_path)
-    assert '\n' not in str(error.value)
-
-
-def test_a_prompt_of_sentencepieces_starts_with_the_beginning_of_sequence(tmp_path):
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES),
-        model_prefix=str(tmp_path / 'tokenizer'),
-        vocab_size=SIZE,
-        model_type='bpe',
-        byte_fallback=True,
-        minloglevel=2,
-    )
-    (tmp_path / 'tokenizer.vocab').unlink()
-    tokenizer = load_tokenizer(tmp_path)
-    ids = tokenizer.encode('A man is sleeping outside.')
-    assert ids[0] == 1 and tokenizer.eos_id == 2 and tokenizer.pad_id == -1 and 2 not in ids
-    assert tokenizer.decode(ids[1:]) == 'A man is sleeping outside.'
-    tokenizer.save(tmp_path / 'saved')
-    assert load_tokenizer(tmp_path / 'saved').fingerprint() == tokenizer.fingerprint()
+    tokenizer = SentencePieceTokenizer(trained[1].model, extra_ids=3)
+    tokenizer.publish(tmp_path)
+    reference = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in [*TEXTS, 'A man <extra_id_0> outside <extra_id_2>']:
+        if '</s>' not in text:  # there it is the end itself
+            assert reference(text).input_ids == [*tokenizer.encode(text), tokenizer.eos_id], text
+    again = load_tokenizer(tmp_path)
+    assert [again.encode(text) for text in SENTENCES] == [tokenizer.encode(text) for text in SENTENCES]

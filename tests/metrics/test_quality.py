@@ -205,8 +205,9 @@ def test_arguments_that_do_not_fit_are_refused(name, predictions, references, co
 
 
 def test_versions_name_library_version_and_options():
-    installed = metadata.version('rouge-score')
-    assert quality.metric_version('rougeL') == f'rouge-score {installed} rougeL F-measure, no stemmer, best reference'
+    library = f'rouge-score {metadata.version("rouge-score")}'
+    options = 'words of all scripts 1, no stemmer, best reference'
+    assert quality.metric_version('rougeL') == f'{library} rougeL F-measure, {options}'
     for name in ('chrf', 'sentence_bleu', 'bleu', 'corpus_chrf'):
         assert quality.metric_version(name).startswith(f'sacrebleu {sacrebleu.__version__} ')
     names = [name for name in [*quality.METRICS, *quality.CORPUS_METRICS] if name != 'bleurt']

@@ -3,7 +3,7 @@
     MODEL_TYPES                          the values of "model_type" it reads; it writes the first
     PREFIX, OUTSIDE                      what stands before the names of the bare model's tensors, and the names outside it
     BUFFERS                              a pattern of names of tensors that no model reads
-    SPECIAL_TOKENS                       that start, end and pad a text, for vocabularies that do not say
+    TOKENIZER                            the class that reads vocabularies which name none
     SYNONYMS                             {other name of an attribute: its name}; where both are given the other name's counts
     READ                                 every attribute that its computation depends on
     config_from_published(published, tensors)   config.json as a dict, the tensors in the files by name → TransformerConfig;

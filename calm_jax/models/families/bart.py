@@ -21,7 +21,7 @@ MODEL_TYPES = ('bart',)
 # Files of the bare model leave the prefix out, and the head's bias.
 PREFIX, OUTSIDE = 'model.', frozenset(('lm_head.weight', 'final_logits_bias'))
 BUFFERS = re.compile(r'model\.(encoder|decoder)\.version')
-SPECIAL_TOKENS = ('<s>', '</s>', '<pad>')
+TOKENIZER = 'BartTokenizer'
 
 FIELDS = {
     'vocab_size': ('vocab_size', 50265),

@@ -22,7 +22,7 @@ MODEL_TYPES = ('gpt2',)
 # Files of the bare decoder leave the prefix out. Old ones hold causal masks, which are no weights.
 PREFIX, OUTSIDE = 'transformer.', frozenset(('lm_head.weight',))
 BUFFERS = re.compile(r'transformer\.h\.\d+\.attn\.(bias|masked_bias)')
-SPECIAL_TOKENS = (None, '<|endoftext|>', None)
+TOKENIZER = 'GPT2Tokenizer'
 
 _FIELDS = {
     'vocab_size': ('vocab_size', 50257),

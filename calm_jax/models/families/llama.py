@@ -22,7 +22,7 @@ MODEL_TYPES = ('llama',)
 # Files of the bare decoder leave the prefix out. Old ones hold the rotations' frequencies, which are no weights.
 PREFIX, OUTSIDE = 'model.', frozenset(('lm_head.weight',))
 BUFFERS = re.compile(r'model\.(layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)')
-SPECIAL_TOKENS = ('<s>', '</s>', None)
+TOKENIZER = 'LlamaTokenizer'
 
 _FIELDS = {
     'vocab_size': ('vocab_size', 32000),

@@ -22,7 +22,7 @@ from calm_jax.models.families.weights import Weight, norm
 
 MODEL_TYPES = ('mbart', 'pegasus')
 PREFIX, OUTSIDE, BUFFERS, SYNONYMS = bart.PREFIX, bart.OUTSIDE, bart.BUFFERS, bart.SYNONYMS
-SPECIAL_TOKENS = ('<s>', '</s>', '<pad>')
+TOKENIZER = 'MBartTokenizer'
 
 _STARTS = {'pad_token_id', 'decoder_start_token_id'}
 _FIELDS = {name: value for name, value in bart.FIELDS.items() if name not in _STARTS}

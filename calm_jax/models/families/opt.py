@@ -22,7 +22,7 @@ MODEL_TYPES = ('opt',)
 # Files of the bare decoder leave the prefix out.
 PREFIX, OUTSIDE = 'model.', frozenset(('lm_head.weight',))
 BUFFERS = re.compile(r'model\.decoder\.version')
-SPECIAL_TOKENS = ('</s>', '</s>', '<pad>')
+TOKENIZER = 'GPT2Tokenizer'
 
 _FIELDS = {
     'vocab_size': ('vocab_size', 50272),

@@ -30,7 +30,7 @@ MODEL_TYPES = ('t5', 'mt5', 'longt5')
 PREFIX, OUTSIDE = '', frozenset()
 # Published with the first files, and read by no model since: no position bias belongs to a cross-attention.
 BUFFERS = re.compile(r'decoder\.block\.\d+\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight')
-SPECIAL_TOKENS = (None, '</s>', '<pad>')
+TOKENIZER = 'T5Tokenizer'
 
 # Published attribute → our field, and the value a published file means when it leaves the attribute out (None: it may not).
 _FIELDS = {
