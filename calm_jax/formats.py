@@ -1,13 +1,13 @@
 """The stamp of a file that outlives its process: what it is, the version of its format, the semantics of its decode.
 
-    {"format": "calm_jax certificate", "version": 2, "semantics": 1}
+    {"format": "calm_jax certificate", "version": 2, "semantics": 2}
 
 A version is raised when files of the older one can no longer be read as they are; a new field whose default means "as
 before" raises nothing. Version 1 is what calm_jax 0.1.0 wrote, which is not read. The lines of a decoded file carry no stamp:
 they belong to their header.
 """
 
-SEMANTICS = 1  # raised, with a line in the changelog, when the float64 tokens of some decode change
+SEMANTICS = 2  # raised, with a line in the changelog, when the float64 tokens of some decode change
 VERSIONS = {
     'certificate': 2,
     'records': 2,  # the header of a decoded file, and records.json
@@ -22,11 +22,11 @@ def stamp(kind: str) -> dict:
     return {'format': f'calm_jax {kind}', 'version': VERSIONS[kind], 'semantics': SEMANTICS}
 
 
-def check(content, kind: str, where: str) -> None:
+def check(content, kind: str, where: str, shown: bool = False) -> None:
     """ValueError in one line, `where` first, unless `content` (parsed JSON) is stamped as a file of this kind to read here.
 
     Refused: another kind, what calm_jax 0.1.0 wrote, a newer version; and another semantics, but for a checkpoint, whose
-    parameters are the same under any.
+    parameters are the same under any, and for what is only `shown`, which stands for no decode of this version.
     """
     expected = f'calm_jax {kind}'
     if _is_of_0_1_0(content, kind):
@@ -41,7 +41,7 @@ def check(content, kind: str, where: str) -> None:
         raise ValueError(
             f'{where}: {kind} format version {version}, and this calm_jax reads up to {VERSIONS[kind]}: upgrade calm_jax'
         )
-    if semantics != SEMANTICS and kind != 'checkpoint':
+    if semantics != SEMANTICS and kind != 'checkpoint' and not shown:
         raise ValueError(
             f'{where}: made under decoding semantics {semantics}, and this calm_jax decodes under {SEMANTICS}: '
             f'its tokens may differ: {REMEDIES[kind]}'

@@ -13,7 +13,7 @@ def read(path):
 def certificate(path):
     """What a certificate holds. Raises ValueError for what is none that this calm_jax reads."""
     content = read(path)
-    formats.check(content, 'certificate', str(path))
+    formats.check(content, 'certificate', str(path), shown=True)
     return content
 
 

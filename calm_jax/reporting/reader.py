@@ -142,7 +142,7 @@ def _provenance(document: Document) -> Provenance | None:
 
 
 def _certificate(document: Document, path: pathlib.Path) -> Certificate:
-    formats.check(document.value, 'certificate', str(document.path))
+    formats.check(document.value, 'certificate', str(document.path), shown=True)
     metric = document.at('metric').value if document.has('metric') else None
     circumstances = {key: document.at(key).value for key in _CIRCUMSTANCES if document.has(key)}
     grid = document.items('grid', at_least=1)

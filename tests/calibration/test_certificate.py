@@ -102,7 +102,7 @@ def test_a_file_that_is_no_certificate_is_refused_in_one_line(certificate, tmp_p
         ({'format': 'calm_jax records'}, '^certificate: not a certificate file'),
         ({'format': 'calm_jax certificate 1'}, '^certificate: written by calm_jax 0.1.0, .*: calibrate again$'),
         ({'version': 3}, '^certificate: certificate format version 3, .*: upgrade calm_jax$'),
-        ({'semantics': 2}, '^certificate: made under decoding semantics 2, .* its tokens may differ: calibrate again$'),
+        ({'semantics': 1}, '^certificate: made under decoding semantics 1, .* its tokens may differ: calibrate again$'),
         ({'decoding': {}}, '^certificate: decoding is {}, its p-values give {"limits": '),
         ({'cost': 0.2}, '^certificate: cost is 0.2, its p-values give 0.1; calibrate again$'),
         ({'guarantee': 'All is well.'}, '^certificate: changed since it was written, so it promises nothing'),

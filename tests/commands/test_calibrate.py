@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from calm_jax import calibration
+from calm_jax import calibration, formats
 from calm_jax.analysis import confidences
 from calm_jax.calibration import Certificate
 from calm_jax.cli import main
@@ -138,7 +138,7 @@ def test_records_are_named_by_the_digest_of_their_decoding_which_their_header_ho
         if point.p_value is not None:
             header = json.loads(path.with_name(path.name + '.config.json').read_text())
             assert header['decoding'] == point.decoding and point.decoding['exit']['threshold'] == point.threshold
-            assert header['format'] == 'calm_jax records' and header['version'] == 2 and header['semantics'] == 1
+            assert {name: header[name] for name in ('format', 'version', 'semantics')} == formats.stamp('records')
 
 
 def test_the_same_comes_out_without_a_model(certified, calibrate, records, folder):
