@@ -12,7 +12,8 @@ def certified_section(certificates: list[dict], commands: list[str]) -> str:
     words = [
         f'{data["examples"]:,} calibration examples of {data["name"]}, {first["objective"]} promises in {first["metric"]}, '
         f'ε = {first["epsilon"]:g}; full depth is decoded in flight as well. Batch size {speed.get("batch_size")}, '
-        f'packed {speed.get("pack")}, {speed.get("device")}; {speed.get("texts")} texts, median of {speed.get("rounds")} interleaved rounds '
+        f'packed {speed.get("pack")}, {speed.get("device")}; '
+        f'{speed.get("texts")} texts, median of {speed.get("rounds")} interleaved rounds '
         '(least–greatest).'
     ]
     return '\n'.join([*words, '', *table(HEADS, [_row(each) for each in certificates]), '', '```', *commands, '```'])
