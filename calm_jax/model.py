@@ -336,7 +336,8 @@ class Model:
                     waiting[index * request.sequences + sequence] = sequence_id(example_id, sequence)
                     yield encoded
 
-        for window in decode_windows(sources(), request.batch_size, max_source_length=request.source_length, **self.padding):
+        layout = {'max_source_length': request.source_length, 'depth': request.depth, **self.padding}
+        for window in decode_windows(sources(), request.batch_size, **layout):
             ids = {row: waiting.pop(row) for batch in window for row in batch.rows.tolist() if row >= 0}
             wanted = {row for row in ids if row // request.sequences not in skip}
             outputs: dict[int, Output] = {}

@@ -91,6 +91,14 @@ class Request:
         assert length is not None  # resolved
         return int(length)
 
+    @property
+    def depth(self) -> Callable[[int], float] | None:
+        """What is known of how deep a row's tokens go before it is decoded, by its index: its own depth or λ; None: nothing."""
+        if self.rows is None:
+            return None
+        known = self.rows.threshold if self.rows.depth is None else self.rows.depth
+        return None if known is None else lambda row: float(known[min(row // self.sequences, len(known) - 1)])
+
     def rows_at(self, texts: np.ndarray) -> Rows | None:
         """The settings of a batch: of the texts with these indices, int [B]; below 0, of rows that fill it up, the first's.
 

@@ -22,6 +22,7 @@ import vocabulary_section  # noqa: E402
 from certified_section import certified_section  # noqa: E402
 from flight_section import flight_section  # noqa: E402
 from page import cell, certificate, read, table, threshold_cell  # noqa: E402
+from steps_section import steps_section  # noqa: E402
 from tables import markdown  # noqa: E402
 
 PAPER = {  # Table 2 of CALM, WMT15 EN-FR, T5 8+8 layers, ε = .05: layers of 8, speed-up
@@ -60,6 +61,22 @@ def main():
         help='JSON of scripts/benchmarks/flight.py; repeatable',
     )
     parser.add_argument(
+        '--steps',
+        type=Path,
+        action='append',
+        default=[],
+        metavar='FILE',
+        help='JSON of scripts/benchmarks/steps.py; repeatable',
+    )
+    parser.add_argument(
+        '--reading',
+        type=Path,
+        action='append',
+        default=[],
+        metavar='FILE',
+        help='JSON of `calm benchmark` at batch 1; repeatable',
+    )
+    parser.add_argument(
         '--certified',
         type=Path,
         action='append',
@@ -88,6 +105,8 @@ def main():
         sections['Time against other engines'] = joined(compared, '###')
     if args.flight:
         sections['Rows in flight'] = flight_section(list(map(read, args.flight)))
+    if args.steps or args.reading:
+        sections['Steps and what bounds them'] = steps_section(list(map(read, args.steps)), list(map(read, args.reading)))
     if args.certified:
         sections['Certified at the batch size that is used'] = certified_section(
             [certificate(path) for path in args.certified], args.certified_by

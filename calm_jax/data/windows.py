@@ -2,7 +2,7 @@
 
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +36,7 @@ def decode_windows(
     window: int = WINDOW,
     length_multiple: int | None = None,
     left: bool = False,
+    depth: Callable[[int], float] | None = None,
 ) -> Iterator[list[DecodeBatch]]:
     """Lists of at most `window` batches that hold the next `window · batch_size` sources, shortest batches first.
 
@@ -45,7 +46,8 @@ def decode_windows(
     `length_multiple`, by default the smallest multiple of 8 that leaves at most eight values up to `max_source_length`.
 
     `eos_id` is put after each source, inside the limit; None puts nothing, for prompts to be continued. `left` puts
-    padding before the ids.
+    padding before the ids. depth: of the source with an index, what is known before of how deep its tokens go, any number that
+    grows with it: sources of one width S are then sorted by that, because rows of like depth leave a layer together.
 
     Raises ValueError for a batch size, window, limit or multiple below 1.
     """
@@ -53,15 +55,29 @@ def decode_windows(
         raise ValueError(f'windows of {window} batches of {batch_size}: expected both to be at least 1')
     buckets = Buckets.for_limit(max_source_length, length_multiple)
     size = min(window * batch_size, sys.maxsize)  # no more than can be counted
-    return _windows(iter(sources), size, batch_size, buckets, pad_id, eos_id, left)
+    return _windows(iter(sources), size, batch_size, buckets, pad_id, eos_id, left, depth)
 
 
 def _windows(
-    sources: Iterator[Sequence[int]], size: int, batch_size: int, buckets: Buckets, pad_id: int, eos_id: int | None, left: bool
+    sources: Iterator[Sequence[int]],
+    size: int,
+    batch_size: int,
+    buckets: Buckets,
+    pad_id: int,
+    eos_id: int | None,
+    left: bool,
+    depth: Callable[[int], float] | None,
 ) -> Iterator[list[DecodeBatch]]:
     limit, first = buckets.limit - (eos_id is not None), 0
+
+    def place(row, length):
+        if depth is None:
+            return length
+        return buckets.number(length + (eos_id is not None)), depth(first + row), length
+
     while window_sources := list(itertools.islice(sources, size)):
-        order = sorted(range(len(window_sources)), key=lambda row: min(len(window_sources[row]), limit))
+        lengths_of = [min(len(each), limit) for each in window_sources]
+        order = sorted(range(len(window_sources)), key=lambda row: place(row, lengths_of[row]))
         batches = []
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]

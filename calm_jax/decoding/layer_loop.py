@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from calm_jax.decoding.chooser import Chooser
 from calm_jax.decoding.decoding import Decoding, stands_at_one
-from calm_jax.decoding.packing import NEVER, Packing, fitted, put, taken
+from calm_jax.decoding.packing import NEVER, Packing, fitted, gathers, put, taken
 from calm_jax.decoding.state import DecodeInputs, DecoderCache, LayerState, TokenInputs
 from calm_jax.depth.exits import Exit
 from calm_jax.models import cache as kv_cache
@@ -215,12 +215,12 @@ class LayerLoop(NamedTuple):
                 cache = kv_cache.write(cache, token.slot, *entering)
             else:
                 cache = kv_cache.put(cache, self.rows, jnp.broadcast_to(token.slot, self.rows.shape), *entering)
-            seen = self._own(cache)
+            seen = self._seen(cache, token.self_bias)
 
             def read(x):
                 # Where a gate or plan may keep all rows from asking, queries wait until one does.
                 asking = call(layer, x, token.place, method='self_queries') if queries is None else queries
-                return call(layer, x, asking, *seen, token.self_bias, method='self_attend')
+                return call(layer, x, asking, *seen, method='self_attend')
 
             x = run(rows.self_attention, read, x)
             return x, cache, self._filled(filled, state.active)
@@ -235,8 +235,9 @@ class LayerLoop(NamedTuple):
             reads = held & inputs.plan.self_attention[:, layer]
             x, cache, filled = jax.lax.cond(jnp.any(reads), attend, lambda *carry: carry, x, cache, filled)
         if inputs.cross_kv is not None:
-            keys_values = self._own(inputs.cross_kv[layer])
-            x = run(rows.cross_attention, lambda x: call(layer, x, *keys_values, inputs.cross_bias, method='cross_attend'), x)
+            assert inputs.cross_bias is not None  # beside cross_kv
+            seen_of_source = self._seen(inputs.cross_kv[layer], inputs.cross_bias)
+            x = run(rows.cross_attention, lambda x: call(layer, x, *seen_of_source, method='cross_attend'), x)
         x = run(rows.feed_forward, lambda x: call(layer, x, method='feed_forward'), x)[:, 0]
 
         ran = rows.any
@@ -250,11 +251,13 @@ class LayerLoop(NamedTuple):
         )
         return self._count(state, rows), cache, filled, ran
 
-    def _own(self, cache: KVCache) -> KVCache:
-        """The keys and values of the loop's rows."""
-        if self.rows is None:
-            return cache
-        return taken(cache, self.rows, self.count)
+    def _seen(self, cache: KVCache, bias: Float[Array, 'rows heads 1 S']) -> tuple[Array, Array, Array, Array | None]:
+        """(keys, values, bias, rows) that the loop's rows attend with: their own, or everybody's with who they are."""
+        if self.rows is None or not gathers(self.rows.shape[0], self.count):
+            return cache.keys, cache.values, bias, self.rows
+        bias = bias if bias.shape[0] == 1 else taken(bias, self.rows, self.count)
+        cache = taken(cache, self.rows, self.count)
+        return cache.keys, cache.values, bias, None
 
     def _filled(self, filled: Int[Array, '*rows'], active: Bool[Array, ' w']) -> Int[Array, '*rows']:
         """Up to which index the layer is filled now: of all rows, or of each that is inside."""

@@ -73,6 +73,12 @@ def measured(sizes: Sizes, rows: int, backend: str) -> Packing:
     return Packing((1, 3), (rows // 8, rows // 4, rows // 2))
 
 
+def gathers(rows: int, count: int) -> bool:
+    """Whether keys and values of some of `count` rows are gathered before they are attended to: where it takes fewer bytes to
+    read, write and read them again than to read everybody's."""
+    return 3 * rows < count
+
+
 def taken(tree: Any, rows: Int[Array, ' w'], count: int) -> Any:
     """Of arrays whose first axis goes through `count` rows, some places a row, those of some rows."""
 

@@ -72,9 +72,10 @@ class DecodeInputs(NamedTuple):
         return self._replace(**{name: getattr(shared, name) for name in names if getattr(self, name) is None})
 
     def of_rows(self, rows: Array, count: int) -> 'DecodeInputs':
-        """Those of some of `count` rows, but for the keys and values of sources, which layers take as they need them."""
-        own = taken(self.own._replace(cross_kv=None, forced=None), rows, count)
-        return own.joined(self)._replace(cross_kv=self.cross_kv, forced=self.forced)
+        """Those of some of `count` rows, but for what attention reads of sources, which layers take as they need it."""
+        whole = {name: getattr(self, name) for name in ('cross_kv', 'cross_bias', 'forced')}
+        own = taken(self.own._replace(**dict.fromkeys(whole)), rows, count)
+        return own.joined(self)._replace(**whole)
 
 
 class DecoderCache(NamedTuple):
@@ -151,11 +152,10 @@ class TokenInputs(NamedTuple):
     oracle: Array | None
 
     def of_rows(self, rows: Array, count: int) -> 'TokenInputs':
-        """That of some of `count` rows, 2 or more."""
-        shared = {'cursor': None, 'slot': None}
-        shared |= {name: None for name in ('place', 'self_bias') if getattr(self, name).shape[0] == 1}
-        own = taken(self._replace(**shared), rows, count)
-        return own._replace(**{name: getattr(self, name) for name in shared})
+        """That of some of `count` rows, 2 or more, but for `self_bias`, which layers take as they need it."""
+        whole = ['cursor', 'slot', 'self_bias', *(['place'] if self.place.shape[0] == 1 else [])]
+        own = taken(self._replace(**dict.fromkeys(whole)), rows, count)
+        return own._replace(**{name: getattr(self, name) for name in whole})
 
 
 class LayerState(NamedTuple):

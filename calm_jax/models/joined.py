@@ -1,10 +1,10 @@
 """Parameters laid out for decoding: what one product can read at once, as it is read fastest.
 
 The kernels of linear maps that read the same state stand side by side: one product of all of them takes less time than one of
-each, which is what a decoded token waits for. Positions that a layer only holds get queries with it that nobody asks, and that no
-count of work has. On a CPU a tied head has a copy of the embedding as a kernel [E, V], from
-which logits take up to a third less time than from [V, E]. Training and files keep t5x's names and have neither; `join` is
-applied when a model is loaded and `split` when it is written.
+each, which is what a decoded token waits for. Positions that a layer only holds get queries with it that nobody asks, and no
+count of work has them. On a CPU a tied head has a copy of the embedding as a kernel [E, V], from which logits take up to a
+third less time than from [V, E]. Training and files keep t5x's names and have neither; `join` is applied when a model is loaded
+and `split` when it is written.
 """
 
 import jax

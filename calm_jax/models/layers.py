@@ -237,9 +237,17 @@ class Attention(nn.Module):
         them."""
         return [self._heads(each) for each in _together(self.query_key_value, (self.query, self.key, self.value), x)]
 
-    def __call__(self, queries, keys, values, bias, deterministic=True):
+    def __call__(self, queries, keys, values, bias, deterministic=True, rows=None):
         """What queries [B, T, N, H] read from keys and values [B·Nₖᵥ, S, H], [B, T, D], scores increased by bias
-        [B|1, N|1, T, S]."""
+        [B|1, N|1, T, S]. rows: int32 [w], where queries [w, T, N, H] are of these alone."""
+        if rows is None:
+            return self.out(self._read(queries, keys, values, bias, deterministic))
+        count = keys.shape[0] // self.config.kv_heads
+        asking = jnp.zeros((count, *queries.shape[1:]), queries.dtype).at[rows].set(queries)
+        return self.out(jnp.take(self._read(asking, keys, values, bias, deterministic), rows, axis=0))
+
+    def _read(self, queries, keys, values, bias, deterministic):
+        """Sums of values [B, T, N·H]."""
         rows, length, heads, width = queries.shape
         # Queries that share a head of keys stand one after another, as if they were further positions.
         queries = self._by_row(queries).reshape(keys.shape[0], -1, width)
@@ -251,7 +259,7 @@ class Attention(nn.Module):
         weights = jax.nn.softmax(widened(scores).reshape(rows, heads, length, -1) + bias, axis=-1)
         weights = self.dropout(weights.astype(self.config.dtype), deterministic=deterministic)
         read = jnp.einsum('gts,gsh->gth', weights.reshape(scores.shape), values).reshape(rows, heads, length, width)
-        return self.out(read.swapaxes(1, 2).reshape(rows, length, heads * width))
+        return read.swapaxes(1, 2).reshape(rows, length, heads * width)
 
     def _asking(self, queries, positions):
         queries = self._rotated(queries, positions)

@@ -4,10 +4,10 @@
 
 Rows leave where a script says: geometric draws by row and step, --depth layers on average, so that what ran is known: which
 layers at which width of the packing, how often the head, how many windows of skipped positions were filled. Every such product
-is timed alone, over the kernels of all layers in turn, so that none stands in a cache that it would not have in the step. A step
-is the difference of decoding all tokens and one, over the steps between. Settings are interleaved with full depth; the first
-round is dropped. Printed: the step, the sum of its products, their ratio, and the step's share of full depth beside the shares
-of multiply-adds and of weight bytes.
+is timed alone, over the kernels of all layers in turn, so that none stands in a cache that it would not have in the step. A
+step is the difference of decoding all tokens and one, over the steps between. Settings are interleaved with full depth; the
+first round is dropped. Printed: the step, the sum of its products, their ratio, and the step's share of full depth beside the
+shares of multiply-adds and of weight bytes.
 """
 
 import argparse

@@ -120,3 +120,11 @@ def test_nothing_in_gives_nothing_out():
 def test_settings_that_make_no_windows_are_refused_before_anything_is_read(settings, message):
     with pytest.raises(ValueError, match=message):
         decode_windows(iter(SOURCES), **{'batch_size': 8, **SETTINGS, **settings})
+
+
+def test_sources_of_one_width_come_by_what_is_known_of_their_depth():
+    lengths, depths = [3, 9, 4, 2, 10, 5], [2, 1, 1, 3, 0, 2]
+    sources = [[5] * length for length in lengths]
+    options = {'max_source_length': 16, 'pad_id': 0, 'eos_id': 1, 'length_multiple': 8}
+    (window,) = decode_windows(sources, 2, **options, depth=depths.__getitem__)
+    assert [batch.rows.tolist() for batch in window] == [[2, 0], [5, 3], [4, 1]]
