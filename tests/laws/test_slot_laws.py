@@ -135,13 +135,23 @@ def collect(found, numbers, trace):
 
 
 PACKED = Packing((1, 2), (1, 2))
-CASES = [(name, 'lazy', PACKED) for name in NAMES]
+# Every width is a copy of the layers: one will do where it is what a measure remembers that is packed, from point to point.
+ONE_WIDTH = Packing((1, 2), (2,))
+CASES = [(name, 'lazy', PACKED if name in ('t5_1_0', 'gpt2') else ONE_WIDTH) for name in NAMES]
 CASES += [('t5_1_0', decisions, NEVER) for decisions in ('full', 'lazy', 'eager', 'copied', 'drawn')]
 CASES += [
-    ('t5_1_0', decisions, PACKED)
+    ('t5_1_0', decisions, ONE_WIDTH)
     for decisions in ('first', 'pruned', 'frequent', 'contrast', 'plan', 'gate', 'oracle', 'depth')
 ]
-CASES += [('gpt2', 'lazy', NEVER), ('llama_3', 'full', NEVER), ('llama_3', 'plan', NEVER), ('llama_3', 'drawn early', PACKED)]
+CASES += [
+    ('gpt2', 'lazy', NEVER),
+    ('llama_3', 'full', NEVER),
+    ('llama_3', 'plan', NEVER),
+    ('llama_3', 'drawn early', ONE_WIDTH),
+]
+# Slots that grow on the way are another two programs: in every family, with and without an exit, and where rules read a prompt.
+GROWING = [each for each in CASES if each[1] == 'lazy' and each[2] != NEVER]
+GROWING += [('t5_1_0', 'full', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]
 
 
 @pytest.mark.parametrize('name, decisions, packing', CASES)
@@ -151,8 +161,7 @@ def test_a_row_in_flight_is_what_it_is_alone(name, decisions, packing):
     thresholds = None if decoding.exit is None else np.linspace(0.05, 1, TEXTS).astype(np.float32)
     settings = Rows(threshold=thresholds, depth=DEPTHS if decisions == 'depth' else None, limit=LIMITS)
     scored = decisions in ('full', 'lazy', 'depth')
-    # Slots that grow on the way are another two programs.
-    narrow = NARROW if decisions in ('full', 'lazy', 'drawn early') else sources.shape[1]
+    narrow = NARROW if (name, decisions, packing) in GROWING else sources.shape[1]
     found = in_flight(config, params, sources, decoding, settings, scored, packing, narrow)
     assert sorted(found) == list(range(TEXTS))
     together = generate(config, params, sources, decoding=decoding, rows=settings, log_probabilities=scored)

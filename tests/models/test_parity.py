@@ -3,6 +3,7 @@
 The fixtures are published directories made by scripts/make_parity_fixtures.py; neither torch nor transformers is needed here.
 """
 
+import functools
 import pathlib
 from typing import NamedTuple
 
@@ -116,7 +117,8 @@ def test_padding_a_source_further_changes_no_logit(name):
 def test_padding_a_prompt_further_changes_no_logit(name):
     config, params, reference = load(name)
     wider = np.pad(reference['source'], ((0, 0), (5, 0)), constant_values=config.pad_id)
-    module, there = Transformer(config), np.pad(reference['mask'], ((0, 0), (5, 0)))
-    states = module.apply({'params': params}, None, None, wider, there, method='decode')
-    logits = module.apply({'params': params}, states[-1][:, 5:], method='unembed')
+    there = np.pad(reference['mask'], ((0, 0), (5, 0)))
+    call = functools.partial(jax.jit(Transformer(config).apply, static_argnames='method'), {'params': params})
+    states = call(None, None, wider, there, method='decode')
+    logits = call(states[-1][:, 5:], method='unembed')
     np.testing.assert_allclose(logits[reference['mask']], reference['logits'][reference['mask']], atol=1e-4)

@@ -27,10 +27,9 @@ def test_the_token_loop_emits_the_references_64_greedy_tokens(name):
     np.testing.assert_array_equal(trace.exit_layers, config.num_decoder_layers)
 
 
-@pytest.mark.parametrize('name', ['gated_gelu', 'llama_3'])
-def test_the_optimised_program_emits_them_too(name):
-    """conftest.py turns XLA's optimiser off for the tests; what users run has it on."""
+def test_the_optimised_program_emits_them_too():
+    """conftest.py turns XLA's optimiser off for the tests; what users run has it on. One process for both kinds of model."""
     test = test_the_token_loop_emits_the_references_64_greedy_tokens.__name__
-    code = f'import runpy; runpy.run_path({__file__!r})[{test!r}]({name!r})'
+    code = f'import runpy; test = runpy.run_path({__file__!r})[{test!r}]; test("gated_gelu"); test("llama_3")'
     environment = {key: value for key, value in os.environ.items() if key not in ('XLA_FLAGS', 'JAX_COMPILATION_CACHE_DIR')}
     subprocess.run([sys.executable, '-c', code], env=environment, check=True)

@@ -14,19 +14,6 @@ from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import init_params
 from calm_jax.training.train_state import Stage
 
-
-@pytest.fixture(scope='session', autouse=True)
-def compile_once(tmp_path_factory):
-    """Runs of one configuration share what they compile, as they would on disk."""
-    names = ('jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs')
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(tmp_path_factory.mktemp('compiled')), 0.2)):
-        jax.config.update(name, value)
-    yield
-    for name, value in zip(names, before):
-        jax.config.update(name, value)
-
-
 LENGTHS = {'max_source_length': 8, 'max_target_length': 8}
 
 
