@@ -8,11 +8,12 @@ HEADS = ['δ', 'setting', 'λ', 'tested', 'mean loss', 'speed to full depth', 't
 def certified_section(certificates: list[dict], commands: list[str]) -> str:
     """A line a certificate; what is the same of all of them, and how they were made."""
     first = certificates[0]
-    data, speed = first['provenance']['data'], first['speed'] or {}
+    data, speed = first['provenance']['data'], next((each['speed'] for each in certificates if each['speed']), {})
     words = [
         f'{data["examples"]:,} calibration examples of {data["name"]}, {first["objective"]} promises in {first["metric"]}, '
         f'ε = {first["epsilon"]:g}; full depth is decoded in flight as well. Batch size {speed.get("batch_size")}, '
-        f'{speed.get("device")}; {speed.get("texts")} texts, median of {speed.get("rounds")} interleaved rounds '
+        f'packed {speed.get("pack")}, {speed.get("device")}; '
+        f'{speed.get("texts")} texts, median of {speed.get("rounds")} interleaved rounds '
         '(least–greatest).'
     ]
     return '\n'.join([*words, '', *table(HEADS, [_row(each) for each in certificates]), '', '```', *commands, '```'])
