@@ -51,7 +51,7 @@ def test_a_batch_takes_what_was_counted():
     config, params, *inputs = arguments(ENCODER_DECODER, 32, 16)
     decoding, rows, settings = generate.resolved(EARLY, None, None)
     options = {'forced': None, 'head_table': None, 'log_probabilities': False, 'packing': Packing(), **settings}
-    program = generate.generate_program.lower(config, params, *inputs, decoding, rows=rows, **options).compile()
+    program = generate.generate_program.plain.lower(config, params, *inputs, decoding, rows=rows, **options).compile()
     taken = program.memory_analysis().temp_size_in_bytes
     assert 0.7 < decode_bytes(Held(config, EARLY, 16, 24), 32) / taken < 1.4
 

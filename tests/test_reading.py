@@ -62,8 +62,8 @@ def test_steps_are_timed_apart_from_what_precedes_them(monkeypatch):
     """On a clock that counts generated tokens, with 5 for the encoder, a step is 1 and reading takes 0.25."""
     clock, asked = [0.0], []
 
-    def program(config, params, tokens, mask, decoding, capacity):
-        assert config.eos_id == -1 and config.other_eos_ids == ()
+    def program(config, params, tokens, mask, decoding, capacity, outermost):
+        assert config.eos_id == -1 and config.other_eos_ids == () and outermost
 
         def run():
             asked.append((decoding.limits.max_new_tokens, capacity))
