@@ -53,7 +53,7 @@ def decode_bytes(held: Held, rows: int) -> int:
     if not held.flight:
         return max(_cross_bytes(held, rows, held.width) + prefill_bytes(held, rows), state + step)
     group = max(1, rows // GROUPS)
-    waiting = WAITING * (state_bytes(held, group, held.width) + _table_bytes(held)) + _table_bytes(held)
+    waiting = WAITING * state_bytes(held, group, held.width)
     widened = state_bytes(held, rows, held.narrower) if held.narrower else 0
     return state + waiting + max(step, prefill_bytes(held, group), widened)
 
@@ -131,15 +131,6 @@ def _cross_bytes(held: Held, rows: int, width: int) -> int:
         return 0
     one = 2 * config.num_decoder_layers * config.kv_heads * config.head_dim
     return rows * held.beams * width * one * _itemsize(config)
-
-
-def _table_bytes(held: Held) -> int:
-    """The head as the measure reads it beside the whole, which each prefilled group and the slots have a copy of."""
-    measure, sizes = held.decoding.exit and held.decoding.exit.measure, held.config.sizes
-    if measure is None or (measure.listed is None and (not measure.prunes or held.config.tied_head)):
-        return 0
-    count = sizes.vocabulary if measure.listed is None else len(measure.listed)
-    return count * sizes.embedding * _itemsize(held.config)
 
 
 def _itemsize(config: TransformerConfig) -> int:
