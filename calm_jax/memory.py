@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.generate import capacity_of
-from calm_jax.decoding.packing import NEVER, Packing
+from calm_jax.decoding.packing import NEVER, Packing, gathers
 from calm_jax.depth.vocabulary import Pruned
 from calm_jax.flight import GROUPS
 from calm_jax.models.config import TransformerConfig
@@ -81,7 +81,8 @@ def step_bytes(held: Held, rows: int) -> int:
         kept = vocabulary.count(vocabulary.pruning_layer, sizes.layers, sizes.vocabulary)
         memory += rows_ * kept * sizes.embedding * size
     capacity, position = capacity_of(held.new_tokens), 2 * config.kv_heads * config.head_dim * size
-    packed = max(held.packing.within(rows), default=0) * (capacity + held.width) * position
+    gathered = max((width for width in held.packing.within(rows) if gathers(width, rows)), default=0)
+    packed = gathered * (capacity + held.width) * position
     ring = capacity + held.width if config.decoder_only else capacity
     exchanged = rows_ * config.num_decoder_layers * ring * position if held.beams > 1 else 0
     return max(3 * logits, memory + logits, packed, exchanged)

@@ -419,7 +419,7 @@ class Model:
             narrower=widths[-2] if flight and len(widths) > 1 else 0,
             beams=beams(request.decoding),
             flight=flight,
-            packing=parts['packing'] if can_pack(request.decoding) else NEVER,
+            packing=parts['packing'] if can_pack(request.decoding, request.rows) else NEVER,
         )
         check_memory(held, max(batch.tokens.shape[0] for batch in window))
         if flight:
@@ -508,9 +508,12 @@ def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
         dtype = 'float32' if widen else stored
         params = jax.tree.map(lambda x: x.astype(dtype), params)
     params = join(jax.tree.map(jnp.asarray, params), config)
-    return Model(
-        dataclasses.replace(config, dtype=dtype), params, checkpoint.tokenizer, checkpoint.heads, checkpoint.generation or {}
-    )
+    config = dataclasses.replace(config, dtype=dtype)
+    model = Model(config, params, checkpoint.tokenizer, checkpoint.heads, checkpoint.generation or {})
+    head = params['decoder'].get('logits_dense', {})
+    if 'tied_kernel' in head:  # made of this embedding just now
+        model._derive('tied_kernel', [params['token_embedder']['embedding']], lambda: head['tied_kernel'])
+    return model
 
 
 def beams(decoding: Decoding) -> int:

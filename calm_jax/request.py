@@ -119,10 +119,14 @@ class Request:
         """
         if isinstance(text, Mapping) and self.template is not None:
             text = self.template(dict(text), f'texts[{index}]')
-        if isinstance(text, list):
+        if isinstance(text, list | tuple):
             text = Conversation(text, f'texts[{index}]')
         if not isinstance(text, str):
-            more = ' (records need a certificate, whose template makes texts of them)' if isinstance(text, Mapping) else ''
+            more = ''
+            if isinstance(text, Mapping):
+                more = ' (records need a certificate, whose template makes texts of them)'
+                if 'role' in text:
+                    more = '; one conversation is a list of messages, in a list of texts'
             raise TypeError(f'texts[{index}] is {_short(text)}; expected a text{more}')
         if not is_unicode(text):
             raise ValueError(f'texts[{index}] is not text; it holds half of a surrogate pair')

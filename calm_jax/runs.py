@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from calm_jax.certified import environment, kept_together
+from calm_jax.data.conversation import Conversation
 from calm_jax.data.decoded import Decoded, header, read_summary
 from calm_jax.data.jsonl import Paths, Records, Template, value_of
 from calm_jax.data.record_schema import record
@@ -120,7 +121,7 @@ def _options(
     quiet: bool,
 ) -> Options:
     """The options of `Model.stream` for records, all of it checked."""
-    thresholds = check_records(records, template, threshold_field, quiet)
+    thresholds = check_records(model, records, template, threshold_field, quiet)
     options = Options(rows=None if thresholds is None else Rows(threshold=thresholds), batch_size=batch_size, pack=pack)
     model.check(decoding, **options)
     codec.check_heads(decoding, model.heads)
@@ -151,16 +152,23 @@ def _decoded(
         yield each.text_index, record(names.pop(each.text_index), each)
 
 
-def check_records(records: Records, template: Template, threshold_field: str | None = None, quiet: bool = True) -> array | None:
+def check_records(
+    model: Model, records: Records, template: Template, threshold_field: str | None = None, quiet: bool = True
+) -> array | None:
     """The records' own λ, where a field holds them.
 
-    Raises ValueError, naming the line, for a record that the template makes no text of, whose λ is none, or whose id is no
-    number of JSON.
+    Raises ValueError, naming the line, for a record that the template makes no text of, or the checkpoint no prompt of a
+    conversation, whose λ is none, or whose id is no number of JSON.
     """
     thresholds = array('d')
     for index, each in enumerate(progress(records, 'checking', quiet=quiet, unit='examples')):
         where = records.where(index)
-        template(each, where)
+        text = template(each, where)
+        if isinstance(text, Conversation):
+            try:
+                model.encode(text)
+            except ValueError as error:
+                raise ValueError(f'{where}: {error}') from None
         if isinstance(name := each.get('id'), float) and not math.isfinite(name):
             raise ValueError(f'{where}: id is {name}; expected a text or a finite number')
         if threshold_field is not None:

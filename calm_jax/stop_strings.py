@@ -1,6 +1,7 @@
 """Texts that end an output, looked for on the host in what rows have said."""
 
 import bisect
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -17,8 +18,18 @@ def has_stopped(tokens: Sequence[int], tokenizer: Tokenizer, stop_strings: Seque
     """
     if not stop_strings:
         return False
-    text, pieces = tokenizer.decode(tokens), ''.join(tokenizer.pieces(tokens))
-    return any(each in text or each in pieces for each in stop_strings)
+    texts = tokenizer.decode(tokens), _spelt(tokens, tokenizer)
+    return any(each in text for text in texts for each in stop_strings)
+
+
+def _spelt(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
+    """The text with special tokens, which `decode` drops, as they are written."""
+    parts: list[str] = []
+    special = [token < tokenizer.vocab_size and not tokenizer.decode([token]) for token in tokens]
+    for alone, run in itertools.groupby(zip(special, tokens), key=lambda each: each[0]):
+        ids = [token for _, token in run]
+        parts += tokenizer.pieces(ids) if alone else [tokenizer.decode(ids)]
+    return ''.join(parts)
 
 
 def length_at_stop(tokens: Sequence[int], tokenizer: Tokenizer, stop_strings: Sequence[str]) -> int:

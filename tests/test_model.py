@@ -12,6 +12,7 @@ import pytest
 import calm_jax as calm
 from calm_jax.checkpoints import huggingface, native
 from calm_jax.data.example_ids import ExampleIds, sequence_id
+from calm_jax.data.tokenizers import ByteTokenizer
 from calm_jax.decoding.choice import Beam, Greedy, Sampled
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.rows import Rows
@@ -24,6 +25,7 @@ from calm_jax.model import Model
 from calm_jax.models.joined import join, split
 from calm_jax.models.transformer import Transformer
 from calm_jax.output import Outputs
+from calm_jax.stop_strings import has_stopped, length_at_stop
 
 FIXTURES = pathlib.Path(__file__).parent / 'fixtures' / 'parity'
 TEXTS = ['a cat', 'horse', 'bb bb', 'a', 'cat cat']
@@ -438,3 +440,11 @@ def test_whole_lengths_count_the_prompt_or_the_start_token(model):
     assert prompted.resolve(Decoding(limits=Limits(max_new_tokens=9))).limits == Limits(119, 9)
     outputs = prompted.generate(['a prompt', 'a much longer prompt of a few words'], batch_size=2)
     assert all(each.source_tokens + len(each.tokens) == 50 for each in outputs)
+
+
+def test_a_stop_string_is_text_or_a_special_token_and_no_name_of_a_byte():
+    tokenizer = ByteTokenizer()
+    tokens = tokenizer.encode('café')
+    assert not has_stopped(tokens, tokenizer, ['<']) and has_stopped(tokens, tokenizer, ['é'])
+    assert has_stopped([*tokens, tokenizer.eos_id], tokenizer, ['é</s>'])
+    assert length_at_stop(tokenizer.encode('a cat sat'), tokenizer, ['cat']) == len(tokenizer.encode('a cat'))

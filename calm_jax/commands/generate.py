@@ -9,9 +9,8 @@
 Writes one JSON record a line, in input order: the text, and per token its exit layer and confidence. A file whose name ends in
 .txt, and `-`, standard input or output, is plain text instead, one a line (--input_format, --output_format). Texts are in
 flight: where one has ended, the next takes its place. An interrupted run continues with --resume and what it has journalled;
-with --pack none the file is the same to the byte as if it had not been interrupted, else but for close calls of float32. Fewer
-layers are not
-always less time: --measure_speed says what they are here.
+with --pack none the file is the same to the byte as if it had not been interrupted, else but for close calls of float32.
+Fewer layers are not always less time: --measure_speed says what they are here.
 """
 
 import argparse
@@ -206,6 +205,7 @@ def check_flags(args: argparse.Namespace) -> None:
             'input_format',
             'resume',
             'overwrite',
+            'source_field',
             'threshold_field',
             'finish_order',
             'pack',

@@ -13,8 +13,10 @@ _SHALLOW, _DEEP = (0, 160, 90), (215, 60, 50)  # red, green, blue; of one layer,
 def print_depths(output: Output, model: Model, console: Console | None = None) -> None:
     """Prints the text of an output, and in a terminal a line that says which colours are which depths."""
     console, layers = console or Console(), model.config.num_decoder_layers
-    console.print(coloured(output, model), soft_wrap=True)
-    if console.is_terminal:
+    if not console.is_terminal:
+        print(output.text, file=console.file)  # as it is: a console replaces tabs
+    else:
+        console.print(coloured(output, model), soft_wrap=True)
         legend = Text.assemble('layers ', *((f' {depth} ', _style(depth, layers)) for depth in range(1, layers + 1)))
         console.print(legend.append(f'  {output.layers:.2f} per token'), soft_wrap=True)
 

@@ -1,9 +1,9 @@
 """Rows that are still inside, packed: fewer rows through the layers that not everybody enters.
 
 A layer that any row enters is computed for all of them, however many have left: with tokens that need 2 of 8 layers on average,
-a batch of 32 runs 6.3. After some layers the rows that are still inside are gathered to the front instead, and the layers up to
-the next such point run at the least of a few static widths that holds them; each width is a conditional with nothing on its
-other side, because XLA copies what a conditional of several branches carries.
+a batch of 32 runs 6.3. After some layers the states that are still inside are gathered to the front instead, and the layers
+up to the next such point run at the least of a few static widths that holds them; each width is a conditional with nothing on
+its other side, because XLA copies what a conditional of several branches carries.
 """
 
 import dataclasses

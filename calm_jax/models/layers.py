@@ -235,10 +235,11 @@ class Attention(nn.Module):
         return self._asking(self.heads(x)[0] if joint else self._heads(self.query(x)), positions)
 
     def project_held(self, x, positions):
-        """Keys and values alone, likewise."""
+        """Keys and values alone, of states that were each read by itself. Where one product makes all three, queries are
+        dropped."""
         joint = self.query_key_value.has_variable('params', 'kernel')
         keys, values = self.heads(x)[1:] if joint else [self._heads(each(x)) for each in (self.key, self.value)]
-        return self._held(keys, values, positions)
+        return self._held(keys, values, positions, alone=True)
 
     def project_kv(self, x):
         """Keys and values [B·Nₖᵥ, S, H] of states x [B, S, D], which others read."""
@@ -277,12 +278,12 @@ class Attention(nn.Module):
         queries = self._rotated(queries, positions)
         return queries * self.config.head_dim**-0.5 if self.config.attention_scale else queries
 
-    def _held(self, keys, values, positions):
-        return self._by_row(self._rotated(keys, positions)), self._by_row(values)
+    def _held(self, keys, values, positions, alone=False):
+        return self._by_row(self._rotated(keys, positions, alone)), self._by_row(values)
 
-    def _rotated(self, x, positions):
+    def _rotated(self, x, positions, alone=False):
         rotary = self.config.positions == 'rotary' and positions is not None
-        return rotate(self.config, x, positions) if rotary else x
+        return rotate(self.config, x, positions, alone) if rotary else x
 
     def _heads(self, x):
         """[B, T, N·H] → [B, T, N, H]."""

@@ -70,15 +70,15 @@ def standing(length, mask=None):
     return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
 
 
-def rotate(config, x, positions):
+def rotate(config, x, positions, alone=False):
     """x [B, T, N, H] with the pairs (xᵢ, xᵢ₊H/₂) turned by position · θ^(−2i/H) (Su et al. 2021), positions int32 [B, T]."""
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies(config, positions)
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies(config, positions, alone)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-def frequencies(config, positions):
+def frequencies(config, positions, alone=False):
     """Radians per position of each pair, float32 [H / 2], or [B, 1, 1, H / 2] where they depend on the positions int32 [B, T]
     that are turned together.
 
@@ -89,7 +89,7 @@ def frequencies(config, positions):
     stay, and those between are interpolated.
     """
     if len(config.rotary_scaling) == 2:
-        return _stretched(config, positions)
+        return _stretched(config, positions, alone)
     rates = config.rotary_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
     if len(config.rotary_scaling) == 1:
         rates = rates / config.rotary_scaling[0]
@@ -100,10 +100,12 @@ def frequencies(config, positions):
     return rates.astype(np.float32)
 
 
-def _stretched(config, positions):
-    """Radians per position, float32 [B, 1, 1, H / 2], of a θ that grows with how far the positions int32 [B, T] reach."""
+def _stretched(config, positions, alone):
+    """Radians per position, float32 [B, T|1, 1, H / 2], of a θ that grows with how far the positions int32 [B, T] reach: all
+    that are turned together, or each by itself, where they were read alone."""
     factor, original = config.rotary_scaling
-    reach = jnp.maximum(positions.max(axis=-1) + 1, original).astype(jnp.float32)[:, None, None, None]
+    reach = positions if alone else positions.max(axis=-1, keepdims=True)
+    reach = jnp.maximum(reach + 1, original).astype(jnp.float32)[..., None, None]
     growth = (factor * reach / original - (factor - 1)) ** (config.head_dim / (config.head_dim - 2))
     exponents = -np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
     return (config.rotary_theta * growth) ** exponents

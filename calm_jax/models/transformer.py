@@ -40,8 +40,8 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention where there is an encoder, and feed-forward; queries, keys and values are made apart, so
-    that a layer that is skipped can still write the latter."""
+    """Self-attention, cross-attention where there is an encoder, and feed-forward; what attention reads is made apart from the
+    reading, so that a layer that is skipped can still write its keys and values."""
 
     config: TransformerConfig
 

@@ -36,9 +36,11 @@ class ChatTemplate:
         """
         if isinstance(published, str):
             return cls(published, tokens)
-        named: dict[str, Any] = (
-            dict(published) if isinstance(published, Mapping) else {each['name']: each['template'] for each in published}
-        )
+        try:
+            listed = published if isinstance(published, Mapping) else {each['name']: each['template'] for each in published}
+            named: dict[str, Any] = dict(listed)
+        except (TypeError, KeyError):
+            raise ValueError('chat_template is no text and no list of named ones') from None
         if not isinstance(named.get(_DEFAULT), str):
             raise ValueError(f'the chat templates are {", ".join(map(str, named)) or "none"}; expected one named {_DEFAULT}')
         return cls(named[_DEFAULT], tokens)
@@ -51,8 +53,9 @@ class ChatTemplate:
         Raises ValueError, in one line, for messages that are none, that the template refuses, or of which it needs more than
         messages and special tokens.
         """
+        template = self._compiled
         try:
-            return self._compiled.render(
+            return template.render(
                 **self.tokens, messages=_plain(messages), tools=None, documents=None, add_generation_prompt=True
             )
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
