@@ -474,14 +474,18 @@ def test_generate_measures_what_is_decoded_already(generate, starts, tmp_path, c
 @pytest.mark.parametrize(
     'flags, message',
     [
-        (('--input', 'in', '--output', 'o.jsonl'), 'this decodes at full depth'),
+        (('--source_field', 'en', '--input', 'in', '--output', 'o.jsonl'), 'this decodes at full depth'),
         (('--prompt', 'horse'), '--measure_speed times batches'),
-        (('--input', 'in', '--output', 'o.jsonl', '--measure', 'state', '--threshold_field', 'page'), '--threshold_field out'),
+        (('--prompt', 'horse', '--source_field', 'en'), '--source_field belongs to --input'),
+        (
+            ('--source_field', 'en', '--input', 'in', '--output', 'o.jsonl', '--measure', 'state', '--threshold_field', 'page'),
+            '--threshold_field out',
+        ),
     ],
 )
 def test_there_must_be_something_to_measure(checkpoint, data, tmp_path, capsys, flags, message):
     flags = [data if each == 'in' else str(tmp_path / each) if each == 'o.jsonl' else each for each in flags]
-    assert main(['generate', '--checkpoint', checkpoint, '--source_field', 'en', *flags, '--measure_speed']) == 2
+    assert main(['generate', '--checkpoint', checkpoint, *flags, '--measure_speed']) == 2
     assert message in one_line(capsys) and not (tmp_path / 'o.jsonl').exists()
 
 
