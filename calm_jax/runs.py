@@ -157,14 +157,14 @@ def check_records(
 ) -> array | None:
     """The records' own λ, where a field holds them.
 
-    Raises ValueError, naming the line, for a record that the template makes no text of, or the checkpoint no prompt of a
-    conversation, whose λ is none, or whose id is no number of JSON.
+    Raises ValueError, naming the line, for a record that the template makes no text of, or the checkpoint no ids, whose λ is
+    none, or whose id is no number of JSON.
     """
     thresholds = array('d')
     for index, each in enumerate(progress(records, 'checking', quiet=quiet, unit='examples')):
         where = records.where(index)
         text = template(each, where)
-        if isinstance(text, Conversation):
+        if isinstance(text, Conversation) or model.tokenizer.vocab_size > model.config.vocab_size:
             try:
                 model.encode(text)
             except ValueError as error:

@@ -205,6 +205,7 @@ def check_flags(args: argparse.Namespace) -> None:
             'input_format',
             'resume',
             'overwrite',
+            'batch_size',
             'source_field',
             'threshold_field',
             'finish_order',

@@ -162,15 +162,13 @@ def insert(state: DecodeState, slots: Any, prefilled: DecodeState) -> DecodeStat
 
 def vacant(prefilled: DecodeState, count: int) -> Slots:
     """`count` empty slots for rows like those of `prefilled`."""
-    slots = vacant_program(prefilled.with_head_table(None), count)
-    return slots._replace(state=slots.state.with_head_table(prefilled.inputs.head_table))
+    return vacant_program(prefilled.with_head_table(None), count).with_head_table(prefilled.inputs.head_table)
 
 
 def widen(config: TransformerConfig, slots: Slots, prefilled: DecodeState) -> Slots:
     """The slots with the room that rows of `prefilled`, whose sources are wider, need."""
-    bare = slots._replace(state=slots.state.with_head_table(None)), prefilled.with_head_table(None)
-    wide = widen_program(config, *bare)
-    return wide._replace(state=wide.state.with_head_table(slots.state.inputs.head_table))
+    bare = slots.with_head_table(None), prefilled.with_head_table(None)
+    return widen_program(config, *bare).with_head_table(slots.state.inputs.head_table)
 
 
 def fly(
@@ -190,10 +188,10 @@ def fly(
     decoding, inputs = _as_begun(decoding, slots.state), slots.state.inputs
     packing = packing if can_pack(decoding, Rows(depth=inputs.depth)) else NEVER
     # The table is the model's own: no state may give it away.
-    bare = slots._replace(state=slots.state.with_head_table(None)), prefilled.with_head_table(None)
+    bare = slots.with_head_table(None), prefilled.with_head_table(None)
     run, table = fly_program.way(outermost), inputs.head_table
     slots, flown = run(config, params, table, *bare, numbers, last, decoding, packing=packing)
-    return slots._replace(state=slots.state.with_head_table(table)), flown
+    return slots.with_head_table(table), flown
 
 
 @compiled(static_argnames=('config',))
@@ -223,9 +221,9 @@ def widen_program(config, slots, prefilled) -> Slots:
 @compiled(static_argnames=('config', 'packing'), donate_argnames=('slots',))
 def fly_program(config, params, table, slots, prefilled, numbers, last, decoding, *, packing) -> tuple[Slots, Flown]:
     """`fly`, compiled; table: the head as the measure reads it beside the whole."""
-    slots = slots._replace(state=slots.state.with_head_table(table))
+    slots = slots.with_head_table(table)
     slots, flown = fly_rows(bound(config, params), config, slots, prefilled, numbers, last, decoding, packing)
-    return slots._replace(state=slots.state.with_head_table(None)), flown
+    return slots.with_head_table(None), flown
 
 
 @compiled(static_argnames=('config', 'capacity', 'log_probabilities', 'packing'))

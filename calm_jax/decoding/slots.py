@@ -21,7 +21,7 @@ from calm_jax.decoding.trace import Written, trace_of_written, written
 from calm_jax.models.cache import KVCache
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.layers import MASKED
-from calm_jax.types import Array, Trace
+from calm_jax.types import Array, HeadColumns, Trace
 
 
 class Slots(NamedTuple):
@@ -29,6 +29,10 @@ class Slots(NamedTuple):
 
     state: DecodeState
     numbers: Array
+
+    def with_head_table(self, table: Array | HeadColumns | None) -> 'Slots':
+        """The slots with another table of the head, or without."""
+        return self._replace(state=self.state.with_head_table(table))
 
 
 class Flown(NamedTuple):

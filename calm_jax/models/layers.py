@@ -230,16 +230,12 @@ class Attention(nn.Module):
         return self._asking(queries, positions), *self._held(keys, values, positions)
 
     def project_queries(self, x, positions=None):
-        """Queries alone. Where one product makes all three, the others are dropped: to cut its kernel takes longer."""
-        joint = self.query_key_value.has_variable('params', 'kernel')
-        return self._asking(self.heads(x)[0] if joint else self._heads(self.query(x)), positions)
+        """Queries alone."""
+        return self._asking(*self._part(x, slice(0, 1)), positions)
 
     def project_held(self, x, positions):
-        """Keys and values alone, of states that were each read by itself. Where one product makes all three, queries are
-        dropped."""
-        joint = self.query_key_value.has_variable('params', 'kernel')
-        keys, values = self.heads(x)[1:] if joint else [self._heads(each(x)) for each in (self.key, self.value)]
-        return self._held(keys, values, positions, alone=True)
+        """Keys and values alone, of states that were each read by itself."""
+        return self._held(*self._part(x, slice(1, 3)), positions, alone=True)
 
     def project_kv(self, x):
         """Keys and values [B·Nₖᵥ, S, H] of states x [B, S, D], which others read."""
@@ -249,6 +245,12 @@ class Attention(nn.Module):
         """Queries [B, T, N, H], keys and values [B, T, Nₖᵥ, H] of states x [B, T, D], as yet where no position has turned
         them."""
         return [self._heads(each) for each in _together(self.query_key_value, (self.query, self.key, self.value), x)]
+
+    def _part(self, x, part):
+        """Some of `heads`. Where one product makes all three, the others are dropped: to cut its kernel takes longer."""
+        if self.query_key_value.has_variable('params', 'kernel'):
+            return self.heads(x)[part]
+        return [self._heads(each(x)) for each in (self.query, self.key, self.value)[part]]
 
     def __call__(self, queries, keys, values, bias, deterministic=True, rows=None):
         """What queries [B, T, N, H] read from keys and values [B·Nₖᵥ, S, H], [B, T, D], scores increased by bias

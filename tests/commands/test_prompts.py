@@ -91,9 +91,24 @@ def test_a_text_that_spells_a_token_which_the_model_does_not_embed_is_refused(ch
     assert "a text holds '<pad>', token" in capsys.readouterr().err
 
 
+def test_a_record_that_makes_no_prompt_is_named_before_anything_is_written(checkpoint, tmp_path, capsys):
+    good = {'messages': [{'role': 'user', 'content': 'fox'}], 'source': 'fox'}
+    for field, bad, message in (
+        ('messages', {**good, 'messages': [{'role': 'user', 'content': 1}]}, 'the chat template refuses the messages'),
+        ('source', {**good, 'source': 'a <pad> b'}, "holds '<pad>', token"),
+    ):
+        (tmp_path / 'in.jsonl').write_text(''.join(json.dumps(each) + '\n' for each in (good, bad)))
+        files = ['--input', str(tmp_path / 'in.jsonl'), '--output', str(tmp_path / 'out.jsonl'), '--source_field', field]
+        assert main(['generate', '--checkpoint', checkpoint, *LIMITS, *files, '--quiet']) == 2
+        error = capsys.readouterr().err
+        assert 'in.jsonl:2' in error and message in error, error
+        assert [each.name for each in tmp_path.iterdir()] == ['in.jsonl']
+
+
 @pytest.mark.parametrize(
     'flags, message',
     [
+        (['--prompt', 'a', '--batch_size', '2'], '--batch_size belongs to --input'),
         (['--input', 'in.jsonl', '--output', 'out.jsonl', '--show_depth'], '--show_depth colours the answer to --prompt'),
         (['--prompt', 'a', '--chat', '--certificate', 'c.json'], '--chat and --certificate: the guarantee is for inputs'),
     ],
