@@ -15,7 +15,8 @@ from calm_jax.data.conversation import Conversation
 
 FIXTURE = pathlib.Path(__file__).parents[1] / 'fixtures' / 'parity' / 'gpt2'
 TEMPLATE = (
-    "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}{% if add_generation_prompt %}bot:{% endif %}"
+    "{% for m in messages %}{% if m.role == 'critic' %}{{ raise_exception('no critics') }}{% endif %}"
+    "{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}{% if add_generation_prompt %}bot:{% endif %}"
 )
 LIMITS = ['--max_source_length', '24', '--max_new_tokens', '4']
 
@@ -94,7 +95,7 @@ def test_a_text_that_spells_a_token_which_the_model_does_not_embed_is_refused(ch
 def test_a_record_that_makes_no_prompt_is_named_before_anything_is_written(checkpoint, tmp_path, capsys):
     good = {'messages': [{'role': 'user', 'content': 'fox'}], 'source': 'fox'}
     for field, bad, message in (
-        ('messages', {**good, 'messages': [{'role': 'user', 'content': 1}]}, 'the chat template refuses the messages'),
+        ('messages', {**good, 'messages': [{'role': 'critic', 'content': 'fox'}]}, 'the chat template refuses the messages'),
         ('source', {**good, 'source': 'a <pad> b'}, "holds '<pad>', token"),
     ):
         (tmp_path / 'in.jsonl').write_text(''.join(json.dumps(each) + '\n' for each in (good, bad)))
