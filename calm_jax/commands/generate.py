@@ -205,7 +205,6 @@ def check_flags(args: argparse.Namespace) -> None:
             'input_format',
             'resume',
             'overwrite',
-            'batch_size',
             'source_field',
             'threshold_field',
             'finish_order',

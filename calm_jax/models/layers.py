@@ -231,11 +231,13 @@ class Attention(nn.Module):
 
     def project_queries(self, x, positions=None):
         """Queries alone."""
-        return self._asking(*self._part(x, slice(0, 1)), positions)
+        (queries,) = self._part(x, slice(0, 1))
+        return self._asking(queries, positions)
 
     def project_held(self, x, positions):
         """Keys and values alone, of states that were each read by itself."""
-        return self._held(*self._part(x, slice(1, 3)), positions, alone=True)
+        keys, values = self._part(x, slice(1, 3))
+        return self._held(keys, values, positions, alone=True)
 
     def project_kv(self, x):
         """Keys and values [B·Nₖᵥ, S, H] of states x [B, S, D], which others read."""

@@ -109,7 +109,6 @@ def test_a_record_that_makes_no_prompt_is_named_before_anything_is_written(check
 @pytest.mark.parametrize(
     'flags, message',
     [
-        (['--prompt', 'a', '--batch_size', '2'], '--batch_size belongs to --input'),
         (['--input', 'in.jsonl', '--output', 'out.jsonl', '--show_depth'], '--show_depth colours the answer to --prompt'),
         (['--prompt', 'a', '--chat', '--certificate', 'c.json'], '--chat and --certificate: the guarantee is for inputs'),
     ],
