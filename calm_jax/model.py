@@ -91,7 +91,7 @@ class Model:
 
     def resolve(self, decoding: Decoding) -> Decoding:
         """The decoding with its limits as numbers. Raises ValueError where this model cannot do it."""
-        check_values(decoding)
+        check_values(decoding.limits, 'limits')
         limits, own = decoding.limits, codec.from_json(self.generation).limits
         if limits.max_new_tokens is None and limits.max_length is None:
             limits = dataclasses.replace(limits, max_length=own.max_length)
@@ -421,7 +421,9 @@ class Model:
             flight=flight,
             packing=parts['packing'] if can_pack(request.decoding, request.rows) else NEVER,
         )
-        check_memory(held, max(batch.tokens.shape[0] for batch in window))
+        rows = max(batch.tokens.shape[0] for batch in window)
+        shape = held._replace(decoding=jax.tree.structure(held.decoding)), rows
+        self._derive(('memory', shape), (), lambda: check_memory(held, rows))  # once, before it is compiled
         if flight:
             landings = fly_window(*arguments, request.batch_size, wanted=wanted, **parts)
         else:
