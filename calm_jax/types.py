@@ -21,7 +21,7 @@ def state_dtype(dtype: str) -> str:
 class Sizes(NamedTuple):
     """What a decision may size its memory by, and count its cost from: L decoder layers, the encoder's layers, width D,
     vocabulary V; of the head the width E, whether a state is projected to it first, whether it has a bias, and the name of
-    its dtype."""
+    its dtype; whether source tokens may be dropped, which needs an encoder in which every position reads every other."""
 
     layers: int
     width: int
@@ -31,6 +31,7 @@ class Sizes(NamedTuple):
     head_bias: bool = False
     dtype: str = 'float32'
     encoder_layers: int = 0
+    drops_tokens: bool = False
 
     @property
     def state_dtype(self) -> str:
@@ -95,6 +96,8 @@ class Context(NamedTuple):
 
     sizes: of the model (static). example_ids: int32 [B], which texts the rows are.
     tokens: int32 [B, S], the source, padded behind, or the prompt, padded before; mask: bool [B, S], which of them are there.
+    protected: bool [B, S], of a maker, source tokens that no plan drops: the first and every end or separator; None where no
+        source tokens can be dropped: in a decoder-only model, and where the encoder reads nearby tokens alone.
     hidden: the states that were asked for. Of a maker [B, S, D], after its `after` encoder or prompt layers, None where that is
         0; of a gate [B, D], entering the layer.
     keys: [B], a key for each row: of a maker one of (seed, example id), of a gate of (seed, example id, position, layer).
@@ -109,16 +112,21 @@ class Context(NamedTuple):
     keys: Array
     layer: int | None = None
     position: Array | None = None
+    protected: Array | None = None
 
 
 class Plan(NamedTuple):
-    """Which sub-layers each row runs for the whole sequence: bool [B, L]; for the encoder bool [B, its layers]."""
+    """Which sub-layers each row runs for the whole sequence: bool [B, L]; for the encoder bool [B, its layers].
+
+    source: bool [B, S], the source tokens that go on after the layers that the plan maker saw; None: all.
+    """
 
     self_attention: Array
     cross_attention: Array
     feed_forward: Array
     encoder_attention: Array
     encoder_feed_forward: Array
+    source: Array | None = None
 
 
 class Work(NamedTuple):
@@ -142,7 +150,8 @@ class Work(NamedTuple):
 class PrefillWork(NamedTuple):
     """What each row needed before its first token, int32 [B] each: how many layers it ran over its whole source or prompt.
 
-    encoder_attention, encoder_feed_forward: of the encoder. cross_keys_values: decoder layers that projected the encoder's
+    encoder_attention, encoder_feed_forward: of the encoder; encoder_first: the first of both, which read a source before
+    dropped_tokens of it were dropped. cross_keys_values: decoder layers that projected the encoder's
     output. prompt_attention, prompt_feed_forward, prompt_keys_values: of a decoder-only model, over the prompt but its last
     token. prompt_last: layers that ran over the last token too, for a plan maker to see. decisions: floating-point operations
     of the plan maker, in units of D, rounded up.
@@ -156,6 +165,8 @@ class PrefillWork(NamedTuple):
     prompt_keys_values: Array
     prompt_last: Array
     decisions: Array
+    encoder_first: Array
+    dropped_tokens: Array
 
 
 class Trace(NamedTuple):

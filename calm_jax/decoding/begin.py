@@ -69,23 +69,38 @@ def decide_rows(
     if maker.after:
         read = _first_prompt_layers if config.decoder_only else _first_encoder_layers
         so_far = read(call, so_far, maker.after)
-    plan = maker(Context(config.sizes, example_ids, tokens, mask, so_far.states, keys))
-    return so_far._replace(plan=_with_first_layers(_checked_plan(maker, plan, tokens.shape[0], config), maker.after, config))
+    protected = _protected(config, tokens, mask) if config.sizes.drops_tokens else None
+    plan = maker(Context(config.sizes, example_ids, tokens, mask, so_far.states, keys, protected=protected))
+    return so_far._replace(plan=_with_first_layers(_checked_plan(maker, plan, mask, config), maker.after, config))
 
 
-def _checked_plan(maker: PlanMaker, plan: Any, rows: int, config: TransformerConfig) -> Plan:
+def _protected(config: TransformerConfig, tokens: Int[Array, 'B S'], mask: Bool[Array, 'B S']) -> Bool[Array, 'B S']:
+    """Source tokens that no plan drops: the first, and every one that ends or separates texts."""
+    ends = jnp.any(tokens[..., None] == jnp.asarray(config.eos_ids), axis=-1)
+    return mask & (ends | (jnp.arange(tokens.shape[1]) == 0))
+
+
+def _checked_plan(maker: PlanMaker, plan: Any, mask: Bool[Array, 'B S'], config: TransformerConfig) -> Plan:
     """The plan, of everything where the maker's dial stands at 1. Raises ValueError for what is no plan of these rows."""
+    rows = mask.shape[0]
     if not isinstance(plan, Plan):
         raise ValueError(f'{type(maker).__name__} gave {plan!r}; expected a Plan')
     layers = dict.fromkeys(Plan._fields[:3], config.num_decoder_layers) | dict.fromkeys(
         Plan._fields[3:], config.num_encoder_layers
     )
-    for name, part in plan._asdict().items():
-        shape = rows, layers[name]
+    shapes = {name: (rows, count) for name, count in layers.items()}
+    if plan.source is not None:
+        shapes['source'] = mask.shape
+        if not (config.sizes.drops_tokens and maker.after):
+            where = 'this model has no encoder that can' if maker.after else 'it is asked before any layer'
+            raise ValueError(f'{type(maker).__name__} drops source tokens, and {where}; expected None as source')
+    for name, shape in shapes.items():
+        part = getattr(plan, name)
         if getattr(part, 'shape', None) != shape or str(part.dtype) != 'bool':
             given = f'{getattr(part, "dtype", type(part).__name__)} {getattr(part, "shape", "")}'
             raise ValueError(f'{type(maker).__name__} gave {given} as {name}; expected bool {list(shape)}')
-    return Plan(*(part | stands_at_one(maker) for part in plan))
+    plan = jax.tree.map(lambda part: part | stands_at_one(maker), plan)
+    return plan if plan.source is None else plan._replace(source=plan.source & mask)
 
 
 def _with_first_layers(plan: Plan, after: int, config: TransformerConfig) -> Plan:
@@ -127,20 +142,26 @@ def prefill_rows(
     log_probabilities: bool = False,
     cursor: Int[Array, ''] | int | None = None,
     packed: bool = False,
+    kept: int | None = None,
 ) -> DecodeState:
     """The state before the first token.
 
     capacity: generated tokens that caches and trace have room for (static), at least every row's limit.
     cursor: the index of the first generated token, which is otherwise that of the first free slot: for states whose rows stand
-    apart, so that others may come in (`slots.py`). packed: whether rows are packed (static).
+    apart, so that others may come in (`slots.py`). packed: whether rows are packed (static). kept: room for the source tokens
+    that a plan keeps, at least those of every row (static); None: for all.
     """
     count = decided.source.shape[0]
     adaptive = decoding.exit is not None or rows.depth is not None
     read = decided.source.shape[1] - 1 if config.decoder_only else 0
     ring = _rounded_up(read + capacity, decoding.propagation.window)
-    source = _read_prompt if config.decoder_only else _read_source
     after = 0 if decoding.plan is None else decoding.plan.after
-    layers, cross_kv, work = source(call, config, decided, ring, after)
+    cross_kv, cross_mask = None, decided.mask
+    if config.decoder_only:
+        layers, work = _read_prompt(call, config, decided, ring, after)
+    else:
+        layers = _empty(config, count, ring)
+        cross_kv, cross_mask, work = _read_source(call, config, decided, after, kept)
     if decoding.plan is not None:
         units = config.sizes.units(decoding.plan.flops(config.sizes))
         work = work._replace(decisions=jnp.any(decided.mask, axis=1) * jnp.asarray(units, jnp.int32))
@@ -170,7 +191,7 @@ def prefill_rows(
         forced=forced,
         bias_table=_bias_table(call, ring, wraps=start is not None),
         cross_kv=cross_kv,
-        cross_bias=None if config.decoder_only else call(decided.mask, method='cross_bias'),
+        cross_bias=None if config.decoder_only else call(cross_mask, method='cross_bias'),
         head_table=_head_table(call, config, decoding, head_table),
         prefill=work,
     )
@@ -234,13 +255,27 @@ def _rounded_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
+def _kept(mask: Bool[Array, 'B S'], states: Array, room: int) -> tuple[Bool[Array, 'B K'], Array, Int[Array, 'B K']]:
+    """(which are there, their states [B, K, D], where in their source they stand) of the tokens of a mask, in order, K at most."""
+    positions = jnp.argsort(~mask, axis=1, stable=True)[:, :room].astype(jnp.int32)
+    there = jnp.take_along_axis(mask, positions, axis=1)
+    return there, jnp.take_along_axis(states, positions[..., None], axis=1), positions
+
+
 def _read_source(
-    call: Callable, config: TransformerConfig, decided: Decided, ring: int, after: int
-) -> tuple[tuple[KVCache, ...], tuple[KVCache, ...], PrefillWork]:
-    """Empty caches, keys and values of the encoder's output, and the work of that."""
-    mask, plan, rows = decided.mask, decided.plan, decided.mask.shape[0]
-    context = call(mask, method='encoder_context')
+    call: Callable, config: TransformerConfig, decided: Decided, after: int, room: int | None
+) -> tuple[tuple[KVCache, ...], Bool[Array, 'B K'], PrefillWork]:
+    """Keys and values of the encoder's output, which of its positions are there, and the work of that.
+
+    room: K, of the source tokens that a plan keeps; None: as many as there are.
+    """
+    mask, plan, rows, positions = decided.mask, decided.plan, decided.mask.shape[0], None
     x = call(decided.source, method='embed_source') if decided.states is None else decided.states
+    dropped = jnp.zeros(rows, jnp.int32)
+    if plan is not None and plan.source is not None:
+        dropped = jnp.sum(mask & ~plan.source, axis=1, dtype=jnp.int32)
+        mask, x, positions = _kept(plan.source, x, room or mask.shape[1])
+    context = call(mask, positions, method='encoder_context')
     x = planned.encode(call, range(after, config.num_encoder_layers), x, context, plan, planned.skipped)
     encoded = call(x, method='encoder_norm')
     cross_kv = []
@@ -255,18 +290,20 @@ def _read_source(
         encoder_attention=counts[0],
         encoder_feed_forward=counts[1],
         cross_keys_values=counts[2],
+        encoder_first=jnp.where(dropped > 0, after, 0).astype(jnp.int32),
+        dropped_tokens=dropped,
         prompt_attention=nothing,
         prompt_feed_forward=nothing,
         prompt_keys_values=nothing,
         prompt_last=nothing,
         decisions=nothing,
     )
-    return _empty(config, rows, ring), tuple(cross_kv), work
+    return tuple(cross_kv), mask, work
 
 
 def _read_prompt(
     call: Callable, config: TransformerConfig, decided: Decided, ring: int, after: int
-) -> tuple[tuple[KVCache, ...], None, PrefillWork]:
+) -> tuple[tuple[KVCache, ...], PrefillWork]:
     """Caches with the keys and values of all prompt tokens but the last, and the work of that."""
     mask, plan, rows = decided.mask, decided.plan, decided.mask.shape[0]
     read, layers = decided.source.shape[1] - 1, list(_empty(config, rows, ring))
@@ -295,8 +332,10 @@ def _read_prompt(
         prompt_keys_values=counts[2],
         prompt_last=looked,
         decisions=nothing,
+        encoder_first=nothing,
+        dropped_tokens=nothing,
     )
-    return tuple(layers), None, work
+    return tuple(layers), work
 
 
 def _layers_of(mask: Bool[Array, 'B S'], parts: tuple[Array, ...] | None, layers: tuple[int, ...]) -> list[Int[Array, ' B']]:

@@ -118,11 +118,12 @@ def prefill(
     head_table: Array | HeadColumns | None = None,
     log_probabilities: bool = False,
     cursor: Any = None,
+    kept: int | None = None,
     outermost: bool = False,
 ) -> DecodeState:
-    """The state before the first token, from what was decided; arguments as `program`, cursor as `prefill_rows`."""
+    """The state before the first token, from what was decided; arguments as `program`, cursor and kept as `prefill_rows`."""
     decoding, rows, settings = resolved(_stateful(decoding), rows, capacity)
-    options = {'forced': forced, 'head_table': head_table, 'log_probabilities': log_probabilities, 'cursor': cursor}
+    options = {'forced': forced, 'head_table': head_table, 'log_probabilities': log_probabilities, 'cursor': cursor, 'kept': kept}
     state = prefill_program.way(outermost)(config, params, decided, decoding, rows=rows, **settings, **options)
     return state if head_table is None else state.with_head_table(head_table)
 
@@ -249,13 +250,13 @@ def decide_program(config, params, tokens, mask, example_ids, decoding) -> Decid
     return decide_rows(bound(config, params), config, tokens, mask, decoding, example_ids)
 
 
-@compiled(static_argnames=('config', 'capacity', 'log_probabilities'))
+@compiled(static_argnames=('config', 'capacity', 'log_probabilities', 'kept'))
 def prefill_program(
-    config, params, decided, decoding, *, capacity, rows, forced, head_table, log_probabilities, cursor
+    config, params, decided, decoding, *, capacity, rows, forced, head_table, log_probabilities, cursor, kept
 ) -> DecodeState:
     """`prefill`, compiled."""
-    call = bound(config, params)
-    state = prefill_rows(call, config, decided, decoding, capacity, rows, forced, head_table, log_probabilities, cursor)
+    call, options = bound(config, params), {'log_probabilities': log_probabilities, 'cursor': cursor, 'kept': kept}
+    state = prefill_rows(call, config, decided, decoding, capacity, rows, forced, head_table, **options)
     # One that is at hand would be copied on its way out.
     return state if head_table is None else state.with_head_table(None)
 

@@ -90,10 +90,6 @@ class GivenPlan(PlanMaker):
         return jax.tree.map(lambda rows: jnp.asarray(rows, bool), self.plan)
 
 
-# Those that come along; a maker of your own is named by where it is, 'package.module:Class'.
-PLANS: dict[str, type[PlanMaker]] = {'uniform': Uniform}
-
-
 def layers_of(share: float, num_layers: int) -> int:
     """⌈share · L⌉, at least 1: the layers in a share of them, so that C / L gives C whatever its rounding."""
     return max(1, int(np.ceil(share * num_layers - 1e-9)))

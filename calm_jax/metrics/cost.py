@@ -6,7 +6,8 @@ A = N·H the width of all heads together, K that of the heads of keys and values
 projections, V vocabulary, E the width of the embedding.
 
 Counted are matrix products, with lengths as they are and not as padded. What each count of `Work` and `PrefillWork` is
-multiplied by, and the term that it goes to:
+multiplied by, and the term that it goes to (S is of the tokens that a plan kept, but in the encoder_first layers of each kind
+that were run before it dropped dropped_tokens):
   source       encoder_attention: S·(4·D·A + 4·D·K) projections, 4·A per pair of positions that read each other; with block
                sums G = ⌊S / block⌋ more keys: 4·S·G·A, and 4·G·D·K to project them. encoder_feed_forward: 2·S·D·F·(m + 1).
                Of a decoder-only model, for the S − 1 prompt tokens before the last: prompt_attention (S − 1)·4·D·A and
@@ -63,11 +64,16 @@ def exact(config: TransformerConfig, source_tokens: Sequence[int] | np.ndarray, 
     keys_values = 4 * width * config.kv_heads * config.head_dim
     feed_forward = 2 * width * config.mlp_dim * (len(config.mlp_activations) + 1)
     prompt = _prompt_tokens(config, sources)
-    pairs, blocks = _encoder_pairs(config, sources)
+
+    def attention(tokens):
+        pairs, blocks = _encoder_pairs(config, tokens)
+        return tokens * (queries_outputs + keys_values) + 4 * pairs * heads + blocks * keys_values
+
+    first, kept = prefill_counts.encoder_first, sources - prefill_counts.dropped_tokens
     encoder = (
-        prefill_counts.encoder_attention
-        * (sources * (queries_outputs + keys_values) + 4 * pairs * heads + blocks * keys_values)
-        + prefill_counts.encoder_feed_forward * sources * feed_forward
+        first * (attention(sources) + sources * feed_forward)
+        + (prefill_counts.encoder_attention - first) * attention(kept)
+        + (prefill_counts.encoder_feed_forward - first) * kept * feed_forward
     )
     prompt_reading = (
         prefill_counts.prompt_attention * (prompt * queries_outputs + 2 * prompt * (prompt + 1) * heads)
@@ -77,10 +83,10 @@ def exact(config: TransformerConfig, source_tokens: Sequence[int] | np.ndarray, 
     )
     return Cost(
         source=encoder + prompt_reading,
-        encoder_kv=prefill_counts.cross_keys_values * sources * keys_values,
+        encoder_kv=prefill_counts.cross_keys_values * kept * keys_values,
         decoder=np.sum(
             counts.self_attention * (queries_outputs + 4 * _keys_read(prompt, counts) * heads)
-            + counts.cross_attention * (queries_outputs + 4 * sources[:, None] * heads)
+            + counts.cross_attention * (queries_outputs + 4 * kept[:, None] * heads)
             + counts.feed_forward * feed_forward,
             axis=1,
         ),
@@ -108,6 +114,7 @@ def elbayad(config: TransformerConfig, source_tokens: Sequence[int] | np.ndarray
     The sum over an example's tokens, not their mean. Arguments and errors as `exact`.
     """
     sources, counts, prefill_counts = _checked(config, source_tokens, work, prefill)
+    sources = sources - prefill_counts.dropped_tokens
     width, run = float(config.emb_dim), layers(config, counts)
     called = 8 * width**2 + 4 * width * config.mlp_dim + 4 * _keys_read(_prompt_tokens(config, sources), counts) * width
     if not config.decoder_only:
@@ -203,6 +210,8 @@ def _checked(
         count = getattr(prefill, name)
         if (count > most).any():
             raise ValueError(f'prefill.{name} has a count of {count.max():g}; the model has {most} such layers')
+    if (prefill.dropped_tokens > named['source_tokens'][0]).any():
+        raise ValueError(f'prefill.dropped_tokens has a count of {prefill.dropped_tokens.max():g}; more than the source has')
     if config.decoder_only and work.cross_attention.any():
         raise ValueError('work.cross_attention is not 0; a decoder-only model has none')
     return named['source_tokens'][0], work, prefill

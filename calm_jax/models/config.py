@@ -180,6 +180,7 @@ class TransformerConfig:
             head_bias=self.head_bias,
             dtype=self.dtype,
             encoder_layers=self.num_encoder_layers,
+            drops_tokens=not self.decoder_only and self.encoder_attention == 'full',
         )
 
     @property

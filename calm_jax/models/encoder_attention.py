@@ -12,10 +12,17 @@ class FullAttention(Attention):
     """Every position reads every other. One contract for all three: `context` is made once for all layers."""
 
     @staticmethod
-    def context(config, mask, bias, side_bias):
-        """What all layers share: scores [B, N|1, S, S] to add. mask: bool [B, S]; bias, side_bias: distance → [N, ...]."""
-        positions = jnp.arange(mask.shape[1], dtype=jnp.int32)
-        return bias(positions[None, :] - positions[:, None])[None] + jnp.where(mask, 0.0, MASKED)[:, None, None, :]
+    def context(config, mask, bias, side_bias, positions=None):
+        """What all layers share: scores [B, N|1, S, S] to add. mask: bool [B, S]; bias, side_bias: distance → [N, ...].
+
+        positions: int32 [B, S], where in their source the tokens stand, where some were dropped; None: one after another.
+        """
+        if positions is None:
+            steps = jnp.arange(mask.shape[1], dtype=jnp.int32)
+            scores = bias(steps[None, :] - steps[:, None])[None]
+        else:
+            scores = jnp.moveaxis(bias(positions[:, None, :] - positions[:, :, None]), 0, 1)
+        return scores + jnp.where(mask, 0.0, MASKED)[:, None, None, :]
 
     def read(self, x, context, deterministic=True):
         """What the states x [B, S, D] read from each other, [B, S, D]."""
@@ -32,10 +39,13 @@ class Local(NamedTuple):
 
 
 class LocalAttention(Attention):
-    """Every position reads those at most `local_radius` away: blocks of R = radius + 1 queries against three of keys."""
+    """Every position reads those at most `local_radius` away: blocks of R = radius + 1 queries against three of keys.
+
+    No token can be dropped before it: neighbours are told by where they stand in the array.
+    """
 
     @staticmethod
-    def context(config, mask, bias, side_bias):
+    def context(config, mask, bias, side_bias, positions=None):
         return Local(_local_bias(config.local_radius + 1, mask, bias), None)
 
     def read(self, x, context, deterministic=True):
@@ -67,7 +77,7 @@ class TransientGlobalAttention(LocalAttention):
         self.global_input_layer_norm = NORMS[self.config.norm](self.config)
 
     @staticmethod
-    def context(config, mask, bias, side_bias):
+    def context(config, mask, bias, side_bias, positions=None):
         size, block = config.global_block_size, config.local_radius + 1
         count = mask.shape[1] // size
         whole = jnp.sum(mask, axis=1, keepdims=True) // size

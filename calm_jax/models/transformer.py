@@ -233,8 +233,9 @@ class Transformer(nn.Module):
         x = stack.embedding_norm(x) if self.config.embedding_norm else x
         return stack.dropout(x.astype(self.config.state_dtype), deterministic=deterministic)
 
-    def encoder_context(self, source_mask):
-        """What the attention of every encoder layer shares (`encoder_attention.py`)."""
+    def encoder_context(self, source_mask, positions=None):
+        """What the attention of every encoder layer shares (`encoder_attention.py`); positions: int32 [B, S], where in their
+        source the tokens stand, where some were dropped."""
         relative = self.config.positions == 'relative'
         attention = ENCODER_ATTENTIONS[self.config.encoder_attention]
         return attention.context(
@@ -242,6 +243,7 @@ class Transformer(nn.Module):
             source_mask,
             self.encoder.relpos_bias if relative else _no_bias,
             getattr(self.encoder, 'side_relpos_bias', _no_bias),
+            positions,
         )
 
     def encoder_attend(self, layer, x, context, deterministic=True):

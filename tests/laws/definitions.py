@@ -95,12 +95,16 @@ class Definition:
             number[index] = far + (half if bidirectional and distance > 0 else 0)
         return table[:, number]
 
-    def encode(self, tokens, sub_layers=None, norm=True):
+    def encode(self, tokens, sub_layers=None, norm=True, kept=None, layers=None):
+        """The source's states. kept: places of the tokens that go on after the first layer; layers: how many are run."""
         p = self.params['encoder']
         x = self.params['token_embedder']['embedding'][tokens]
         steps = np.arange(len(tokens))
         bias = self.bias(p, steps[None] - steps[:, None], bidirectional=True)
-        for i in range(self.config.num_encoder_layers):
+        for i in range(self.config.num_encoder_layers if layers is None else layers):
+            if i == 1 and kept is not None:
+                x, steps = x[kept], steps[kept]
+                bias = self.bias(p, steps[None] - steps[:, None], bidirectional=True)
             layer = p[f'layers_{i}']
             attends, feeds = (True, True) if sub_layers is None else sub_layers(i)
             if attends:
@@ -125,7 +129,7 @@ class Definition:
         p = self.params['decoder']
         return (self.norm(x, p['decoder_norm']) @ p['logits_dense']['kernel'])[0]
 
-    def decode(self, source, length, leaves=None, sub_layers=None, stand_in='exit', encoder_sub_layers=None):
+    def decode(self, source, length, leaves=None, sub_layers=None, stand_in='exit', encoder_sub_layers=None, kept=None):
         """Reference of the greedy decode of source [S].
 
         leaves(layer, position, hidden, previous, logits) → (confidence, whether the token leaves, and where that is not the
@@ -133,11 +137,12 @@ class Definition:
         sub_layers(position, layer), or with the state [1, D] that enters → whether self-attention, cross-attention and
         feed-forward run; None: all do.
         encoder_sub_layers(layer) → whether attention and feed-forward of the encoder's layer run; None: all do.
+        kept: places of the source tokens that go on after the encoder's first layer; None: all.
         stand_in: what a layer that the token left below holds for it: the projected 'exit' state, the projected 'first'
         layer's state, or the exit layer's own keys and values ('kv').
         """
         p, config = self.params['decoder'], self.config
-        encoded = self.encode(source[source != config.pad_id], encoder_sub_layers)
+        encoded = self.encode(source[source != config.pad_id], encoder_sub_layers, kept=kept)
         keys_values = [[] for _ in range(config.num_decoder_layers)]
         last, result = config.decoder_start_id, Reference([], [], [], [])
         for position in range(length):

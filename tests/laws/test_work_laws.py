@@ -13,19 +13,21 @@ import pytest
 
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding, Limits
-from calm_jax.decoding.generate import program
+from calm_jax.decoding.generate import decide, prefill_program, program
 from calm_jax.decoding.propagation import Eager, Lazy
+from calm_jax.decoding.rows import Rows
 from calm_jax.depth.confidence import Measure, SoftmaxMax
 from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import ScriptedGate
 from calm_jax.depth.plans import PlanMaker
+from calm_jax.depth.policy import Policy, PolicyPlan
 from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, FrequentIds
 from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import init_params
 from calm_jax.pytrees import pytree
-from calm_jax.types import Plan
+from calm_jax.types import Plan, Work
 from tests.metrics.products import products
 
 TOKENS, SOURCE = 6, 5
@@ -60,6 +62,15 @@ class DrawnPlan(PlanMaker):
         return Plan(*(jnp.asarray(rng.random((context.tokens.shape[0], count)) < 0.6) for count in layers))
 
 
+def policy(config, level=0.5, seed=3, parts=None):
+    """A policy that decides one way and the other, and drops tokens where there is a source."""
+    sizes, rng = config.sizes, np.random.default_rng(seed)
+    made = Policy(sizes.encoder_layers, sizes.layers)
+    head = made.init(jax.random.key(0), jnp.zeros((1, 2, sizes.width)), jnp.ones((1, 2), bool))['params']
+    head = {**head, 'kernel': 2 * rng.normal(size=head['kernel'].shape), 'bias': head['bias'] / 8}
+    return PolicyPlan(**{name: jnp.asarray(each, jnp.float32) for name, each in head.items()}, level=level, parts=parts)
+
+
 def exits(measure=ScriptedExit(np.array([1, 3, 1, 2, 3, 1])), **options):
     return Exit(measure, threshold=0.5, **options)
 
@@ -86,6 +97,9 @@ CASES = {
     'decoder-only, all together': (LLAMA, {'exit': exits(), 'gate': GATE, 'plan': DrawnPlan(after=2)}),
     'decoder-only, a narrower head': (OPT, {'exit': Exit(SoftmaxMax(FIXED), threshold=0.4)}),
     'decoder-only, a narrower head of listed ids': (OPT, {'exit': Exit(SoftmaxMax(LISTED), threshold=0.4)}),
+    'a policy': (T5, {'plan': policy(T5, parts=('encoder', 'decoder'))}),
+    'a policy and exits': (T5, {'plan': policy(T5, 0.2, parts=('encoder', 'decoder')), 'exit': exits()}),
+    'decoder-only, a policy': (LLAMA, {'plan': policy(LLAMA)}),
     'all together, of listed ids': (T5, {'exit': Exit(SoftmaxMax(LISTED), threshold=0.6), 'gate': GATE, 'plan': DrawnPlan()}),
 }
 
@@ -102,6 +116,43 @@ def test_the_cost_of_a_decode_is_the_products_that_its_program_multiplies(config
     expected = counted.total - counted.decisions + _padding(config, decoding, trace)
     assert multiplied == expected
     assert trace.lengths[0] == TOKENS
+
+
+def test_tokens_that_a_plan_drops_cost_nothing_after_the_first_layer():
+    params = jax.jit(init_params, static_argnums=0)(T5, jax.random.key(4))
+    tokens, limits = np.random.default_rng(7).integers(2, 14, (1, 8)), Limits(max_new_tokens=1)
+    decoding = Decoding(limits=limits, plan=policy(T5, 0.3))
+    decided = decide(T5, params, tokens, None, decoding)
+    kept = int(decided.plan.source.sum())
+    assert kept < 8
+    multiplied, state = products(
+        lambda params: prefill_program(
+            T5,
+            params,
+            decided,
+            decoding.resolved(),
+            capacity=1,
+            rows=Rows(),
+            forced=None,
+            head_table=None,
+            log_probabilities=False,
+            cursor=None,
+            kept=kept,
+        ),
+        params,
+    )
+    nothing = jax.tree.map(lambda each: np.zeros((1, 1), np.int32), Work(*Work._fields))
+    counted = cost.exact(T5, [8], nothing, state.inputs.prefill)
+    first = cost.exact(T5, [8], nothing, first_layer(state.inputs.prefill))
+    assert multiplied == counted.source + counted.encoder_kv - first.source
+    assert counted.source < cost.exact(T5, [8], nothing, state.inputs.prefill._replace(dropped_tokens=np.zeros(1))).source
+
+
+def first_layer(prefill):
+    """The work of the encoder's first layer over the whole source, which was done when the plan was made."""
+    nothing = jax.tree.map(lambda each: np.zeros_like(each), prefill)
+    one = np.ones(1, np.int32)
+    return nothing._replace(encoder_attention=one, encoder_feed_forward=one)
 
 
 def _padding(config, decoding, trace):

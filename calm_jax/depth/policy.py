@@ -1,0 +1,287 @@
+"""A policy that plans, per input, which sub-layers and which source tokens to run (Zhang et al. 2024, Switchable Decision).
+
+From the states that one layer has made of an input it scores every decision at once: Bernoulli for attention and feed-forward
+of each encoder and decoder layer, categorical for what is dropped of the source. A decode takes the most likely decisions,
+tilted by the dial λ: κ = log(λ / (1 − λ)) is added to the logit of each sub-layer, and κ · 10 · share to that of each choice
+that keeps that share of the tokens. At λ = ½ nothing is added, which is the paper's; as λ grows more runs and more is kept.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Bool, Float, Int
+
+from calm_jax.depth.plans import PlanMaker
+from calm_jax.options import array, option
+from calm_jax.pytrees import pytree
+from calm_jax.types import Array, Context, Plan, Sizes
+
+LIKELY = 0.9  # probability to run, and to keep all tokens, of a policy that has learned nothing
+SHARPNESS = 10.0  # of the tilt of token choices, beside that of a sub-layer
+STEEPEST = 80.0  # |κ|, where λ is next to 0 or 1
+
+
+class TokenChoice(NamedTuple):
+    """What is kept of a source's n tokens: ⌈n · numerator / denominator⌉, the last dropped, or every so many."""
+
+    numerator: int
+    denominator: int
+    evenly: bool
+
+    @property
+    def share(self) -> float:
+        """Of the tokens that are kept."""
+        return self.numerator / self.denominator
+
+    @property
+    def name(self) -> str:
+        """'last 10%', what is dropped."""
+        return 'none' if self.share == 1 else f'{"evenly" if self.evenly else "last"} {round(100 * (1 - self.share))}%'
+
+
+# Falling shares, so that the first of several that score alike keeps most (§3.1).
+TOKEN_CHOICES = (
+    TokenChoice(1, 1, False),
+    TokenChoice(9, 10, False),
+    TokenChoice(4, 5, False),
+    TokenChoice(3, 4, True),
+    TokenChoice(7, 10, False),
+    TokenChoice(2, 3, True),
+    TokenChoice(1, 2, True),
+)
+
+
+class Logits(NamedTuple):
+    """What the policy scores of B inputs, float32. encoder, decoder: [B, layers, 2], of running attention and feed-forward;
+    tokens: [B, choices]."""
+
+    encoder: Array
+    decoder: Array
+    tokens: Array
+
+
+class Decisions(NamedTuple):
+    """One of the plans that a policy chooses from. encoder, decoder: bool [B, layers, 2], which run; tokens: int32 [B], of
+    `TOKEN_CHOICES`."""
+
+    encoder: Array
+    decoder: Array
+    tokens: Array
+
+
+class Policy(nn.Module):
+    """Layer norm, one hidden layer of the model's width, ReLU (§3.2), from states pooled over the tokens that are there.
+
+    Its outputs start at 0 but for their biases: every input runs a sub-layer, and keeps all tokens, with probability .9.
+    """
+
+    encoder_layers: int
+    decoder_layers: int
+
+    @nn.compact
+    def __call__(self, states: Float[Array, 'B S D'], mask: Bool[Array, 'B S']) -> Logits:
+        width, choices = states.shape[-1], len(TOKEN_CHOICES)
+        outputs = 2 * (self.encoder_layers + self.decoder_layers) + choices
+        zeros, small = nn.initializers.zeros, nn.initializers.lecun_normal()
+        scale = self.param('scale', nn.initializers.ones, (width,))
+        shift = self.param('shift', zeros, (width,))
+        hidden_kernel = self.param('hidden_kernel', small, (width, width))
+        hidden_bias = self.param('hidden_bias', zeros, (width,))
+        kernel = self.param('kernel', zeros, (width, outputs))
+        bias = self.param('bias', _first_bias, (outputs,))
+
+        x = pooled(states, mask)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * scale + shift
+        scores = jax.nn.relu(x @ hidden_kernel + hidden_bias) @ kernel + bias
+        runs = scores[:, :-choices].reshape(len(scores), -1, 2)
+        return Logits(runs[:, : self.encoder_layers], runs[:, self.encoder_layers :], scores[:, -choices:])
+
+
+def _first_bias(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """log(.9 / .1) for every sub-layer; for all tokens what makes their softmax .9, and 0 for the other choices."""
+    del key
+    choices = len(TOKEN_CHOICES)
+    odds = LIKELY / (1 - LIKELY)
+    all_kept = jnp.log(odds * (choices - 1))
+    tokens = jnp.zeros(choices, dtype).at[0].set(all_kept)
+    return jnp.concatenate([jnp.full(shape[0] - choices, jnp.log(odds), dtype), tokens])
+
+
+def pooled(states: Float[Array, 'B S D'], mask: Bool[Array, 'B S']) -> Float[Array, 'B D']:
+    """The mean of the states of the tokens that are there; zeros where there are none. float32, or wider."""
+    wide = states.astype(jnp.promote_types(states.dtype, jnp.float32))
+    there = mask[..., None].astype(wide.dtype)
+    return jnp.sum(jnp.where(mask[..., None], wide, 0), axis=1) / jnp.maximum(jnp.sum(there, axis=1), 1)
+
+
+def tilted(logits: Logits, level: Array | float) -> Logits:
+    """The logits under the dial λ in [0, 1]."""
+    level = jnp.asarray(level, jnp.float32)
+    kappa = jnp.clip(jnp.log(level) - jnp.log1p(-level), -STEEPEST, STEEPEST)
+    shares = jnp.array([choice.share for choice in TOKEN_CHOICES], jnp.float32)
+    return Logits(logits.encoder + kappa, logits.decoder + kappa, logits.tokens + kappa * SHARPNESS * shares)
+
+
+def likeliest(logits: Logits) -> Decisions:
+    """Of each decision the likelier way; of what scores alike, to run, and the larger share."""
+    return Decisions(logits.encoder >= 0, logits.decoder >= 0, jnp.argmax(logits.tokens, axis=-1).astype(jnp.int32))
+
+
+def drawn(logits: Logits, keys: Array) -> Decisions:
+    """Decisions drawn as likely as the policy has them, of each row by its own key [B]."""
+
+    def draw(key, logits):
+        encoder, decoder, tokens = jax.random.split(key, 3)
+        return Decisions(
+            jax.random.bernoulli(encoder, jax.nn.sigmoid(logits.encoder)),
+            jax.random.bernoulli(decoder, jax.nn.sigmoid(logits.decoder)),
+            jax.random.categorical(tokens, logits.tokens).astype(jnp.int32),
+        )
+
+    return jax.vmap(draw)(keys, logits)
+
+
+def log_likelihood(logits: Logits, decisions: Decisions, parts: 'Parts') -> Float[Array, ' B']:
+    """log π of decisions (Eq. 2 and 3), of the parts that are decided, float32 [B]."""
+
+    def bernoulli(logit, runs):
+        return jnp.where(runs, jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit))
+
+    encoder = jnp.sum(jnp.where(parts.encoder, bernoulli(logits.encoder, decisions.encoder), 0), axis=(1, 2))
+    decoder = jnp.sum(jnp.where(parts.decoder, bernoulli(logits.decoder, decisions.decoder), 0), axis=(1, 2))
+    tokens = jnp.take_along_axis(jax.nn.log_softmax(logits.tokens), decisions.tokens[:, None], axis=1)[:, 0]
+    return encoder + decoder + jnp.where(parts.tokens, tokens, 0)
+
+
+class Parts(NamedTuple):
+    """What is decided. encoder, decoder: bool [layers, 1], whose layers; the one that the policy reads after always runs.
+    tokens: bool [], whether any may be dropped."""
+
+    encoder: Array
+    decoder: Array
+    tokens: Array
+
+    def limited(self, decisions: Decisions) -> Decisions:
+        """The decisions, with everything run and kept that is not decided."""
+        return Decisions(
+            decisions.encoder | ~self.encoder, decisions.decoder | ~self.decoder, jnp.where(self.tokens, decisions.tokens, 0)
+        )
+
+
+PARTS = ('encoder', 'decoder', 'tokens')
+
+
+def parts_of(names: tuple[str, ...] | None, sizes: Sizes) -> Parts:
+    """The parts of a model with these sizes. names: of `PARTS`, None: all; the first layer, which the policy reads after, is in
+    none."""
+    names = PARTS if names is None else names
+    encoder = jnp.arange(sizes.encoder_layers)[:, None] > 0
+    decoder = jnp.arange(sizes.layers)[:, None] > (-1 if sizes.encoder_layers else 0)
+    return Parts(
+        encoder & ('encoder' in names),
+        decoder & ('decoder' in names),
+        jnp.asarray('tokens' in names and sizes.drops_tokens),
+    )
+
+
+def kept(choices: Int[Array, ' B'], mask: Bool[Array, 'B S'], protected: Bool[Array, 'B S']) -> Bool[Array, 'B S']:
+    """Which source tokens stay, of those that are there: ⌈share · n⌉, or more where the protected ones are more.
+
+    choices: of `TOKEN_CHOICES`; protected: tokens that are never dropped.
+    """
+    numerators, denominators, evenly = (
+        jnp.array(column, jnp.int32)[choices] for column in zip(*[tuple(map(int, choice)) for choice in TOKEN_CHOICES])
+    )
+    count = jnp.sum(mask, axis=1, dtype=jnp.int32)
+    free = mask & ~protected
+    most = jnp.sum(free, axis=1, dtype=jnp.int32)
+    dropped = jnp.minimum(count - -(-count * numerators // denominators), most)[:, None]
+    rank = jnp.cumsum(free, axis=1, dtype=jnp.int32) - free
+    size = jnp.maximum(most, 1)[:, None]
+    spread = (rank + 1) * dropped // size > rank * dropped // size
+    return mask & ~(free & jnp.where(evenly[:, None] > 0, spread, rank >= most[:, None] - dropped))
+
+
+def plan_of(decisions: Decisions, context: Context) -> Plan:
+    """The plan that decisions come to; the decoder's self- and cross-attention run together."""
+    source = None
+    if context.protected is not None:
+        source = kept(decisions.tokens, context.mask, context.protected)
+    attention, feed_forward = decisions.decoder[..., 0], decisions.decoder[..., 1]
+    return Plan(
+        self_attention=attention,
+        cross_attention=attention,
+        feed_forward=feed_forward,
+        encoder_attention=decisions.encoder[..., 0],
+        encoder_feed_forward=decisions.encoder[..., 1],
+        source=source,
+    )
+
+
+@pytree(static=('parts', 'constant'))
+class PolicyPlan(PlanMaker):
+    """The most likely decisions of a trained policy under its dial.
+
+    scale, shift, hidden_bias: float32 [D]; hidden_kernel: [D, D]; kernel: [D, outputs]; bias: [outputs]: of `Policy`.
+
+    Raises ValueError for a level outside [0, 1] and for parts that there are none of.
+    """
+
+    after: ClassVar[int] = 1
+    dial: ClassVar[str | None] = 'level'
+    head: ClassVar[str | None] = 'policy'
+
+    scale: Array = array()
+    shift: Array = array()
+    hidden_kernel: Array = array()
+    hidden_bias: Array = array()
+    kernel: Array = array()
+    bias: Array = array()
+    level: float = option(
+        'how much the policy runs: 1 everything, .5 what it finds likeliest, less below',
+        default=0.5,
+        flag='policy_level',
+        metavar='X',
+    )
+    parts: tuple[str, ...] | None = option('what the policy decides; None: all that the model has', default=None, flag=None)
+    constant: bool = option('whether the policy is fed ones in place of the input', default=False, flag=None)
+
+    def __post_init__(self):
+        if isinstance(self.level, int | float) and not 0 <= self.level <= 1:
+            raise ValueError(f'policy_level is {self.level}; expected a number from 0 to 1')
+        if isinstance(self.parts, list):  # JSON and gin give lists
+            object.__setattr__(self, 'parts', tuple(self.parts))
+        unknown = [name for name in self.parts or () if name not in PARTS]
+        if unknown:
+            raise ValueError(f'parts holds {unknown[0]!r}; expected some of {", ".join(PARTS)}')
+
+    def logits(self, context: Context) -> Logits:
+        """What the policy scores of each row's input."""
+        assert context.hidden is not None  # asked after one layer
+        states = jnp.ones_like(context.hidden) if self.constant else context.hidden
+        names = ('scale', 'shift', 'hidden_kernel', 'hidden_bias', 'kernel', 'bias')
+        policy = Policy(context.sizes.encoder_layers, context.sizes.layers)
+        scored = policy.apply({'params': {name: getattr(self, name) for name in names}}, states, context.mask)
+        return Logits(*scored)
+
+    def __call__(self, context: Context) -> Plan:
+        decisions = likeliest(tilted(self.logits(context), self.level))
+        return plan_of(parts_of(self.parts, context.sizes).limited(decisions), context)
+
+    def flops(self, sizes: Sizes) -> int:
+        return 2 * sizes.width * (sizes.width + self.bias.shape[0])
+
+    def check(self, sizes: Sizes) -> None:
+        super().check(sizes)
+        width, outputs = sizes.width, 2 * (sizes.encoder_layers + sizes.layers) + len(TOKEN_CHOICES)
+        if self.kernel.shape != (width, outputs):
+            raise ValueError(
+                f'the policy head is [{", ".join(map(str, self.kernel.shape))}], of another model; expected '
+                f'[{width}, {outputs}] for {sizes.encoder_layers} + {sizes.layers} layers'
+            )
+        if 'tokens' in (self.parts or ()) and not sizes.drops_tokens:
+            why = 'its encoder reads nearby tokens' if sizes.encoder_layers else 'it has no encoder'
+            raise ValueError(f'the policy drops source tokens, which this model cannot: {why}; leave tokens out of the parts')
