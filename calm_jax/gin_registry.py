@@ -9,7 +9,7 @@ from gin import config as gin_config
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.models.config import TransformerConfig
 from calm_jax.options import classes
-from calm_jax.training import classifier, jobs, losses
+from calm_jax.training import classifier, constrained, jobs, losses, policy
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions
 from calm_jax.training.train_state import TrainState
@@ -30,11 +30,19 @@ CONFIGURABLES: tuple[Callable, ...] = (
     jobs.PairedText,
     jobs.train_model,
     jobs.train_exit_classifier,
+    jobs.train_policy,
     losses.proportional_to_layer,
     losses.uniform,
     losses.last_only,
     classifier.independent,
     classifier.geometric,
+    policy.self_critical,
+    policy.leave_one_out,
+    policy.straight_through,
+    constrained.DynamicBarrier,
+    constrained.PrintedBarrier,
+    constrained.FixedWeight,
+    constrained.DualAscent,
 )
 
 

@@ -69,15 +69,9 @@ def decide_rows(
     if maker.after:
         read = _first_prompt_layers if config.decoder_only else _first_encoder_layers
         so_far = read(call, so_far, maker.after)
-    protected = _protected(config, tokens, mask) if config.sizes.drops_tokens else None
+    protected = planned.protected(config.eos_ids, tokens, mask) if config.sizes.drops_tokens else None
     plan = maker(Context(config.sizes, example_ids, tokens, mask, so_far.states, keys, protected=protected))
     return so_far._replace(plan=_with_first_layers(_checked_plan(maker, plan, mask, config), maker.after, config))
-
-
-def _protected(config: TransformerConfig, tokens: Int[Array, 'B S'], mask: Bool[Array, 'B S']) -> Bool[Array, 'B S']:
-    """Source tokens that no plan drops: the first, and every one that ends or separates texts."""
-    ends = jnp.any(tokens[..., None] == jnp.asarray(config.eos_ids), axis=-1)
-    return mask & (ends | (jnp.arange(tokens.shape[1]) == 0))
 
 
 def _checked_plan(maker: PlanMaker, plan: Any, mask: Bool[Array, 'B S'], config: TransformerConfig) -> Plan:

@@ -33,6 +33,7 @@ RESERVED = ('class', 'source')
 # Of the heads that come along, how a checkpoint gets them.
 HOW_MADE = {
     'exit_classifier': 'train one (`calm train --gin_file=runs/classifier.gin`)',
+    'policy': 'train one (`calm train --gin_file=runs/policy.gin`)',
     'frequent_ids': 'count them (`calm count`)',
 }
 

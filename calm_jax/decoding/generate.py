@@ -123,7 +123,13 @@ def prefill(
 ) -> DecodeState:
     """The state before the first token, from what was decided; arguments as `program`, cursor and kept as `prefill_rows`."""
     decoding, rows, settings = resolved(_stateful(decoding), rows, capacity)
-    options = {'forced': forced, 'head_table': head_table, 'log_probabilities': log_probabilities, 'cursor': cursor, 'kept': kept}
+    options = {
+        'forced': forced,
+        'head_table': head_table,
+        'log_probabilities': log_probabilities,
+        'cursor': cursor,
+        'kept': kept,
+    }
     state = prefill_program.way(outermost)(config, params, decided, decoding, rows=rows, **settings, **options)
     return state if head_table is None else state.with_head_table(head_table)
 

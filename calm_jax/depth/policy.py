@@ -181,9 +181,7 @@ def parts_of(names: tuple[str, ...] | None, sizes: Sizes) -> Parts:
     encoder = jnp.arange(sizes.encoder_layers)[:, None] > 0
     decoder = jnp.arange(sizes.layers)[:, None] > (-1 if sizes.encoder_layers else 0)
     return Parts(
-        encoder & ('encoder' in names),
-        decoder & ('decoder' in names),
-        jnp.asarray('tokens' in names and sizes.drops_tokens),
+        encoder & ('encoder' in names), decoder & ('decoder' in names), jnp.asarray('tokens' in names and sizes.drops_tokens)
     )
 
 
@@ -221,7 +219,7 @@ def plan_of(decisions: Decisions, context: Context) -> Plan:
     )
 
 
-@pytree(static=('parts', 'constant'))
+@pytree(static=('parts', 'drawn'))
 class PolicyPlan(PlanMaker):
     """The most likely decisions of a trained policy under its dial.
 
@@ -247,7 +245,11 @@ class PolicyPlan(PlanMaker):
         metavar='X',
     )
     parts: tuple[str, ...] | None = option('what the policy decides; None: all that the model has', default=None, flag=None)
-    constant: bool = option('whether the policy is fed ones in place of the input', default=False, flag=None)
+    drawn: bool = option(
+        'draw decisions as likely as the policy has them, of each text by its own key, in place of the likeliest',
+        default=False,
+        flag='policy_drawn',
+    )
 
     def __post_init__(self):
         if isinstance(self.level, int | float) and not 0 <= self.level <= 1:
@@ -261,14 +263,14 @@ class PolicyPlan(PlanMaker):
     def logits(self, context: Context) -> Logits:
         """What the policy scores of each row's input."""
         assert context.hidden is not None  # asked after one layer
-        states = jnp.ones_like(context.hidden) if self.constant else context.hidden
         names = ('scale', 'shift', 'hidden_kernel', 'hidden_bias', 'kernel', 'bias')
         policy = Policy(context.sizes.encoder_layers, context.sizes.layers)
-        scored = policy.apply({'params': {name: getattr(self, name) for name in names}}, states, context.mask)
+        scored = policy.apply({'params': {name: getattr(self, name) for name in names}}, context.hidden, context.mask)
         return Logits(*scored)
 
     def __call__(self, context: Context) -> Plan:
-        decisions = likeliest(tilted(self.logits(context), self.level))
+        logits = tilted(self.logits(context), self.level)
+        decisions = drawn(logits, context.keys) if self.drawn else likeliest(logits)
         return plan_of(parts_of(self.parts, context.sizes).limited(decisions), context)
 
     def flops(self, sizes: Sizes) -> int:

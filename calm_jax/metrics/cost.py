@@ -26,6 +26,7 @@ oracle's look-ahead, keys and values that are computed and then read by nobody.
 The sequences of a beam search count together in their row's columns, those past the chosen one's end too.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -60,15 +61,9 @@ def exact(config: TransformerConfig, source_tokens: Sequence[int] | np.ndarray, 
     """
     sources, counts, prefill_counts = _checked(config, source_tokens, work, prefill)
     width, heads = config.emb_dim, config.num_heads * config.head_dim
-    queries_outputs = 4 * width * heads
-    keys_values = 4 * width * config.kv_heads * config.head_dim
-    feed_forward = 2 * width * config.mlp_dim * (len(config.mlp_activations) + 1)
+    queries_outputs, keys_values, feed_forward = of_token(config)
     prompt = _prompt_tokens(config, sources)
-
-    def attention(tokens):
-        pairs, blocks = _encoder_pairs(config, tokens)
-        return tokens * (queries_outputs + keys_values) + 4 * pairs * heads + blocks * keys_values
-
+    attention = functools.partial(encoder_attention, config)
     first, kept = prefill_counts.encoder_first, sources - prefill_counts.dropped_tokens
     encoder = (
         first * (attention(sources) + sources * feed_forward)
@@ -94,6 +89,32 @@ def exact(config: TransformerConfig, source_tokens: Sequence[int] | np.ndarray, 
         decisions=_decisions(counts, prefill_counts) * width,
         head=counts.head_ids.sum(axis=1) * id_flops(config) + counts.head_states.sum(axis=1) * state_flops(config),
     )
+
+
+class TokenFlops(NamedTuple):
+    """Operations of one position in one layer: projections of queries and outputs of one attention, 4·D·A; of keys and values,
+    4·D·K; the feed-forward, 2·D·F·(m + 1)."""
+
+    queries_outputs: int
+    keys_values: int
+    feed_forward: int
+
+
+def of_token(config: TransformerConfig) -> TokenFlops:
+    """Those of a model."""
+    return TokenFlops(
+        4 * config.emb_dim * config.num_heads * config.head_dim,
+        4 * config.emb_dim * config.kv_heads * config.head_dim,
+        2 * config.emb_dim * config.mlp_dim * (len(config.mlp_activations) + 1),
+    )
+
+
+def encoder_attention(config: TransformerConfig, tokens: Any) -> Any:
+    """Operations of the attention of one encoder layer over so many tokens, numbers or an array of any library."""
+    queries_outputs, keys_values, _ = of_token(config)
+    pairs, blocks = _encoder_pairs(config, tokens)
+    reading = 4 * pairs * config.num_heads * config.head_dim
+    return tokens * (queries_outputs + keys_values) + reading + blocks * keys_values
 
 
 def elbayad(config: TransformerConfig, source_tokens: Sequence[int] | np.ndarray, work: Work, prefill: PrefillWork) -> Cost:
@@ -167,10 +188,10 @@ def _keys_read(prompt: np.ndarray, work: Work) -> np.ndarray:
     return prompt[:, None] + np.arange(1, work.self_attention.shape[1] + 1)
 
 
-def _encoder_pairs(config: TransformerConfig, sources: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _encoder_pairs(config: TransformerConfig, sources: Any) -> tuple[Any, Any]:
     """Queries times the keys that each reads in an encoder layer, and block sums among the keys: [B] each."""
     if config.encoder_attention == 'full':
-        return sources**2, np.zeros_like(sources)
+        return sources**2, 0 * sources
     # Without an end, 2r + 1 keys each; r(r + 1) / 2 fall off each end.
     reach = np.minimum(config.local_radius, np.maximum(sources - 1, 0))
     pairs = sources * (2 * reach + 1) - reach * (reach + 1)

@@ -44,6 +44,15 @@ def projected(project: Callable[[Array], Sequence[Array]], x: Array, rows: Array
     return jax.lax.cond(jnp.any(rows), made, lambda x: nothing, x)
 
 
+def protected(end_ids: Sequence[int], tokens: Array, mask: Array) -> Array:
+    """Source tokens that no plan drops, bool [B, S]: the first, and every one that ends or separates texts.
+
+    end_ids: ids of those. tokens: int32 [B, S]; mask: bool [B, S], which of them are there.
+    """
+    ends = jnp.any(tokens[..., None] == jnp.asarray(end_ids), axis=-1)
+    return mask & (ends | (jnp.arange(tokens.shape[1]) == 0))
+
+
 class CrossAttention(NamedTuple):
     """What the decoder reads of its source: encoded [B, S, D]; bias [B, 1, 1, S], which hides padding."""
 

@@ -187,7 +187,7 @@ class Transformer(nn.Module):
         """Methods by name, as `apply` calls them, with dropout unless deterministic."""
 
         def call(*args, method):
-            dropout = {'deterministic': deterministic} if method in _DROP_OUT else {}
+            dropout = {'deterministic': deterministic} if method in DROPS_OUT else {}
             return getattr(self, method)(*args, **dropout)
 
         return call
@@ -296,7 +296,7 @@ class Transformer(nn.Module):
 
 
 # Methods that drop activations out in training.
-_DROP_OUT = frozenset(
+DROPS_OUT = frozenset(
     ('embed', 'embed_source', 'encoder_attend', 'encoder_feed_forward', 'encoder_norm')
     + ('self_attend', 'cross_attend', 'feed_forward')
 )

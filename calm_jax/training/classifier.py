@@ -17,7 +17,7 @@ from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import Transformer
 from calm_jax.training.losses import Unembed
 from calm_jax.training.multi_exit import layer_states, unembedding
-from calm_jax.training.train_state import Stage
+from calm_jax.training.train_state import Stage, of_loss
 
 Head = dict[str, jax.Array]
 Objective = Callable[[jax.Array, jax.Array], jax.Array]
@@ -145,4 +145,4 @@ def classifier_stage(
             overwrite=True,
         )
 
-    return Stage(start, params, loss, measure, report, ('loss', 'accuracy', 'dont_exit_f1'), export)
+    return Stage(start, params, of_loss(loss), measure, report, ('loss', 'accuracy', 'dont_exit_f1'), export)

@@ -16,7 +16,7 @@ from calm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import init_params
 from calm_jax.progress import progress
-from calm_jax.training import classifier, losses
+from calm_jax.training import classifier, constrained, losses, policy
 from calm_jax.training.multi_exit import multi_exit_stage
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions, fit
@@ -189,6 +189,52 @@ def train_exit_classifier(
     begun = native.load(checkpoint)
     generation = begun.generation or data.generation
     stage = classifier.classifier_stage(begun.config, begun.params, begun.tokenizer, objective, begun.heads, generation)
+    training, evaluation = data.batches(begun.tokenizer, begun.config, quiet)
+    inputs = _inputs(data, training, begun.tokenizer, begun.params)
+    return fit(stage, optimizer, training, evaluation, model_dir, options, quiet, functools.partial(start, inputs))
+
+
+def train_policy(
+    model_dir: str | os.PathLike,
+    data: PairedText,
+    optimizer: Optimizer,
+    options: LoopOptions,
+    checkpoint: str | os.PathLike,
+    parts: Sequence[str] | None = None,
+    constant: bool = False,
+    estimator: policy.Estimator = policy.self_critical,
+    rule: constrained.Rule = constrained.DualAscent(),
+    tolerance: float = 0.05,
+    exact_cost: bool = True,
+    entropy_floor: float = 0.0,
+    backbone: Optimizer | None = None,
+    dropout_steps: int = 0,
+    quiet: bool = False,
+    start: Start = _nothing,
+) -> TrainState:
+    """Trains a policy of a native checkpoint, on its model as it is or together with it.
+
+    model_dir: see `train_loop.fit`; its checkpoints hold the model too. optimizer: of the policy. start: see `train_model`.
+    For the others see `policy.policy_stage` and `train_loop.fit`.
+    """
+    begun = native.load(checkpoint)
+    stage = policy.policy_stage(
+        begun.config,
+        begun.params,
+        begun.tokenizer,
+        parts=parts,
+        estimator=estimator,
+        rule=rule,
+        tolerance=tolerance,
+        backbone=None if backbone is None else backbone.of(options.steps),
+        entropy_floor=entropy_floor,
+        exact_cost=exact_cost,
+        constant=constant,
+        warmup=dropout_steps,
+        seed=options.seed,
+        heads=begun.heads,
+        generation=begun.generation or data.generation,
+    )
     training, evaluation = data.batches(begun.tokenizer, begun.config, quiet)
     inputs = _inputs(data, training, begun.tokenizer, begun.params)
     return fit(stage, optimizer, training, evaluation, model_dir, options, quiet, functools.partial(start, inputs))

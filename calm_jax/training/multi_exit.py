@@ -13,7 +13,7 @@ from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import Transformer
 from calm_jax.training import losses
-from calm_jax.training.train_state import Batch, Stage
+from calm_jax.training.train_state import Batch, Stage, of_loss
 
 
 def layer_states(model: Transformer, params: Any, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, ...]:
@@ -106,7 +106,7 @@ def multi_exit_stage(
     def export(params, directory):
         native.save(directory, config, params, tokenizer, generation=generation, overwrite=True)
 
-    return Stage(params, {}, loss, measure, report, ('loss', 'nll', 'accuracy'), export)
+    return Stage(params, {}, of_loss(loss), measure, report, ('loss', 'nll', 'accuracy'), export)
 
 
 def _dropout(key):

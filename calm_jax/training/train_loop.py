@@ -83,9 +83,9 @@ def fit(
       state/         checkpoints to resume from; training goes on after the latest one found there.
       best/          the checkpoint of the best evaluation so far, for decoding; absent without evaluation data.
       last/          the checkpoint of the last step, for decoding.
-      metrics.jsonl  {"step", "loss", "grad_norm", "learning_rate", "steps_per_second", "minutes"} every `log_every` steps,
-                     at the first and at powers of two before, and {"step", "eval": {…}} at evaluations. Steps per second are of
-                     time in which nothing was compiled.
+      metrics.jsonl  {"step", "loss", "grad_norm", "learning_rate", "steps_per_second", "minutes"}, and what else the stage sums
+                     and watches, every `log_every` steps, at the first and at powers of two before, and {"step", "eval": {…}}
+                     at evaluations. Steps per second are of time in which nothing was compiled.
 
     A run that was killed and resumed ends with the same parameters, bit for bit, as one that was not, on the same
     devices: batches are a function of the step, and keys of seed and step.
@@ -121,7 +121,7 @@ def fit(
     )
     measure = jax.jit(stage.measure, in_shardings=(everywhere, everywhere, by_row), out_shardings=everywhere)
 
-    begin = jax.jit(functools.partial(initial_state, optimizer=optimizer), out_shardings=everywhere)
+    begin = jax.jit(functools.partial(initial_state, stage, optimizer=optimizer), out_shardings=everywhere)
     state, frozen = begin(_replicated(stage.params, everywhere)), _replicated(stage.frozen, everywhere)
     with Manager(model_dir / 'state', keep=options.keep) as manager:
         if manager.latest_step() is not None:

@@ -84,7 +84,11 @@ def test_a_policy_runs_what_it_finds_likeliest_under_its_dial(decode, decode_by_
             places = kept_by_hand(choice, source, protected)
             decoder = runs[config.num_encoder_layers :]
             parts = {
-                'sub_layers': lambda position, layer, decoder=decoder: (decoder[layer, 0], decoder[layer, 0], decoder[layer, 1]),
+                'sub_layers': lambda position, layer, decoder=decoder: (
+                    decoder[layer, 0],
+                    decoder[layer, 0],
+                    decoder[layer, 1],
+                ),
                 'encoder_sub_layers': lambda layer, runs=runs: tuple(runs[layer]),
             }
             assert trace.plan.source[row].nonzero()[0].tolist() == places.tolist()

@@ -1,0 +1,98 @@
+"""What an input costs within a plan, as a sum over its decisions: so that a policy's expected cost has a gradient.
+
+The same prices as `cost.py`, of a decode of T tokens: of each sub-layer what running it adds, of each choice of source tokens
+with as many tokens as it keeps. With probabilities in place of decisions the sum is the expectation, because a sub-layer and
+the choice of tokens are drawn apart.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from calm_jax.metrics import cost
+from calm_jax.models.config import TransformerConfig
+from calm_jax.types import Array
+
+Share = tuple[int, int]
+"""Numerator and denominator of what is kept: ⌈n · numerator / denominator⌉ of n tokens."""
+
+
+class Prices(NamedTuple):
+    """Operations in units of those of the full model, float32: what each decision adds for each of B inputs.
+
+    fixed: [B], what no decision is about: the layer that the policy reads after, the head, a prompt.
+    encoder_attention, encoder_feed_forward: [B, J], of a layer after the first, by the choice of source tokens.
+    decoder_attention: [B, J], self- and cross-attention of a layer with their keys and values; decoder_feed_forward: [B].
+    """
+
+    fixed: Array
+    encoder_attention: Array
+    encoder_feed_forward: Array
+    decoder_attention: Array
+    decoder_feed_forward: Array
+
+
+class Chances(NamedTuple):
+    """Probabilities, or decisions as 0 and 1: encoder, decoder: [B, layers, 2], that attention and feed-forward run; tokens:
+    [B, J], of each choice. The layer that the policy reads after stands among its stack's, and is not counted."""
+
+    encoder: Array
+    decoder: Array
+    tokens: Array
+
+
+def prices(
+    config: TransformerConfig,
+    source_tokens: Int[Array, ' B'],
+    new_tokens: Int[Array, ' B'],
+    shares: Sequence[Share],
+    decision_flops: int = 0,
+) -> Prices:
+    """The prices of B inputs of so many source and new tokens, T ≥ 1; shares: J of them, what each choice keeps.
+
+    decision_flops: what the policy itself takes. A decoder-only model's prompt runs in full.
+    """
+    of, read = cost.of_token(config), 4 * config.num_heads * config.head_dim  # of one key by all heads
+    decision = config.emb_dim * config.sizes.units(decision_flops)
+    sources, length = (jnp.asarray(each, jnp.result_type(float)) for each in (source_tokens, new_tokens))
+    kept = jnp.stack([-(-jnp.asarray(source_tokens) * top // bottom) for top, bottom in shares], axis=1).astype(sources.dtype)
+    t, m = length[:, None], kept
+    feed_forward = length * of.feed_forward
+    own = t * (of.queries_outputs + of.keys_values)
+    fixed = (config.vocab_size * cost.id_flops(config) + cost.state_flops(config)) * length
+    if config.decoder_only:
+        attention = own + read * (t * sources[:, None] + t * (t - 1) / 2) + 0 * m
+        encoder_attention = encoder_feed = jnp.zeros_like(m)
+        before = jnp.maximum(sources - 1, 0)
+        prompt = before * (of.queries_outputs + of.keys_values + of.feed_forward) + read * before * (before + 1) / 2
+        # The layer that is looked at reads the last token of the prompt too, and runs at every step.
+        last = of.queries_outputs + of.keys_values + read * sources + of.feed_forward
+        fixed = fixed + config.num_decoder_layers * prompt + last + attention[:, 0] + feed_forward
+        encoder_layers, decoder_layers = 0, config.num_decoder_layers - 1
+    else:
+        attention = own + read * t * (t + 1) / 2 + t * of.queries_outputs + read * t * m + m * of.keys_values
+        encoder_attention, encoder_feed = cost.encoder_attention(config, m), m * of.feed_forward
+        fixed = fixed + cost.encoder_attention(config, sources) + sources * of.feed_forward
+        encoder_layers, decoder_layers = config.num_encoder_layers - 1, config.num_decoder_layers
+    whole = (
+        fixed
+        + encoder_layers * (encoder_attention[:, 0] + encoder_feed[:, 0])
+        + decoder_layers * (attention[:, 0] + feed_forward)
+    )
+    made = Prices(fixed + decision, encoder_attention, encoder_feed, attention, feed_forward)
+    return jax.tree.map(lambda each: each / whole.reshape(-1, *(1,) * (each.ndim - 1)), made)
+
+
+def expected(prices: Prices, chances: Chances, decoder_only: bool) -> Float[Array, ' B']:
+    """The expected share of the full model's operations, [B]; exact where the chances are 0 and 1."""
+    encoder = jnp.sum(chances.encoder[:, 1:], axis=1)
+    decoder = jnp.sum(chances.decoder[:, 1 if decoder_only else 0 :], axis=1)
+    by_choice = (
+        encoder[:, :1] * prices.encoder_attention
+        + encoder[:, 1:] * prices.encoder_feed_forward
+        + decoder[:, :1] * prices.decoder_attention
+    )
+    return prices.fixed + jnp.sum(chances.tokens * by_choice, axis=1) + decoder[:, 1] * prices.decoder_feed_forward

@@ -1,0 +1,455 @@
+"""A policy's stage: which sub-layers and source tokens an input needs, learned with the model or on a frozen one.
+
+Two objectives: the loss of the drawn plan, in nats per target token, and its cost, as a share of the full model's operations
+(Zhang et al. 2024, §3.2). The gradient of the expected loss is estimated from draws, an `Estimator`; that of the expected cost
+is exact, because the cost is a sum over decisions (`metrics/plan_cost.py`). A rule makes one direction of the two
+(`constrained.py`), and the model follows the loss of the drawn plan.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from calm_jax.checkpoints import native
+from calm_jax.data.tokenizers import Tokenizer
+from calm_jax.depth.policy import (
+    PARTS,
+    TOKEN_CHOICES,
+    Decisions,
+    Logits,
+    Parts,
+    Policy,
+    drawn,
+    likeliest,
+    log_likelihood,
+    parts_of,
+    plan_of,
+)
+from calm_jax.metrics import plan_cost
+from calm_jax.models import planned
+from calm_jax.models.config import TransformerConfig
+from calm_jax.models.positions import standing
+from calm_jax.models.transformer import DROPS_OUT, Transformer
+from calm_jax.training import losses
+from calm_jax.training.constrained import DualAscent, Rule
+from calm_jax.training.optimizer import Optimizer
+from calm_jax.training.train_state import Batch, Stage
+from calm_jax.types import Array, Context, Plan
+
+SHARES = tuple((choice.numerator, choice.denominator) for choice in TOKEN_CHOICES)
+REMEMBERED = 0.95  # of the running full-plan loss, at each step
+
+
+class Read(NamedTuple):
+    """A batch as far as the policy sees it: the states of one layer, and what they are of.
+
+    states: [B, S, D]; mask: bool [B, S], the source, or of a decoder-only model's texts their prompts. source_tokens,
+    new_tokens: int32 [B].
+    """
+
+    context: Context
+    source_tokens: Array
+    new_tokens: Array
+
+
+def caller(model: Transformer, params: Any, key: Array | None = None) -> Callable:
+    """`call(*args, method)`: methods of the model with these parameters; with dropout if there is a key."""
+
+    def call(*args, method):
+        if key is None or method not in DROPS_OUT:
+            return model.apply({'params': params}, *args, method=method)
+        return model.apply({'params': params}, *args, deterministic=False, method=method, rngs={'dropout': key})
+
+    return call
+
+
+def read(call: Callable, config: TransformerConfig, batch: Batch) -> Read:
+    """What the policy reads of a batch: the first encoder layer's states, or the first layer's over the prompts."""
+    weights = batch['decoder_loss_weights']
+    rows, new_tokens = len(weights), jnp.sum(weights > 0, axis=1, dtype=jnp.int32)
+    if config.decoder_only:
+        tokens = batch['decoder_input_tokens']
+        # What predicts the first token of the target is the last of the prompt.
+        mask = (jnp.cumsum(weights, axis=1) - weights) == 0
+        mask = mask & (new_tokens > 0)[:, None]
+        positions, bias = standing(tokens.shape[1]), call(tokens.shape[1], method='causal_bias')
+        states, _ = planned.decoder_layer(call, 0, call(tokens, positions, method='embed'), positions, bias)
+        never = None
+    else:
+        tokens, mask = batch['encoder_input_tokens'], batch['encoder_mask']
+        context = call(mask, method='encoder_context')
+        states = planned.encode(call, range(1), call(tokens, method='embed_source'), context)
+        never = planned.protected(config.eos_ids, tokens, mask) if config.sizes.drops_tokens else None
+    seen = Context(config.sizes, jnp.zeros(rows, jnp.int32), tokens, mask, states, jnp.zeros(rows), protected=never)
+    return Read(seen, jnp.sum(mask, axis=1, dtype=jnp.int32), new_tokens)
+
+
+def nats(call: Callable, config: TransformerConfig, batch: Batch, seen: Read, plan: Plan, run: Any = planned.masked) -> Array:
+    """The loss of each row under a plan, nats per target token, float32 [B]; the layer that was read is not run again."""
+    tokens, states = batch['decoder_input_tokens'], seen.context.hidden
+    length = tokens.shape[1]
+    positions, bias = standing(length), call(length, method='causal_bias')
+    if config.decoder_only:
+        x, cross, first = states, None, 1
+        # A prompt is read in full, but for its last token, which is followed by the first decision.
+        prompt = seen.context.mask & (jnp.cumsum(seen.context.mask, axis=1) < seen.source_tokens[:, None])
+        run = functools.partial(outside, prompt, run)
+    else:
+        mask = seen.context.mask if plan.source is None else plan.source
+        context = call(mask, method='encoder_context')
+        source = planned.encode(call, range(1, config.num_encoder_layers), states, context, plan, run)
+        cross = planned.CrossAttention(call(source, method='encoder_norm'), call(mask, method='cross_bias'))
+        x, first = call(tokens, positions, method='embed'), 0
+    for layer in range(first, config.num_decoder_layers):
+        x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, plan, run)
+    weights = batch['decoder_loss_weights']
+    each = losses.token_losses(call(x, method='unembed'), batch['decoder_target_tokens']).nll
+    return jnp.sum(each * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1)
+
+
+def outside(prompt: Array, run: Any, rows: Array, sub_layer: Callable, x: Array) -> Array:
+    """As `run`, but every position of a prompt runs."""
+    return jnp.where(prompt[..., None], sub_layer(x), run(rows, sub_layer, x))
+
+
+def weighted(rows: Array, sub_layer: Callable[[Array], Array], x: Array) -> Array:
+    """x + g · (sub_layer(x) − x) for numbers g of the rows, which have a gradient."""
+    return x + rows[:, None, None].astype(x.dtype) * (sub_layer(x) - x)
+
+
+class Sampled(NamedTuple):
+    """What an estimator made of a batch, each float32 [B] unless said otherwise.
+
+    objective: its gradient by the policy is an estimate of that of the expected loss, by the model that of the loss of the
+    drawn plans. loss: of the drawn plans, in nats.
+    """
+
+    objective: Array
+    loss: Array
+
+
+class Draws(NamedTuple):
+    """What estimators draw from. logits: of the policy; parts: what is decided; loss_of: decisions → nats [B], of these
+    parameters of the model; key: consumed; soft_loss_of: (Logits that are gates in [0, 1], decisions) → nats [B]."""
+
+    logits: Logits
+    parts: Parts
+    loss_of: Callable[[Decisions], Array]
+    soft_loss_of: Callable[[Logits, Decisions], Array]
+    keys: Callable[[int], Array]
+
+
+def self_critical(draws: Draws) -> Sampled:
+    """(ℓ(a) − ℓ(â)) ∇ log π(a): one draw against the likeliest plan (Rennie et al. 2017; Zhang et al. 2024, §3.2)."""
+    decisions = draws.parts.limited(drawn(draws.logits, draws.keys(0)))
+    loss = draws.loss_of(decisions)
+    greedy = jax.lax.stop_gradient(draws.loss_of(draws.parts.limited(likeliest(draws.logits))))
+    advantage = jax.lax.stop_gradient(loss) - greedy
+    return Sampled(advantage * log_likelihood(draws.logits, decisions, draws.parts) + loss, loss)
+
+
+def leave_one_out(draws: Draws, samples: int = 2) -> Sampled:
+    """Σ_k (ℓ(a_k) − mean of the others) ∇ log π(a_k) / K: every draw is the baseline of the others (Kool et al. 2019)."""
+    decisions = [draws.parts.limited(drawn(draws.logits, draws.keys(k))) for k in range(samples)]
+    loss = jnp.stack([draws.loss_of(each) for each in decisions])
+    fixed = jax.lax.stop_gradient(loss)
+    advantages = (fixed - jnp.mean(fixed, axis=0)) * samples / (samples - 1)
+    likelihoods = jnp.stack([log_likelihood(draws.logits, each, draws.parts) for each in decisions])
+    return Sampled(jnp.mean(advantages * likelihoods + loss, axis=0), jnp.mean(loss, axis=0))
+
+
+def straight_through(draws: Draws, temperature: float = 1.0) -> Sampled:
+    """The gradient of the loss by the gates of sub-layers, as if each drawn gate were its relaxation (Jang et al. 2017); the
+    choice of source tokens, which cuts arrays, by its score against the likeliest plan. Biased."""
+    decisions = drawn(draws.logits, draws.keys(0))
+    noise = jax.random.split(draws.keys(1)[0])
+
+    def gates(key, logits, decided):
+        u = jax.random.uniform(key, logits.shape, logits.dtype, 1e-6, 1 - 1e-6)
+        soft = jax.nn.sigmoid((logits + jnp.log(u) - jnp.log1p(-u)) / temperature)
+        hard = soft > 0.5
+        return jnp.where(decided, hard + soft - jax.lax.stop_gradient(soft), 1.0), hard | ~decided
+
+    encoder, runs_encoder = gates(noise[0], draws.logits.encoder, draws.parts.encoder)
+    decoder, runs_decoder = gates(noise[1], draws.logits.decoder, draws.parts.decoder)
+    decisions = draws.parts.limited(Decisions(runs_encoder, runs_decoder, decisions.tokens))
+    loss = draws.soft_loss_of(Logits(encoder, decoder, draws.logits.tokens), decisions)
+    greedy = jax.lax.stop_gradient(draws.loss_of(draws.parts.limited(likeliest(draws.logits))))
+    score = log_likelihood(draws.logits, decisions, Parts(*map(jnp.zeros_like, draws.parts[:2]), draws.parts.tokens))
+    return Sampled(loss + (jax.lax.stop_gradient(loss) - greedy) * score, loss)
+
+
+Estimator = Callable[[Draws], Sampled]
+
+
+def entropy(logits: Logits, parts: Parts) -> Array:
+    """The mean entropy of a decision, in nats: over the sub-layers that are decided, and the choice of tokens; [B]."""
+
+    def bernoulli(logit):
+        p = jax.nn.sigmoid(logit)
+        return -(p * jax.nn.log_sigmoid(logit) + (1 - p) * jax.nn.log_sigmoid(-logit))
+
+    stacks = [(logits.encoder, parts.encoder), (logits.decoder, parts.decoder)]
+    total = sum(jnp.sum(jnp.where(part, bernoulli(logit), 0), axis=(1, 2)) for logit, part in stacks)
+    count = sum(2 * jnp.sum(part) for _, part in stacks)
+    tokens = -jnp.sum(jax.nn.softmax(logits.tokens) * jax.nn.log_softmax(logits.tokens), axis=-1)
+    return (total + jnp.where(parts.tokens, tokens, 0)) / jnp.maximum(count + parts.tokens, 1)
+
+
+def chances(logits: Logits, parts: Parts) -> plan_cost.Chances:
+    """The probabilities of what is decided; 1 of what always runs."""
+    tokens = jax.nn.softmax(logits.tokens)
+    return plan_cost.Chances(
+        jnp.where(parts.encoder, jax.nn.sigmoid(logits.encoder), 1.0),
+        jnp.where(parts.decoder, jax.nn.sigmoid(logits.decoder), 1.0),
+        jnp.where(parts.tokens, tokens, jax.nn.one_hot(0, len(TOKEN_CHOICES))),
+    )
+
+
+def chances_of(decisions: Decisions) -> plan_cost.Chances:
+    """Decisions as probabilities of 0 and 1."""
+    tokens = jax.nn.one_hot(decisions.tokens, len(TOKEN_CHOICES))
+    return plan_cost.Chances(decisions.encoder.astype(jnp.float32), decisions.decoder.astype(jnp.float32), tokens)
+
+
+class PolicyState(NamedTuple):
+    """Of the optimizers of a policy and its model. excess: float32 [], the running difference of the drawn plans' loss and the
+    full plan's, NaN before the first step; multiplier: the rule's last."""
+
+    step: Array
+    rule: Any
+    policy: Any
+    backbone: Any
+    excess: Array
+
+
+def optimizers(
+    policy: Optimizer, backbone: Optimizer | None, rule: Rule, tolerance: float, warmup: int
+) -> optax.GradientTransformationExtraArgs:
+    """The step of both: `update({'loss', 'cost', 'backbone'}, state, params, means={'loss', 'full_loss', …})`.
+
+    The bound of the loss is the full plan's and `tolerance` nats; how far above it the loss is, is a running mean of both on
+    the same batches. In the first `warmup` steps the policy stays as it was, and the model learns under its draws.
+    """
+    follow, learn, train = rule.build(), policy.build(), None if backbone is None else backbone.build()
+
+    def init(params):
+        return PolicyState(
+            step=jnp.zeros((), jnp.int32),
+            rule=follow.init(params['policy']),
+            policy=learn.init(params['policy']),
+            backbone=None if train is None else train.init(params['backbone']),
+            excess=jnp.full((), jnp.nan, jnp.float32),
+        )
+
+    def update(updates, state, params=None, *, means, **extra):
+        del extra
+        now = means['loss'] - means['full_loss']
+        excess = jnp.where(jnp.isnan(state.excess), now, REMEMBERED * state.excess + (1 - REMEMBERED) * now)
+        direction, followed = follow.update(updates['loss'], state.rule, cost=updates['cost'], excess=excess - tolerance)
+        steps, learned = learn.update(direction, state.policy, params['policy'])
+        waits = state.step < warmup
+        made = {'policy': jax.tree.map(lambda step: jnp.where(waits, 0, step), steps)}
+        trained = state.backbone
+        if train is not None:
+            made['backbone'], trained = train.update(updates['backbone'], state.backbone, params['backbone'])
+        kept = jax.tree.map(lambda new, old: jnp.where(waits, old, new), (followed, learned), (state.rule, state.policy))
+        return made, PolicyState(state.step + 1, *kept, trained, excess)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def watched(state: PolicyState) -> dict[str, Array]:
+    """What is logged of the optimizers, float32 [] each."""
+    return {'multiplier': state.rule.multiplier, 'excess': state.excess}
+
+
+def policy_stage(
+    config: TransformerConfig,
+    params: Any,
+    tokenizer: Tokenizer,
+    *,
+    parts: Sequence[str] | None = None,
+    estimator: Estimator = self_critical,
+    rule: Rule = DualAscent(),
+    tolerance: float = 0.05,
+    backbone: Optimizer | None = None,
+    entropy_floor: float = 0.0,
+    exact_cost: bool = True,
+    constant: bool = False,
+    warmup: int = 0,
+    seed: int = 0,
+    heads: dict | None = None,
+    generation: dict | None = None,
+) -> Stage:
+    """Trains a policy on a frozen model, or with it.
+
+    parts: of `depth.policy.PARTS`, what is decided; None: all that the model has. estimator: of the gradient of the expected
+    loss. rule: how a direction is made of loss and cost. tolerance: nats per token by which the drawn plans' loss may be above
+    the full plan's. backbone: of the model, which follows the loss of the drawn plans; None: it is frozen. entropy_floor: mean
+    nats of a decision, below which entropy is raised. exact_cost: whether the gradient of the expected cost is exact; else it
+    is estimated as that of the loss is. constant: whether the policy is fed ones, whatever the input is. warmup: steps in which
+    the model alone learns, under draws of a policy that has learned nothing. heads: those of the checkpoint; a policy among
+    them is trained on.
+
+    Raises ValueError for parts that the model does not have.
+    """
+    names = None if parts is None else tuple(parts)
+    unknown = [name for name in names or () if name not in PARTS]
+    if unknown:
+        raise ValueError(f'parts holds {unknown[0]!r}; expected some of {", ".join(PARTS)}')
+    if 'tokens' in (names or ()) and not config.sizes.drops_tokens:
+        raise ValueError('parts holds tokens, and this model cannot drop any: it has no encoder, or one of local attention')
+    model, sizes = Transformer(config), config.sizes
+    decided, policy = parts_of(names, sizes), Policy(sizes.encoder_layers, sizes.layers)
+    others = dict(heads or {})
+    head = others.pop('policy', None)
+    if head is None:
+        nothing = jnp.zeros((1, 1, config.emb_dim)), jnp.ones((1, 1), bool)
+        head = policy.init(jax.random.key(seed), *nothing)['params']
+    flops = 2 * config.emb_dim * (config.emb_dim + head['bias'].shape[0])
+
+    def scored(head, seen):
+        states = jax.lax.stop_gradient(seen.context.hidden)
+        return Logits(*policy.apply({'params': head}, jnp.ones_like(states) if constant else states, seen.context.mask))
+
+    def priced(seen):
+        return plan_cost.prices(config, seen.source_tokens, jnp.maximum(seen.new_tokens, 1), SHARES, flops)
+
+    def objective(trained, frozen, batch, key):
+        """(float32 [], sums) of a batch; its gradients by policy and model are those that the steps take."""
+        backbone_params = trained.get('backbone', frozen)
+        dropout, drawing = jax.random.split(key)
+        call = caller(model, backbone_params, dropout if config.dropout_rate and backbone is not None else None)
+        seen = read(call, config, batch)
+        logits, there = scored(trained['policy'], seen), (seen.new_tokens > 0).astype(jnp.float32)
+
+        def loss_of(decisions):
+            return nats(call, config, batch, seen, plan_of(decisions, seen.context))
+
+        def soft_loss_of(gates, decisions):
+            plan = plan_of(decisions, seen.context)._replace(
+                self_attention=gates.decoder[..., 0],
+                cross_attention=gates.decoder[..., 0],
+                feed_forward=gates.decoder[..., 1],
+                encoder_attention=gates.encoder[..., 0],
+                encoder_feed_forward=gates.encoder[..., 1],
+            )
+            return nats(call, config, batch, seen, plan, weighted)
+
+        def keys(number):
+            return jax.random.split(jax.random.fold_in(drawing, number), len(there))
+
+        made = estimator(Draws(logits, decided, loss_of, soft_loss_of, keys))
+        uncertain = entropy(logits, decided)
+        full = jax.lax.stop_gradient(nats(call, config, batch, seen, full_plan(seen.context)))
+        sums = {'loss': made.loss, 'full_loss': full, 'entropy': uncertain}
+        short = jax.nn.relu(entropy_floor - uncertain)
+        return jnp.sum((made.objective + short) * there), {name: jnp.sum(each * there) for name, each in sums.items()}
+
+    def cost(head, backbone_params, batch, key):
+        """float32 [], the sum of the expected cost over a batch's rows, or what has its gradient on average."""
+        seen = read(caller(model, backbone_params), config, batch)
+        logits, there = scored(head, seen), (seen.new_tokens > 0).astype(jnp.float32)
+        prices = priced(seen)
+        share = plan_cost.expected(prices, chances(logits, decided), config.decoder_only)
+        if exact_cost:
+            return jnp.sum(share * there), jnp.sum(share * there)
+        likely = decided.limited(likeliest(logits))
+        decisions = decided.limited(drawn(logits, jax.random.split(jax.random.fold_in(key, 7), len(there))))
+        drawn_cost, likely_cost = (
+            plan_cost.expected(prices, chances_of(each), config.decoder_only) for each in (decisions, likely)
+        )
+        score = jax.lax.stop_gradient(drawn_cost - likely_cost) * log_likelihood(logits, decisions, decided)
+        return jnp.sum(score * there), jnp.sum(share * there)
+
+    def gradients(trained, frozen, batch, key):
+        (_, sums), by = jax.value_and_grad(objective, has_aux=True)(trained, frozen, batch, key)
+        backbone_params = trained.get('backbone', frozen)
+        (_, share), cost_by = jax.value_and_grad(cost, has_aux=True)(trained['policy'], backbone_params, batch, key)
+        there = jnp.sum(jnp.any(batch['decoder_loss_weights'] > 0, axis=1), dtype=jnp.float32)
+        made = {'loss': by['policy'], 'cost': cost_by}
+        if backbone is not None:
+            made['backbone'] = by['backbone']
+        return {**sums, 'cost': share, 'weight': there}, made
+
+    def measure(trained, frozen, batch):
+        call = caller(model, trained.get('backbone', frozen))
+        seen = read(call, config, batch)
+        logits, there = scored(trained['policy'], seen), (seen.new_tokens > 0).astype(jnp.float32)
+        decisions = decided.limited(likeliest(logits))
+        plan = plan_of(decisions, seen.context)
+        of_row = {
+            'loss': nats(call, config, batch, seen, plan),
+            'full_loss': nats(call, config, batch, seen, full_plan(seen.context)),
+            'cost': plan_cost.expected(priced(seen), chances_of(decisions), config.decoder_only),
+            'entropy': entropy(logits, decided),
+            'rows': jnp.ones_like(there),
+            'encoder_runs': decisions.encoder,
+            'decoder_runs': decisions.decoder,
+            'token_choices': jax.nn.one_hot(decisions.tokens, len(TOKEN_CHOICES)),
+        }
+        return {name: jnp.tensordot(there, each.astype(jnp.float32), 1) for name, each in of_row.items()}
+
+    def report(sums):
+        means = {name: each / sums['rows'] for name, each in sums.items() if name != 'rows'}
+        excess = means['loss'] - means['full_loss'] - tolerance
+        runs = {name: means.pop(name) for name in ('encoder_runs', 'decoder_runs')}
+        return {
+            **{name: float(means[name]) for name in ('loss', 'full_loss', 'cost', 'entropy')},
+            'objective': float(means['cost'] + ABOVE * max(0.0, excess)),
+            'token_choices': means['token_choices'].tolist(),
+            **{
+                f'{stack}_{part}': runs[f'{stack}_runs'][:, place].tolist()
+                for stack in ('encoder', 'decoder')
+                for place, part in enumerate(('attention', 'feed_forward'))
+            },
+        }
+
+    def export(trained, directory):
+        native.save(
+            directory,
+            config,
+            trained.get('backbone', params),
+            tokenizer,
+            heads={**others, 'policy': fed_ones(policy, trained['policy']) if constant else trained['policy']},
+            generation=generation,
+            overwrite=True,
+        )
+
+    start = {'policy': head} if backbone is None else {'policy': head, 'backbone': params}
+    return Stage(
+        params=start,
+        frozen=params if backbone is None else {},
+        gradients=gradients,
+        measure=measure,
+        report=report,
+        metrics=('objective', 'loss', 'cost'),
+        export=export,
+        optimizer=lambda optimizer: optimizers(optimizer, backbone, rule, tolerance, warmup),
+        watch=watched,
+    )
+
+
+ABOVE = 10.0  # what a nat above the bound weighs against all of the full model's operations, where the best step is chosen
+
+
+def full_plan(context: Context) -> Plan:
+    """Everything runs, and all source tokens stay."""
+    rows, sizes = context.mask.shape[0], context.sizes
+    decisions = Decisions(
+        jnp.ones((rows, sizes.encoder_layers, 2), bool), jnp.ones((rows, sizes.layers, 2), bool), jnp.zeros(rows, jnp.int32)
+    )
+    return plan_of(decisions, context)
+
+
+def fed_ones(policy: Policy, head: dict) -> dict:
+    """The policy that says of every input what this one says of ones."""
+    scores = policy.apply({'params': head}, jnp.ones((1, 1, head['scale'].shape[0])), jnp.ones((1, 1), bool))
+    flat = [np.asarray(each).reshape(-1) for each in scores]
+    return {**head, 'kernel': np.zeros_like(head['kernel']), 'bias': np.concatenate(flat)}

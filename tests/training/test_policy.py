@@ -1,0 +1,130 @@
+"""A policy's stage: estimators against the enumeration of every plan, exact costs, and a policy that learns."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calm_jax.decoding.decoding import Decoding, Limits
+from calm_jax.decoding.generate import generate
+from calm_jax.depth.policy import TOKEN_CHOICES, Decisions, Logits, log_likelihood, parts_of
+from calm_jax.metrics import cost, plan_cost
+from calm_jax.models.transformer import init_params
+from calm_jax.training.policy import SHARES, Draws, chances, chances_of, entropy, leave_one_out, self_critical, straight_through
+from calm_jax.types import Plan, Sizes
+from tests.laws.test_work_laws import LLAMA, T5, policy
+
+SIZES = Sizes(layers=1, width=8, vocabulary=14, embedding=8, encoder_layers=2, drops_tokens=True)
+CHOICES = len(TOKEN_CHOICES)
+
+
+def every_plan():
+    """Of one decoder layer and two encoder layers, of which the first always runs: 2⁴ · 7 decisions."""
+    plans = list(itertools.product((False, True), (False, True), (False, True), (False, True), range(CHOICES)))
+    encoder = np.array([[[True, True], each[:2]] for each in plans])
+    decoder = np.array([[each[2:4]] for each in plans])
+    return Decisions(jnp.asarray(encoder), jnp.asarray(decoder), jnp.array([each[4] for each in plans]))
+
+
+@pytest.fixture
+def toy():
+    """(logits of one input, a loss of every decision that no sum of single ones is, the exact gradient of its mean)."""
+    rng = np.random.default_rng(0)
+    logits = Logits(*(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((1, 2, 2), (1, 1, 2), (1, CHOICES))))
+    weights = jnp.asarray(rng.normal(size=(4 + 2 + CHOICES,)), jnp.float32)
+
+    def loss_of(decisions):
+        flat = chances_of(decisions)
+        x = jnp.concatenate([each.reshape(each.shape[0], -1) for each in flat], axis=1)
+        return jnp.sin(x @ weights) + x[:, 2] * x[:, 4] + 0.5 * x[:, 5] * x[:, 8]
+
+    plans, parts = every_plan(), parts_of(None, SIZES)
+
+    def mean(logits):
+        wide = jax.tree.map(lambda each: jnp.broadcast_to(each, (len(plans.tokens), *each.shape[1:])), logits)
+        return jnp.sum(jnp.exp(log_likelihood(wide, plans, parts)) * loss_of(plans))
+
+    return logits, loss_of, parts, jax.grad(mean)(logits)
+
+
+@pytest.mark.parametrize('estimator', (self_critical, leave_one_out), ids=lambda each: each.__name__)
+def test_an_estimator_is_on_average_the_gradient_of_the_mean_over_every_plan(toy, estimator):
+    logits, loss_of, parts, exact = toy
+    rows = 20_000
+
+    def estimate(logits, key):
+        wide = jax.tree.map(lambda each: jnp.broadcast_to(each, (rows, *each.shape[1:])), logits)
+
+        def keys(number):
+            return jax.random.split(jax.random.fold_in(key, number), rows)
+
+        return jnp.mean(estimator(Draws(wide, parts, loss_of, lambda *_: None, keys)).objective)
+
+    made = jax.jit(jax.vmap(jax.grad(estimate), (None, 0)))(logits, jax.random.split(jax.random.key(5), 20))
+    for one, other in zip(jax.tree.leaves(made), jax.tree.leaves(exact)):
+        mean, error = np.mean(one, axis=0), np.std(one, axis=0) / np.sqrt(len(one))
+        assert (np.abs(mean - other) <= 5 * error + 1e-6).all()
+        assert np.abs(other).max() > 0.01 > 5 * error.max()
+
+
+def test_straight_through_gates_have_a_gradient_where_draws_have_none(toy):
+    logits, loss_of, parts, exact = toy
+
+    def soft(gates, decisions):
+        return jnp.sum(gates.decoder**2, axis=(1, 2)) + loss_of(decisions)
+
+    def estimate(logits):
+        keys = lambda number: jax.random.split(jax.random.key(number), 1)  # noqa: E731
+        return jnp.sum(straight_through(Draws(logits, parts, loss_of, soft, keys)).objective)
+
+    made = jax.grad(estimate)(logits)
+    assert (made.decoder > 0).all() and not made.encoder.any() and made.tokens.any()
+
+
+def test_the_entropy_of_a_decision_is_that_of_its_definition(toy):
+    logits, _, parts, _ = toy
+    p = jax.nn.sigmoid(jnp.concatenate([logits.encoder[0, 1:].ravel(), logits.decoder.ravel()]))
+    q = jax.nn.softmax(logits.tokens[0])
+    expected = -(p * np.log(p) + (1 - p) * np.log(1 - p)).sum() - (q * np.log(q)).sum()
+    np.testing.assert_allclose(entropy(logits, parts), expected / 5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('config', (T5, LLAMA), ids=('encoder-decoder', 'decoder-only'))
+def test_the_price_of_a_plan_is_its_cost_when_it_is_decoded(config):
+    source, length = 9, 6
+    params = init_params(config, jax.random.key(4))
+    tokens = np.random.default_rng(7).integers(2, 14, (1, source))
+    for level in (0.2, 0.5, 0.9):
+        plan = policy(config, level)
+        trace = generate(config, params, tokens, None, Decoding(limits=Limits(max_new_tokens=length), plan=plan))
+        assert trace.lengths[0] == length
+        flops = plan.flops(config.sizes)
+        counted = float(cost.exact(config, [source], trace.work, trace.prefill).total[0])
+        full = generate(config, params, tokens, None, Decoding(limits=Limits(max_new_tokens=length)))
+        whole = float(cost.exact(config, [source], full.work, full.prefill).total[0])
+        prices = plan_cost.prices(config, jnp.array([source]), jnp.array([length]), SHARES, flops)
+        share = plan_cost.expected(prices, chances_of(decisions_of(trace.plan, source)), config.decoder_only)
+        np.testing.assert_allclose(float(share[0]), counted / whole, rtol=1e-5)
+
+
+def decisions_of(plan: Plan, source: int) -> Decisions:
+    kept = source if plan.source is None else int(plan.source.sum())
+    [choice] = [at for at, (top, bottom) in enumerate(SHARES) if -(-source * top // bottom) == kept][:1]
+    encoder = jnp.stack([plan.encoder_attention, plan.encoder_feed_forward], axis=-1)
+    return Decisions(encoder, jnp.stack([plan.self_attention, plan.feed_forward], axis=-1), jnp.array([choice]))
+
+
+def test_the_expected_cost_is_the_mean_over_every_plan(toy):
+    logits, _, parts, _ = toy
+    config = T5
+    plans = every_plan()
+    rows = len(plans.tokens)
+    prices = plan_cost.prices(config, jnp.full(rows, 9), jnp.full(rows, 5), SHARES, 100)
+    wide = jax.tree.map(lambda each: jnp.broadcast_to(each, (rows, *each.shape[1:])), logits)
+    likelihood = jnp.exp(log_likelihood(wide, plans, parts))
+    np.testing.assert_allclose(likelihood.sum(), 1, rtol=1e-5)
+    mean = jnp.sum(likelihood * plan_cost.expected(prices, chances_of(plans), False))
+    one = jax.tree.map(lambda each: each[:1], prices)
+    np.testing.assert_allclose(plan_cost.expected(one, chances(logits, parts), False)[0], mean, rtol=1e-5)
