@@ -80,7 +80,7 @@ def _checked_plan(maker: PlanMaker, plan: Any, mask: Bool[Array, 'B S'], config:
     if not isinstance(plan, Plan):
         raise ValueError(f'{type(maker).__name__} gave {plan!r}; expected a Plan')
     layers = dict.fromkeys(Plan._fields[:3], config.num_decoder_layers) | dict.fromkeys(
-        Plan._fields[3:], config.num_encoder_layers
+        Plan._fields[3:5], config.num_encoder_layers
     )
     shapes = {name: (rows, count) for name, count in layers.items()}
     if plan.source is not None:
@@ -152,7 +152,7 @@ def prefill_rows(
     after = 0 if decoding.plan is None else decoding.plan.after
     cross_kv, cross_mask = None, decided.mask
     if config.decoder_only:
-        layers, work = _read_prompt(call, config, decided, ring, after)
+        layers, work = _read_prompt(call, config, decided, ring, after, decoding.plan_prompt == 'plan')
     else:
         layers = _empty(config, count, ring)
         cross_kv, cross_mask, work = _read_source(call, config, decided, after, kept)
@@ -250,7 +250,7 @@ def _rounded_up(length: int, multiple: int) -> int:
 
 
 def _kept(mask: Bool[Array, 'B S'], states: Array, room: int) -> tuple[Bool[Array, 'B K'], Array, Int[Array, 'B K']]:
-    """(which are there, their states [B, K, D], where in their source they stand) of the tokens of a mask, in order, K at most."""
+    """(which are there, their states [B, K, D], where in their source they stand): the tokens of a mask in order, K at most."""
     positions = jnp.argsort(~mask, axis=1, stable=True)[:, :room].astype(jnp.int32)
     there = jnp.take_along_axis(mask, positions, axis=1)
     return there, jnp.take_along_axis(states, positions[..., None], axis=1), positions
@@ -296,10 +296,10 @@ def _read_source(
 
 
 def _read_prompt(
-    call: Callable, config: TransformerConfig, decided: Decided, ring: int, after: int
+    call: Callable, config: TransformerConfig, decided: Decided, ring: int, after: int, within: bool
 ) -> tuple[tuple[KVCache, ...], PrefillWork]:
-    """Caches with the keys and values of all prompt tokens but the last, and the work of that."""
-    mask, plan, rows = decided.mask, decided.plan, decided.mask.shape[0]
+    """Caches with the keys and values of all prompt tokens but the last, and the work of that; within: whether of the plan."""
+    mask, plan, rows = decided.mask, decided.plan if within else None, decided.mask.shape[0]
     read, layers = decided.source.shape[1] - 1, list(_empty(config, rows, ring))
     if read:
         positions = standing(read, mask[:, :-1])

@@ -63,12 +63,13 @@ class Limits:
                 raise ValueError(f'{name} is {value}; expected 1 or more')
 
 
-@pytree
+@pytree(static=('plan_prompt',))
 class Decoding:
     """Everything about decoding that decides the output.
 
     limits: how much is read and said. exit: when a token leaves. gate: which layers it enters. plan: which sub-layers its row
-    runs. propagation: what skipped layers hold. choice: how a token is chosen: greedy, sampled, or by beam search, which takes
+    runs; plan_prompt: whether a decoder-only model reads its prompt in full, as the plans of Zhang et al. 2024 and Glavas et al.
+    2024 (§2) do, or within the plan. propagation: what skipped layers hold. choice: how a token is chosen: greedy, sampled, or by beam search, which takes
     no exit, gate or sampling. rules: what may not be said; measures look at what the model says all the same.
     seed: of every draw, 0 ≤ seed < 2**32.
 
@@ -80,11 +81,16 @@ class Decoding:
     exit: Exit | None = option(default=None, kind=Exit)
     gate: Gate | None = option('which layers a token enters', default=None, metavar='NAME', kinds=GATES, named=True)
     plan: PlanMaker | None = option(
-        "which sub-layers a row runs: uniform:C for C of the decoder's layers",
+        "which sub-layers a row runs: uniform:C for C of the decoder's layers, policy for what the checkpoint's policy finds",
         default=None,
         metavar='PLAN',
         kinds=PLANS,
         named=True,
+    )
+    plan_prompt: str = option(
+        "how a decoder-only model's prompt is read beside a plan: in full, or within the plan",
+        default='full',
+        choices=('full', 'plan'),
     )
     propagation: Propagation = option(
         'what skipped layers hold (the last two are ablations)', default=Lazy(), metavar='NAME', kinds=PROPAGATIONS
@@ -98,6 +104,8 @@ class Decoding:
             value = getattr(self, name)
             if not isinstance(value, kind) and not (value is None and name in ('exit', 'gate', 'plan')):
                 raise TypeError(f'{name} is {value!r}; expected {example}')
+        if self.plan_prompt not in ('full', 'plan'):
+            raise ValueError(f'plan_prompt is {self.plan_prompt!r}; expected full or plan')
         if isinstance(self.choice, Beam) and not (self.exit is None and self.gate is None):
             other = 'an exit' if self.exit is not None else 'a gate'
             raise ValueError(
@@ -128,6 +136,7 @@ class Decoding:
             exit=None if off(self.exit) else self.exit,
             gate=None if off(self.gate) else self.gate,
             plan=None if off(self.plan) else self.plan,
+            plan_prompt='full' if off(self.plan) else self.plan_prompt,
             choice=self.choice.resolved(),
             rules=self.rules.resolved(),
         )

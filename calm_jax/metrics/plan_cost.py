@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
 
 from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
@@ -45,13 +44,9 @@ class Chances(NamedTuple):
 
 
 def prices(
-    config: TransformerConfig,
-    source_tokens: Int[Array, ' B'],
-    new_tokens: Int[Array, ' B'],
-    shares: Sequence[Share],
-    decision_flops: int = 0,
+    config: TransformerConfig, source_tokens: Array, new_tokens: Array, shares: Sequence[Share], decision_flops: int = 0
 ) -> Prices:
-    """The prices of B inputs of so many source and new tokens, T ≥ 1; shares: J of them, what each choice keeps.
+    """The prices of B inputs of so many source and new tokens, int [B], T ≥ 1; shares: J of them, what each choice keeps.
 
     decision_flops: what the policy itself takes. A decoder-only model's prompt runs in full.
     """
@@ -86,7 +81,7 @@ def prices(
     return jax.tree.map(lambda each: each / whole.reshape(-1, *(1,) * (each.ndim - 1)), made)
 
 
-def expected(prices: Prices, chances: Chances, decoder_only: bool) -> Float[Array, ' B']:
+def expected(prices: Prices, chances: Chances, decoder_only: bool) -> Array:
     """The expected share of the full model's operations, [B]; exact where the chances are 0 and 1."""
     encoder = jnp.sum(chances.encoder[:, 1:], axis=1)
     decoder = jnp.sum(chances.decoder[:, 1 if decoder_only else 0 :], axis=1)

@@ -44,7 +44,7 @@ def full_prefill(config, rows=1):
     """PrefillWork of rows whose source or prompt ran every layer."""
     encoder, decoder = config.num_encoder_layers, config.num_decoder_layers
     cross, prompt = (0, decoder) if config.decoder_only else (decoder, 0)
-    return PrefillWork(*(np.full(rows, count) for count in (encoder, encoder, cross, prompt, prompt, prompt, 0, 0)))
+    return PrefillWork(*(np.full(rows, count) for count in (encoder, encoder, cross, prompt, prompt, prompt, 0, 0, 0, 0)))
 
 
 # Of 5 source tokens and the third token of a row: A = 6, but 12 in GROUPED and 8 in LLAMA; K = 6, but 4 in LLAMA.
@@ -60,6 +60,9 @@ PRICES = [
     (T5, 'prefill.encoder_feed_forward', 'source', 5 * 3 * (2 * 4 * 5)),
     (T5, 'prefill.cross_keys_values', 'encoder_kv', 5 * 2 * (2 * 4 * 6)),
     (T5, 'prefill.decisions', 'decisions', 4),
+    # Both change what others cost: the layers before 2 of 5 tokens were dropped read all of them.
+    (T5, 'prefill.encoder_first', 'source', 0),
+    (T5, 'prefill.dropped_tokens', 'source', 0),
     (BART, 'work.feed_forward', 'decoder', 2 * (2 * 6 * 5)),
     (BART, 'prefill.encoder_feed_forward', 'source', 5 * 2 * (2 * 6 * 5)),
     (GROUPED, 'work.self_attention', 'decoder', 2 * (2 * 6 * 12) + 2 * (2 * 3 * 12)),
@@ -98,6 +101,18 @@ def test_each_count_has_its_price_by_hand_and_goes_to_one_term(config, count, te
 def test_every_count_stands_in_the_table_of_prices():
     counts = {f'{kind}.{name}' for kind, fields in (('work', Work), ('prefill', PrefillWork)) for name in fields._fields}
     assert {count for _, count, _, _ in PRICES} == counts
+
+
+def test_after_tokens_are_dropped_layers_read_those_that_are_left():
+    work, prefill = nothing(rows=1, tokens=1)
+    one, two = np.ones(1, np.int32), np.full(1, 2, np.int32)
+    ran = {'encoder_attention': two, 'encoder_feed_forward': two, 'cross_keys_values': one}
+    prefill = prefill._replace(**ran, encoder_first=one, dropped_tokens=two)
+    counted = cost.exact(T5, [5], work._replace(cross_attention=np.ones((1, 1), np.int32)), prefill)
+    layers = [tokens * 4 * (2 * 4 * 6) + tokens**2 * 2 * (2 * 6) + tokens * 3 * (2 * 4 * 5) for tokens in (5, 3)]
+    assert counted.source == sum(layers)
+    assert counted.encoder_kv == 3 * 2 * (2 * 4 * 6)
+    assert counted.decoder == 2 * (2 * 4 * 6) + 2 * (2 * 3 * 6)
 
 
 def test_later_columns_read_more_keys_and_a_prompt_counts_before_them():
