@@ -260,6 +260,17 @@ class PolicyPlan(PlanMaker):
         if unknown:
             raise ValueError(f'parts holds {unknown[0]!r}; expected some of {", ".join(PARTS)}')
 
+    @classmethod
+    def of(cls, text: str, sizes: Sizes) -> dict[str, float]:
+        """What `--plan policy:λ` says. Raises ValueError for what is no number from 0 to 1."""
+        try:
+            level = float(text)
+        except ValueError:
+            level = -1.0
+        if not 0 <= level <= 1:
+            raise ValueError(f"plan is 'policy:{text}'; expected policy:λ with a number from 0 to 1")
+        return {'level': level}
+
     def logits(self, context: Context) -> Logits:
         """What the policy scores of each row's input."""
         assert context.hidden is not None  # asked after one layer

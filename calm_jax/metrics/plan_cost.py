@@ -63,9 +63,9 @@ def prices(
         encoder_attention = encoder_feed = jnp.zeros_like(m)
         before = jnp.maximum(sources - 1, 0)
         prompt = before * (of.queries_outputs + of.keys_values + of.feed_forward) + read * before * (before + 1) / 2
-        # The layer that is looked at reads the last token of the prompt too, and runs at every step.
-        last = of.queries_outputs + of.keys_values + read * sources + of.feed_forward
-        fixed = fixed + config.num_decoder_layers * prompt + last + attention[:, 0] + feed_forward
+        fixed = fixed + config.num_decoder_layers * prompt + attention[:, 0] + feed_forward
+        # What the policy looks at is a layer over the last token of the prompt too, which the full model runs once.
+        decision = decision + of.queries_outputs + of.keys_values + read * sources + of.feed_forward
         encoder_layers, decoder_layers = 0, config.num_decoder_layers - 1
     else:
         attention = own + read * t * (t + 1) / 2 + t * of.queries_outputs + read * t * m + m * of.keys_values

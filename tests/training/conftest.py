@@ -12,7 +12,7 @@ from calm_jax.data.batching import Example, TrainingBatches, evaluation_batches
 from calm_jax.data.tokenizers import ByteTokenizer
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import init_params
-from calm_jax.training.train_state import Stage
+from calm_jax.training.train_state import Stage, of_loss
 
 LENGTHS = {'max_source_length': 8, 'max_target_length': 8}
 
@@ -76,7 +76,7 @@ def toy_stage(noise=0.1):
     def report(sums):
         return {'loss': float(sums['loss'] / sums['tokens'])}
 
-    return Stage({'w': np.zeros(259, np.float32)}, {}, loss, measure, report, ('loss',), export)
+    return Stage({'w': np.zeros(259, np.float32)}, {}, of_loss(loss), measure, report, ('loss',), export)
 
 
 @pytest.fixture

@@ -1,18 +1,35 @@
 """A policy's stage: estimators against the enumeration of every plan, exact costs, and a policy that learns."""
 
+import dataclasses
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import calm_jax
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import generate
-from calm_jax.depth.policy import TOKEN_CHOICES, Decisions, Logits, log_likelihood, parts_of
+from calm_jax.depth.policy import TOKEN_CHOICES, Decisions, Logits, PolicyPlan, log_likelihood, parts_of
 from calm_jax.metrics import cost, plan_cost
+from calm_jax.models.joined import split
 from calm_jax.models.transformer import init_params
-from calm_jax.training.policy import SHARES, Draws, chances, chances_of, entropy, leave_one_out, self_critical, straight_through
+from calm_jax.training.constrained import DualAscent, FixedWeight
+from calm_jax.training.optimizer import Optimizer
+from calm_jax.training.policy import (
+    SHARES,
+    Draws,
+    chances,
+    chances_of,
+    entropy,
+    leave_one_out,
+    policy_stage,
+    self_critical,
+    straight_through,
+)
+from calm_jax.training.train_loop import LoopOptions, fit
 from calm_jax.types import Plan, Sizes
 from tests.laws.test_work_laws import LLAMA, T5, policy
 
@@ -128,3 +145,80 @@ def test_the_expected_cost_is_the_mean_over_every_plan(toy):
     mean = jnp.sum(likelihood * plan_cost.expected(prices, chances_of(plans), False))
     one = jax.tree.map(lambda each: each[:1], prices)
     np.testing.assert_allclose(plan_cost.expected(one, chances(logits, parts), False)[0], mean, rtol=1e-5)
+
+
+@pytest.fixture(scope='module')
+def deeper(config, params):
+    """(configuration, parameters) with a second encoder layer, so that source tokens may be dropped."""
+    other = jax.tree.map(lambda leaf: np.roll(leaf, 1, axis=0), params['encoder']['layers_0'])
+    encoder = {**params['encoder'], 'layers_1': other}
+    return dataclasses.replace(config, num_encoder_layers=2, dropout_rate=0.0), {**params, 'encoder': encoder}
+
+
+def train(folder, deeper, tokenizer, batches, eval_batches=(), steps=6, rate=0.05, **options):
+    stage = policy_stage(*deeper, tokenizer, **options)
+    optimizer = Optimizer('adamw', learning_rate=rate, warmup_steps=0)
+    loop = LoopOptions(steps, eval_every=3, save_every=3, log_every=1, best_metric='objective')
+    return fit(stage, optimizer, batches, list(eval_batches), folder, loop, quiet=True)
+
+
+def test_a_cost_that_weighs_much_makes_a_policy_of_a_frozen_model_run_less(tmp_path, deeper, tokenizer, batches, eval_batches):
+    state = train(
+        tmp_path, deeper, tokenizer, batches, eval_batches, 40, rule=FixedWeight(50.0), heads={'other': {'x': np.ones(2)}}
+    )
+    records = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    costs = [record['cost'] for record in records if 'cost' in record]
+    assert costs[0] > 0.85 and costs[-1] < 0.6
+    assert {'multiplier', 'excess', 'entropy', 'full_loss'} <= records[0].keys()
+    evaluated = [record['eval'] for record in records if 'eval' in record][-1]
+    assert evaluated['cost'] < 0.5 and evaluated['encoder_attention'][0] == 1  # the layer that is read after
+    assert len(evaluated['decoder_feed_forward']) == 2 and abs(sum(evaluated['token_choices']) - 1) < 1e-5
+    trained = calm_jax.load(tmp_path / 'best')
+    jax.tree.map(np.testing.assert_array_equal, split(trained.params, trained.config), dict(deeper[1]))
+    assert trained.heads.keys() == {'other', 'policy'} and set(state.params) == {'policy'}
+    plan = PolicyPlan(**trained.heads['policy'])
+    texts = ['abc', 'defgh']
+    full, early = (trained.generate(texts, limits=Limits(max_new_tokens=4), plan=each) for each in (None, plan))
+    assert all(one.flops < 0.7 * other.flops for one, other in zip(early, full))
+
+
+def test_a_bound_that_is_kept_keeps_a_policy_from_running_less(tmp_path, deeper, tokenizer, batches):
+    free = train(tmp_path / 'free', deeper, tokenizer, batches, rule=DualAscent(rate=1e-6), tolerance=100.0, steps=25)
+    bound = train(tmp_path / 'bound', deeper, tokenizer, batches, rule=DualAscent(rate=20.0), tolerance=-0.5, steps=25)
+    biases = [state.params['policy']['bias'][: -len(TOKEN_CHOICES)].mean() for state in (free, bound)]
+    assert biases[0] < biases[1]
+    assert bound.optimizer.rule.multiplier > 1 and free.optimizer.rule.multiplier == 0
+
+
+@pytest.mark.parametrize('estimator', (self_critical, leave_one_out, straight_through), ids=lambda each: each.__name__)
+def test_a_joint_run_that_was_interrupted_ends_with_the_same_bits(tmp_path, deeper, tokenizer, batches, estimator):
+    options = {'backbone': Optimizer('adamw', learning_rate=1e-3, warmup_steps=0), 'warmup': 2, 'estimator': estimator}
+    whole = train(tmp_path / 'whole', deeper, tokenizer, batches, **options)
+    train(tmp_path / 'parts', deeper, tokenizer, batches, steps=3, **options)
+    resumed = train(tmp_path / 'parts', deeper, tokenizer, batches, **options)
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    moved = jax.tree.map(lambda new, old: bool((np.asarray(new) != old).any()), whole.params['backbone'], dict(deeper[1]))
+    assert sum(jax.tree.leaves(moved)) > 0.8 * len(jax.tree.leaves(moved))
+
+
+def test_while_the_model_alone_learns_the_policy_stays(tmp_path, deeper, tokenizer, batches):
+    backbone = Optimizer('adamw', learning_rate=1e-3, warmup_steps=0)
+    start = policy_stage(*deeper, tokenizer).params['policy']
+    state = train(tmp_path, deeper, tokenizer, batches, steps=3, warmup=3, backbone=backbone)
+    jax.tree.map(np.testing.assert_array_equal, state.params['policy'], start)
+
+
+def test_a_policy_that_is_fed_ones_is_stored_as_one_that_says_the_same_of_all(tmp_path, deeper, tokenizer, batches):
+    train(tmp_path, deeper, tokenizer, batches, steps=10, constant=True, rule=FixedWeight(20.0))
+    head = calm_jax.load(tmp_path / 'last').heads['policy']
+    assert not head['kernel'].any()
+    first = policy_stage(*deeper, tokenizer).params['policy']
+    assert (head['bias'][2:] != first['bias'][2:]).all()  # the first two are of the layer that is read after
+
+
+def test_parts_that_there_are_not_are_refused(deeper, tokenizer):
+    with pytest.raises(ValueError, match="parts holds 'head'; expected some of encoder, decoder, tokens"):
+        policy_stage(*deeper, tokenizer, parts=['head'])
+    local = dataclasses.replace(deeper[0], encoder_attention='local')
+    with pytest.raises(ValueError, match='parts holds tokens, and this model cannot drop any'):
+        policy_stage(local, deeper[1], tokenizer, parts=['tokens'])

@@ -81,7 +81,7 @@ def test_the_end_depends_on_the_seed_and_on_every_step_s_draw(tmp_path, toy, bat
         for seed in (0, 1)
     ]
     assert np.any(ends[0].params['w'] != ends[1].params['w'])
-    state = train_state.initial_state(toy.params, OPTIMIZER)
+    state = train_state.initial_state(toy, toy.params, OPTIMIZER)
     step_fn = jax.jit(functools.partial(train_state.update, toy, OPTIMIZER, 1, 0))
     drawn = {float(step_fn(state._replace(step=jnp.int32(step)), {}, batches[0])[1]['loss']) for step in (0, 1, 0)}
     assert len(drawn) == 2
@@ -89,8 +89,9 @@ def test_the_end_depends_on_the_seed_and_on_every_step_s_draw(tmp_path, toy, bat
 
 def test_micro_batches_give_the_large_batch_s_update(toy, batches):
     # No noise: its draws differ. Rows differ in length, so a mean of the parts' means would not do.
-    stage = toy._replace(loss=lambda params, frozen, batch, key: tuple(toy.measure(params, frozen, batch).values()))
-    state = train_state.initial_state(toy.params, OPTIMIZER)
+    quiet_loss = train_state.of_loss(lambda params, frozen, batch, key: tuple(toy.measure(params, frozen, batch).values()))
+    stage = toy._replace(gradients=quiet_loss)
+    state = train_state.initial_state(toy, toy.params, OPTIMIZER)
     batch = batches[0]
     lengths = batch['decoder_loss_weights'].sum(1)
     assert lengths[0::2].sum() != lengths[1::2].sum() and lengths[:2].sum() != lengths[2:].sum()
@@ -165,12 +166,12 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(tmp_path, 
 
 
 def test_a_gradient_that_is_no_number_stops_even_when_the_loss_is_one(tmp_path, toy, batches):
-    def loss(params, frozen, batch, key):
-        objective, weight = toy.loss(params, frozen, batch, key)
-        return objective + jnp.sqrt(jnp.sum(params['w'][:1] * 0.0)), weight
+    def gradients(params, frozen, batch, key):
+        sums, grads = toy.gradients(params, frozen, batch, key)
+        return sums, jax.tree.map(lambda grad: grad * jnp.nan, grads)
 
     with pytest.raises(ValueError, match='grad_norm is nan at step 1; nothing was saved yet'):
-        fit(toy._replace(loss=loss), OPTIMIZER, batches, [], tmp_path, OPTIONS, quiet=True)
+        fit(toy._replace(gradients=gradients), OPTIMIZER, batches, [], tmp_path, OPTIONS, quiet=True)
 
 
 def test_the_time_limit_ends_cleanly_and_can_be_resumed(tmp_path, toy, batches, eval_batches):
