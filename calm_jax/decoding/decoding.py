@@ -68,9 +68,10 @@ class Decoding:
     """Everything about decoding that decides the output.
 
     limits: how much is read and said. exit: when a token leaves. gate: which layers it enters. plan: which sub-layers its row
-    runs; plan_prompt: whether a decoder-only model reads its prompt in full, as the plans of Zhang et al. 2024 and Glavas et al.
-    2024 (§2) do, or within the plan. propagation: what skipped layers hold. choice: how a token is chosen: greedy, sampled, or by beam search, which takes
-    no exit, gate or sampling. rules: what may not be said; measures look at what the model says all the same.
+    runs; plan_prompt: whether a decoder-only model reads its prompt in full all the same, as in Zhang et al. 2024 and Glavas et
+    al. 2024 (§2), or within the plan. propagation: what skipped layers hold. choice: how a token is chosen: greedy, sampled, or
+    by beam search, which takes no exit, gate or sampling. rules: what may not be said; measures look at what the model says all
+    the same.
     seed: of every draw, 0 ≤ seed < 2**32.
 
     Frozen, and a pytree: what is compiled for one is compiled for every other that differs in numbers alone. `codec` writes it

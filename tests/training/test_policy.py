@@ -182,30 +182,26 @@ def test_a_cost_that_weighs_much_makes_a_policy_of_a_frozen_model_run_less(tmp_p
     assert all(one.flops < 0.7 * other.flops for one, other in zip(early, full))
 
 
-def test_a_bound_that_is_kept_keeps_a_policy_from_running_less(tmp_path, deeper, tokenizer, batches):
-    free = train(tmp_path / 'free', deeper, tokenizer, batches, rule=DualAscent(rate=1e-6), tolerance=100.0, steps=25)
-    bound = train(tmp_path / 'bound', deeper, tokenizer, batches, rule=DualAscent(rate=20.0), tolerance=-0.5, steps=25)
-    biases = [state.params['policy']['bias'][: -len(TOKEN_CHOICES)].mean() for state in (free, bound)]
-    assert biases[0] < biases[1]
-    assert bound.optimizer.rule.multiplier > 1 and free.optimizer.rule.multiplier == 0
+def test_a_bound_that_is_passed_raises_its_multiplier_and_with_it_what_runs(tmp_path, deeper, tokenizer, batches):
+    first = policy_stage(*deeper, tokenizer).params['policy']['bias'][: -len(TOKEN_CHOICES)].mean()
+    bound = train(tmp_path, deeper, tokenizer, batches, rule=DualAscent(rate=20.0), tolerance=-0.5, steps=25)
+    assert bound.optimizer.rule.multiplier > 1
+    assert bound.params['policy']['bias'][: -len(TOKEN_CHOICES)].mean() > first
 
 
-@pytest.mark.parametrize('estimator', (self_critical, leave_one_out, straight_through), ids=lambda each: each.__name__)
-def test_a_joint_run_that_was_interrupted_ends_with_the_same_bits(tmp_path, deeper, tokenizer, batches, estimator):
-    options = {'backbone': Optimizer('adamw', learning_rate=1e-3, warmup_steps=0), 'warmup': 2, 'estimator': estimator}
-    whole = train(tmp_path / 'whole', deeper, tokenizer, batches, **options)
-    train(tmp_path / 'parts', deeper, tokenizer, batches, steps=3, **options)
-    resumed = train(tmp_path / 'parts', deeper, tokenizer, batches, **options)
+def test_a_joint_run_that_was_interrupted_ends_with_the_same_bits_and_its_policy_waits_for_the_model(
+    tmp_path, deeper, tokenizer, batches
+):
+    options = {'backbone': Optimizer('adamw', learning_rate=1e-3, warmup_steps=0), 'warmup': 2}
+    first = policy_stage(*deeper, tokenizer).params['policy']
+    whole = train(tmp_path / 'whole', deeper, tokenizer, batches, steps=4, **options)
+    waiting = train(tmp_path / 'parts', deeper, tokenizer, batches, steps=2, **options)
+    jax.tree.map(np.testing.assert_array_equal, waiting.params['policy'], first)
+    resumed = train(tmp_path / 'parts', deeper, tokenizer, batches, steps=4, **options)
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    assert (resumed.params['policy']['bias'][2:] != first['bias'][2:]).all()
     moved = jax.tree.map(lambda new, old: bool((np.asarray(new) != old).any()), whole.params['backbone'], dict(deeper[1]))
     assert sum(jax.tree.leaves(moved)) > 0.8 * len(jax.tree.leaves(moved))
-
-
-def test_while_the_model_alone_learns_the_policy_stays(tmp_path, deeper, tokenizer, batches):
-    backbone = Optimizer('adamw', learning_rate=1e-3, warmup_steps=0)
-    start = policy_stage(*deeper, tokenizer).params['policy']
-    state = train(tmp_path, deeper, tokenizer, batches, steps=3, warmup=3, backbone=backbone)
-    jax.tree.map(np.testing.assert_array_equal, state.params['policy'], start)
 
 
 def test_a_policy_that_is_fed_ones_is_stored_as_one_that_says_the_same_of_all(tmp_path, deeper, tokenizer, batches):
