@@ -8,6 +8,7 @@ What is dispatched, and in which order, is a function of the texts and the setti
 while the device already goes on.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
@@ -15,16 +16,30 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from calm_jax.data.padding import Buckets
 from calm_jax.data.windows import DecodeBatch
+from calm_jax.decoding.begin import Decided
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.generate import begin, capacity_of, fly, generate, landed, vacant, widen
+from calm_jax.decoding.generate import (
+    capacity_of,
+    chosen_program,
+    decide,
+    finish,
+    fly,
+    generate,
+    landed,
+    prefill,
+    vacant,
+    widen,
+)
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.models.config import TransformerConfig
 from calm_jax.output import DecodeReport
-from calm_jax.types import Array, Trace
+from calm_jax.types import Array, Plan, Trace
 
 GROUPS = 4  # prefills that fill the slots
+DECIDED = 8  # batches of one width whose plans are made before their rows come in, like plans together
 
 
 class Landing(NamedTuple):
@@ -72,19 +87,17 @@ def decode_batches(
         if not any(row in wanted for row in batch.rows.tolist()):
             continue
         began = time.perf_counter()
-        trace = generate(
-            config,
-            params,
-            batch.tokens,
-            batch.mask,
-            decoding,
-            rows=settings(batch.rows),
-            example_ids=example_ids(batch.rows),
-            head_table=head_table,
-            log_probabilities=log_probabilities,
-            packing=packing,
-            outermost=True,
-        )
+        model, ids = (config, params), example_ids(batch.rows)
+        options = {'rows': settings(batch.rows), 'head_table': head_table, 'log_probabilities': log_probabilities}
+        if plans_by_input(decoding):
+            decided = decide(*model, batch.tokens, batch.mask, decoding, ids, outermost=True)
+            room = room_of(jax.device_get(decided.plan), batch.tokens.shape[1])
+            room = {'packed': bool(packing), 'kept': room, 'capacity': capacity(decoding)}
+            state = prefill(*model, decided, decoding, **options, **room, outermost=True)
+            trace = finish(*model, state, decoding, packing, outermost=True)
+        else:
+            options |= {'example_ids': ids, 'packing': packing}
+            trace = generate(*model, batch.tokens, batch.mask, decoding, **options, outermost=True)
         trace = jax.device_get(trace)
         there = np.flatnonzero(batch.rows >= 0)
         executed = np.asarray(trace.executed)
@@ -119,43 +132,122 @@ def fly_window(
     batches: of the window, at most `slots` rows each. example_ids, settings: of the rows int64 [n] with these indices in the
     input, −1 for rows that fill up. wanted: indices of the rows that are decoded. head_table, log_probabilities: as `program`.
     """
-    length = decoding.limits.max_new_tokens
-    assert length is not None  # resolved
-    options = {
-        'decoding': decoding,
-        'capacity': capacity_of(int(length)),
-        'head_table': head_table,
-        'log_probabilities': log_probabilities,
-    }
+    options = {'capacity': capacity(decoding), 'head_table': head_table, 'log_probabilities': log_probabilities}
     groups = list(groups_of(batches, slots, wanted))
     if not groups:
         return
     flights, running = _Flights(groups, slots), None
-    for group in groups:
-        width = group.tokens.shape[1]
-        prefilled = begin(
+    arrive = planned_arrivals if plans_by_input(decoding) else arrivals
+    for arrival, last in _with_last(arrive(config, params, groups, decoding, example_ids)):
+        width = arrival.decided.source.shape[1]
+        prefilled = prefill(
             config,
             params,
-            group.tokens,
-            group.mask,
-            example_ids=example_ids(group.rows),
-            rows=settings(group.rows),
+            arrival.decided,
+            decoding,
+            rows=settings(arrival.rows),
             cursor=np.int32(width - 1 if config.decoder_only else 0),
+            kept=arrival.room,
             outermost=True,
             **options,
         )
+        inputs = prefilled.inputs
         if running is None:
             running = vacant(prefilled, slots)
-        elif width != running.state.inputs.source.shape[1]:
+        elif (width, inputs.room) != (running.state.inputs.source.shape[1], running.state.inputs.room):
             running = widen(config, running, prefilled)
-        last = group is groups[-1]
-        arriving = prefilled, flights.numbers(group.rows), last
+        arriving = prefilled, flights.numbers(arrival.rows), last
         running, flown = fly(config, params, running, *arriving, decoding, packing, outermost=True)
         left = [(flown.numbers, flown.trace)]
         if last:
             left.append((running.numbers, landed(config, running)))
-        yield from flights.landing(_Flight(left, flown.steps, flown.executed, width))
+        yield from flights.landing(_Flight(left, flown.steps, flown.executed, inputs.room))
     yield from flights.landing(None)
+
+
+class Arrival(NamedTuple):
+    """Rows that come in together. rows: int64 [n], their indices in the input, −1 for those that fill up. room: for the source
+    tokens that their plans keep; None: for all."""
+
+    rows: np.ndarray
+    decided: Decided
+    room: int | None
+
+
+def arrivals(
+    config: TransformerConfig, params: dict, groups: Sequence[DecodeBatch], decoding: Decoding, example_ids: Callable
+) -> Iterator[Arrival]:
+    """Groups in their order."""
+    for group in groups:
+        decided = decide(config, params, group.tokens, group.mask, decoding, example_ids(group.rows), outermost=True)
+        yield Arrival(group.rows, decided, None)
+
+
+def planned_arrivals(
+    config: TransformerConfig, params: dict, groups: Sequence[DecodeBatch], decoding: Decoding, example_ids: Callable
+) -> Iterator[Arrival]:
+    """Plans are made of the inputs of some groups of one width at a time. Their rows come in by how many source tokens they keep,
+    and like plans together, so that sub-layers that nobody runs are skipped; the room for sources only grows."""
+    widest, size, room = groups[-1].tokens.shape[1], len(groups[0].rows), 0
+    for block in _blocks(groups, GROUPS * DECIDED):
+        decided = [
+            decide(config, params, group.tokens, group.mask, decoding, example_ids(group.rows), outermost=True)
+            for group in block
+        ]
+        plans = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get([each.plan for each in decided]))
+        rows = np.concatenate([group.rows for group in block])
+        order = np.array(
+            sorted(np.flatnonzero(rows >= 0).tolist(), key=lambda place: _likeness(plans, place, widest)), np.int64
+        )
+        for start in range(0, len(order), size):
+            places = np.pad(order[start : start + size], (0, max(0, start + size - len(order))), constant_values=-1)
+            there = places[places >= 0]
+            needed = room_of(jax.tree.map(lambda part, there=there: part[there], plans), widest)
+            room = None if needed is None else max(room, needed)
+            width = block[0].tokens.shape[1] if room is None else widest
+            chosen = chosen_program.way(True)(decided, places.astype(np.int32), width=width)
+            yield Arrival(np.where(places >= 0, rows[places], -1), chosen, room)
+
+
+def plans_by_input(decoding: Decoding) -> bool:
+    """Whether plans are made of what inputs say, so that rows are of different ones."""
+    return decoding.plan is not None and decoding.plan.after > 0
+
+
+def room_of(plan: Plan, width: int) -> int | None:
+    """Room for the source tokens that plans, on the host, keep: one of few lengths up to `width`; None where they keep all."""
+    if plan.source is None:
+        return None
+    return Buckets.for_limit(width).length(max(1, int(plan.source.sum(axis=1).max(initial=0))))
+
+
+def capacity(decoding: Decoding) -> int:
+    """The room for generated tokens of a decoding whose limits are numbers."""
+    length = decoding.limits.max_new_tokens
+    assert length is not None  # resolved
+    return capacity_of(int(length))
+
+
+def _likeness(plans: Plan, place: int, width: int) -> tuple:
+    """What rows are sorted by: those that need like room, then those that run like sub-layers, stand together."""
+    row = jax.tree.map(lambda part: part[place], plans)
+    return room_of(jax.tree.map(lambda part: part[place : place + 1], plans), width) or 0, [part.tolist() for part in row[:5]]
+
+
+def _blocks(groups: Sequence[DecodeBatch], most: int) -> Iterator[list[DecodeBatch]]:
+    """Groups that follow each other and are of one width, so many at most."""
+    for _, alike in itertools.groupby(groups, key=lambda group: group.tokens.shape[1]):
+        while block := list(itertools.islice(alike, most)):
+            yield block
+
+
+def _with_last(arrivals: Iterator[Arrival]) -> Iterator[tuple[Arrival, bool]]:
+    """Each with whether it is the last."""
+    before = next(arrivals)
+    for arrival in arrivals:
+        yield before, False
+        before = arrival
+    yield before, True
 
 
 class _Flight(NamedTuple):

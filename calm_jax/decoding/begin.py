@@ -4,7 +4,7 @@
 states, to the first `DecodeState`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from calm_jax.decoding.choice import example_keys
 from calm_jax.decoding.decoding import Decoding, stands_at_one
+from calm_jax.decoding.packing import taken
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState
 from calm_jax.depth.plans import PlanMaker
@@ -50,6 +51,29 @@ def bound(config: TransformerConfig, params: dict) -> Callable:
         return model.apply({'params': params}, *args, method=method)
 
     return call
+
+
+def chosen_rows(decided: Sequence[Decided], rows: Int[Array, ' n'], width: int) -> Decided:
+    """Of several batches of sources as wide as each other, end to end, some rows; below 0: a row of nothing.
+
+    width: of their sources from now on, at least that of the batches, padding behind; the states stay as they are.
+    """
+    count = sum(each.mask.shape[0] for each in decided)
+
+    def some(*leaves):
+        together, place = jnp.concatenate(leaves), jnp.maximum(rows, 0)
+        if jnp.issubdtype(together.dtype, jax.dtypes.prng_key):
+            return together[place]
+        return taken(together, place, count)
+
+    def widened(leaf):
+        return jnp.pad(leaf, ((0, 0), (0, width - leaf.shape[1])))
+
+    chosen = jax.tree.map(some, *decided)
+    there, plan = (rows >= 0)[:, None], chosen.plan
+    if plan is not None and plan.source is not None:
+        plan = plan._replace(source=widened(plan.source & there))
+    return chosen._replace(source=widened(chosen.source), mask=widened(chosen.mask & there), plan=plan)
 
 
 def decide_rows(
@@ -250,10 +274,13 @@ def _rounded_up(length: int, multiple: int) -> int:
 
 
 def _kept(mask: Bool[Array, 'B S'], states: Array, room: int) -> tuple[Bool[Array, 'B K'], Array, Int[Array, 'B K']]:
-    """(which are there, their states [B, K, D], where in their source they stand): the tokens of a mask in order, K at most."""
+    """(which are there, their states [B, K, D], where in their source they stand) of the tokens of a mask, in order: K of them,
+    or nothing behind them where the states, which may be narrower than the mask, are fewer."""
+    mask = mask[:, : states.shape[1]]
     positions = jnp.argsort(~mask, axis=1, stable=True)[:, :room].astype(jnp.int32)
-    there = jnp.take_along_axis(mask, positions, axis=1)
-    return there, jnp.take_along_axis(states, positions[..., None], axis=1), positions
+    there, states = (jnp.take_along_axis(each, positions[..., *(None,) * (each.ndim - 2)], axis=1) for each in (mask, states))
+    behind = (0, 0), (0, room - positions.shape[1])
+    return jnp.pad(there, behind), jnp.pad(states, (*behind, (0, 0))), jnp.pad(positions, behind)
 
 
 def _read_source(
@@ -268,7 +295,7 @@ def _read_source(
     dropped = jnp.zeros(rows, jnp.int32)
     if plan is not None and plan.source is not None:
         dropped = jnp.sum(mask & ~plan.source, axis=1, dtype=jnp.int32)
-        mask, x, positions = _kept(plan.source, x, room or mask.shape[1])
+        mask, x, positions = _kept(plan.source, x, mask.shape[1] if room is None else room)
     context = call(mask, positions, method='encoder_context')
     x = planned.encode(call, range(after, config.num_encoder_layers), x, context, plan, planned.skipped)
     encoded = call(x, method='encoder_norm')

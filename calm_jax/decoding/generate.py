@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from calm_jax.decoding.beam import beam_search
-from calm_jax.decoding.begin import Decided, bound, decide_rows, prefill_rows
+from calm_jax.decoding.begin import Decided, bound, chosen_rows, decide_rows, prefill_rows
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.compiled import compiled
 from calm_jax.decoding.decoding import Decoding
@@ -18,7 +18,7 @@ from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.slots import Flown, Slots, fly_rows, insert_rows, vacant_slots, widened_slots
 from calm_jax.decoding.state import DecodeCarry, DecodeState
-from calm_jax.decoding.step import advance
+from calm_jax.decoding.step import advance, finished
 from calm_jax.decoding.trace import cut, trace_of, trace_of_written, written
 from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Array, HeadColumns, Trace
@@ -118,16 +118,19 @@ def prefill(
     head_table: Array | HeadColumns | None = None,
     log_probabilities: bool = False,
     cursor: Any = None,
+    packed: bool = False,
     kept: int | None = None,
     outermost: bool = False,
 ) -> DecodeState:
-    """The state before the first token, from what was decided; arguments as `program`, cursor and kept as `prefill_rows`."""
+    """The state before the first token, from what was decided; arguments as `program`; cursor, packed and kept as
+    `prefill_rows`."""
     decoding, rows, settings = resolved(_stateful(decoding), rows, capacity)
     options = {
         'forced': forced,
         'head_table': head_table,
         'log_probabilities': log_probabilities,
         'cursor': cursor,
+        'packed': packed,
         'kept': kept,
     }
     state = prefill_program.way(outermost)(config, params, decided, decoding, rows=rows, **settings, **options)
@@ -157,6 +160,22 @@ def step(
     gone. decoding: as it began; outermost: as `program`."""
     carry = step_program.way(outermost)(config, params, state.inputs, state.carry, _as_begun(decoding, state))
     return DecodeState(state.inputs, carry)
+
+
+def finish(
+    config: TransformerConfig,
+    params: dict,
+    state: DecodeState,
+    decoding: Decoding = Decoding(),
+    packing: Packing = NEVER,
+    *,
+    outermost: bool = False,
+) -> Trace:
+    """What a state comes to: steps until every row has ended. decoding: as it began; packing, outermost: as `program`."""
+    decoding = _as_begun(decoding, state)
+    packing = packing if can_pack(decoding, Rows(depth=state.inputs.depth)) else NEVER
+    run = finish_program.way(outermost)
+    return run(config, params, state.inputs, state.carry, decoding, packing=packing)
 
 
 def insert(state: DecodeState, slots: Any, prefilled: DecodeState) -> DecodeState:
@@ -242,12 +261,7 @@ def generate_program(
     decided = decide_rows(call, config, tokens, mask, decoding, example_ids)
     options = {'log_probabilities': log_probabilities, 'packed': bool(packing)}
     state = prefill_rows(call, config, decided, decoding, capacity, rows, forced, head_table, **options)
-    carry = jax.lax.while_loop(
-        lambda carry: jnp.any(carry.alive),
-        lambda carry: advance(call, config, state.inputs, carry, decoding, packing),
-        state.carry,
-    )
-    return trace_of(config, DecodeState(state.inputs, carry))
+    return trace_of(config, finished(call, config, state, decoding, packing))
 
 
 @compiled(static_argnames=('config',))
@@ -256,15 +270,29 @@ def decide_program(config, params, tokens, mask, example_ids, decoding) -> Decid
     return decide_rows(bound(config, params), config, tokens, mask, decoding, example_ids)
 
 
-@compiled(static_argnames=('config', 'capacity', 'log_probabilities', 'kept'))
+@compiled(static_argnames=('config', 'capacity', 'log_probabilities', 'packed', 'kept'))
 def prefill_program(
-    config, params, decided, decoding, *, capacity, rows, forced, head_table, log_probabilities, cursor, kept
+    config, params, decided, decoding, *, capacity, rows, forced, head_table, log_probabilities, cursor, packed, kept
 ) -> DecodeState:
     """`prefill`, compiled."""
-    call, options = bound(config, params), {'log_probabilities': log_probabilities, 'cursor': cursor, 'kept': kept}
-    state = prefill_rows(call, config, decided, decoding, capacity, rows, forced, head_table, **options)
+    call, options = bound(config, params), {'log_probabilities': log_probabilities, 'cursor': cursor}
+    arguments = call, config, decided, decoding, capacity, rows, forced, head_table
+    state = prefill_rows(*arguments, **options, packed=packed, kept=kept)
     # One that is at hand would be copied on its way out.
     return state if head_table is None else state.with_head_table(None)
+
+
+@compiled(static_argnames=('config', 'packing'))
+def finish_program(config, params, inputs, carry, decoding, *, packing) -> Trace:
+    """`finish`, compiled."""
+    state = finished(bound(config, params), config, DecodeState(inputs, carry), decoding, packing)
+    return trace_of(config, state)
+
+
+@compiled(static_argnames=('width',))
+def chosen_program(decided, rows, *, width) -> Decided:
+    """`chosen_rows`, compiled."""
+    return chosen_rows(decided, rows, width)
 
 
 @compiled(static_argnames=('config',), donate_argnames=('carry',))

@@ -83,18 +83,19 @@ def widened_slots(slots: Slots, prefilled: DecodeState, pad_id: int) -> Slots:
     """
     (inputs, carry), numbers = slots
     wide = prefilled.inputs
-    behind = wide.source.shape[1] - inputs.source.shape[1]
-    front = 0
+    behind, front = wide.source.shape[1] - inputs.source.shape[1], 0
     if inputs.cross_kv is None:
         behind, front = 0, behind
         carry = carry._replace(cache=_on_ring(carry.cache, carry.cursor, prefilled.carry.cache.ring))
         inputs = inputs._replace(prompt=jnp.pad(inputs.prompt, ((0, 0), (front, 0)), constant_values=pad_id))
     else:
-        longer = ((0, 0), (0, behind), (0, 0))
+        more = wide.room - inputs.room
         inputs = inputs._replace(
-            cross_kv=jax.tree.map(lambda each: jnp.pad(each, longer), inputs.cross_kv),
-            cross_bias=jnp.pad(jnp.asarray(inputs.cross_bias), ((0, 0), (0, 0), (0, 0), (0, behind)), constant_values=MASKED),
+            cross_kv=jax.tree.map(lambda each: jnp.pad(each, ((0, 0), (0, more), (0, 0))), inputs.cross_kv),
+            cross_bias=jnp.pad(jnp.asarray(inputs.cross_bias), ((0, 0), (0, 0), (0, 0), (0, more)), constant_values=MASKED),
         )
+    if inputs.plan is not None and inputs.plan.source is not None:
+        inputs = inputs._replace(plan=inputs.plan._replace(source=jnp.pad(inputs.plan.source, ((0, 0), (front, behind)))))
     inputs = inputs._replace(
         source=jnp.pad(inputs.source, ((0, 0), (front, behind)), constant_values=pad_id),
         mask=jnp.pad(inputs.mask, ((0, 0), (front, behind))),

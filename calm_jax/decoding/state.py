@@ -23,7 +23,7 @@ from calm_jax.types import Array, HeadColumns, Plan, PrefillWork
 class DecodeInputs(NamedTuple):
     """What every step reads.
 
-    source: int32 [B, S], the source or prompt; mask: bool [B, S], which of its tokens are there.
+    source: int32 [B, S], the source or prompt; mask: bool [B, S], which of its tokens are there, those that a plan drops too.
     prompt: int32 [B, P], what stood before the first generated token: the prompt, or the start token.
     example_ids: int32 [B]; keys: [B], of (seed, example id).
     first: int32 [] or [B], the cursor at a row's first generated token. start: int32 [B], at the first entry of its caches,
@@ -68,6 +68,11 @@ class DecodeInputs(NamedTuple):
         shared: dict[str, None] = dict.fromkeys(('bias_table', 'head_table'))
         shared |= {name: None for name in ('threshold', 'first') if getattr(getattr(self, name), 'ndim', 0) == 0}
         return self._replace(**shared)
+
+    @property
+    def room(self) -> int:
+        """Positions of the source that are attended to, fewer than S where a plan drops tokens; or of a prompt."""
+        return self.source.shape[1] if self.cross_kv is None else self.cross_kv[0].keys.shape[1]
 
     def joined(self, shared: 'DecodeInputs') -> 'DecodeInputs':
         """These, each row's own, with what all share of others."""

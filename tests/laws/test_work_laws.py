@@ -137,6 +137,7 @@ def test_tokens_that_a_plan_drops_cost_nothing_after_the_first_layer():
             head_table=None,
             log_probabilities=False,
             cursor=None,
+            packed=False,
             kept=kept,
         ),
         params,
