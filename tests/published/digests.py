@@ -1,6 +1,6 @@
 """SHA-256 of published files, in hexadecimal, as public records have them: the inventory of dinoml/model-configs-rs
-(corpus/report-repositories.json), and pointers to large files where a file was stored as one. What facts.py says must have
-them, written as such files are."""
+(corpus/report-repositories.json), pointers to large files where a file was stored as one, and lists of files with their digests
+in repositories that check what they download. What facts.py says must have them, written as such files are."""
 
 DIGESTS = {
     'google-t5/t5-small': {
@@ -122,5 +122,42 @@ DIGESTS = {
     'meta-llama/Llama-3.1-8B-Instruct': {
         'config.json': '29e4c210b0d6ac178b16b2a255a568bdb23b581e50ca1ef6a6d071dd85704e6e',
         'generation_config.json': '189fb0c0d7fd8a527db217c0a60a0e013f0394cd8800f9697a666a9e75e5f7fd',
+    },
+    'google-t5/t5-base': {'config.json': '46dd7cb62d29c81fb551e0ef1ea274c24a46ba441eeb948897706252933df033'},
+    'google/flan-t5-base': {
+        'config.json': '7c1853dbfa0e4aac093eb109a358b6ab25fe86b7c15185a91322f0ed26f0f940',
+        'generation_config.json': 'f5a1c7e2be8092018d8835128987edf0111637dd98e90599cc80310fef75d95a',
+    },
+    'google/flan-t5-large': {'config.json': 'bfa5beeb5a4630a97f043f071b9b5d858c842604cff5db874680f33b56090c8c'},
+    'meta-llama/Llama-2-7b-hf': {
+        'config.json': '9242e7db1bc2a17873e66084c3b1c6ed10883076e156b338fd6a7775748e2e3c',
+        'generation_config.json': '11e70f5fd0a1a47346b5a941ff0049d226b353a1647735d9ec171a2b1521e881',
+    },
+    'meta-llama/Llama-2-7b-chat-hf': {
+        'config.json': 'c904bd84ff892a2a0a454a35a4031914ccb65a82974ac8ab0fe34d3744656fc2',
+        'generation_config.json': '4eb769d945b7c9a9d9b5ee0cff40ac23a62e218ac683f87ac68d8ad9cd18dd7f',
+    },
+    'TinyLlama/TinyLlama-1.1B-Chat-v1.0': {
+        'config.json': '486bedda3a6988332e60d9638a09ca4b260d34ebcf1b19e22cf3b140b63d8fe9',
+        'generation_config.json': '18046d04f5bd8b4998095ecabdd17a1bf0053d9acdccead4a05be4a3575f3c5c',
+        'special_tokens_map.json': '82d96d7a9e6ced037f12394b7ea6a5b02e6ca87e0d11edaa8d60d9be857ce7db',
+    },
+    'meta-llama/Meta-Llama-3-8B': {'config.json': '2430cee764b6530ff8673cf9ba8561e1d5a33152d503cd0de909ff5718261441'},
+    'meta-llama/Meta-Llama-3-8B-Instruct': {'config.json': '61f3de03a16ca8046b05dc777bce72717022bc8522152eee61a69072272ef54b'},
+    'meta-llama/Llama-3.2-1B-Instruct': {
+        'config.json': '2febf68cea25bf4611be02b7536f2488a5ba523bb1134986e3610152abe74fdb',
+        'generation_config.json': '88effbb63300dbbc7390143fbbdd9d9fa50587b37e8bfd16c8c90d4970a74a36',
+        'special_tokens_map.json': '6f38c73729248f6c127296386e3cdde96e254636cc58b4169d3fd32328d9a8ec',
+    },
+    'HuggingFaceTB/SmolLM2-135M': {'config.json': '1d556eab73b69c7f11f64c557a2f9c6f440bd4c6b89bb2584a6b498c92603843'},
+    'HuggingFaceTB/SmolLM2-135M-Instruct': {
+        'config.json': '8eb740e8bbe4cff95ea7b4588d17a2432deb16e8075bc5828ff7ba9be94d982a',
+        'generation_config.json': '87b916edaaab66b3899b9d0dd0752727dff6666686da0504d89ae0a6e055a013',
+        'special_tokens_map.json': '2b7379f3ae813529281a5c602bc5a11c1d4e0a99107aaa597fe936c1e813ca52',
+    },
+    'HuggingFaceTB/SmolLM2-1.7B-Instruct': {
+        'config.json': '994f50b16abb4ae00880baefe03c10260b5bd608d2bf586f7056ca05a534feea',
+        'generation_config.json': '87b916edaaab66b3899b9d0dd0752727dff6666686da0504d89ae0a6e055a013',
+        'special_tokens_map.json': '2b7379f3ae813529281a5c602bc5a11c1d4e0a99107aaa597fe936c1e813ca52',
     },
 }

@@ -15,6 +15,7 @@ SOURCES = {
     'copy': 'a copy of the file in a public repository',
     'saved again': 'copies as later versions of transformers saved them: every value, and every name that these do not add',
     'quoted': 'a log, test, document or issue thread in a public repository that prints the file, or most of it',
+    'counted': 'names, shapes and type give the published file its size to the byte, or its index the published SHA-256',
     'survey': 'a public survey that lists sizes and some attributes of the published file',
     'inventory': 'a public inventory lists the files of the model, and such a one is not among them',
     'reference': 'what transformers converts, writes or reads over',
@@ -142,14 +143,14 @@ T5 = (
         _T5_1_0 | _t5(512, 2048, 8, 6),
         _T5_FILES,
         _GENERATION_T5,
-        Evidence('digest', 'digest', 'reference', 'unknown'),
+        Evidence('digest', 'digest', 'counted', 'unknown'),
     ),
     Facts(
         'google-t5/t5-base',
         _T5_1_0 | _t5(768, 3072, 12, 12),
         _T5_FILES,
         _GENERATION_T5,
-        Evidence('saved again', 'unknown', 'reference', 'unknown'),
+        Evidence('digest', 'unknown', 'reference', 'unknown'),
     ),
     Facts(
         'google-t5/t5-large',
@@ -193,21 +194,21 @@ T5 = (
         _FLAN | _TASKS | _t5(512, 1024, 6, 8, num_decoder_layers=8),
         _UNTIED,
         _GENERATION_T5,
-        Evidence('digest', 'digest', 'reference', 'unknown'),
+        Evidence('digest', 'digest', 'counted', 'unknown'),
     ),
     Facts(
         'google/flan-t5-base',
         _FLAN | _TASKS | _t5(768, 2048, 12, 12, num_decoder_layers=12),
         _UNTIED,
         _GENERATION_T5,
-        Evidence('saved again', 'unknown', 'reference', 'unknown'),
+        Evidence('digest', 'digest', 'counted', 'unknown'),
     ),
     Facts(
         'google/flan-t5-large',
         _FLAN | _t5(1024, 2816, 16, 24, num_decoder_layers=24),
         _UNTIED,
         _GENERATION_T5,
-        Evidence('saved again', 'unknown', 'reference', 'unknown'),
+        Evidence('digest', 'unknown', 'reference', 'unknown'),
     ),
     Facts(
         'google/flan-t5-xl',
@@ -386,9 +387,9 @@ KIN = (
         | _LATER
         | _t5(1024, 8192, 16, 32, 128, num_decoder_layers=32)
         | {'eos_token_id': 2, 'pad_token_id': 1, 'task_specific_params': {}, 'vocab_size': 256000, '_name_or_path': 'madlad'},
-        Tensors(head='own'),
+        Tensors(head='own', copies=('decoder.embed_tokens.weight',), without=('shared.weight',)),
         {'_from_model_config': True, 'decoder_start_token_id': 0, 'eos_token_id': 2, 'pad_token_id': 1},
-        _UNKNOWN,
+        _UNKNOWN._replace(tensors='counted'),
     ),
     Facts(
         'google/long-t5-local-base',
@@ -562,9 +563,9 @@ BART = (
     Facts(
         'facebook/bart-large-cnn',
         _SUMMARISER | _bart(1024, 4096, 16, 12, output_past=True, force_bos_token_to_be_generated=True),
-        _BART_FILES,
+        Tensors('model.', copies=_BART_COPIES[1:], without=('shared.weight', 'final_logits_bias')),
         _GENERATION_BART | _CNN | {'forced_bos_token_id': 0},
-        Evidence('digest', 'digest', 'unknown', 'inventory'),
+        Evidence('digest', 'digest', 'counted', 'inventory'),
     ),
     Facts(
         'facebook/bart-large-xsum',
@@ -813,7 +814,7 @@ MBART = (
         _PEGASUS_TUNED | _bart(1024, 4096, 16, 16) | {'max_length': 64, 'max_position_embeddings': 512},
         _BART_PICKLED._replace(without=_SINUSOIDS),
         _GENERATION_PEGASUS | {'max_length': 64},
-        _REFERENCE,
+        _REFERENCE._replace(config='survey'),
     ),
     Facts(
         'google/pegasus-cnn_dailymail',
@@ -898,7 +899,7 @@ GPT2 = (
         _GPT2 | {'_num_labels': 1, 'id2label': {'0': 'LABEL_0'}, 'label2id': {'LABEL_0': 0}, 'n_layer': 6},
         Tensors('transformer.', buffers=_MASKS[:1]),
         _GENERATION_GPT2,
-        _OF_GPT2,
+        _OF_GPT2._replace(tensors='counted'),
         _LENGTH,
     ),
     Facts('microsoft/DialoGPT-small', _GPT2 | _DIALO, _DIALO_FILES, None, _REFERENCE),
@@ -1108,7 +1109,7 @@ _LLAMA_3_1 = _LLAMA_3 | {
 }
 _LLAMA_3_2 = _LLAMA_3_1 | {
     'head_dim': 64,
-    'rope_scaling': _WAVES | {'factor': 32.0},
+    'rope_scaling': dict(sorted(_WAVES.items())) | {'factor': 32.0},
     'tie_word_embeddings': True,
     'transformers_version': '4.45.0.dev0',
 }
@@ -1121,7 +1122,6 @@ _SMOL = _LLAMA_2 | {
     'initializer_range': 0.041666666666666664,
     'is_llama_config': True,
     'max_position_embeddings': 8192,
-    'mlp_bias': False,
     'rope_interleaved': False,
     'rope_theta': 100000,
     'tie_word_embeddings': True,
@@ -1133,14 +1133,35 @@ _GENERATION_LLAMA = {'_from_model_config': True, 'bos_token_id': 1, 'eos_token_i
 _ROTARY = ('model.layers.{i}.self_attn.rotary_emb.inv_freq',)
 _HALF = Tensors('model.', head='own', files='shards', dtype='float16')
 _OLD_HALF = _HALF._replace(files='bin shards', buffers=_ROTARY)
+_NEW_HALF = _HALF._replace(buffers=_ROTARY)
 _BRAIN = _HALF._replace(dtype='bfloat16')
 _TIED = Tensors('model.', dtype='bfloat16')
 _SEVEN = _llama(4096, 11008, 32, 32)
+
+_CHAT = {'_name_or_path': 'meta-llama/Llama-2-7b-chat-hf', 'num_key_value_heads': 32, 'transformers_version': '4.32.0.dev0'}
 
 
 def _token(content):
     return {'content': content, 'lstrip': False, 'normalized': False, 'rstrip': False, 'single_word': False}
 
+
+_CACHE = {'q4f16': 'float16', 'fp16': 'float16'}
+_SMOL_CHAT = {'bos_token_id': 1, 'eos_token_id': 2, 'pad_token_id': 2, 'transformers_version': '4.42.3'}
+_GENERATION_SMOL = {'_from_model_config': True} | _SMOL_CHAT
+_TOKENS_SMOL = {
+    'special_tokens_map.json': {
+        'additional_special_tokens': ['<|im_start|>', '<|im_end|>'],
+        **{
+            f'{role}_token': _token(content)
+            for role, content in (
+                ('bos', '<|im_start|>'),
+                ('eos', '<|im_end|>'),
+                ('pad', '<|im_end|>'),
+                ('unk', '<|endoftext|>'),
+            )
+        },
+    }
+}
 
 LLAMA = (
     Facts(
@@ -1169,16 +1190,25 @@ LLAMA = (
     Facts(
         'huggyllama/llama-7b',
         _LLAMA | _SEVEN | {'max_sequence_length': 2048, 'pad_token_id': 0},
-        _HALF._replace(buffers=_ROTARY),
+        _NEW_HALF,
         _GENERATION_LLAMA | {'pad_token_id': 0},
         _REFERENCE,
     ),
     Facts(
         'meta-llama/Llama-2-7b-hf',
         _LLAMA_2 | _SEVEN | {'_name_or_path': 'meta-llama/Llama-2-7b-hf', 'num_key_value_heads': 32},
-        _HALF,
-        _GENERATION_LLAMA | {'pad_token_id': 0},
-        Evidence('copy', 'unknown', 'reference', 'saved again'),
+        _NEW_HALF,
+        {
+            'bos_token_id': 1,
+            'do_sample': True,
+            'eos_token_id': 2,
+            'pad_token_id': 0,
+            'temperature': 0.6,
+            'max_length': 4096,
+            'top_p': 0.9,
+            'transformers_version': '4.31.0.dev0',
+        },
+        Evidence('digest', 'digest', 'counted', 'saved again'),
         {
             'tokenizer_config.json': {
                 'add_bos_token': True,
@@ -1203,14 +1233,14 @@ LLAMA = (
     Facts(
         'NousResearch/Llama-2-7b-hf',
         _LLAMA_2 | _SEVEN | {'num_key_value_heads': 32, 'pad_token_id': 0},
-        _HALF,
+        _NEW_HALF,
         _GENERATION_LLAMA | {'pad_token_id': 0},
-        Evidence('digest', 'unknown', 'reference', 'unknown'),
+        Evidence('digest', 'unknown', 'counted', 'unknown'),
     ),
     Facts(
         'meta-llama/Llama-2-7b-chat-hf',
-        _LLAMA_2 | _SEVEN | {'_name_or_path': 'meta-llama/Llama-2-7b-chat-hf', 'num_key_value_heads': 32},
-        _HALF,
+        _LLAMA_2 | _SEVEN | _CHAT,
+        _NEW_HALF,
         {
             'bos_token_id': 1,
             'do_sample': True,
@@ -1221,7 +1251,7 @@ LLAMA = (
             'top_p': 0.9,
             'transformers_version': '4.32.0.dev0',
         },
-        Evidence('copy', 'saved again', 'reference', 'unknown'),
+        Evidence('digest', 'digest', 'counted', 'unknown'),
     ),
     Facts(
         'meta-llama/Llama-2-70b-hf',
@@ -1274,7 +1304,7 @@ LLAMA = (
         },
         _BRAIN._replace(files='safetensors'),
         {'bos_token_id': 1, 'eos_token_id': 2, 'max_length': 2048, 'pad_token_id': 0, 'transformers_version': '4.35.0'},
-        Evidence('copy', 'copy', 'unknown', 'copy'),
+        Evidence('digest', 'digest', 'counted', 'digest'),
         {
             'special_tokens_map.json': {
                 f'{role}_token': _token(content)
@@ -1295,7 +1325,7 @@ LLAMA = (
             'temperature': 0.6,
             'top_p': 0.9,
         },
-        Evidence('saved again', 'unknown', 'unknown', 'unknown'),
+        Evidence('digest', 'unknown', 'counted', 'unknown'),
     ),
     Facts(
         'meta-llama/Meta-Llama-3-8B-Instruct',
@@ -1309,7 +1339,7 @@ LLAMA = (
             'temperature': 0.6,
             'top_p': 0.9,
         },
-        _UNKNOWN,
+        Evidence('digest', 'unknown', 'counted', 'unknown'),
     ),
     Facts(
         'meta-llama/Llama-3.1-8B-Instruct',
@@ -1330,7 +1360,22 @@ LLAMA = (
         _LLAMA_3_2 | _llama(2048, 8192, 16, 32, 8),
         _TIED,
         {'bos_token_id': 128000, 'eos_token_id': 128001},
-        Evidence('copy', 'unknown', 'unknown', 'unknown'),
+        Evidence('copy', 'unknown', 'counted', 'unknown'),
+    ),
+    Facts(
+        'meta-llama/Llama-3.2-1B-Instruct',
+        _LLAMA_3_2 | _llama(2048, 8192, 16, 32, 8) | {'eos_token_id': _ENDS},
+        _TIED,
+        {
+            'bos_token_id': 128000,
+            'do_sample': True,
+            'eos_token_id': _ENDS,
+            'temperature': 0.6,
+            'top_p': 0.9,
+            'transformers_version': '4.45.0.dev0',
+        },
+        Evidence('digest', 'digest', 'counted', 'digest'),
+        {'special_tokens_map.json': {'bos_token': _token('<|begin_of_text|>'), 'eos_token': _token('<|eot_id|>')}},
     ),
     Facts(
         'unsloth/Llama-3.2-1B-Instruct',
@@ -1367,30 +1412,38 @@ LLAMA = (
         _SMOL | _llama(576, 1536, 30, 9, 3),
         _TIED,
         {'_from_model_config': True, 'bos_token_id': 0, 'eos_token_id': 0},
-        Evidence('saved again', 'unknown', 'unknown', 'unknown'),
+        Evidence('digest', 'unknown', 'counted', 'unknown'),
     ),
     Facts(
         'HuggingFaceTB/SmolLM2-135M-Instruct',
         _SMOL
         | _llama(576, 1536, 30, 9, 3)
-        | {
-            'bos_token_id': 1,
-            'eos_token_id': 2,
-            'pad_token_id': 2,
-            'transformers.js_config': {'kv_cache_dtype': {'fp16': 'float16', 'q4f16': 'float16'}},
-        },
+        | _SMOL_CHAT
+        | {'mlp_bias': False, 'transformers.js_config': {'kv_cache_dtype': _CACHE}},
         _TIED,
-        {'_from_model_config': True, 'bos_token_id': 1, 'eos_token_id': 2, 'pad_token_id': 2},
-        Evidence('quoted', 'quoted', 'unknown', 'unknown'),
+        _GENERATION_SMOL,
+        Evidence('digest', 'digest', 'counted', 'digest'),
+        _TOKENS_SMOL,
     ),
     Facts(
         'HuggingFaceTB/SmolLM2-1.7B-Instruct',
-        _SMOL
+        {name: value for name, value in _SMOL.items() if name not in ('is_llama_config', 'rope_interleaved')}
         | _llama(2048, 8192, 24, 32, 32)
-        | {'bos_token_id': 1, 'eos_token_id': 2, 'pad_token_id': 2, 'rope_theta': 130000, 'initializer_range': 0.02},
-        _TIED._replace(head='copy'),
-        {'_from_model_config': True, 'bos_token_id': 1, 'eos_token_id': 2, 'pad_token_id': 2},
-        _UNKNOWN,
+        | _SMOL_CHAT
+        | {
+            'initializer_range': 0.02,
+            'mlp_bias': False,
+            'rope_theta': 130000,
+            'transformers.js_config': {
+                'dtype': 'q4',
+                'kv_cache_dtype': _CACHE,
+                'use_external_data_format': {'model.onnx': True, 'model_fp16.onnx': True},
+            },
+        },
+        _TIED,
+        _GENERATION_SMOL,
+        Evidence('digest', 'digest', 'counted', 'digest'),
+        _TOKENS_SMOL,
     ),
 )
 

@@ -54,12 +54,15 @@ def parts_of(entry):
 
 def digests_of(content):
     """SHA-256 of what is said, written as published files are: by name or in the order given, in lines or in one, with an end
-    of line or without; and in two files one line stands where someone put it."""
+    of line or without; and in some files one line stands where someone put it."""
     sorted_ = dict(sorted(content.items()))
-    moved = {name: value for name, value in sorted_.items() if name != 'forced_bos_token_id'}
-    after = list(moved).index('forced_eos_token_id') + 1 if 'forced_eos_token_id' in moved else 0
-    moved = [*moved.items()][:after] + [pair for pair in content.items() if pair[0] not in moved] + [*moved.items()][after:]
-    for order in (sorted_, content, dict(moved)):
+    moved = dict(sorted_)
+    for name, before in (('forced_bos_token_id', 'forced_eos_token_id'), ('transformers.js_config', 'transformers_version')):
+        if name in moved and before in moved:
+            rest = [pair for pair in moved.items() if pair[0] != name]
+            at = [each for each, _ in rest].index(before) + 1
+            moved = dict([*rest[:at], (name, moved[name]), *rest[at:]])
+    for order in (sorted_, content, moved):
         for indent in (2, None):
             for end in ('', '\n'):
                 yield hashlib.sha256((json.dumps(order, indent=indent) + end).encode()).hexdigest()
