@@ -150,7 +150,7 @@ def test_without_a_mask_all_is_text_and_what_may_be_padding_is_refused(decode, c
     whole = np.where(there(config, sources), sources, 2)
     equal(decode(texts=whole, mask=None), decode(texts=whole, mask=np.ones(whole.shape, bool)))
     with pytest.raises(ValueError, match='^row 1 of tokens ends with the id that pads, 0, and there is no mask; [^\n]*$'):
-        generate(config, params, sources)
+        generate(config, params, sources, decoding=decoding_of())
 
 
 def test_cached_decoding_gives_the_teacher_forced_logits(config, params, sources, decode, wide):
