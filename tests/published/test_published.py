@@ -17,12 +17,15 @@ import pytest
 
 from calm_jax.checkpoints import huggingface, native
 from calm_jax.data.tokenizers.settings import ROLES, read_settings
+from calm_jax.decoding.decoding import Decoding, Limits
+from calm_jax.decoding.generate import generate
 from calm_jax.models.transformer import Transformer
 from tests.published import build, facts
 from tests.published.digests import DIGESTS
 
 REFERENCE = np.load(pathlib.Path(__file__).with_name('reference.npz'))
 NAMES = {build.slug(each): each for each in facts.ALL}
+GROWS = 'LLaMA-2-with-a-rotation-that-grows-as-adapted-to-longer-texts'
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -42,7 +45,7 @@ def logits_of(config, params, source, mask, target):
 
 def test_there_are_many_and_the_reference_knows_each():
     assert len(facts.ALL) == len(NAMES) >= 40
-    assert set(REFERENCE) == {f'{name}/{part}' for name in NAMES for part in ('logits', 'ids')}
+    assert set(REFERENCE) == {f'{name}/{part}' for name in NAMES for part in ('logits', 'ids')} | {f'{GROWS}/said'}
 
 
 def parts_of(entry):
@@ -124,13 +127,25 @@ def test_a_checkpoint_of_this_form_is_read_as_the_reference_reads_it(name, tmp_p
     np.testing.assert_allclose(logits[there], REFERENCE[f'{name}/logits'][there], atol=1e-4)
 
 
+def test_a_rotation_that_grows_turns_each_token_by_the_text_that_it_was_read_with(tmp_path):
+    build.build(NAMES[GROWS], tmp_path / 'model')
+    config, params, *_ = huggingface.read(tmp_path / 'model')
+    prompts, mask, tokens = build.inputs(decoder_only=True)
+    lengths = mask.sum(axis=1).tolist()
+    assert min(lengths) < config.rotary_scaling[1] < max(lengths)  # one is past it as a prompt, the other as it goes on
+    decoding = Decoding(Limits(max_new_tokens=tokens.shape[1]))
+    trace = generate(config, params, prompts, mask, decoding, forced=tokens, log_probabilities=True)
+    np.testing.assert_array_equal(trace.tokens, tokens)
+    np.testing.assert_allclose(trace.log_probabilities, REFERENCE[f'{GROWS}/said'], atol=1e-4)
+
+
 @pytest.mark.parametrize(
     'name',
     (
         'HuggingFaceTB-SmolLM2-135M-Instruct',
         'facebook-mbart-large-50',
         'google-pegasus-cnn_dailymail',
-        'LLaMA-2-with-a-rotation-that-grows-as-adapted-to-longer-texts',
+        GROWS,
         'google-madlad400-3b-mt',
     ),
 )

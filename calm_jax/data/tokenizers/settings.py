@@ -16,7 +16,7 @@ from typing import Any
 
 import tokenizers
 
-from calm_jax.data.tokenizers.classes import DESCRIBED, TokenizerClass, class_of
+from calm_jax.data.tokenizers.classes import DESCRIBED, LANGUAGE, TokenizerClass, class_of
 from calm_jax.files import read_json
 
 SETTINGS = 'tokenizer_config.json'
@@ -53,6 +53,11 @@ class Settings:
     def extra_ids(self) -> int:
         """How many sentinels the class appends to the vocabulary."""
         return self.fields.get('extra_ids', self.kind.extra_ids)
+
+    @property
+    def language(self) -> str | None:
+        """The language of a text where nobody names another; None where texts have none."""
+        return str(self.fields.get('src_lang') or LANGUAGE) if self.kind.language else None
 
     def token(self, role: str) -> str | None:
         """The token of a role: as named, null meaning none; else the class's own."""
