@@ -5,10 +5,10 @@
     slots                        [1][2][3][4]  →  [5][2][6][4]  → …  until the last has ended
 
 What is dispatched, and in which order, is a function of the texts and the settings alone; the host waits for what has left
-while the device already goes on.
+while the device already goes on. But where rows end at what the host alone can tell, a text that they say, it looks at all that
+are in flight every few steps, and the device waits for it.
 """
 
-import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
@@ -16,30 +16,22 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from calm_jax.data.padding import Buckets
+from calm_jax.arrivals import Arrival, arrivals, groups_of, planned_arrivals, plans_by_input, room_of
 from calm_jax.data.windows import DecodeBatch
-from calm_jax.decoding.begin import Decided
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.generate import (
-    capacity_of,
-    chosen_program,
-    decide,
-    finish,
-    fly,
-    generate,
-    landed,
-    prefill,
-    vacant,
-    widen,
-)
+from calm_jax.decoding.generate import capacity_of, decide, finish, fly, generate, landed, prefill, progress, vacant, widen
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.rows import Rows
+from calm_jax.decoding.slots import Flown, Pause, Slots
+from calm_jax.decoding.state import DecodeState
 from calm_jax.models.config import TransformerConfig
 from calm_jax.output import DecodeReport
-from calm_jax.types import Array, Plan, Trace
+from calm_jax.types import Array, Trace
 
-GROUPS = 4  # prefills that fill the slots
-DECIDED = 8  # batches of one width whose plans are made before their rows come in, like plans together
+LOOK = 8  # steps between two looks at what rows in flight have said
+
+Stopped = Callable[[int, Sequence[int]], bool]
+"""(index in the input, tokens so far) → whether the row has said enough."""
 
 
 class Landing(NamedTuple):
@@ -126,17 +118,21 @@ def fly_window(
     head_table: Array | None = None,
     log_probabilities: bool = False,
     packing: Packing = NEVER,
+    stopped: Stopped | None = None,
 ) -> Iterator[Landing]:
     """The wanted rows of a window as they leave their slots.
 
     batches: of the window, at most `slots` rows each. example_ids, settings: of the rows int64 [n] with these indices in the
     input, −1 for rows that fill up. wanted: indices of the rows that are decoded. head_table, log_probabilities: as `program`.
+    stopped: which rows end besides, seen every `LOOK` steps: what they say meanwhile is in their traces; None: none, and nobody
+    looks.
     """
     options = {'capacity': capacity(decoding), 'head_table': head_table, 'log_probabilities': log_probabilities}
     groups = list(groups_of(batches, slots, wanted))
     if not groups:
         return
     flights, running = _Flights(groups, slots), None
+    looks = None if stopped is None else _Looks(config, params, decoding, packing, flights.rows, stopped, slots)
     arrive = planned_arrivals if plans_by_input(decoding) else arrivals
     for arrival, last in _with_last(arrive(config, params, groups, decoding, example_ids)):
         width = arrival.decided.source.shape[1]
@@ -157,68 +153,52 @@ def fly_window(
         elif (width, inputs.room) != (running.state.inputs.source.shape[1], running.state.inputs.room):
             running = widen(config, running, prefilled)
         arriving = prefilled, flights.numbers(arrival.rows), last
-        running, flown = fly(config, params, running, *arriving, decoding, packing, outermost=True)
-        left = [(flown.numbers, flown.trace)]
-        if last:
-            left.append((running.numbers, landed(config, running)))
-        yield from flights.landing(_Flight(left, flown.steps, flown.executed, inputs.room))
+        if looks is None:
+            legs = [(*fly(config, params, running, *arriving, decoding, packing, outermost=True), True)]
+        else:
+            legs = looks.legs(running, *arriving)
+        for running, flown, over in legs:
+            left = [(flown.numbers, flown.trace)]
+            if last and over:
+                left.append((running.numbers, landed(config, running)))
+            yield from flights.landing(_Flight(left, flown.steps, flown.executed, inputs.room))
     yield from flights.landing(None)
 
 
-class Arrival(NamedTuple):
-    """Rows that come in together. rows: int64 [n], their indices in the input, −1 for those that fill up. room: for the source
-    tokens that their plans keep; None: for all."""
+class _Looks:
+    """Flights in legs of `LOOK` steps, after each of which the host looks at what is said. rows: int64 [N], the indices in the
+    input of the texts by their numbers in flight. slots: how many there are."""
 
-    rows: np.ndarray
-    decided: Decided
-    room: int | None
+    def __init__(
+        self,
+        config: TransformerConfig,
+        params: dict,
+        decoding: Decoding,
+        packing: Packing,
+        rows: np.ndarray,
+        stopped: Stopped,
+        slots: int,
+    ):
+        self._model, self._decoding, self._rows, self._stopped = (config, params), (decoding, packing), rows, stopped
+        self._ended = np.zeros(slots, bool)
 
+    def legs(
+        self, slots: Slots, prefilled: DecodeState, numbers: np.ndarray, last: bool
+    ) -> Iterator[tuple[Slots, Flown, bool]]:
+        """(slots, what was flown, whether that was the last leg) of each leg of a flight; arguments as `fly`."""
+        waiting, came, over = np.count_nonzero(numbers >= 0), 0, False
+        while not over:
+            pause = Pause(np.int32(LOOK), np.int32(came), self._ended)
+            arriving = prefilled, numbers, last
+            slots, flown = fly(*self._model, slots, *arriving, *self._decoding, pause, outermost=True)
+            seen, came = jax.device_get((progress(slots), flown.came))
+            ended = map(self._says_enough, seen.numbers, seen.alive, seen.lengths, seen.tokens)
+            self._ended = np.fromiter(ended, bool, len(seen.alive))
+            over = bool(came == waiting and not (last and np.any(seen.alive & ~self._ended)))
+            yield slots, flown, over
 
-def arrivals(
-    config: TransformerConfig, params: dict, groups: Sequence[DecodeBatch], decoding: Decoding, example_ids: Callable
-) -> Iterator[Arrival]:
-    """Groups in their order."""
-    for group in groups:
-        decided = decide(config, params, group.tokens, group.mask, decoding, example_ids(group.rows), outermost=True)
-        yield Arrival(group.rows, decided, None)
-
-
-def planned_arrivals(
-    config: TransformerConfig, params: dict, groups: Sequence[DecodeBatch], decoding: Decoding, example_ids: Callable
-) -> Iterator[Arrival]:
-    """Plans are made of the inputs of some groups of one width at a time. Their rows come in by how many source tokens they keep,
-    and like plans together, so that sub-layers that nobody runs are skipped; the room for sources only grows."""
-    widest, size, room = groups[-1].tokens.shape[1], len(groups[0].rows), 0
-    for block in _blocks(groups, GROUPS * DECIDED):
-        decided = [
-            decide(config, params, group.tokens, group.mask, decoding, example_ids(group.rows), outermost=True)
-            for group in block
-        ]
-        plans = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get([each.plan for each in decided]))
-        rows = np.concatenate([group.rows for group in block])
-        order = np.array(
-            sorted(np.flatnonzero(rows >= 0).tolist(), key=lambda place: _likeness(plans, place, widest)), np.int64
-        )
-        for start in range(0, len(order), size):
-            places = np.pad(order[start : start + size], (0, max(0, start + size - len(order))), constant_values=-1)
-            there = places[places >= 0]
-            needed = room_of(jax.tree.map(lambda part, there=there: part[there], plans), widest)
-            room = None if needed is None else max(room, needed)
-            width = block[0].tokens.shape[1] if room is None else widest
-            chosen = chosen_program.way(True)(decided, places.astype(np.int32), width=width)
-            yield Arrival(np.where(places >= 0, rows[places], -1), chosen, room)
-
-
-def plans_by_input(decoding: Decoding) -> bool:
-    """Whether plans are made of what inputs say, so that rows are of different ones."""
-    return decoding.plan is not None and decoding.plan.after > 0
-
-
-def room_of(plan: Plan, width: int) -> int | None:
-    """Room for the source tokens that plans, on the host, keep: one of few lengths up to `width`; None where they keep all."""
-    if plan.source is None:
-        return None
-    return Buckets.for_limit(width).length(max(1, int(plan.source.sum(axis=1).max(initial=0))))
+    def _says_enough(self, number: int, alive: bool, length: int, tokens: np.ndarray) -> bool:
+        return bool(alive) and self._stopped(int(self._rows[number]), tokens[:length].tolist())
 
 
 def capacity(decoding: Decoding) -> int:
@@ -226,19 +206,6 @@ def capacity(decoding: Decoding) -> int:
     length = decoding.limits.max_new_tokens
     assert length is not None  # resolved
     return capacity_of(int(length))
-
-
-def _likeness(plans: Plan, place: int, width: int) -> tuple:
-    """What rows are sorted by: those that need like room, then those that run like sub-layers, stand together."""
-    row = jax.tree.map(lambda part: part[place], plans)
-    return room_of(jax.tree.map(lambda part: part[place : place + 1], plans), width) or 0, [part.tolist() for part in row[:5]]
-
-
-def _blocks(groups: Sequence[DecodeBatch], most: int) -> Iterator[list[DecodeBatch]]:
-    """Groups that follow each other and are of one width, so many at most."""
-    for _, alike in itertools.groupby(groups, key=lambda group: group.tokens.shape[1]):
-        while block := list(itertools.islice(alike, most)):
-            yield block
 
 
 def _with_last(arrivals: Iterator[Arrival]) -> Iterator[tuple[Arrival, bool]]:
@@ -264,10 +231,10 @@ class _Flights:
 
     def __init__(self, groups: Sequence[DecodeBatch], slots: int):
         self._slots = slots
-        self._rows = np.concatenate([group.rows for group in groups])
+        self.rows = np.concatenate([group.rows for group in groups])
         self._source_tokens = np.concatenate([group.mask.sum(axis=1) for group in groups])
         self._truncated = np.concatenate([group.truncated for group in groups])
-        self._number = {row: number for number, row in enumerate(self._rows.tolist()) if row >= 0}
+        self._number = {row: number for number, row in enumerate(self.rows.tolist()) if row >= 0}
         self._before: _Flight | None = None
         self._since, self._steps, self._executed, self._widths = time.perf_counter(), 0, 0, set()
 
@@ -289,7 +256,7 @@ class _Flights:
             return
         now, numbers = time.perf_counter(), numbers[places]
         yield Landing(
-            rows=self._rows[numbers],
+            rows=self.rows[numbers],
             source_tokens=self._source_tokens[numbers],
             truncated=self._truncated[numbers],
             trace=_of_rows(trace, places),
@@ -299,23 +266,6 @@ class _Flights:
             widths=frozenset(self._widths),
         )
         self._since, self._steps, self._executed, self._widths = now, 0, 0, set()
-
-
-def groups_of(batches: Sequence[DecodeBatch], slots: int, wanted: Collection[int] | None = None) -> Iterator[DecodeBatch]:
-    """The wanted rows as they are prefilled, a part of the slots at a time, as wide as their batches; rows that fill up come
-    last. None: all rows."""
-    size = max(1, slots // GROUPS)
-    for batch in batches:
-        places = np.flatnonzero([row >= 0 and (wanted is None or row in wanted) for row in batch.rows.tolist()])
-        for start in range(0, len(places), size):
-            chosen = places[start : start + size]
-            missing = size - len(chosen)
-            yield DecodeBatch(
-                tokens=np.pad(batch.tokens[chosen], ((0, missing), (0, 0))),
-                mask=np.pad(batch.mask[chosen], ((0, missing), (0, 0))),
-                rows=np.pad(batch.rows[chosen], (0, missing), constant_values=-1),
-                truncated=np.pad(batch.truncated[chosen], (0, missing)),
-            )
 
 
 def _of_rows(trace: Trace, rows: np.ndarray) -> Trace:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from calm_jax.arrivals import GROUPS
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.generate import capacity_of
 from calm_jax.decoding.packing import NEVER, Packing, gathers
 from calm_jax.depth.vocabulary import Pruned
-from calm_jax.flight import GROUPS
 from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Work
 

@@ -29,6 +29,7 @@ import shapes
 from engines import scripted
 from latency import Landed, latencies
 
+from calm_jax.arrivals import groups_of
 from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.windows import WINDOW, decode_windows
 from calm_jax.decoding.decoding import Decoding, Limits
@@ -36,7 +37,7 @@ from calm_jax.decoding.generate import begin, capacity_of
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.depth.exits import MEASURES, Exit
-from calm_jax.flight import decode_batches, fly_window, groups_of
+from calm_jax.flight import decode_batches, fly_window
 from calm_jax.machine import processor
 from calm_jax.models import transformer
 from calm_jax.models.joined import join
