@@ -63,6 +63,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.depth.plans import GivenPlan as GivenPlan
     from calm_jax.depth.plans import PlanMaker as PlanMaker
     from calm_jax.depth.plans import Uniform as Uniform
+    from calm_jax.depth.policy import PolicyPlan as PolicyPlan
     from calm_jax.depth.thresholds import Constant as Constant
     from calm_jax.depth.thresholds import Decaying as Decaying
     from calm_jax.depth.thresholds import ScaledDecaying as ScaledDecaying
@@ -126,6 +127,7 @@ else:
         'calm_jax.depth.exits': ('Exit',),
         'calm_jax.depth.gates': ('Gate', 'ScriptedGate'),
         'calm_jax.depth.plans': ('GivenPlan', 'PlanMaker', 'Uniform'),
+        'calm_jax.depth.policy': ('PolicyPlan',),
         'calm_jax.depth.thresholds': ('Constant', 'Decaying', 'ScaledDecaying', 'ThresholdForm'),
         'calm_jax.depth.vocabulary': ('DecayingPruning', 'FixedPruning', 'FrequentIds', 'Vocabulary', 'Whole'),
         'calm_jax.evaluation': ('evaluate_file',),

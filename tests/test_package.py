@@ -43,8 +43,9 @@ MAY_IMPORT = {
     'languages': {'nearest', 'data'},
     'request': {'types', 'nearest', 'data', 'depth', 'decoding', 'calibration', 'languages'},
     'certified': {'__init__', 'formats', 'machine', 'models', 'data', 'decoding', 'calibration', 'checkpoints'},
-    'flight': {'types', 'data', 'decoding', 'models', 'output'},
-    'memory': {'types', 'depth', 'decoding', 'flight', 'models'},
+    'arrivals': {'types', 'data', 'decoding', 'models'},
+    'flight': {'arrivals', 'types', 'data', 'decoding', 'models', 'output'},
+    'memory': {'types', 'arrivals', 'depth', 'decoding', 'models'},
     'model': {
         'compilation',
         'memory',
@@ -115,7 +116,20 @@ MAY_IMPORT = {
     },
     'evaluation': {'data', 'files', 'formats', 'metrics', 'progress'},
     'analysis': {'types', 'argmax', 'models', 'depth', 'decoding', 'data', 'model', 'progress'},
-    'training': {'compilation', 'decoding', 'types', 'checks', 'models', 'depth', 'data', 'checkpoints', 'progress'},
+    'training': {
+        'compilation',
+        'decoding',
+        'types',
+        'checks',
+        'options',
+        'pytrees',
+        'models',
+        'depth',
+        'data',
+        'metrics',
+        'checkpoints',
+        'progress',
+    },
 }
 PARTS = {path.stem for path in ROOT.glob('*.py')} | {path.parent.name for path in ROOT.glob('*/*.py')}
 MAY_IMPORT['commands'] = PARTS - {'commands', 'cli', '__init__', '__main__'}

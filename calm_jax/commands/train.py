@@ -43,7 +43,7 @@ _FLAGS = {
     'max_minutes': 'MAX_MINUTES',
 }
 # Without a gin file: which one each stage takes, what it needs, and what it does where nothing else is said.
-_STAGES = {'exits': 'runs/finetune.gin', 'classifier': 'runs/classifier.gin'}
+_STAGES = {'exits': 'runs/finetune.gin', 'classifier': 'runs/classifier.gin', 'policy': 'runs/policy.gin'}
 _NEEDED = ('checkpoint', 'train_data', 'output')
 _DEFAULTS = {
     'SOURCE': 'source',
@@ -68,7 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `calm train`."""
     parser.add_argument('--checkpoint', metavar='DIR', help='native checkpoint to train on; the macro CHECKPOINT')
     parser.add_argument(
-        '--stage', choices=_STAGES, help='without a gin file: all of the model, or the exit classifier alone (default exits)'
+        '--stage',
+        choices=_STAGES,
+        help='without a gin file: all of the model, or the exit classifier or a policy alone (default exits)',
     )
     for name in ('train', 'eval'):
         parser.add_argument(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from calm_jax.data.windows import decode_windows
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import generate
 from calm_jax.depth.policy import (
@@ -20,6 +21,7 @@ from calm_jax.depth.policy import (
     parts_of,
     tilted,
 )
+from calm_jax.flight import decode_batches, fly_window
 from calm_jax.models.transformer import init_params
 from tests.laws.definitions import LENGTH
 from tests.laws.test_work_laws import LLAMA, policy
@@ -41,7 +43,7 @@ def decode(config, params, sources):
 
     def run(plan, sources=sources, **options):
         decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), plan=plan)
-        return jax.device_get(generate(config, params, sources, None, decoding, **options))
+        return jax.device_get(generate(config, params, sources, sources != config.pad_id, decoding, **options))
 
     return run
 
@@ -157,6 +159,37 @@ def test_a_plan_does_not_depend_on_neighbours_or_padding(decode, config, sources
             assert other.tokens[row].tolist() == alone.tokens[0].tolist() + [0] * (LENGTH - alone.tokens.shape[1])
             for one, part in zip(other.plan[:5], alone.plan[:5]):
                 assert one[row].tolist() == part[0].tolist()
+
+
+def test_rows_that_come_in_by_what_their_plans_keep_are_what_they_are_alone(config, params, decode):
+    """In flight, cut to what is kept, and in batches, cut too, beside arrays of the whole width."""
+    rng, plan = np.random.default_rng(0), policy(config, 0.4)
+    texts = [rng.integers(2, 14, rng.integers(1, 15)).tolist() for _ in range(13)]
+    [window] = decode_windows(texts, 4, max_source_length=16, pad_id=config.pad_id, eos_id=config.eos_id)
+    assert {batch.tokens.shape[1] for batch in window} == {8, 16}
+    wide = dataclasses.replace(config, dtype='float64'), jax.tree.map(lambda x: jnp.asarray(x, 'float64'), params)
+    decoding = Decoding(limits=Limits(max_new_tokens=LENGTH, max_source_length=16), plan=plan)
+    options = {
+        'example_ids': lambda rows: np.maximum(rows, 0).astype(np.int32),
+        'settings': lambda rows: None,
+        'wanted': set(range(len(texts))),
+    }
+    found = [
+        {row: (landing.trace, at) for landing in landings for at, row in enumerate(landing.rows.tolist())}
+        for landings in (fly_window(*wide, window, decoding, 4, **options), decode_batches(*wide, window, decoding, **options))
+    ]
+    padded = np.full((len(texts), 16), config.pad_id, np.int32)
+    for row, text in enumerate(texts):
+        padded[row, : len(text) + 1] = [*text, config.eos_id]
+    whole = decode(plan, padded)
+    assert whole.prefill.dropped_tokens.any()
+    for rows in found:
+        assert sorted(rows) == list(range(len(texts)))
+        for row, (trace, at) in rows.items():
+            assert trace.tokens[at, :LENGTH].tolist() == whole.tokens[row].tolist()
+            assert trace.prefill.dropped_tokens[at] == whole.prefill.dropped_tokens[row]
+    rooms = {width for landing in fly_window(*wide, window, decoding, 4, **options) for width in landing.widths}
+    assert min(rooms) == 8
 
 
 def test_a_decoder_only_model_decides_from_its_prompt():
