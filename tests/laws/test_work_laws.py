@@ -114,6 +114,7 @@ def test_the_cost_of_a_decode_is_the_products_that_its_program_multiplies(config
 
     counted = cost.exact(config, [SOURCE], trace.work, trace.prefill)
     expected = counted.total - counted.decisions + _padding(config, decoding, trace)
+    expected += 0 if decoding.plan is None else decoding.plan.flops(config.sizes)
     assert multiplied == expected
     assert trace.lengths[0] == TOKENS
 
@@ -121,7 +122,7 @@ def test_the_cost_of_a_decode_is_the_products_that_its_program_multiplies(config
 def test_tokens_that_a_plan_drops_cost_nothing_after_the_first_layer():
     params = jax.jit(init_params, static_argnums=0)(T5, jax.random.key(4))
     tokens, limits = np.random.default_rng(7).integers(2, 14, (1, 8)), Limits(max_new_tokens=1)
-    decoding = Decoding(limits=limits, plan=policy(T5, 0.3))
+    decoding = Decoding(limits=limits, plan=policy(T5, 0.3, parts=('tokens',)))
     decided = decide(T5, params, tokens, None, decoding)
     kept = int(decided.plan.source.sum())
     assert kept < 8
