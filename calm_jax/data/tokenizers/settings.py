@@ -16,7 +16,7 @@ from typing import Any
 
 import tokenizers
 
-from calm_jax.data.tokenizers.classes import DESCRIBED, RENAMED, LANGUAGE, TokenizerClass, class_of
+from calm_jax.data.tokenizers.classes import DESCRIBED, LANGUAGE, RENAMED, TokenizerClass, class_of
 from calm_jax.files import read_json
 
 SETTINGS = 'tokenizer_config.json'
