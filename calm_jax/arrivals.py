@@ -46,7 +46,7 @@ def planned_arrivals(
 ) -> Iterator[Arrival]:
     """Plans are made for some groups of one width at a time. Their rows come in by how many source tokens they keep, and like
     plans together, so that sub-layers that nobody runs are skipped; the room for sources only grows."""
-    widest, size, room = groups[-1].tokens.shape[1], len(groups[0].rows), 0
+    widest, size, most = groups[-1].tokens.shape[1], len(groups[0].rows), 0
     for block in _blocks(groups, GROUPS * DECIDED):
         decided = [
             decide(config, params, group.tokens, group.mask, decoding, example_ids(group.rows), outermost=True)
@@ -61,7 +61,8 @@ def planned_arrivals(
             places = np.pad(order[start : start + size], (0, max(0, start + size - len(order))), constant_values=-1)
             there = places[places >= 0]
             needed = room_of(jax.tree.map(lambda part, there=there: part[there], plans), widest)
-            room = None if needed is None else max(room, needed)
+            most = max(most, needed or 0)
+            room = None if needed is None else most
             width = block[0].tokens.shape[1] if room is None else widest
             chosen = chosen_program.way(True)(decided, places.astype(np.int32), width=width)
             yield Arrival(np.where(places >= 0, rows[places], -1), chosen, room)

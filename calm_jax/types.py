@@ -118,7 +118,7 @@ class Context(NamedTuple):
 class Plan(NamedTuple):
     """Which sub-layers each row runs for the whole sequence: bool [B, L]; for the encoder bool [B, its layers].
 
-    source: bool [B, S], the source tokens that go on after the layers that the plan maker saw; None: all.
+    source: bool [B, S], the source tokens that go on after the encoder's first layer, which the plan maker has seen; None: all.
     """
 
     self_attention: Array

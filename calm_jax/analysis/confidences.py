@@ -116,7 +116,10 @@ def planned_states(call: Callable, config: TransformerConfig, batch: Forced) -> 
     encoded = None if config.decoder_only else call(batch.source, batch.source_mask, batch.plan, method='encode')
     positions = standing(batch.decoder_input.shape[1], batch.mask)
     entering = call(batch.decoder_input, positions, method='embed')
-    leaving = call(encoded, batch.source_mask, batch.decoder_input, batch.mask, batch.plan, method='decode')
+    source_mask = batch.source_mask
+    if batch.plan is not None and batch.plan.source is not None:
+        source_mask = batch.plan.source
+    leaving = call(encoded, source_mask, batch.decoder_input, batch.mask, batch.plan, method='decode')
     return [entering, *leaving]
 
 

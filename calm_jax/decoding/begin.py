@@ -106,12 +106,12 @@ def _checked_plan(maker: PlanMaker, plan: Any, mask: Bool[Array, 'B S'], config:
     layers = dict.fromkeys(Plan._fields[:3], config.num_decoder_layers) | dict.fromkeys(
         Plan._fields[3:5], config.num_encoder_layers
     )
-    shapes = {name: (rows, count) for name, count in layers.items()}
+    shapes: dict[str, tuple[int, ...]] = {name: (rows, count) for name, count in layers.items()}
     if plan.source is not None:
         shapes['source'] = mask.shape
-        if not (config.sizes.drops_tokens and maker.after):
-            where = 'this model has no encoder that can' if maker.after else 'it is asked before any layer'
-            raise ValueError(f'{type(maker).__name__} drops source tokens, and {where}; expected None as source')
+        if not config.sizes.drops_tokens or maker.after != 1:
+            why = 'it is not asked after the first layer' if config.sizes.drops_tokens else 'this model has no encoder that can'
+            raise ValueError(f'{type(maker).__name__} drops source tokens, and {why}; expected None as source')
     for name, shape in shapes.items():
         part = getattr(plan, name)
         if getattr(part, 'shape', None) != shape or str(part.dtype) != 'bool':

@@ -6,7 +6,7 @@ tilted by the dial λ: κ = log(λ / (1 − λ)) is added to the logit of each s
 that keeps that share of the tokens. At λ = ½ nothing is added, which is the paper's; as λ grows more runs and more is kept.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -276,8 +276,8 @@ class PolicyPlan(PlanMaker):
         assert context.hidden is not None  # asked after one layer
         names = ('scale', 'shift', 'hidden_kernel', 'hidden_bias', 'kernel', 'bias')
         policy = Policy(context.sizes.encoder_layers, context.sizes.layers)
-        scored = policy.apply({'params': {name: getattr(self, name) for name in names}}, context.hidden, context.mask)
-        return Logits(*scored)
+        params = {name: getattr(self, name) for name in names}
+        return cast(Logits, policy.apply({'params': params}, context.hidden, context.mask))
 
     def __call__(self, context: Context) -> Plan:
         logits = tilted(self.logits(context), self.level)

@@ -157,10 +157,13 @@ class Transformer(nn.Module):
 
         mask: bool [B, S], which of them are there; None: all. plan: sub-layers that rows run (`Plan`).
         """
-        call = self._call(deterministic)
-        context = self.encoder_context(jnp.ones(tokens.shape, bool) if mask is None else mask)
-        layers = range(self.config.num_encoder_layers)
-        x = planned.encode(call, layers, call(tokens, method='embed_source'), context, plan)
+        call, layers = self._call(deterministic), range(self.config.num_encoder_layers)
+        mask = jnp.ones(tokens.shape, bool) if mask is None else mask
+        x = call(tokens, method='embed_source')
+        if plan is not None and plan.source is not None:  # what goes on after the first layer; the others are seen by nobody
+            x, layers = planned.encode(call, layers[:1], x, self.encoder_context(mask)), layers[1:]
+            mask = plan.source
+        x = planned.encode(call, layers, x, self.encoder_context(mask), plan)
         return call(x, method='encoder_norm')
 
     def decode(self, encoded, source_mask, tokens, mask=None, plan=None, deterministic=True):

@@ -7,7 +7,7 @@ inequalities that the rules below promise of the direction itself.
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -44,14 +44,15 @@ class Rule:
             del params
             return RuleState(jnp.zeros((), jnp.float32))
 
-        def update(updates: Any, state: RuleState, params: Any = None, *, cost: Any, excess: Any, **extra: Any):
-            del params, extra
+        def update(updates: Any, state: RuleState, params: Any = None, **extra: Any) -> tuple[Any, RuleState]:
+            del params
+            cost, excess = extra['cost'], extra['excess']
             multiplier = self.multiplier(state.multiplier, products(updates, cost), jnp.asarray(excess, jnp.float32))
             scaled, whole = (updates, cost) if self.weighs_loss else (cost, updates)
             direction = jax.tree.map(lambda one, other: one + multiplier * other, whole, scaled)
             return direction, RuleState(multiplier)
 
-        return optax.GradientTransformationExtraArgs(init, update)
+        return optax.GradientTransformationExtraArgs(init, cast(Any, update))
 
 
 class Products(NamedTuple):

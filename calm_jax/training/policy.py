@@ -8,7 +8,7 @@ is exact, because the cost is a sum over decisions (`metrics/plan_cost.py`). A r
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +92,7 @@ def read(call: Callable, config: TransformerConfig, batch: Batch) -> Read:
 def nats(call: Callable, config: TransformerConfig, batch: Batch, seen: Read, plan: Plan, run: Any = planned.masked) -> Array:
     """The loss of each row under a plan, nats per target token, float32 [B]; the layer that was read is not run again."""
     tokens, states = batch['decoder_input_tokens'], seen.context.hidden
+    assert states is not None  # read
     length = tokens.shape[1]
     positions, bias = standing(length), call(length, method='causal_bias')
     if config.decoder_only:
@@ -180,7 +181,8 @@ def straight_through(draws: Draws, temperature: float = 1.0) -> Sampled:
     decisions = draws.parts.limited(Decisions(runs_encoder, runs_decoder, decisions.tokens))
     loss = draws.soft_loss_of(Logits(encoder, decoder, draws.logits.tokens), decisions)
     greedy = jax.lax.stop_gradient(draws.loss_of(draws.parts.limited(likeliest(draws.logits))))
-    score = log_likelihood(draws.logits, decisions, Parts(*map(jnp.zeros_like, draws.parts[:2]), draws.parts.tokens))
+    alone = draws.parts._replace(encoder=jnp.zeros_like(draws.parts.encoder), decoder=jnp.zeros_like(draws.parts.decoder))
+    score = log_likelihood(draws.logits, decisions, alone)
     return Sampled(loss + (jax.lax.stop_gradient(loss) - greedy) * score, loss)
 
 
@@ -247,8 +249,8 @@ def optimizers(
             excess=jnp.full((), jnp.nan, jnp.float32),
         )
 
-    def update(updates, state, params=None, *, means, **extra):
-        del extra
+    def update(updates: Any, state: PolicyState, params: Any = None, **extra: Any) -> tuple[Any, PolicyState]:
+        means = extra['means']
         now = means['loss'] - means['full_loss']
         excess = jnp.where(jnp.isnan(state.excess), now, REMEMBERED * state.excess + (1 - REMEMBERED) * now)
         direction, followed = follow.update(updates['loss'], state.rule, cost=updates['cost'], excess=excess - tolerance)
@@ -259,9 +261,10 @@ def optimizers(
         if train is not None:
             made['backbone'], trained = train.update(updates['backbone'], state.backbone, params['backbone'])
         kept = jax.tree.map(lambda new, old: jnp.where(waits, old, new), (followed, learned), (state.rule, state.policy))
-        return made, PolicyState(state.step + 1, *kept, trained, excess)
+        rule_state, policy_state = kept
+        return made, PolicyState(state.step + 1, rule_state, policy_state, trained, excess)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, cast(Any, update))
 
 
 def watched(state: PolicyState) -> dict[str, Array]:
@@ -311,12 +314,13 @@ def policy_stage(
     head = others.pop('policy', None)
     if head is None:
         nothing = jnp.zeros((1, 1, config.emb_dim)), jnp.ones((1, 1), bool)
-        head = policy.init(jax.random.key(seed), *nothing)['params']
+        head = cast(dict, policy.init(jax.random.key(seed), *nothing)['params'])
     flops = 2 * config.emb_dim * (config.emb_dim + head['bias'].shape[0])
 
     def scored(head, seen):
         states = jax.lax.stop_gradient(seen.context.hidden)
-        return Logits(*policy.apply({'params': head}, jnp.ones_like(states) if constant else states, seen.context.mask))
+        states = jnp.ones_like(states) if constant else states
+        return cast(Logits, policy.apply({'params': head}, states, seen.context.mask))
 
     def priced(seen):
         return plan_cost.prices(config, seen.source_tokens, jnp.maximum(seen.new_tokens, 1), SHARES, flops)
@@ -450,6 +454,7 @@ def full_plan(context: Context) -> Plan:
 
 def fed_ones(policy: Policy, head: dict) -> dict:
     """The policy that says of every input what this one says of ones."""
-    scores = policy.apply({'params': head}, jnp.ones((1, 1, head['scale'].shape[0])), jnp.ones((1, 1), bool))
+    ones = jnp.ones((1, 1, head['scale'].shape[0])), jnp.ones((1, 1), bool)
+    scores = cast(Logits, policy.apply({'params': head}, *ones))
     flat = [np.asarray(each).reshape(-1) for each in scores]
     return {**head, 'kernel': np.zeros_like(head['kernel']), 'bias': np.concatenate(flat)}

@@ -1,6 +1,7 @@
 """A policy's plans, in float64: what they run is what the definition runs, and the dial orders them."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from calm_jax.depth.policy import (
     tilted,
 )
 from calm_jax.flight import decode_batches, fly_window
-from calm_jax.models.transformer import init_params
+from calm_jax.models.transformer import Transformer, init_params
 from tests.laws.definitions import LENGTH
 from tests.laws.test_work_laws import LLAMA, policy
 
@@ -190,6 +191,20 @@ def test_rows_that_come_in_by_what_their_plans_keep_are_what_they_are_alone(conf
             assert trace.prefill.dropped_tokens[at] == whole.prefill.dropped_tokens[row]
     rooms = {width for landing in fly_window(*wide, window, decoding, 4, **options) for width in landing.widths}
     assert min(rooms) == 8
+
+
+def test_the_whole_sequence_at_once_says_what_was_decoded_token_by_token(config, params, sources, decode):
+    plan = policy(config, 0.4)
+    trace = decode(plan)
+    assert trace.prefill.dropped_tokens.any()
+    model = Transformer(dataclasses.replace(config, dtype='float64'))
+    call = partial(model.apply, {'params': jax.tree.map(lambda x: jnp.asarray(x, 'float64'), params)})
+    encoded = call(sources, sources != config.pad_id, trace.plan, method='encode')
+    said = np.concatenate([np.full((len(sources), 1), config.decoder_start_id), trace.tokens], axis=1)[:, :-1]
+    states = call(encoded, trace.plan.source, said, None, trace.plan, method='decode')
+    likeliest = np.argmax(call(states[-1], method='unembed'), axis=-1)
+    for row, length in enumerate(trace.lengths):
+        assert likeliest[row, :length].tolist() == trace.tokens[row, :length].tolist()
 
 
 def test_a_decoder_only_model_decides_from_its_prompt():
