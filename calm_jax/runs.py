@@ -135,7 +135,8 @@ def _options(
     """The options of `Model.stream` for records, all of it checked."""
     thresholds, named = check_records(model, records, template, threshold_field, languages, quiet)
     rows = None if thresholds is None else Rows(threshold=thresholds)
-    options = Options(rows=rows, batch_size=batch_size, pack=pack, **named)
+    source, target = named['source_language'], named['target_language']
+    options = Options(rows=rows, batch_size=batch_size, pack=pack, source_language=source, target_language=target)
     model.check(decoding, **options)
     codec.check_heads(decoding, model.heads)
     return options

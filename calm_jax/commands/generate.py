@@ -194,7 +194,8 @@ def languages(args: argparse.Namespace) -> dict[str, str | None]:
 
 def answer(args: argparse.Namespace, model: Model, decoding: Decoding) -> None:
     """Prints what answers a prompt; says so where not all of the prompt was read."""
-    output = model.generate(Conversation.of_user(args.prompt) if args.chat else args.prompt, decoding, **languages(args))
+    prompt = Conversation.of_user(args.prompt) if args.chat else args.prompt
+    output = model.generate(prompt, decoding, source_language=args.source_language, target_language=args.target_language)
     if output.truncated:
         end = 'beginning' if model.padding['side'] == 'left' else 'end'
         _LOGGER.warning(
