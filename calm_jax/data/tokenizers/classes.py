@@ -36,6 +36,11 @@ class TokenizerClass:
     spaced_beside: bool = False
     stated: Mapping[str, bool | str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The tokens that say of what language a text is."""
+        return tuple(token for token in self.back if token not in self.tokens.values())
+
 
 _ENDS = {'eos_token': '</s>', 'unk_token': '<unk>'}
 _PADDED = {**_ENDS, 'pad_token': '<pad>'}

@@ -52,6 +52,7 @@ class PublishedTokenizer:
             self._behind = self._behind[:-1]
         self.end_ids = self._behind
         self.truncation_side = 'left' if settings.fields.get('truncation_side') == 'left' else 'right'
+        self.languages = frozenset(filter(None, map(self._tokenizer.token_to_id, settings.kind.languages)))
         self._silent = {
             number for number, token in self._added.items() if token.special and not _SENTINEL.fullmatch(token.content)
         }

@@ -29,6 +29,7 @@ class SentencePieceTokenizer:
 
     FILES = ('spiece.model',)
     start_ids = end_ids = ()
+    languages = frozenset()
     truncation_side = 'right'
     chat = None
 

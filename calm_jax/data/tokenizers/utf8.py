@@ -21,6 +21,7 @@ class ByteTokenizer:
     FILES = ('byte_tokenizer.json',)
     OFFSET = 3
     start_ids = end_ids = ()
+    languages = frozenset()
     truncation_side = 'right'
     chat = None
 
