@@ -34,7 +34,7 @@ def is_t5x(directory: str | os.PathLike) -> bool:
 def steps(directory: str | os.PathLike) -> dict[int, pathlib.Path]:
     """{step: folder} of the checkpoints that a run has saved."""
     folders = {path: _STEP.fullmatch(path.name) for path in pathlib.Path(directory).iterdir() if path.is_dir()}
-    return {int(named[1]): path for path, named in folders.items() if named}
+    return {int(match[1]): path for path, match in folders.items() if match}
 
 
 def read(
@@ -59,9 +59,10 @@ def read(
     tensors = tensors_of(directory)
     where = layers_apart(directory, tensors, run and run.scan_axis)
     shapes = {name: tensor.shape for name, tensor in where.items()}
-    held = _held(directory, shapes)
-    said = run.fields({**held, 'scan_layers': are_stacked(tensors)}) if run else {}
-    config = _config(run.path if run else directory, {**held, **said}, shapes, tokens)
+    fields = _fields(directory, shapes)
+    if run is not None:
+        fields |= run.fields({**fields, 'scan_layers': are_stacked(tensors)})
+    config = _config(run.path if run else directory, fields, shapes, tokens)
     weights = [Weight(path, path) for path in native.parameter_shapes(config)]
     params = assemble(directory, config, weights, where, dtype)
     native.check(str(directory), config, params, tokens)
@@ -70,13 +71,13 @@ def read(
 
 def _checkpoint(directory, step):
     """The folder of one checkpoint: of a run, that of the step, or the newest."""
-    saved = steps(directory)
     if step is None and holds_tensors(directory):
         return directory
-    if step is not None and step not in saved:
-        listed = f'steps {", ".join(map(str, sorted(saved)))}' if saved else 'no folder checkpoint_N to choose from'
-        raise ValueError(f'{directory}: holds no step {step}; found {listed}')
-    folder = saved[max(saved) if step is None else step]
+    folders = steps(directory)
+    if step is not None and step not in folders:
+        choice = f'steps {", ".join(map(str, sorted(folders)))}' if folders else 'no folder checkpoint_N to choose from'
+        raise ValueError(f'{directory}: holds no step {step}; found {choice}')
+    folder = folders[max(folders) if step is None else step]
     if not holds_tensors(folder):
         raise FileNotFoundError(f'{folder}: holds no checkpoint of t5x; copy it again, or choose another with --step')
     return folder
@@ -93,7 +94,7 @@ def _tokenizer(directory: pathlib.Path, tokenizer: str | os.PathLike | None, run
     return tokens
 
 
-def _held(directory, shapes):
+def _fields(directory, shapes):
     """{field of t5x's T5Config: value} that the shapes of the parameters imply."""
 
     def shape(*names):

@@ -17,7 +17,7 @@ _FILES = ('config.gin', 'operative_config.gin')
 # Of T5Config: how results are rounded, or kept for gradients.
 _INERT = {'dtype', 'float32_attention_logits', 'remat_policy', 'param_scan_axis'}
 # What only the file can say: which functions, and numbers that no parameter has.
-_SAID = {'mlp_activations', 'dropout_rate', 'scale_attn_logits'}
+_BESIDE = {'mlp_activations', 'dropout_rate', 'scale_attn_logits'}
 _ACTIVATIONS = {'gelu': 'gelu', 'relu': 'relu', 'silu': 'silu', 'swish': 'silu', 'linear': 'linear'}
 _PIECES, _BYTES = 'SentencePieceVocabulary', 'ByteVocabulary'
 _PIECE_OPTIONS = {'sentencepiece_model_file', 'extra_ids', 'use_fast_tokenizer'}
@@ -67,25 +67,26 @@ class RunConfiguration(NamedTuple):
         """Along which axis layers are stacked, where the file says so."""
         return self.model.get('param_scan_axis')
 
-    def fields(self, held: Mapping[str, Any]) -> dict[str, Any]:
+    def fields(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Fields of TransformerConfig that only the file can say.
 
-        held: T5Config's fields as the parameters have them; of `mlp_activations` their number counts. Raises ValueError where
+        stored: T5Config's fields as the parameters have them; of `mlp_activations` their number counts. Raises ValueError where
         the file says otherwise, and for a field that no model here has.
         """
-        if unknown := sorted(set(self.model) - {*held, *_SAID, *_INERT}):
+        if unknown := sorted(set(self.model) - {*stored, *_BESIDE, *_INERT}):
             raise ValueError(f'{self.path}: T5Config.{unknown[0]} is not understood')
         for name, value in self.model.items():
-            if name in held and name not in _SAID and value != held[name]:
-                raise ValueError(f'{self.path}: {name} is {value!r}, but the parameters are of {held[name]!r}')
+            if name in stored and name not in _BESIDE and value != stored[name]:
+                raise ValueError(f'{self.path}: {name} is {value!r}, but the parameters are of {stored[name]!r}')
         return {
-            'mlp_activations': self._activations(self.model.get('mlp_activations', held['mlp_activations']), held),
-            'dropout_rate': self.model.get('dropout_rate', held['dropout_rate']),
+            'mlp_activations': self._activations(
+                self.model.get('mlp_activations', stored['mlp_activations']), len(stored['mlp_activations'])
+            ),
+            'dropout_rate': self.model.get('dropout_rate', stored['dropout_rate']),
             'attention_scale': self.model.get('scale_attn_logits', False),
         }
 
-    def _activations(self, names, held):
-        count = len(held['mlp_activations'])
+    def _activations(self, names, count):
         known = isinstance(names, list | tuple) and all(isinstance(name, str) and name in _ACTIVATIONS for name in names)
         if not known or len(names) != count:
             raise ValueError(
@@ -132,7 +133,7 @@ def read_run(directory: pathlib.Path) -> RunConfiguration | None:
     path = next((directory / name for name in _FILES if (directory / name).is_file()), None)
     if path is None:
         return None
-    macros, bound = {}, {}
+    macros, bindings = {}, {}
     try:
         for statement in config_parser.ConfigParser(path.read_text(), _Grammar()):
             if isinstance(statement, config_parser.IncludeStatement):
@@ -140,30 +141,30 @@ def read_run(directory: pathlib.Path) -> RunConfiguration | None:
             if isinstance(statement, config_parser.BindingStatement):
                 if statement.arg_name:
                     name = statement.scope, _last(statement.selector)
-                    bound.setdefault(name, {})[statement.arg_name] = statement.value
+                    bindings.setdefault(name, {})[statement.arg_name] = statement.value
                 else:
                     macros[statement.selector] = statement.value
     except (SyntaxError, ValueError, tokenize.TokenError) as error:
         raise ValueError(f'{path}: cannot be read as gin ({" ".join(str(error).split())[:200]})') from None
 
-    def resolved(value):
+    def value_of(value):
         for _ in range(1 + len(macros)):  # a macro may be another
             value = macros.get(value.name) if isinstance(value, _Macro) else value
         return value
 
     def options(scope, name):
-        given = {**bound.get(('', name), {}), **(bound.get((scope, name), {}) if scope else {})}
-        return {option: value for option, raw in given.items() if (value := resolved(raw)) is not None}
+        values = {**bindings.get(('', name), {}), **bindings.get((scope, name), {})}
+        return {option: value for option, raw in values.items() if (value := value_of(raw)) is not None}
 
     model = options('', 'T5Config')
     if not model:
         return None
-    sides = [resolved(given.get(f'{side}_vocabulary')) for given in bound.values() for side in ('input', 'output')]
-    named = {side for side in sides if isinstance(side, _Reference)}
-    if len(named) > 1:
+    sides = [value_of(each.get(f'{side}_vocabulary')) for each in bindings.values() for side in ('input', 'output')]
+    references = {side for side in sides if isinstance(side, _Reference)}
+    if len(references) > 1:
         raise ValueError(f'{path}: input_vocabulary and output_vocabulary are two; expected one that both sides share')
-    vocabulary = [Vocabulary(each.name, options(*each)) for each in named]
-    return RunConfiguration(path, model, vocabulary[0] if vocabulary else None)
+    vocabularies = [Vocabulary(each.name, options(*each)) for each in references]
+    return RunConfiguration(path, model, next(iter(vocabularies), None))
 
 
 def _last(selector):

@@ -2,7 +2,8 @@
 
 `examples/t5` has layers apart, `encoder/layers_0/mlp/wo/kernel` [F, D], and attention's kernels of all heads, [D, N·H] and
 [N·H, D]. `examples/scalable_t5` has heads apart, [D, N, H] and [N, H, D], and scans its layers: one tensor holds those of a
-stack, `encoder/encoder/mlp/wo/kernel` [F, L, D], layers along the second axis unless it was told the first.
+stack, `encoder/encoder/mlp/wo/kernel` [F, L, D], layers along the second axis unless it was told the first. flaxformer's T5
+scans likewise, heads together.
 """
 
 import functools
@@ -31,28 +32,29 @@ def layers_apart(directory: str | os.PathLike, tensors: Mapping[str, Any], axis:
 
     Raises ValueError for layers that are both stacked and apart, and for stacks that do not hold the same number of layers.
     """
-    (width,) = tensors['token_embedder/embedding'].shape[1:2] if 'token_embedder/embedding' in tensors else (None,)
-    apart = dict(tensors)
+    embedding = tensors.get('token_embedder/embedding')
+    width = None if embedding is None else embedding.shape[-1]
+    tensors = dict(tensors)
     for stack in _STACKS:
         prefix = f'{stack}/{stack}/'
         names = [name for name in tensors if name.startswith(prefix)]
         if not names:
             continue
-        if several := [name for name in tensors if name.startswith(f'{stack}/layers_')]:
-            raise ValueError(f'{directory}: holds both {several[0]} and {names[0]}; expected layers apart or stacked')
+        if others := [name for name in tensors if name.startswith(f'{stack}/layers_')]:
+            raise ValueError(f'{directory}: holds both {others[0]} and {names[0]}; expected layers apart or stacked')
         along, count = _axis_and_count(directory, prefix, tensors, width, axis)
         for name in names:
-            tensor = apart.pop(name)
+            tensor = tensors.pop(name)
             if tensor.shape[along : along + 1] != (count,):
                 raise ValueError(f'{directory}: {name} is {list(tensor.shape)}; expected {count} layers along axis {along}')
-            stacked = _Stack(tensor, along)
+            layers = _Stack(tensor, along)
             for layer in range(count):
-                apart[f'{stack}/layers_{layer}/{name.removeprefix(prefix)}'] = _Layer(stacked, layer)
+                tensors[f'{stack}/layers_{layer}/{name.removeprefix(prefix)}'] = _Layer(layers, layer)
     return {
         name: _HeadsTogether(tensor, name.endswith('/out/kernel'))
         if _HEADS_APART.fullmatch(name) and len(tensor.shape) == 3
         else tensor
-        for name, tensor in apart.items()
+        for name, tensor in tensors.items()
     }
 
 
@@ -65,8 +67,8 @@ def _axis_and_count(directory, prefix, tensors, width, axis):
     for along in (1, 0) if axis is None else (axis,):
         if len(shape) == 2 and along in (0, 1) and shape[1 - along] == width:
             return along, shape[along]
-    told = 'either axis' if axis is None else f'axis {axis}, which its gin file says'
-    raise ValueError(f'{directory}: {prefix}{_WIDE} is {list(shape)}; expected layers of [{width}] along {told}')
+    axes = 'either axis' if axis is None else f'axis {axis}, which its gin file says'
+    raise ValueError(f'{directory}: {prefix}{_WIDE} is {list(shape)}; expected layers of [{width}] along {axes}')
 
 
 class _Stack:

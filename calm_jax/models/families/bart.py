@@ -94,9 +94,9 @@ def check_alike(published: dict[str, Any]) -> None:
 def published_from_config(config: TransformerConfig) -> dict[str, Any]:
     """The published configuration (a dict) of a model with `config`. Raises ValueError where the family has none."""
     # As the published ones say of norms: other programs ask.
-    said = {'normalize_before': False, 'normalize_embedding': True, 'add_final_layer_norm': False}
+    norms = {'normalize_before': False, 'normalize_embedding': True, 'add_final_layer_norm': False}
     kind = published_kind(config, norm_position='post', final_norm=False, position_offset=OFFSET, embedding_norm=True)
-    return {'model_type': 'bart', 'architectures': ['BartForConditionalGeneration'], **kind, **said}
+    return {'model_type': 'bart', 'architectures': ['BartForConditionalGeneration'], **kind, **norms}
 
 
 def published_kind(config: TransformerConfig, **wanted: Any) -> dict[str, Any]:
