@@ -375,7 +375,7 @@ def test_of_a_run_the_newest_checkpoint_is_read_or_that_of_a_step(tmp_path, caps
         (
             'vocabulary',
             'seqio.SentencePieceVocabulary.extra_ids = 300\n',
-            'has 300 extra_ids, but the tokenizer in .* 100; say',
+            'has 300 extra_ids, but the tokenizer in .* 0; say',
         ),
     ],
 )

@@ -358,6 +358,6 @@ def test_of_a_decoder_alone_the_prompt_stands_before_the_target_and_only_the_tar
     assert inputs[1][:4] == [4, 8, 9, -1] and targets[1][:4] == [8, 9, 1, -1] and weights[1][:4] == [1, 1, 1, 0]
     assert targets[2][7:15] == [*range(30, 37), 1] and weights[2][:15] == [0] * 7 + [1] * 8  # both cut to their limits
     assert set(inputs[3]) == {-1} and set(weights[3]) == {0}
-    counted = count_truncated([Example(np.arange(8), np.arange(3))], 8, 8, decoder_only=True)
+    counted = count_truncated([Example(np.arange(8), np.arange(3))], 8, 8, source_end=())
     assert counted == {'source': 0, 'target': 0}  # a prompt of the limit's length is whole
     assert batch['decoder_loss_weights'].dtype == np.float32 and batch['decoder_input_tokens'].dtype == np.int32
