@@ -168,7 +168,7 @@ class TrainingBatches:
         self.steps_per_epoch = len(examples) // batch_size
         self._source_buckets = Buckets.for_limit(max_source_length, length_multiple)
         self._target_buckets = Buckets.for_limit(max_target_length, length_multiple)
-        self.ends = {'source_end': source_end, 'target_end': target_end}
+        self.source_end, self.target_end = source_end, target_end
         self._ids = {'pad_id': pad_id, 'decoder_start_id': decoder_start_id, 'target_end': target_end}
         self.decoder_only = decoder_only
         self._collate = _collating(decoder_only, start_ids, source_end)
@@ -210,7 +210,7 @@ class TrainingBatches:
     def _sort_key(self, example: Example) -> tuple[int, int]:
         # The larger of the two bucket numbers first: on translation data it pads as little as sorting by the source's
         # bucket and then the target's length, and meets a third fewer (S, T) shapes.
-        source, target = (len(ids) + len(end) for ids, end in zip(example, self.ends.values()))
+        source, target = len(example.source) + len(self.source_end), len(example.target) + len(self.target_end)
         return max(self._source_buckets.number(source), self._target_buckets.number(target)), source
 
 

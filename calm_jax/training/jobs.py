@@ -81,7 +81,7 @@ class PairedText:
         """What was read, for JSON: {'train': sha256 of the files, 'evaluation': the same, 'examples': of training,
         'truncated': {'source': how many are cut, 'target': …}, 'max_source_length', 'max_target_length'}."""
         limits = {name: self._lengths[name] for name in ('max_source_length', 'max_target_length')}
-        truncated = count_truncated(training.examples, **limits, **training.ends)
+        truncated = count_truncated(training.examples, **limits, source_end=training.source_end, target_end=training.target_end)
         return {
             **{name: records.fingerprint() for name, records in self._records.items()},
             'examples': len(training.examples),

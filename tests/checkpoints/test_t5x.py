@@ -372,11 +372,7 @@ def test_of_a_run_the_newest_checkpoint_is_read_or_that_of_a_step(tmp_path, caps
             RUN['macros'].replace('SentencePiece', 'Byte'),
             'is a ByteVocabulary, but .* holds another kind of tokenizer',
         ),
-        (
-            'vocabulary',
-            'seqio.SentencePieceVocabulary.extra_ids = 300\n',
-            'has 300 extra_ids, but the tokenizer in .* 0; say',
-        ),
+        ('vocabulary', 'seqio.SentencePieceVocabulary.extra_ids = 300\n', 'has 300 extra_ids, but the tokenizer in .* 0; say'),
     ],
 )
 def test_a_run_that_says_other_than_its_parameters_is_refused_in_one_line(part, text, message, tmp_path):
