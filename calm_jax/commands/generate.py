@@ -62,6 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="each text is what a user says, put to the model as the checkpoint's chat template has it; a --source_field that "
         'holds messages is a conversation without this flag',
     )
+    for name, of in (('source', 'the texts'), ('target', 'what is said')):
+        parser.add_argument(
+            f'--{name}_language',
+            metavar='CODE',
+            help=f"language of {of}, for models that have languages: such as ro_RO, or a record's own, '{{field}}' "
+            "(default: the checkpoint's)",
+        )
     parser.add_argument('--show_depth', action='store_true', help='colour the tokens of the answer by their layers (--prompt)')
     parser.add_argument('--threshold_field', metavar='FIELD', help="field that holds a record's own λ, instead of --threshold")
     parser.add_argument('--output', metavar='FILE', help='JSONL or .txt to write, - for standard output; required with --input')
@@ -121,6 +128,7 @@ def print_decoded(
         pack=args.pack,
         in_order=not args.finish_order,
         chat=args.chat,
+        **languages(args),
         quiet=args.quiet or sys.stdout.isatty(),
     ):
         print(plain_line(each) if plain else json.dumps(each, ensure_ascii=False), flush=True)
@@ -155,6 +163,7 @@ def write_decoded(
             overwrite=args.overwrite,
             plain=is_text(args.output, args.output_format),
             chat=args.chat,
+            **languages(args),
             speed=speed,
             quiet=args.quiet,
         )
@@ -178,9 +187,14 @@ def how_to_resume(args: argparse.Namespace, done: int, examples: int) -> str:
     return f'{done:,} of {examples:,} are kept: the same command with --resume{instead} goes on after them'
 
 
+def languages(args: argparse.Namespace) -> dict[str, str | None]:
+    """The languages of texts and outputs, as options."""
+    return {'source_language': args.source_language, 'target_language': args.target_language}
+
+
 def answer(args: argparse.Namespace, model: Model, decoding: Decoding) -> None:
     """Prints what answers a prompt; says so where not all of the prompt was read."""
-    output = model.generate(Conversation.of_user(args.prompt) if args.chat else args.prompt, decoding)
+    output = model.generate(Conversation.of_user(args.prompt) if args.chat else args.prompt, decoding, **languages(args))
     if output.truncated:
         end = 'beginning' if model.padding['side'] == 'left' else 'end'
         _LOGGER.warning(
@@ -214,6 +228,15 @@ def check_flags(args: argparse.Namespace) -> None:
                 raise ValueError(f'--prompt prints to standard output; --{name} belongs to --input')
     if args.show_depth and args.prompt is None:
         raise ValueError('--show_depth colours the answer to --prompt; `calm report` shows the depths of a file')
+    for name, language in languages(args).items():
+        if language is not None and args.certificate:
+            raise ValueError(
+                f'--{name} and --certificate: the guarantee is for the languages that it was made with; leave one out'
+            )
+        if language is not None and args.measure_speed:
+            raise ValueError(f"--{name} and --measure_speed, which times texts in the checkpoint's own; leave one out")
+        if language is not None and args.prompt is not None and '{' in language:
+            raise ValueError(f'--{name} {language}: a prompt is no record; expected a code, such as ro_RO')
     if args.chat and args.certificate:
         raise ValueError('--chat and --certificate: the guarantee is for inputs made as they were; leave one of the two out')
     if args.resume and args.overwrite:

@@ -121,25 +121,27 @@ class PairedText:
 
 
 def _around_target(tokenizer, config, generation):
-    """(ids before every target, ids behind it): as the tokenizer has them around a source, but of the language that a decode
-    begins with. Where that stands behind a text it is what decoding starts from, as if the last id came around to the front
-    (Liu et al. 2020); where it stands before, it is the first id that is said."""
+    """(ids before every target, ids behind it): as the tokenizer of its language has them around a text, the one that a decode
+    begins with. Where that stands behind a text it is what decoding starts from, as if the last id of a target came around to
+    the front (Liu et al. 2020); where it stands before, it is the first id that is said."""
     if config.decoder_only:
         return (), (config.eos_id,)
-    start, end, languages = tokenizer.start_ids, tokenizer.end_ids or (config.eos_id,), tokenizer.languages
-
-    def in_language(ids, language):
-        return tuple(language if number in languages else number for number in ids)
-
-    if languages.intersection(end):
-        if config.decoder_start_id not in languages:
-            raise ValueError(
-                f'decoding starts from id {config.decoder_start_id}, which is no language; expected that of the targets, '
-                'as decoder_start_token_id in the config.json that is imported'
-            )
-        return start, in_language(end, config.decoder_start_id)
-    first = generation.get('rules', {}).get('forced_first_id')
-    return (in_language(start, first) if first in languages else start), end
+    behind, first = bool(tokenizer.end_ids), generation.get('rules', {}).get('forced_first_id')
+    spoken = next(
+        (
+            each
+            for each in tokenizer.languages.values()
+            if (each.end_ids[-1] == config.decoder_start_id if behind else each.start_ids == (first,))
+        ),
+        None,
+    )
+    if spoken is None and behind and tokenizer.languages:
+        raise ValueError(
+            f'decoding starts from id {config.decoder_start_id}, which is no language; expected that of the targets, '
+            'as decoder_start_token_id in the config.json that is imported'
+        )
+    target = tokenizer if spoken is None else spoken
+    return target.start_ids, target.end_ids or (config.eos_id,)
 
 
 def train_model(

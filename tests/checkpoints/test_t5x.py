@@ -207,14 +207,15 @@ def test_stacked_layers_compute_what_t5x_computes(tmp_path):
     assert (config.mlp_activations, config.dropout_rate) == (('silu', 'linear'), 0.05)
 
     @jax.jit
-    def forward(source, target):
-        return Transformer(config).apply({'params': params}, source, target)
+    def forward(source, mask, target):
+        return Transformer(config).apply({'params': params}, source, target, mask)
 
-    logits = forward(SCALABLE['source'], SCALABLE['target_input'])
+    source, mask = SCALABLE['source'], SCALABLE['source'] != 0
+    logits = forward(source, mask, SCALABLE['target_input'])
     np.testing.assert_allclose(logits, SCALABLE['logits'], atol=1e-4)
     endless = dataclasses.replace(config, eos_id=-1)
     greedy = SCALABLE['greedy']
-    trace = generate(endless, params, SCALABLE['source'], decoding=Decoding(Limits(max_new_tokens=greedy.shape[1])))
+    trace = generate(endless, params, source, mask, decoding=Decoding(Limits(max_new_tokens=greedy.shape[1])))
     np.testing.assert_array_equal(trace.tokens, greedy)
 
 

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import sentencepiece
 
@@ -29,9 +30,9 @@ class SentencePieceTokenizer:
 
     FILES = ('spiece.model',)
     start_ids = end_ids = ()
-    languages = frozenset()
     truncation_side = 'right'
     chat = None
+    languages = MappingProxyType({})
 
     def __init__(self, model: bytes, extra_ids: int = 0):
         self.model = model

@@ -23,7 +23,7 @@ def taught(request, tmp_path_factory):
     os.environ['TRANSFORMERS_VERBOSITY'] = 'error'
     torch = pytest.importorskip('torch', reason='needs torch')
     transformers = pytest.importorskip('transformers')
-    folder = write(tmp_path_factory.mktemp('languages') / 'model', *KINDS[request.param][1:])
+    folder = write(tmp_path_factory.mktemp('targets') / 'model', *KINDS[request.param][1:])
     (folder / 'config.json').write_text(json.dumps({'model_type': 'mbart'}))
     reader = transformers.AutoTokenizer.from_pretrained(folder, tgt_lang='ro_RO')
     language = reader.convert_tokens_to_ids('ro_RO')
