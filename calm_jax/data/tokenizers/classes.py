@@ -104,6 +104,8 @@ _CLASSES = {
         dict.fromkeys(('bos_token', 'eos_token', 'unk_token'), '<|endoftext|>'), spaced_beside=True
     ),
 }
+# Names that classes had, and that files still say.
+RENAMED = {'LLaMATokenizer': 'LlamaTokenizer'}
 BYTES, PIECES, PAIRS, DESCRIBED = 'ByT5Tokenizer', 'LlamaTokenizer', 'GPT2Tokenizer', 'PreTrainedTokenizerFast'
 
 

@@ -16,13 +16,11 @@ from typing import Any
 
 import tokenizers
 
-from calm_jax.data.tokenizers.classes import DESCRIBED, LANGUAGE, TokenizerClass, class_of
+from calm_jax.data.tokenizers.classes import DESCRIBED, LANGUAGE, RENAMED, TokenizerClass, class_of
 from calm_jax.files import read_json
 
 SETTINGS = 'tokenizer_config.json'
 ROLES = ('bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token')
-# Names that classes had, and that files still say.
-_RENAMED = {'LLaMATokenizer': 'LlamaTokenizer'}
 OTHERS = ('extra_special_tokens', 'additional_special_tokens')  # special tokens without a role; the newer name first
 TOKENS = (*ROLES, *OTHERS)
 _FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
@@ -100,7 +98,7 @@ def read_settings(directory: str | os.PathLike, class_name: str | None = None) -
         fields['chat_template'] = templates
     name = fields.get('tokenizer_class') or _read(directory / 'config.json').get('tokenizer_class') or class_name
     name = str(name or DESCRIBED)
-    settings = Settings({**fields, 'tokenizer_class': _RENAMED.get(name, name)}, _added_tokens(directory, fields))
+    settings = Settings({**fields, 'tokenizer_class': RENAMED.get(name, name)}, _added_tokens(directory, fields))
     _checked_extra_ids(settings.extra_ids, f'{directory / SETTINGS}')
     return settings
 
