@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from calm_jax.certified import environment, kept_together
 from calm_jax.data.conversation import Conversation
-from calm_jax.data.decoded import Decoded, header, read_summary
+from calm_jax.data.decoded import Decoded, header, journalled, read_summary, recorded_date
 from calm_jax.data.jsonl import Paths, Records, Template, value_of
 from calm_jax.data.record_schema import record
 from calm_jax.data.sources import open_records
@@ -27,6 +27,14 @@ class FileRun(NamedTuple):
 
     summary: dict
     decoded: int
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was interrupted while it decoded. journalled: how many records there are to go on from."""
+
+    def __init__(self, journalled: int) -> None:
+        super().__init__()
+        self.journalled = journalled
 
 
 def decode_file(
@@ -55,16 +63,28 @@ def decode_file(
     output. plain: writes texts alone, one a line. chat: whether each text is what a user says (`Conversation`). speed: measures
     it against full depth for the summary, when all is decoded, by an earlier run too.
 
-    Raises ValueError or OSError in one line, before anything is written, for settings, records and files that do not do.
+    Prompts that say what day it is say one day: the model's, or where a run is resumed, the one that it began with, or else
+    now; it stands in the header.
+
+    Raises ValueError or OSError in one line, before anything is written, for settings, records and files that do not do;
+    `Interrupted` where it is interrupted after that.
     """
     decoding, template = model.resolve(decoding), Template(source_field, chat)
     records = source if isinstance(source, Records) else open_records(source)
+    model = model.dated(texts(records, template), recorded_date(output) if resume else None)
     options = _options(model, decoding, records, template, threshold_field, batch_size, pack, quiet)
+    date = None if model.date is None else model.date.isoformat()
     content = header(
-        records.fingerprint(), source_field, codec.to_json(decoding), batch_size, model.fingerprints, threshold_field, plain
+        records.fingerprint(),
+        source_field,
+        codec.to_json(decoding),
+        batch_size,
+        model.fingerprints,
+        threshold_field,
+        plain,
+        chat,
+        date,
     )
-    if chat:
-        content['chat'] = True
     decoded, summary = Decoded(output, content, resume, overwrite), Summary()
     if decoded.complete and decoded.summarized:
         finished = read_summary(output)
@@ -78,8 +98,11 @@ def decode_file(
         lines = _decoded(model, decoding, records, template, options, summary, skip=decoded.finished)
         written = decoded.write(lines, in_order)
         done = len(decoded.finished)
-        for _ in progress(written, 'decoding', total=len(records), initial=done, quiet=quiet, unit='examples'):
-            pass
+        try:
+            for _ in progress(written, 'decoding', total=len(records), initial=done, quiet=quiet, unit='examples'):
+                pass
+        except KeyboardInterrupt:
+            raise Interrupted(journalled(output)) from None
     result = {**summary.as_dict(), **machine, **({} if speed is None else {'speed': speed()})}
     decoded.summarize(result)
     return FileRun(result, len(records) - len(decoded.finished))
@@ -104,6 +127,7 @@ def decode_records(
     when the first is asked for.
     """
     decoding, template = model.resolve(decoding), Template(source_field, chat)
+    model = model.dated(texts(records, template))
     options = _options(model, decoding, records, template, threshold_field, batch_size, pack, quiet)
     lines = _decoded(model, decoding, records, template, options, Summary(), in_order=in_order)
     for _, each in progress(lines, 'decoding', total=len(records), quiet=quiet, unit='examples'):
@@ -141,15 +165,20 @@ def _decoded(
     """(row, record) of every record but those to skip, as they end or in order, counted and timed by the summary."""
     names = {}  # the records' own ids, of those that are being decoded
 
-    def texts() -> Iterator[str]:
+    def inputs() -> Iterator[str]:
         for index, each in enumerate(records):
             if index not in skip:
                 names[index] = each.get('id', index)
             yield template(each, records.where(index))
 
-    outputs = model.stream(texts(), decoding, in_order=in_order, skip=skip, watch=summary.report, **options)
+    outputs = model.stream(inputs(), decoding, in_order=in_order, skip=skip, watch=summary.report, **options)
     for each in summary.passing(outputs):
         yield each.text_index, record(names.pop(each.text_index), each)
+
+
+def texts(records: Records, template: Template) -> Iterator[str]:
+    """What a template makes of records, one after the other."""
+    return (template(each, records.where(index)) for index, each in enumerate(records))
 
 
 def check_records(

@@ -1,5 +1,6 @@
 """Chat templates: what transformers renders of the same messages, and nothing that a template should not do."""
 
+import datetime
 import json
 
 import pytest
@@ -43,6 +44,30 @@ def test_a_conversation_is_what_transformers_makes_of_it(tmp_path, name):
     assert text == reference.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
     theirs = reference.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
     assert ours.encode(text, add_special=False) == theirs
+
+
+def test_a_template_that_asks_for_the_date_is_told_one(tmp_path, monkeypatch):
+    utils = pytest.importorskip('transformers.utils.chat_template_utils')
+    from transformers import PreTrainedTokenizerFast
+
+    asks = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y %H:%M') }}{% endif %}"
+    made, date = folder(tmp_path, asks + TEMPLATES['turns']), datetime.datetime(2026, 1, 31, 9, 30)
+    ours = read_published(made).chat
+    assert ours.dated and not read_published(folder(tmp_path / 'other', TEMPLATES['turns'])).chat.dated
+    assert ours.render(MESSAGES, date).startswith('31 Jan 2026 09:30')
+    days = [datetime.datetime.now()]
+    text = ours.render(MESSAGES)  # of this moment, as transformers has it
+    days.append(datetime.datetime.now())
+    assert text in [ours.render(MESSAGES, day) for day in days]
+
+    class Fixed(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return date
+
+    monkeypatch.setattr(utils, 'datetime', Fixed)
+    reference = PreTrainedTokenizerFast.from_pretrained(made)
+    assert ours.render(MESSAGES, date) == reference.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
 
 
 def test_a_template_is_kept_and_one_of_several_is_the_default(tmp_path):
