@@ -13,6 +13,7 @@ from rich.console import Console
 
 import calm_jax as calm
 from calm_jax.calibration import Certificate, Point, calibrate
+from calm_jax.certified import environment
 from calm_jax.cli import main
 from calm_jax.commands.shown_depth import coloured, print_depths
 from calm_jax.data.conversation import Conversation
@@ -25,7 +26,7 @@ TEMPLATE = (
     "{{ m.role + ': ' + m.content }}{% if m.content == 'day' %}{{ strftime_now(' %d%H') }}{% endif %}"
     "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}bot:{% endif %}"
 )
-DATE = datetime.datetime(2026, 1, 31, 9)
+DATE = datetime.datetime(2026, 1, 31, 12)
 LIMITS = ['--max_source_length', '24', '--max_new_tokens', '4']
 
 
@@ -103,9 +104,9 @@ def test_the_date_that_prompts_say_is_a_flag_is_written_down_and_is_gone_on_with
     def header(output='out.jsonl'):
         return json.loads((tmp_path / f'{output}.config.json').read_text())
 
-    assert run('--date', '2026-01-31T09:00', output='flag.jsonl') == 0
-    assert header('flag.jsonl')['date'] == '2026-01-31T09:00:00'
-    texts = ['user: day 3109\nbot:', 'user: fox\nbot:', 'user: day 3109\nbot:']
+    assert run('--date', '2026-01-31T12:00', output='flag.jsonl') == 0
+    assert header('flag.jsonl')['date'] == '2026-01-31T12:00:00'
+    texts = ['user: day 3112\nbot:', 'user: fox\nbot:', 'user: day 3112\nbot:']
     outputs = calm.load(checkpoint).generate(texts, limits=calm.Limits(24, 4), batch_size=1)
     expected = (tmp_path / 'flag.jsonl').read_text()
     assert [json.loads(line)['tokens'] for line in expected.splitlines()] == [each.tokens for each in outputs]
@@ -141,7 +142,7 @@ def certificate_of(checkpoint, path, **data):
     """Writes a certificate of full depth that says how its inputs were made."""
     model = calm.load(checkpoint)
     document = codec.to_json(model.resolve(calm.Decoding(limits=calm.Limits(24, 4))))
-    provenance = {**model.fingerprints, 'data': {'name': 'cal.jsonl', **data}}
+    provenance = {**model.fingerprints, 'data': {'name': 'cal.jsonl', **data}, 'environment': environment(1, 'none')}
     certificate = calibrate(np.ones((100, 1)), [Point(document)], 0.2, 0.05, provenance=provenance, full=document)
     certificate.save(path)
     return ['generate', '--checkpoint', checkpoint, '--certificate', str(path)]
@@ -159,7 +160,7 @@ def test_a_prompt_beside_a_certificate_is_made_as_its_inputs_were(checkpoint, tm
         return capsys.readouterr()
 
     raw = ['generate', '--checkpoint', checkpoint, *LIMITS, '--prompt']
-    expected, dated = said(*raw, 'user: fox\nbot:'), said(*raw, 'user: day 3109\nbot:')
+    expected, dated = said(*raw, 'user: fox\nbot:'), said(*raw, 'user: day 3112\nbot:')
     assert expected.out != said(*raw, 'fox').out and dated.out != said(*raw, 'user: day 0100\nbot:').out
     path = tmp_path / 'c.json'
     talks = {'source_field': 'messages', 'examples': 100, 'conversations': 100, 'date': DATE.isoformat()}
@@ -167,7 +168,7 @@ def test_a_prompt_beside_a_certificate_is_made_as_its_inputs_were(checkpoint, tm
     assert said(*chat, '--prompt', 'fox') == said(*chat, '--prompt', 'fox', '--chat') == expected
     assert said(*chat, '--prompt', 'day') == dated
     told = said(*chat, '--prompt', 'day', '--date', '2027-02-01')
-    assert told.out != dated.out and 'date is 2027-02-01 00:00:00 here, 2026-01-31 09:00:00 in the certificate' in told.err
+    assert told.out != dated.out and 'date is 2027-02-01 00:00:00 here, 2026-01-31 12:00:00 in the certificate' in told.err
     (tmp_path / 'in.txt').write_text('fox\nday\n')
     assert said(*chat, '--input', str(tmp_path / 'in.txt'), '--output', '-').out == expected.out + dated.out
     model = calm.load(checkpoint)
@@ -211,7 +212,7 @@ def test_a_certificate_says_of_which_day_its_conversations_are_and_records_are_g
     for name in ('c.json', 'again.json'):
         assert Certificate.load(tmp_path / name).provenance['data'] == data
     assert main(['certificate', str(tmp_path / 'c.json')]) == 0
-    assert 'data.date           2026-01-31T09:00:00' in capsys.readouterr().out
+    assert 'data.date           2026-01-31T12:00:00' in capsys.readouterr().out
     assert run('--date', '2026-02-01', output='other.json') == 0
     assert len(list((tmp_path / 'calm_records').iterdir())) == 2
     assert run('--date', '2026-02-01', '--records', str(folder), output='none.json') == 2

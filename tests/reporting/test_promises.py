@@ -29,11 +29,7 @@ def test_the_layers_are_those_of_the_curve_at_the_certified_threshold(run):
 def test_beside_the_sentence_of_a_guarantee_stands_what_it_does_not_say(run):
     certificate, none = run.certificates
     values = dict(beside_sentence(promise(certificate, run.curves)))
-    assert values == {
-        'p-value': certificate.p_value,
-        'share of δ used': '47%',
-        'mean layers on calibration data': '4.03 of 8',
-    }
+    assert values == {'p-value': certificate.p_value, 'share of δ used': '47%', 'mean layers on calibration data': '4.03 of 8'}
     assert not any(value in certificate.guarantee for value in values.values())
     assert dict(beside_sentence(promise(none, [])))['p-value'] == none.p_value
 
