@@ -119,8 +119,8 @@ def run(args: argparse.Namespace) -> None:
 def print_decoded(
     args: argparse.Namespace, model: Model, decoding: Decoding, records: Records, template: Template, batch_size: int
 ) -> None:
-    """Decodes to standard output, which has nothing else on it."""
-    plain = is_text(args.output, args.output_format)
+    """Decodes to standard output, which has nothing else on it; says where not all of the inputs was read."""
+    plain, cut = is_text(args.output, args.output_format), 0
     for each in decode_records(
         model,
         decoding,
@@ -134,6 +134,9 @@ def print_decoded(
         quiet=args.quiet or sys.stdout.isatty(),
     ):
         print(plain_line(each) if plain else json.dumps(each, ensure_ascii=False), flush=True)
+        cut += each['truncated']
+    if cut:  # a file has a summary that says so
+        _LOGGER.warning(f'{cut} inputs were cut at {decoding.limits.max_source_length} tokens; --max_source_length allows more')
 
 
 def write_decoded(

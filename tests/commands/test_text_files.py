@@ -48,6 +48,13 @@ def test_a_text_a_line_goes_through_files_and_streams_alike(generate, tmp_path, 
     assert capsys.readouterr().out.split('\n') == [*wanted, '']
 
 
+def test_inputs_that_are_cut_on_their_way_to_standard_output_are_counted(generate, capsys):
+    assert generate('--input', '-', '--output', '-', given='cat horse a\n' + 2 * f'{"a bb " * 9}\n') == 0
+    written = capsys.readouterr()
+    assert written.err == 'calm generate: warning: 2 inputs were cut at 16 tokens; --max_source_length allows more\n'
+    assert len(written.out.splitlines()) == 3
+
+
 @pytest.mark.parametrize(
     'name, form, text',
     [('-', None, True), ('a.txt', None, True), ('a.txt.gz', None, True), ('a.jsonl', None, False), ('a.gz', None, False)]
