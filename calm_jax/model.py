@@ -448,7 +448,7 @@ class Model:
         )
         rows = max(batch.tokens.shape[0] for batch in window)
         shape = held._replace(decoding=jax.tree.structure(held.decoding)), rows
-        self._derive(('memory', shape), (), lambda: check_memory(held, rows))  # once, before it is compiled
+        self._derive(('memory', shape), [self.config], lambda: check_memory(held, rows))  # once, before it is compiled
         model = self.config, self.decoding_params
         if flight or stops.texts:
             # Rows that end at a text do so in flight, be it of their batch alone.
