@@ -28,7 +28,7 @@ from calm_jax.progress import progress
 from calm_jax.recorded import COST_UNIT, read, without_threshold
 from calm_jax.request import BATCH_SIZE
 from calm_jax.speed import measure_speed
-from calm_jax.sweep import Paths, Sweep, decoding_sweep, recorded_sweep
+from calm_jax.sweep import Paths, Sweep, dated_like, decoding_sweep, recorded_sweep
 from calm_jax.tuning import FLOPS, SECONDS, TUNING, Tuned, check_cost, tuned_path
 
 
@@ -160,6 +160,7 @@ def calibrate_model(
         else:
             if points is None:
                 raise ValueError('points is None; expected ways to decode, in test order: see points_of')
+            model = dated_like(model, directory, examples_.sources)
             sweep = sweep_of(model, cast(Paths, points), examples_, directory, batch_size, overwrite, quiet)
             chosen = sweep.recorded.points
         tuned = None

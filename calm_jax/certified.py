@@ -1,5 +1,6 @@
 """Decoding within a certificate: what a model is recognised by, what may only warn, and whether a certificate covers a run."""
 
+import datetime
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import split
 
 _LOGGER = logging.getLogger('calm_jax')
+_ALIKE = 'the guarantee is for inputs made alike'
 _warned: set[str] = set()  # what this process has said already
 
 
@@ -123,12 +125,35 @@ def recorded_source_field(certificate: Certificate) -> str | None:
     return _recorded(certificate, 'data', 'source_field')
 
 
-def source_warnings(certificate: Certificate, source_field: str) -> list[str]:
-    """A warning where inputs are made of records otherwise than when the certificate was made."""
+def of_conversations(certificate: Certificate) -> bool:
+    """Whether all inputs were conversations when the certificate was made, so that a text is what a user says in one."""
+    count = _recorded(certificate, 'data', 'conversations')
+    return count is not None and count == _recorded(certificate, 'data', 'examples')
+
+
+def recorded_date(certificate: Certificate) -> datetime.datetime | None:
+    """What the chat template was told of the day when the certificate was made; None where it did not ask."""
+    date = _recorded(certificate, 'data', 'date')
+    return None if date is None else datetime.datetime.fromisoformat(date)
+
+
+def source_warnings(certificate: Certificate, source_field: str, conversation: bool = False) -> list[str]:
+    """A warning where inputs are made of records otherwise than when the certificate was made. conversation: whether they are
+    such."""
     recorded = recorded_source_field(certificate)
-    if recorded in (None, source_field):
+    if recorded not in (None, source_field):
+        return [f'source_field is {source_field!r} here, {recorded!r} in the certificate: {_ALIKE}']
+    if recorded is not None and conversation and not _recorded(certificate, 'data', 'conversations'):
+        return [f'inputs are conversations here, and none was when the certificate was made: {_ALIKE}']
+    return []
+
+
+def date_warnings(certificate: Certificate, date: datetime.datetime | None) -> list[str]:
+    """A warning where prompts are to say another date than when the certificate was made. date: None, where it is to decide."""
+    recorded = recorded_date(certificate)
+    if recorded is None or date in (None, recorded):
         return []
-    return [f'source_field is {source_field!r} here, {recorded!r} in the certificate: the guarantee is for inputs made alike']
+    return [f'date is {date} here, {recorded} in the certificate: {_ALIKE}']
 
 
 def warn(warnings: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ COMMANDS = {
     'demo': 'calibrate and decode with a small trained model that comes along',
     'import': 'convert a published checkpoint to a native one',
     'export': 'write a native checkpoint in the published format',
-    'train': 'train a multi-exit model, or its exit classifier, as a gin file says',
+    'train': 'train a model with an exit after every layer, or its exit classifier',
     'count': 'list the ids that a model says most often, for measures that look at these alone',
     'generate': 'decode a file of texts, standard input, or one prompt',
     'calibrate': 'choose a threshold with a statistical guarantee',

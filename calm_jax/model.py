@@ -1,6 +1,7 @@
 """A model ready to use: parameters, tokenizer, heads; texts in, texts with their depth and cost out."""
 
 import dataclasses
+import datetime
 import itertools
 import math
 import os
@@ -66,6 +67,7 @@ class Model:
     place is the same array, and is not seen.)
     heads: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, 'frequent_ids': {'ids': [N]}}, what there is of them, or None.
     generation: the checkpoint's defaults, a document of `calm_jax.decoding.codec` with limits, choice and rules.
+    date: what a chat template that asks for the time is told; None: the moment at which it asks.
     """
 
     config: TransformerConfig
@@ -73,6 +75,7 @@ class Model:
     tokenizer: Tokenizer
     heads: dict | None = None
     generation: dict = dataclasses.field(default_factory=dict)
+    date: datetime.datetime | None = None
     _derived: dict = dataclasses.field(default_factory=dict, init=False, compare=False)
 
     def __repr__(self) -> str:
@@ -147,6 +150,20 @@ class Model:
                 'fingerprints', arrays, lambda: certified.fingerprints(self.config, self.params, self.heads, self.tokenizer)
             )
         )
+
+    def at(self, date: datetime.datetime | None) -> 'Model':
+        """The same model, whose chat template is told this date."""
+        other = dataclasses.replace(self, date=date)
+        object.__setattr__(other, '_derived', self._derived)  # of the same arrays
+        return other
+
+    def dated(self, texts: Iterable[str], date: datetime.datetime | None = None) -> 'Model':
+        """The model at one date, if what it makes of these texts depends on it: its own, or else `date`, or else now. Without
+        one, where no text is a conversation or the chat template does not ask."""
+        chat = self.tokenizer.chat
+        if chat is None or not any(isinstance(text, Conversation) for text in texts) or not chat.dated:
+            return self.at(None)
+        return self.at(self.date or date or datetime.datetime.now().replace(microsecond=0))
 
     @overload  # a text is a sequence of texts too; the first overload that fits is taken
     def generate(  # pyright: ignore[reportOverlappingOverload]
@@ -257,9 +274,10 @@ class Model:
             overwrite=overwrite,
         )
 
-    def encode(self, text: str, language: str | None = None) -> list[int]:
+    def encode(self, text: str, date: datetime.datetime | None = None, language: str | None = None) -> list[int]:
         """Ids of a source or prompt, without an end of sequence; a decoder-only model needs one to start from. Of a
-        `Conversation`, those of what the chat template makes of it. language: of the text; None: the checkpoint's own.
+        `Conversation`, those of what the chat template makes of it. date: in place of the model's own. language: of the text;
+        None: the checkpoint's own.
 
         Raises ValueError for a conversation without a template, or that the template refuses, and for a text that spells out a
         token of the tokenizer's that the model does not embed.
@@ -267,7 +285,7 @@ class Model:
         if isinstance(text, Conversation):
             if self.tokenizer.chat is None:
                 raise ValueError('the checkpoint has no chat template; pass the text that its prompts have')
-            ids = self.tokenizer.encode(self.tokenizer.chat.render(text.messages), add_special=False)
+            ids = self.tokenizer.encode(self.tokenizer.chat.render(text.messages, date or self.date), add_special=False)
         else:
             ids = (self.tokenizer if language is None else self.tokenizer.languages[language]).encode(text)
         ids = list(embedded(ids, self.tokenizer, self.config.vocab_size))
@@ -322,7 +340,7 @@ class Model:
         check_names(function, options, tuple(Options.__annotations__))
         sequences = check_count('num_return_sequences', options.get('num_return_sequences', 1))
         log_probabilities = bool(options.get('log_probabilities', False))
-        given, batch_size, template = options.get('certificate'), options.get('batch_size'), None
+        given, batch_size, template, date = options.get('certificate'), options.get('batch_size'), None, self.date
         if batch_size is not None:
             batch_size = check_count('batch_size', batch_size)
         if given is not None:
@@ -335,7 +353,8 @@ class Model:
             pack = options.get('pack', PACKS[0])
             decoding = self.certified(certificate, batch_size, examples, options.get('classes', ()), pack)
             field = certified.recorded_source_field(certificate)
-            template = None if field is None else Template(field)
+            template = None if field is None else Template(field, certified.of_conversations(certificate))
+            date = date or certified.recorded_date(certificate)
         else:
             decoding = self.resolve(chosen_decoding(lambda: self.decoding, decoding, options))
         check_combination(decoding, sequences, log_probabilities)
@@ -346,7 +365,7 @@ class Model:
         languages.check(count)
         pack = checked_pack(options.get('pack', PACKS[0]), layers, size)
         check_packs(pack, decoding, rows)
-        return Request(decoding, languages, size, rows, sequences, log_probabilities, pack, template)
+        return Request(decoding, languages, size, rows, sequences, log_probabilities, pack, template, date)
 
     def certified(
         self,
@@ -364,6 +383,7 @@ class Model:
         decoding = self.resolve(certified.decoding_of(certificate, self.heads, classes))
         environment = certified.environment(batch_size, self.pack_of(examples, batch_size, pack), examples)
         certified.warn(certified.check(certificate, decoding, self.fingerprints, environment))
+        certified.warn(certified.date_warnings(certificate, self.date))
         return decoding
 
     def _outputs(
@@ -379,7 +399,7 @@ class Model:
 
         def sources():
             for index, text in enumerate(texts):
-                encoded, example_id = self.encode(text, request.languages.of_source(index)), ids_of(text)
+                encoded, example_id = self.encode(text, request.date, request.languages.of_source(index)), ids_of(text)
                 for sequence in range(request.sequences):
                     waiting[index * request.sequences + sequence] = sequence_id(example_id, sequence)
                     yield encoded
@@ -428,7 +448,7 @@ class Model:
         )
         rows = max(batch.tokens.shape[0] for batch in window)
         shape = held._replace(decoding=jax.tree.structure(held.decoding)), rows
-        self._derive(('memory', shape), (), lambda: check_memory(held, rows))  # once, before it is compiled
+        self._derive(('memory', shape), [self.config], lambda: check_memory(held, rows))  # once, before it is compiled
         model = self.config, self.decoding_params
         if flight or stops.texts:
             # Rows that end at a text do so in flight, be it of their batch alone.
@@ -479,7 +499,7 @@ class Model:
         return outputs
 
     def _text_parts(self, prompt: str, request: Request) -> Iterator[str]:
-        source = self.encode(prompt, request.languages.of_source(0))
+        source = self.encode(prompt, request.date, request.languages.of_source(0))
         ((batch,),) = decode_windows([source], 1, max_source_length=request.source_length, **self.padding)
         text, params = StreamedText(self.tokenizer), self.decoding_params
         state = begin(

@@ -66,9 +66,9 @@ def step_weights(params: dict, config: TransformerConfig) -> list[Array]:
     first token, and the head."""
     decoder = {name: each for name, each in params['decoder'].items() if name not in TABLES}
     for name in [name for name in decoder if name.startswith('layers_')]:
-        cross = decoder[name].get(CROSS_ATTENTION, {})
-        cross = {part: each for part, each in cross.items() if part not in MADE_BEFORE}
-        decoder[name] = {**decoder[name], CROSS_ATTENTION: cross}
+        layer = {part: each for part, each in decoder[name].items() if part not in TABLES}
+        cross = {part: each for part, each in layer.get(CROSS_ATTENTION, {}).items() if part not in MADE_BEFORE}
+        decoder[name] = {**layer, CROSS_ATTENTION: cross}
     tied = config.tied_head and 'tied_kernel' not in decoder.get('logits_dense', {})
     return jax.tree.leaves((decoder, params['token_embedder']['embedding'] if tied else None))
 

@@ -21,7 +21,7 @@ from calm_jax.decoding.codec import digest
 from calm_jax.files import read_json, write_json
 from calm_jax.types import Sizes
 
-RECORDS = 'records.json'
+RECORDS, FULL = 'records.json', 'full.jsonl'
 COST_UNIT = 'FLOPs per token'  # of every point
 DIGITS = 12  # of a digest, in the name of a file
 _AGAIN = 'decode again with --checkpoint and --overwrite'
@@ -57,12 +57,17 @@ class Recorded:
 
     def file(self, document: dict) -> str:
         """The name of the file of records that are decoded so."""
-        return 'full.jsonl' if document == self.full else f'point_{digest(document)[:DIGITS]}.jsonl'
+        return FULL if document == self.full else f'point_{digest(document)[:DIGITS]}.jsonl'
 
     def header(self, document: dict) -> dict:
         """What the header of records that are decoded so says if they were made with this."""
         return decoded.header(
-            self.data['fingerprint'], self.data['source_field'], document, self.environment['batch_size'], self.fingerprints
+            self.data['fingerprint'],
+            self.data['source_field'],
+            document,
+            self.environment['batch_size'],
+            self.fingerprints,
+            date=self.data.get('date'),
         )
 
     def misfit(self, path: Path, document: dict) -> list[str]:

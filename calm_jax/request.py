@@ -1,6 +1,7 @@
 """What is asked of a model beside the texts, checked before anything is decoded."""
 
 import dataclasses
+import datetime
 import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,8 @@ class Options(TypedDict, total=False):
     choice ends a beam search that is the checkpoint's default.
 
     certificate: a `Certificate` or its path: decode as it says, and only where it covers this model; the decoding is its own,
-        and its batch size the default. classes: those of the user's that it names.
+        and its batch size the default; where it is of conversations, a text is what a user says in one. classes: those of the
+        user's that it names.
     rows: settings of each text, arrays as long as the texts.
     source_language, target_language: of the texts, and of what is said, for models that have languages: a code, such as
         'ro_RO', or a list of one for each text; None: as the checkpoint says.
@@ -74,7 +76,8 @@ _OWNERS = (('exit', Exit), ('limits', Limits), ('choice', Sampled), ('choice', B
 @dataclasses.dataclass(frozen=True)
 class Request:
     """A checked call. decoding: with its limits as numbers. languages: of the texts. rows: of the texts, numpy arrays, or None.
-    sequences: for each text. template: what makes a text of a record, where there is one."""
+    sequences: for each text. template: what makes a text of a record, where there is one. date: what a chat template is told,
+    None: the moment."""
 
     decoding: Decoding
     languages: Languages
@@ -84,6 +87,7 @@ class Request:
     log_probabilities: bool = False
     pack: str | Packing = PACKS[0]
     template: Template | None = None
+    date: datetime.datetime | None = None
 
     @property
     def source_length(self) -> int:
@@ -139,6 +143,8 @@ class Request:
             raise TypeError(f'texts[{index}] is {_short(text)}; expected a text{more}')
         if not is_unicode(text):
             raise ValueError(f'texts[{index}] is not text; it holds half of a surrogate pair')
+        if self.template is not None and self.template.chat and not isinstance(text, Conversation):
+            return Conversation.of_user(text)
         return text
 
 

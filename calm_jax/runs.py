@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from calm_jax.certified import environment, kept_together
 from calm_jax.data.conversation import Conversation
-from calm_jax.data.decoded import Decoded, header, read_summary
+from calm_jax.data.decoded import Decoded, header, journalled, read_summary, recorded_date
 from calm_jax.data.jsonl import Paths, Records, Template, value_of
 from calm_jax.data.record_schema import record
 from calm_jax.data.sources import open_records
@@ -30,6 +30,14 @@ class FileRun(NamedTuple):
 
     summary: dict
     decoded: int
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was interrupted while it decoded. journalled: how many records there are to go on from."""
+
+    def __init__(self, journalled: int) -> None:
+        super().__init__()
+        self.journalled = journalled
 
 
 def decode_file(
@@ -61,17 +69,29 @@ def decode_file(
     source_language, target_language: as `calm_jax.request.Options`, a code of all records, or a field of each in braces. speed:
     measures it against full depth for the summary, when all is decoded, by an earlier run too.
 
-    Raises ValueError or OSError in one line, before anything is written, for settings, records and files that do not do.
+    Prompts that say what day it is say one day: the model's, or where a run is resumed, the one that it began with, or else
+    now; it stands in the header.
+
+    Raises ValueError or OSError in one line, before anything is written, for settings, records and files that do not do;
+    `Interrupted` where it is interrupted after that.
     """
     decoding, template = model.resolve(decoding), Template(source_field, chat)
     records = source if isinstance(source, Records) else open_records(source)
     languages = {'source_language': source_language, 'target_language': target_language}
+    model = model.dated(texts(records, template), recorded_date(output) if resume else None)
     options = _options(model, decoding, records, template, threshold_field, batch_size, pack, quiet, languages)
+    date = None if model.date is None else model.date.isoformat()
     content = header(
-        records.fingerprint(), source_field, codec.to_json(decoding), batch_size, model.fingerprints, threshold_field, plain
+        records.fingerprint(),
+        source_field,
+        codec.to_json(decoding),
+        batch_size,
+        model.fingerprints,
+        threshold_field,
+        plain,
+        chat,
+        date,
     )
-    if chat:
-        content['chat'] = True
     content |= {name: language for name, language in languages.items() if language is not None}
     decoded, summary = Decoded(output, content, resume, overwrite), Summary()
     if decoded.complete and decoded.summarized:
@@ -86,8 +106,11 @@ def decode_file(
         lines = _decoded(model, decoding, records, template, options, summary, skip=decoded.finished)
         written = decoded.write(lines, in_order)
         done = len(decoded.finished)
-        for _ in progress(written, 'decoding', total=len(records), initial=done, quiet=quiet, unit='examples'):
-            pass
+        try:
+            for _ in progress(written, 'decoding', total=len(records), initial=done, quiet=quiet, unit='examples'):
+                pass
+        except KeyboardInterrupt:
+            raise Interrupted(journalled(output)) from None
     result = {**summary.as_dict(), **machine, **({} if speed is None else {'speed': speed()})}
     decoded.summarize(result)
     return FileRun(result, len(records) - len(decoded.finished))
@@ -115,6 +138,7 @@ def decode_records(
     """
     decoding, template = model.resolve(decoding), Template(source_field, chat)
     languages = {'source_language': source_language, 'target_language': target_language}
+    model = model.dated(texts(records, template))
     options = _options(model, decoding, records, template, threshold_field, batch_size, pack, quiet, languages)
     lines = _decoded(model, decoding, records, template, options, Summary(), in_order=in_order)
     for _, each in progress(lines, 'decoding', total=len(records), quiet=quiet, unit='examples'):
@@ -135,7 +159,8 @@ def _options(
     """The options of `Model.stream` for records, all of it checked."""
     thresholds, named = check_records(model, records, template, threshold_field, languages, quiet)
     rows = None if thresholds is None else Rows(threshold=thresholds)
-    options = Options(rows=rows, batch_size=batch_size, pack=pack, **named)
+    source, target = named['source_language'], named['target_language']
+    options = Options(rows=rows, batch_size=batch_size, pack=pack, source_language=source, target_language=target)
     model.check(decoding, **options)
     codec.check_heads(decoding, model.heads)
     return options
@@ -154,15 +179,20 @@ def _decoded(
     """(row, record) of every record but those to skip, as they end or in order, counted and timed by the summary."""
     names = {}  # the records' own ids, of those that are being decoded
 
-    def texts() -> Iterator[str]:
+    def inputs() -> Iterator[str]:
         for index, each in enumerate(records):
             if index not in skip:
                 names[index] = each.get('id', index)
             yield template(each, records.where(index))
 
-    outputs = model.stream(texts(), decoding, in_order=in_order, skip=skip, watch=summary.report, **options)
+    outputs = model.stream(inputs(), decoding, in_order=in_order, skip=skip, watch=summary.report, **options)
     for each in summary.passing(outputs):
         yield each.text_index, record(names.pop(each.text_index), each)
+
+
+def texts(records: Records, template: Template) -> Iterator[str]:
+    """What a template makes of records, one after the other."""
+    return (template(each, records.where(index)) for index, each in enumerate(records))
 
 
 class RecordSettings(NamedTuple):

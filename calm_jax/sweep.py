@@ -12,14 +12,15 @@ import numpy as np
 from calm_jax.calibration import Point
 from calm_jax.certified import environment
 from calm_jax.data import jsonl
-from calm_jax.data.jsonl import Records
+from calm_jax.data.decoded import recorded_date
+from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.record_schema import checked
 from calm_jax.data.sources import data_of
 from calm_jax.decoding import codec
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.model import Model
-from calm_jax.recorded import DIGITS, RECORDS, Recorded, read
-from calm_jax.runs import decode_file
+from calm_jax.recorded import DIGITS, FULL, RECORDS, Recorded, read
+from calm_jax.runs import decode_file, texts
 
 # Ways to decode in test order, or several paths of them, each in its own order.
 Paths: TypeAlias = Sequence[Decoding] | Sequence[Sequence[Decoding]]
@@ -194,10 +195,12 @@ def decoding_sweep(
 ) -> Sweep:
     """The sweep of a folder whose records are decoded when they are asked for; those that are there and fit are kept.
 
-    points: in test order, or several paths of them; full depth is that of the first. Raises ValueError where the folder holds
-    records that were decoded otherwise, unless they may be overwritten; and for points of different full depths.
+    points: in test order, or several paths of them; full depth is that of the first. What prompts say of the day is as
+    `dated_like` has it. Raises ValueError where the folder holds records that were decoded otherwise, unless they may be
+    overwritten; and for points of different full depths.
     """
     directory = Path(directory)
+    model = dated_like(model, directory, texts(data, Template(source_field)))
     recorded, decodings = _requested(model, points, data, source_field, batch_size)
     if (directory / RECORDS).exists() and not overwrite:
         if names := read(directory).otherwise(recorded):
@@ -236,6 +239,14 @@ def decoding_sweep(
     return Sweep(directory, recorded, provide, decodings)
 
 
+def dated_like(model: Model, directory: str | os.PathLike, inputs: Iterable[str]) -> Model:
+    """The model at one date, if what it makes of the inputs depends on it: its own, or else that of the records in a folder, or
+    in one inside it, or else now."""
+    folders = [Path(directory), *(each for each in sorted(Path(directory).glob('*')) if each.is_dir())]
+    date = next((date for each in folders if (date := recorded_date(each / FULL)) is not None), None)
+    return model.dated(inputs, date)
+
+
 def folder_name(model: Model, points: Paths, data: Records, source_field: str, batch_size: int) -> str:
     """A name for the folder of what `decoding_sweep` decodes: the fingerprint of the data, and of what else decides the records
     but λ, so that whatever finds records there finds them fit."""
@@ -260,7 +271,7 @@ def _requested(
         points=tuple(point(model, each, path) for path, each in resolved),
         sizes=model.config.sizes,
         fingerprints=model.fingerprints,
-        data=data_of(data, source_field),
+        data=data_of(data, source_field, texts(data, Template(source_field)), model.date),
         environment=environment(batch_size, model.pack_of(len(data), batch_size)),
     )
     return recorded, {recorded.file(codec.to_json(each)): each for _, each in [(0, resolved[0][1].full()), *resolved]}

@@ -26,7 +26,7 @@ from calm_jax.models.families import generation
 
 _LOGGER = logging.getLogger('calm_jax')
 # Families whose configurations need not say that they encode.
-_ENCODE = ('t5', 'mt5', 'longt5', 'bart', 'mbart', 'pegasus')
+_ENCODE = ('t5', 'mt5', 'longt5', 'umt5', 'bart', 'mbart', 'pegasus')
 _CODES = {name: code for code, name in DTYPES.items()}
 
 

@@ -17,6 +17,7 @@ def import_checkpoint(
     *,
     dtype: str = 'float32',
     tokenizer: str | os.PathLike | None = None,
+    step: int | None = None,
     ignored_attributes: Sequence[str] = (),
     overwrite: bool = False,
     watch: Watch = iter,
@@ -24,23 +25,28 @@ def import_checkpoint(
     """Reads a published model and writes a native checkpoint, whole or not at all; returns what was written, its parameters
     still in their files.
 
-    directory: of the published model; or its name, 'organisation/name', which huggingface_hub downloads. dtype: how parameters
-    are stored: float32, bfloat16 or float16. tokenizer: the folder of the tokenizer, for checkpoints that hold none (t5x).
+    directory: of the published model; or its name, 'organisation/name', which huggingface_hub downloads; or of a run of t5x,
+    whose newest checkpoint is read, or that of `step`. dtype: how parameters are stored: float32, bfloat16 or float16.
+    tokenizer: the folder of the tokenizer, for checkpoints that hold none (t5x).
     ignored_attributes: of a config.json, to read over, and generation settings, with a notice; those that change what is
     computed cannot be. overwrite: replace a checkpoint at `output`. watch: passes the parameters on, as a progress bar does.
 
     Raises FileNotFoundError, FileExistsError or ValueError in one line, as `read` and `native.save`.
     """
-    checkpoint = read(directory, dtype, tokenizer, ignored_attributes)
+    checkpoint = read(directory, dtype, tokenizer, step, ignored_attributes)
     native.save(output, *checkpoint, overwrite=overwrite, watch=watch)
     return checkpoint
 
 
 def read(
-    directory: str | os.PathLike, dtype: str, tokenizer: str | os.PathLike | None = None, ignored_attributes: Sequence[str] = ()
+    directory: str | os.PathLike,
+    dtype: str,
+    tokenizer: str | os.PathLike | None = None,
+    step: int | None = None,
+    ignored_attributes: Sequence[str] = (),
 ) -> native.Checkpoint:
     """The checkpoint in a published directory, or of a published name, whichever format it has; with the tokenizer of another
-    folder if one is named. Its parameters stay in their files until they are used.
+    folder if one is named. Its parameters stay in their files until they are used. step: of a run of t5x.
 
     Raises FileNotFoundError where there is no such directory or model; ValueError where it is native already, or its format is
     not known; and what the format's reader raises.
@@ -49,16 +55,16 @@ def read(
     if not directory.is_dir():
         found = 'not a directory' if directory.exists() else 'no such directory'
         raise FileNotFoundError(f'{directory}: {found}; expected a published model')
-    if huggingface.is_published(directory):
+    if step is None and huggingface.is_published(directory):
         return huggingface.read(directory, dtype, tokenizer, pending=True, ignored=ignored_attributes)
-    if t5x.is_t5x(directory):
-        return t5x.read(directory, tokenizer, dtype, pending=True)
+    if step is not None or t5x.is_t5x(directory):
+        return t5x.read(directory, tokenizer, dtype, pending=True, step=step)
     if native.is_native(directory):
         raise ValueError(f'{directory}: already a native checkpoint; use it as it is')
     names = sorted(path.name for path in directory.iterdir())
     raise ValueError(
         f'{directory}: format not recognised: found {", ".join(names[:6]) or "nothing"}; expected a published '
-        'model with config.json ("model_type") and its weights, or a checkpoint of t5x'
+        'model with config.json ("model_type") and its weights, or a checkpoint or run of t5x'
     )
 
 

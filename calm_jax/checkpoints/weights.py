@@ -81,7 +81,7 @@ def assemble(
             expected[sources[weight.name]] = shape
         expected |= {name: shape for name in weight.duplicates if name in where}
     if problems := trees.differences(expected, stored):
-        raise ValueError(f'{directory}: the weights do not match config.json: {problems}')
+        raise ValueError(f'{directory}: the weights do not match the configuration: {problems}')
     params = {}
     for weight in weights:
         for part, path in enumerate(weight.paths):

@@ -73,7 +73,9 @@ def run(args):
         quality.metric(args.metric)  # a name that is none is said before the model is read
     records, template = open_records(args.data), jsonl.Template(args.source_field)
     texts = [template(records[i], records.where(i)) for i in range(min(args.examples, len(records)))]
-    model = load(args.checkpoint, args.dtype)
+    model = load(args.checkpoint, args.dtype).at(args.date)
+    decode_flags.check_date(args, model, texts)
+    model = model.dated(texts)
     decoding = _decoding(args, model)
     options = {'batch_size': args.batch_size, 'progress': partial(progress, quiet=args.quiet)}
     analyses = {'sensitivity': _sensitivity, 'ranks': _ranks, 'confidence': _confidence}
@@ -88,7 +90,7 @@ def run(args):
                 seed=int(decoding.seed),
                 settings=to_json(decoding),
                 fingerprints=model.fingerprints,
-                data=data_of(records, args.source_field, len(texts)),
+                data=data_of(records, args.source_field, texts, model.date),
             ),
         },
         make_folders=True,

@@ -80,7 +80,7 @@ from calm_jax.outputs import check_file
 from calm_jax.progress import progress
 from calm_jax.request import BATCH_SIZE
 from calm_jax.speed import in_words
-from calm_jax.sweep import Sweep, folder_name, points_of, recorded_sweep
+from calm_jax.sweep import Sweep, dated_like, folder_name, points_of, recorded_sweep
 from calm_jax.tuning import COSTS, FLOPS, SECONDS, check_cost
 
 RECORDS_FOLDER = 'calm_records'  # holds what is kept where nothing else is said
@@ -199,11 +199,14 @@ def run(args: argparse.Namespace) -> None:
         tuning_losses = check(promise, tuning, metrics, args.objective or 'textual', None, args.records, enough=False)
     warn_of_copies(args, data)
     use_compilation_cache()
-    model = load(args.checkpoint, args.dtype) if args.checkpoint else None
+    model = load(args.checkpoint, args.dtype).at(args.date) if args.checkpoint else None
+    if model is not None:
+        decode_flags.check_date(args, model, data.sources)
     paths = [] if model is None else candidates(args, model, thresholds)
     kept = records_folder(args, model, paths, data, tuning)
     with folder(kept) as directory, resumable(kept):
         check_trials_of(args, len(paths))
+        model = model and dated_like(model, directory, data.sources)
         sweep, points = opened(args, model, paths, data, thresholds, directory)
         check_trials_of(args, len({point.path for point in points}))
         if promise is None:
@@ -317,7 +320,7 @@ def check_flags(args: argparse.Namespace) -> None:
         )
     if args.measure_speed:
         raise ValueError('--measure_speed needs a model, which is what is timed: pass --checkpoint')
-    for name in ('batch_size', 'dtype'):
+    for name in ('batch_size', 'dtype', 'date'):
         if (value := getattr(args, name)) is not None:
             raise ValueError(f'--{name} {value} is of decoding, and without --checkpoint nothing is decoded; leave it out')
 

@@ -1,4 +1,4 @@
-"""gin: files, bindings and their errors. Nothing else in the library reads gin."""
+"""gin: files, bindings and their errors. Nothing else in the library is configured by gin."""
 
 import argparse
 import contextlib

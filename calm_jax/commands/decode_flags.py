@@ -9,17 +9,18 @@ import argparse
 import copy
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from calm_jax.checks import check_type
 from calm_jax.commands import gin_flags, option_flags
-from calm_jax.commands.flag_types import positive
+from calm_jax.commands.flag_types import moment, positive
 from calm_jax.commands.option_flags import Flag
 from calm_jax.decoding import partial
 from calm_jax.decoding.codec import class_name, from_json, to_json
 from calm_jax.decoding.decoding import Decoding, off
 from calm_jax.decoding.layout import Layout, at
+from calm_jax.model import Model
 from calm_jax.models.config import DEVICE_DTYPES
 from calm_jax.options import Place
 from calm_jax.request import PACKS
@@ -47,13 +48,31 @@ class DecodeFlags:
 
 
 def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """--checkpoint, --batch_size, --dtype, --quiet: which model, and how it is run."""
+    """--checkpoint, --batch_size, --dtype, --date, --quiet: which model, and how it is run."""
     parser.add_argument('--checkpoint', required=required, metavar='DIR', help='native checkpoint (see `calm import`)')
     parser.add_argument('--batch_size', type=positive, default=32, metavar='N', help='rows decoded together (default 32)')
     parser.add_argument(
         '--dtype', choices=DEVICE_DTYPES, help='of parameters and activations (default: as stored; float32 on a CPU)'
     )
+    add_date(parser)
     parser.add_argument('--quiet', action='store_true', help='no progress bars, no summary')
+
+
+def add_date(parser: argparse.ArgumentParser) -> None:
+    """--date: what prompts that say a date say."""
+    parser.add_argument(
+        '--date',
+        type=moment,
+        metavar='DATE',
+        help='what a chat template that asks for the date is told, YYYY-MM-DD (default: as recorded beside what is resumed or '
+        'in the certificate, else now)',
+    )
+
+
+def check_date(args: argparse.Namespace, model: Model, texts: Iterable[str]) -> None:
+    """Raises ValueError for a --date that none of the texts makes a prompt with."""
+    if args.date is not None and model.dated(texts).date is None:
+        raise ValueError('--date changes nothing: no input is a conversation whose chat template asks for the date')
 
 
 class Candidate(NamedTuple):

@@ -1,6 +1,7 @@
 """What the values of flags are parsed by; a wrong one is named in one line."""
 
 import argparse
+import datetime
 from collections.abc import Callable
 
 
@@ -9,6 +10,14 @@ def positive(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'{text!r}; expected a whole number of 1 or more')
     return int(text)
+
+
+def moment(text: str) -> datetime.datetime:
+    """An argparse type: a date, or a date and a time, as ISO 8601 has them."""
+    try:
+        return datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r}; expected a date such as 2026-01-31, or 2026-01-31T09:30:00') from None
 
 
 def numbers(text: str, flag: str, kind: Callable[[str], float] = float) -> list:

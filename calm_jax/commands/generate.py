@@ -36,7 +36,7 @@ from calm_jax.decoding.decoding import Decoding, off
 from calm_jax.model import Model, load
 from calm_jax.outputs import check_apart
 from calm_jax.request import BATCH_SIZE, PACKS
-from calm_jax.runs import decode_file, decode_records
+from calm_jax.runs import Interrupted, decode_file, decode_records, texts
 from calm_jax.speed import few, in_words, measure_speed
 
 _LOGGER = logging.getLogger('calm_jax')
@@ -50,7 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         '--input', metavar='FILE', help='JSONL or .txt, plain, .gz or .xz; - for standard input; or seqio:TASK:SPLIT'
     )
-    source.add_argument('--prompt', metavar='TEXT', help='decode this text to standard output')
+    source.add_argument(
+        '--prompt',
+        metavar='TEXT',
+        help="decode this text to standard output; with --certificate it stands in the place of its template's field",
+    )
     parser.add_argument(
         '--source_field',
         metavar='FIELD',
@@ -60,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--chat',
         action='store_true',
         help="each text is what a user says, put to the model as the checkpoint's chat template has it; a --source_field that "
-        'holds messages is a conversation without this flag',
+        'holds messages is a conversation without this flag, and so are all texts with a certificate of conversations',
     )
     for name, of in (('source', 'the texts'), ('target', 'what is said')):
         parser.add_argument(
@@ -92,46 +96,55 @@ def run(args: argparse.Namespace) -> None:
     use_compilation_cache()
     check_flags(args)
     certificate = None if args.certificate is None else Certificate.load(args.certificate)
-    model = load(args.checkpoint, args.dtype)
+    model = load(args.checkpoint, args.dtype).at(args.date)
     recorded = certificate and certified.recorded_batch_size(certificate)
     batch_size = args.batch_size or recorded or BATCH_SIZE
     source_field = args.source_field or (certificate and certified.recorded_source_field(certificate)) or SOURCE_FIELD
+    template = Template(source_field, args.chat or (certificate is not None and certified.of_conversations(certificate)))
+    check_chat(args, model, certificate)
     with opened(args, source_field) as records:
         if certificate is None:
             decoding = decode_flags.decoding_of(args, model, by_record=args.threshold_field is not None)
         else:
             decoding = certified_decoding(args, certificate, model, batch_size, 1 if records is None else len(records))
-            if records is not None:
-                certified.warn(certified.source_warnings(certificate, source_field))
-        if args.chat and model.tokenizer.chat is None:
-            raise ValueError(f'--chat: {args.checkpoint} has no chat template; pass the text that its prompts have')
+            model = model.at(model.date or certified.recorded_date(certificate))
         if records is None:
-            answer(args, model, decoding)
-        elif args.output == STANDARD:
-            print_decoded(args, model, decoding, records, source_field, batch_size)
+            prompt = asked(args.prompt, template, certificate)
+            decode_flags.check_date(args, model, [prompt])
+            answer(args, model, decoding, prompt)
+            return
+        decode_flags.check_date(args, model, texts(records, template))
+        if certificate is not None:
+            conversation = isinstance(template(records[0], records.where(0)), Conversation)
+            certified.warn(certified.source_warnings(certificate, source_field, conversation))
+        if args.output == STANDARD:
+            print_decoded(args, model, decoding, records, template, batch_size)
         else:
-            write_decoded(args, model, decoding, records, source_field, batch_size, certificate)
+            write_decoded(args, model, decoding, records, template, batch_size, certificate)
 
 
 def print_decoded(
-    args: argparse.Namespace, model: Model, decoding: Decoding, records: Records, source_field: str, batch_size: int
+    args: argparse.Namespace, model: Model, decoding: Decoding, records: Records, template: Template, batch_size: int
 ) -> None:
-    """Decodes to standard output, which has nothing else on it."""
-    plain = is_text(args.output, args.output_format)
+    """Decodes to standard output, which has nothing else on it; says where not all of the inputs was read."""
+    plain, cut = is_text(args.output, args.output_format), 0
     for each in decode_records(
         model,
         decoding,
         records,
-        source_field,
+        template.template,
         batch_size=batch_size,
         threshold_field=args.threshold_field,
         pack=args.pack,
         in_order=not args.finish_order,
-        chat=args.chat,
+        chat=template.chat,
         **languages(args),
         quiet=args.quiet or sys.stdout.isatty(),
     ):
         print(plain_line(each) if plain else json.dumps(each, ensure_ascii=False), flush=True)
+        cut += each['truncated']
+    if cut:  # a file has a summary that says so
+        _LOGGER.warning(f'{cut} inputs were cut at {decoding.limits.max_source_length} tokens; --max_source_length allows more')
 
 
 def write_decoded(
@@ -139,7 +152,7 @@ def write_decoded(
     model: Model,
     decoding: Decoding,
     records: Records,
-    source_field: str,
+    template: Template,
     batch_size: int,
     certificate: Certificate | None,
 ) -> None:
@@ -147,13 +160,13 @@ def write_decoded(
     speed = None
     if args.measure_speed and (certificate is None or certificate.found):
         check_skips(decoding)
-        speed = partial(measured_speed, args, model, decoding, records, source_field, batch_size)
+        speed = partial(measured_speed, args, model, decoding, records, template, batch_size)
     try:
         result = decode_file(
             model,
             decoding,
             records,
-            source_field,
+            template.template,
             args.output,
             batch_size=batch_size,
             threshold_field=args.threshold_field,
@@ -162,13 +175,16 @@ def write_decoded(
             resume=args.resume,
             overwrite=args.overwrite,
             plain=is_text(args.output, args.output_format),
-            chat=args.chat,
+            chat=template.chat,
             **languages(args),
             speed=speed,
             quiet=args.quiet,
         )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(how_to_resume(args, journalled(args.output), len(records))) from None
+    except Interrupted as interruption:
+        raise KeyboardInterrupt(how_to_resume(args, interruption.journalled, len(records))) from None
+    except KeyboardInterrupt:  # before anything was decoded: what --overwrite is to replace is another run's
+        done = 0 if args.overwrite else journalled(args.output)
+        raise KeyboardInterrupt(how_to_resume(args, done, len(records))) from None
     if not args.quiet:
         print(describe(args.output, result.summary, result.decoded, model, decoding))
         if args.measure_speed and 'speed' in result.summary:
@@ -192,9 +208,25 @@ def languages(args: argparse.Namespace) -> dict[str, str | None]:
     return {'source_language': args.source_language, 'target_language': args.target_language}
 
 
-def answer(args: argparse.Namespace, model: Model, decoding: Decoding) -> None:
-    """Prints what answers a prompt; says so where not all of the prompt was read."""
-    output = model.generate(Conversation.of_user(args.prompt) if args.chat else args.prompt, decoding, **languages(args))
+def asked(prompt: str, template: Template, certificate: Certificate | None) -> str:
+    """What is decoded of --prompt: with a certificate, what its template makes of it, which the guarantee covers; a warning
+    where it cannot."""
+    if certificate is not None and certified.recorded_source_field(certificate) is not None:
+        field, *others = template.fields
+        if not others:
+            return template({field: prompt}, '--prompt')
+        certified.warn(
+            [
+                f'--prompt is decoded as it is, and the inputs of the certificate are made of {1 + len(others)} fields, '
+                f'{template.template!r}: the guarantee is for inputs made alike'
+            ]
+        )
+    return Conversation.of_user(prompt) if template.chat else prompt
+
+
+def answer(args: argparse.Namespace, model: Model, decoding: Decoding, text: str) -> None:
+    """Prints what answers a text; says so where not all of it was read."""
+    output = model.generate(text, decoding, source_language=args.source_language, target_language=args.target_language)
     if output.truncated:
         end = 'beginning' if model.padding['side'] == 'left' else 'end'
         _LOGGER.warning(
@@ -226,6 +258,8 @@ def check_flags(args: argparse.Namespace) -> None:
         ):
             if getattr(args, name) not in (None, False, PACKS[0]):
                 raise ValueError(f'--prompt prints to standard output; --{name} belongs to --input')
+        if args.batch_size is not None and args.certificate is None:
+            raise ValueError(f'--batch_size {args.batch_size} changes nothing with --prompt, which is one text; leave it out')
     if args.show_depth and args.prompt is None:
         raise ValueError('--show_depth colours the answer to --prompt; `calm report` shows the depths of a file')
     for name, language in languages(args).items():
@@ -237,8 +271,6 @@ def check_flags(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} and --measure_speed, which times texts in the checkpoint's own; leave one out")
         if language is not None and args.prompt is not None and '{' in language:
             raise ValueError(f'--{name} {language}: a prompt is no record; expected a code, such as ro_RO')
-    if args.chat and args.certificate:
-        raise ValueError('--chat and --certificate: the guarantee is for inputs made as they were; leave one of the two out')
     if args.resume and args.overwrite:
         raise ValueError('--resume and --overwrite contradict each other; pass one')
     if args.measure_speed and (args.prompt is not None or args.threshold_field is not None):
@@ -255,6 +287,14 @@ def check_flags(args: argparse.Namespace) -> None:
     elif args.output:
         check_path(args.output)
         check_apart(args.output, [args.input, args.certificate])
+
+
+def check_chat(args: argparse.Namespace, model: Model, certificate: Certificate | None) -> None:
+    """Raises ValueError for --chat without a chat template, and with a certificate of inputs that were no conversations."""
+    if args.chat and model.tokenizer.chat is None:
+        raise ValueError(f'--chat: {args.checkpoint} has no chat template; pass the text that its prompts have')
+    if args.chat and certificate is not None and not certified.of_conversations(certificate):
+        raise ValueError('--chat: the certificate covers inputs that are no conversations; leave it out, or calibrate again')
 
 
 def certified_decoding(
@@ -276,10 +316,9 @@ def check_skips(decoding: Decoding) -> None:
 
 
 def measured_speed(
-    args: argparse.Namespace, model: Model, decoding: Decoding, records: Records, source_field: str, batch_size: int
+    args: argparse.Namespace, model: Model, decoding: Decoding, records: Records, template: Template, batch_size: int
 ) -> dict:
     """The speed of a decoding against full depth, on inputs evenly spaced over the file, packed as all of it is."""
-    template = Template(source_field, args.chat)
     places = few(range(len(records)), batch_size)
     texts = [template(records[place], records.where(place)) for place in places]
     pack = model.pack_of(len(records), batch_size, args.pack)

@@ -1,7 +1,8 @@
 """Reads a published model directory and writes a native checkpoint that every other command takes.
 
 Reads Hugging Face directories (config.json, weights as safetensors or as torch saved them, the tokenizer) and checkpoints of
-t5x, in its own format or orbax's. What stands in place of a directory and has the form of a name, ORGANISATION/NAME, is
+t5x, in its own format or orbax's, layers apart or scanned; of a run of t5x, a folder with checkpoint_N folders and config.gin,
+the newest. What stands in place of a directory and has the form of a name, ORGANISATION/NAME, is
 downloaded from the Hugging Face hub where huggingface_hub is installed. Every tensor must be understood, and nothing is
 converted but the number format. The output appears whole or not at all.
 """
@@ -21,6 +22,7 @@ def add_arguments(parser):
         '--dtype', default='float32', choices=DEVICE_DTYPES, help='how parameters are stored (default: float32)'
     )
     parser.add_argument('--tokenizer', metavar='DIR', help='folder of the tokenizer, for checkpoints that hold none (t5x)')
+    parser.add_argument('--step', type=int, metavar='N', help="checkpoint_N of a run of t5x (default: the run's newest)")
     parser.add_argument(
         '--ignore_attributes',
         default='',
@@ -40,6 +42,7 @@ def run(args):
         args.output,
         dtype=args.dtype,
         tokenizer=args.tokenizer,
+        step=args.step,
         ignored_attributes=[name for name in args.ignore_attributes.split(',') if name],
         overwrite=args.overwrite,
         watch=functools.partial(progress, description='converting', quiet=args.quiet, unit='tensors'),

@@ -11,7 +11,7 @@ from pathlib import Path
 from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.sources import open_records
 
-STANDARD = '-'
+STANDARD, NAME = '-', 'standard input'
 FORMATS = ('jsonl', 'text')
 _COMPRESSED = ('.gz', '.xz')
 
@@ -46,7 +46,7 @@ def opened(args: argparse.Namespace, source_field: str) -> Iterator[Records | No
     if sys.stdin.isatty() and not args.quiet:
         print('reading standard input to its end (Ctrl-D)', file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix='calm_jax_') as folder:
-        path = Path(folder, 'standard_input')
+        path = Path(folder, 'input')
         with open(path, 'wb') as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
-        yield open_records(str(path), field)
+        yield open_records(str(path), field, NAME)

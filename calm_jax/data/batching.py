@@ -16,7 +16,7 @@ Batch = dict[str, np.ndarray]
 
 
 class Example(NamedTuple):
-    """Token ids of one source and one target, int32, without end-of-sequence ids."""
+    """Token ids of one source and one target, int32, without those that end them."""
 
     source: np.ndarray
     target: np.ndarray
@@ -26,8 +26,9 @@ class TokenizedRecords(Sequence):
     """Examples made of records, tokenised when asked for: for more records than memory holds.
 
     `records` is a `jsonl.Records` or anything else with `len`, `[index] → dict` and `where(index) → str`. decoder_only: whether
-    a target goes on where its source ends, and so begins with no token that starts a text. vocab_size: the ids that the model
-    embeds, where the tokenizer may have more; a text that spells one of those is refused.
+    a target goes on where its source ends. target_start: ids that every target begins with; None: those that the tokenizer
+    starts a text with, unless it goes on. vocab_size: the ids that the model embeds, where the tokenizer may have more; a text
+    that spells one of those is refused.
     """
 
     def __init__(
@@ -38,9 +39,12 @@ class TokenizedRecords(Sequence):
         tokenizer: Tokenizer,
         decoder_only: bool = False,
         vocab_size: int | None = None,
+        target_start: Sequence[int] | None = None,
     ):
         self.records = records
         self.decoder_only = decoder_only
+        start = () if decoder_only else tokenizer.start_ids
+        self.target_start = start if target_start is None else target_start
         self.vocab_size = tokenizer.vocab_size if vocab_size is None else vocab_size
         self.source = source
         self.target = target
@@ -57,7 +61,9 @@ class TokenizedRecords(Sequence):
 
     def _example(self, record: dict, where: str) -> Example:
         source = self.tokenizer.encode(self.source(record, where))
-        target = self.tokenizer.encode(self.target(record, where), add_special=not self.decoder_only)
+        if not self.decoder_only:
+            source = source[: len(source) - len(self.tokenizer.end_ids)]
+        target = [*self.target_start, *self.tokenizer.encode(self.target(record, where), add_special=False)]
         sides = (embedded(ids, self.tokenizer, self.vocab_size, where) for ids in (source, target))
         return Example(*(np.asarray(ids, np.int32) for ids in sides))
 
@@ -97,9 +103,10 @@ def tokenize(
     watch: Callable[[Iterable[Example]], Iterable[Example]] = iter,
     decoder_only: bool = False,
     vocab_size: int | None = None,
+    target_start: Sequence[int] | None = None,
 ) -> PackedExamples:
     """All examples at once, in memory. They pass through `watch` on their way, such as a progress bar."""
-    return PackedExamples(watch(TokenizedRecords(records, source, target, tokenizer, decoder_only, vocab_size)))
+    return PackedExamples(watch(TokenizedRecords(records, source, target, tokenizer, decoder_only, vocab_size, target_start)))
 
 
 class TrainingBatches:
@@ -111,18 +118,18 @@ class TrainingBatches:
     batches, whose order is permuted again. So padding is small and lengths stay mixed over the steps.
 
     A batch holds B = batch_size / process_count rows:
-        encoder_input_tokens [B, S] int32: source ids, the end of sequence, padding
+        encoder_input_tokens [B, S] int32: source ids, `source_end`, padding
         encoder_mask [B, S] bool: which of them are there; told by lengths, as a text may hold the id that pads
-        decoder_target_tokens [B, T] int32: target ids, the end of sequence, padding
+        decoder_target_tokens [B, T] int32: target ids, `target_end`, padding
         decoder_input_tokens [B, T] int32: the targets shifted right, after decoder_start_id
-        decoder_loss_weights [B, T] float32: 1 on targets, the end of sequence included; 0 on padding
+        decoder_loss_weights [B, T] float32: 1 on targets, `target_end` included; 0 on padding
     With `decoder_only` there is nothing of an encoder, the source's ids stand before the target's in one sequence (after
     decoder_start_id where there are none), and only the target's count; S + T is what one row may hold.
     S and T are each the smallest multiple of `length_multiple` that holds the longest row of the batch over all
     processes, so that shapes agree everywhere. Its default is the smallest multiple of 8 that leaves at most eight
     lengths up to the limit. A source of more than `max_source_length` ids, or a target of more than
-    `max_target_length`, the end of sequence counted, loses its end and still ends in an end of sequence
-    (`count_truncated` says how many do); a prompt loses its beginning, behind `start_ids`, as in decoding.
+    `max_target_length`, what ends them counted, loses its last ids and still ends so (`count_truncated` says how many do); a
+    prompt loses its beginning, behind `start_ids`, as in decoding.
 
     Process p of P takes rows p, p + P, … of the batch.
 
@@ -141,7 +148,8 @@ class TrainingBatches:
         window: int = 64,
         length_multiple: int | None = None,
         pad_id: int = 0,
-        eos_id: int = 1,
+        source_end: Sequence[int] = (1,),
+        target_end: Sequence[int] = (1,),
         decoder_start_id: int = 0,
         decoder_only: bool = False,
         start_ids: Sequence[int] = (),
@@ -160,9 +168,10 @@ class TrainingBatches:
         self.steps_per_epoch = len(examples) // batch_size
         self._source_buckets = Buckets.for_limit(max_source_length, length_multiple)
         self._target_buckets = Buckets.for_limit(max_target_length, length_multiple)
-        self._ids = {'pad_id': pad_id, 'eos_id': eos_id, 'decoder_start_id': decoder_start_id}
+        self.source_end, self.target_end = source_end, target_end
+        self._ids = {'pad_id': pad_id, 'decoder_start_id': decoder_start_id, 'target_end': target_end}
         self.decoder_only = decoder_only
-        self._collate = _collating(decoder_only, start_ids)
+        self._collate = _collating(decoder_only, start_ids, source_end)
         self._process_rows = slice(process_index, None, process_count)
         # The window and permutation last asked for, so that steps in order sort each window once. Never read as state.
         self._held_window: tuple[tuple[int, int], list[list[Example]]] | None = None
@@ -201,7 +210,7 @@ class TrainingBatches:
     def _sort_key(self, example: Example) -> tuple[int, int]:
         # The larger of the two bucket numbers first: on translation data it pads as little as sorting by the source's
         # bucket and then the target's length, and meets a third fewer (S, T) shapes.
-        source, target = len(example.source) + 1, len(example.target) + 1
+        source, target = len(example.source) + len(self.source_end), len(example.target) + len(self.target_end)
         return max(self._source_buckets.number(source), self._target_buckets.number(target)), source
 
 
@@ -213,7 +222,8 @@ def evaluation_batches(
     max_target_length: int,
     length_multiple: int | None = None,
     pad_id: int = 0,
-    eos_id: int = 1,
+    source_end: Sequence[int] = (1,),
+    target_end: Sequence[int] = (1,),
     decoder_start_id: int = 0,
     decoder_only: bool = False,
     start_ids: Sequence[int] = (),
@@ -226,8 +236,8 @@ def evaluation_batches(
     """
     _check(batch_size, process_index, process_count)
     buckets = [Buckets.for_limit(limit, length_multiple) for limit in (max_source_length, max_target_length)]
-    ids = {'pad_id': pad_id, 'eos_id': eos_id, 'decoder_start_id': decoder_start_id}
-    lay_out = _collating(decoder_only, start_ids)
+    ids = {'pad_id': pad_id, 'decoder_start_id': decoder_start_id, 'target_end': target_end}
+    lay_out = _collating(decoder_only, start_ids, source_end)
     return (
         {name: array[process_index::process_count] for name, array in lay_out(rows, *buckets, **ids).items()}
         for rows in _filled_batches(examples, batch_size)
@@ -240,20 +250,21 @@ def collate(
     target_buckets: Buckets,
     *,
     pad_id: int = 0,
-    eos_id: int = 1,
+    source_end: Sequence[int] = (1,),
+    target_end: Sequence[int] = (1,),
     decoder_start_id: int = 0,
 ) -> Batch:
     """The five arrays of one batch, as TrainingBatches lists them; an example given as None is a row of weights 0."""
     sources = [() if example is None else example.source for example in examples]
     targets = [() if example is None else example.target for example in examples]
-    lengths = [0 if example is None else len(example.target) + 1 for example in examples]
-    source_tokens = pad_rows(sources, source_buckets, len(examples), pad_id=pad_id, eos_id=eos_id)
-    target_tokens = pad_rows(targets, target_buckets, len(examples), pad_id=pad_id, eos_id=eos_id)
+    lengths = [0 if example is None else len(example.target) + len(target_end) for example in examples]
+    source_tokens = pad_rows(sources, source_buckets, len(examples), pad_id=pad_id, end=source_end)
+    target_tokens = pad_rows(targets, target_buckets, len(examples), pad_id=pad_id, end=target_end)
     lengths = np.minimum(lengths, target_buckets.limit)
-    source_lengths = [0 if example is None else len(example.source) + 1 for example in examples]
+    source_lengths = [0 if example is None else len(example.source) + len(source_end) for example in examples]
     source_lengths = np.minimum(source_lengths, source_buckets.limit)
     weights = (np.arange(target_tokens.shape[1]) < lengths[:, None]).astype(np.float32)
-    # The end of sequence is a target and never an input: nothing is predicted after it.
+    # What is last is a target and never an input: nothing is predicted after it.
     inputs = np.full_like(target_tokens, pad_id)
     inputs[:, 1:] = np.where(weights[:, 1:] > 0, target_tokens[:, :-1], pad_id)
     inputs[:, 0] = decoder_start_id
@@ -272,7 +283,7 @@ def collate_prompts(
     target_buckets: Buckets,
     *,
     pad_id: int = -1,
-    eos_id: int = 1,
+    target_end: Sequence[int] = (1,),
     decoder_start_id: int = 0,
     start_ids: Sequence[int] = (),
 ) -> Batch:
@@ -285,7 +296,7 @@ def collate_prompts(
             weights.append([])
             continue
         prompt = list(shortened(example.source, source_buckets.limit, 'left', [start_ids])) or [decoder_start_id]
-        target = [*example.target[: target_buckets.limit - 1], eos_id]
+        target = [*example.target[: target_buckets.limit - len(target_end)], *target_end]
         rows.append([*prompt, *target])
         weights.append([0.0] * (len(prompt) - 1) + [1.0] * len(target))
     buckets = Buckets.for_limit(limit, source_buckets.step)
@@ -297,20 +308,25 @@ def collate_prompts(
     return {'decoder_input_tokens': inputs, 'decoder_target_tokens': targets, 'decoder_loss_weights': counted}
 
 
-def _collating(decoder_only: bool, start_ids: Sequence[int]) -> Callable[..., Batch]:
+def _collating(decoder_only: bool, start_ids: Sequence[int], source_end: Sequence[int]) -> Callable[..., Batch]:
     """What lays out a batch."""
-    return functools.partial(collate_prompts, start_ids=start_ids) if decoder_only else collate
+    if decoder_only:
+        return functools.partial(collate_prompts, start_ids=start_ids)
+    return functools.partial(collate, source_end=source_end)
 
 
 def count_truncated(
-    examples: Sequence[Example], max_source_length: int, max_target_length: int, decoder_only: bool = False
+    examples: Sequence[Example],
+    max_source_length: int,
+    max_target_length: int,
+    source_end: Sequence[int] = (1,),
+    target_end: Sequence[int] = (1,),
 ) -> dict[str, int]:
-    """How many sources and targets the limits shorten, the end of sequence counted: {'source': …, 'target': …}. A prompt has
-    none."""
+    """How many sources and targets the limits shorten, what ends them counted: {'source': …, 'target': …}."""
     counts = {'source': 0, 'target': 0}
     for example in examples:
-        counts['source'] += len(example.source) + (not decoder_only) > max_source_length
-        counts['target'] += len(example.target) + 1 > max_target_length
+        counts['source'] += len(example.source) + len(source_end) > max_source_length
+        counts['target'] += len(example.target) + len(target_end) > max_target_length
     return counts
 
 

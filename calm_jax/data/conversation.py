@@ -22,6 +22,10 @@ class Conversation(str):
         conversation.messages = messages
         return conversation
 
+    def __getnewargs__(self) -> tuple[Messages]:
+        """What a copy is made of."""
+        return (self.messages,)
+
     @classmethod
     def of_user(cls, text: str) -> 'Conversation':
         """What a user says first."""

@@ -15,6 +15,7 @@ header is there (it is begun anew); a journal with its header, also beside the f
 with header and summary.
 """
 
+import datetime
 import json
 import os
 from array import array
@@ -146,11 +147,14 @@ def header(
     fingerprints: dict,
     threshold_field: str | None = None,
     plain: bool = False,
+    chat: bool = False,
+    date: str | None = None,
 ) -> dict:
     """What an interrupted run must share with the one that continues it: all that decides the records.
 
     source_field: what inputs are made of; threshold_field: what holds their own λ, if anything. decoding: the document.
-    fingerprints: of the model. plain: whether the file is to hold texts alone.
+    fingerprints: of the model. plain: whether the file is to hold texts alone. chat: whether each text is what a user says.
+    date: what the chat template was told, as ISO 8601 has it, where it asks.
     """
     return {
         **formats.stamp('records'),
@@ -161,12 +165,24 @@ def header(
         'decoding': decoding,
         'batch_size': batch_size,
         **fingerprints,
+        **({'chat': True} if chat else {}),
+        **({} if date is None else {'date': date}),
     }
 
 
 def header_path(path: Path) -> Path:
     """Where the header of a decoded file stands."""
     return path.with_name(path.name + HEADER)
+
+
+def recorded_date(path: str | os.PathLike) -> datetime.datetime | None:
+    """The date in the header that an unfinished run has left, or else the file itself; None where there is none to read."""
+    path = Path(path)
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        return datetime.datetime.fromisoformat(read_json(header_path(partial if partial.exists() else path))['date'])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def header_differences(path: Path, header: dict) -> list[str]:

@@ -30,6 +30,7 @@ class Records(Sequence):
     """Random access to the records of one or several files, in the order given; blank lines hold no record.
 
     field: None, or the files are plain text (UTF-8), and every line of them, an empty one too, is the value of this field.
+    name: what messages call the files in place of their own names, such as 'standard input'.
 
     The text stays on disk: 16 bytes of memory a record (where its line starts, and its number). A compressed file cannot
     be entered in the middle, so it is decompressed into a temporary one, which goes with this object. Lines are parsed
@@ -41,8 +42,8 @@ class Records(Sequence):
     surrogate pair, which is no text.
     """
 
-    def __init__(self, paths: Paths, field: str | None = None):
-        self.paths, self.field = _existing(paths), field
+    def __init__(self, paths: Paths, field: str | None = None, name: str | None = None):
+        self.paths, self.field, self.name = _existing(paths), field, name
         self._unpacked = tempfile.TemporaryDirectory(prefix='calm_jax_')
         self._open: dict[int, BinaryIO] = {}
         weakref.finalize(self, _close, self._open)
@@ -56,7 +57,9 @@ class Records(Sequence):
             if path.suffix in _OPENERS:
                 text = Path(self._unpacked.name, str(len(self._texts)))
                 _decompress(path, text)
-            starts, lines = _scan(path, text, blank=field is not None)
+            starts, lines = _scan(text, blank=field is not None)
+            if not starts:
+                raise ValueError(_no_records(name or path, 'JSON object' if field is None else 'text'))
             self._texts.append(text)
             self._starts.append(starts)
             self._lines.append(lines)
@@ -71,24 +74,27 @@ class Records(Sequence):
         text = self._opened(file)
         text.seek(self._starts[file][row])
         line = text.readline()
-        return self._record(line, f'{self.paths[file]}:{self._lines[file][row]}')
+        return self._record(line, self._place(file, row))
 
     def __iter__(self) -> Iterator[dict]:
         """In order, each file opened once."""
-        for path, text, starts, lines in zip(self.paths, self._texts, self._starts, self._lines):
+        for file, (text, starts) in enumerate(zip(self._texts, self._starts)):
             with open(text, 'rb') as source:
-                for start, line in zip(starts, lines):
+                for row, start in enumerate(starts):
                     source.seek(start)
-                    yield self._record(source.readline(), f'{path}:{line}')
+                    yield self._record(source.readline(), self._place(file, row))
 
     def where(self, index: int) -> str:
-        """`file:line` of a record, for messages."""
-        file, row = self._find(index)
-        return f'{self.paths[file]}:{self._lines[file][row]}'
+        """`file:line` of a record, or `name, line N`, for messages."""
+        return self._place(*self._find(index))
 
     def fingerprint(self) -> str:
         """As `fingerprint(paths)`; of plain text it says so, as the same bytes make other records."""
         return fingerprint(self.paths) if self.field is None else f'text {fingerprint(self.paths)}'
+
+    def _place(self, file: int, row: int) -> str:
+        line = self._lines[file][row]
+        return f'{self.paths[file]}:{line}' if self.name is None else f'{self.name}, line {line}'
 
     def _record(self, line: bytes, where: str) -> dict:
         return _parse(line, where) if self.field is None else {self.field: _plain(line, where)}
@@ -242,9 +248,8 @@ def _decompress(path: Path, text: Path) -> None:
         raise ValueError(f'{path}: damaged or not {path.suffix}: {error}') from None
 
 
-def _scan(path: Path, text: Path, blank: bool) -> tuple[array, array]:
-    """Byte offsets and line numbers of the lines of `text` that hold records, `blank` ones among them or not; `path` is what
-    the user calls it."""
+def _scan(text: Path, blank: bool) -> tuple[array, array]:
+    """Byte offsets and line numbers of the lines of `text` that hold records, `blank` ones among them or not."""
     starts, lines, position = array('q'), array('q'), 0
     with open(text, 'rb') as source:
         for number, line in enumerate(source, start=1):
@@ -252,8 +257,6 @@ def _scan(path: Path, text: Path, blank: bool) -> tuple[array, array]:
                 starts.append(position)
                 lines.append(number)
             position += len(line)
-    if not starts:
-        raise ValueError(_no_records(path))
     return starts, lines
 
 
@@ -292,5 +295,5 @@ def _kind(value: object) -> str:
     return {dict: 'object', list: 'array', str: 'string', bool: 'boolean'}.get(type(value), 'number')
 
 
-def _no_records(path: Path) -> str:
-    return f'{path} holds no record: expected one JSON object a line'
+def _no_records(name: str | Path, kind: str = 'JSON object') -> str:
+    return f'{name} holds no record: expected one {kind} a line'

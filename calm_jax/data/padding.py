@@ -44,15 +44,16 @@ def pad_rows(
     num_rows: int,
     *,
     pad_id: int,
-    eos_id: int | None,
+    end: Sequence[int] = (),
     left: bool = False,
 ) -> np.ndarray:
-    """[num_rows, S] int32, S the bucket of the longest row: the ids of each row, the end of sequence, then padding.
+    """[num_rows, S] int32, S the bucket of the longest row: the ids of each row, those that end it, then padding.
 
-    Ids after the limit are cut off, its last place kept for the end of sequence. With `eos_id` None none is added.
-    `left` puts the padding before the ids. Rows after the last are all padding.
+    Ids after the limit are cut off, its last places kept for the `end`. `left` puts the padding before the ids. Rows after the
+    last are all padding. Raises ValueError for a limit with no room for the `end`.
     """
-    end = [] if eos_id is None else [eos_id]
+    if buckets.limit < len(end):
+        raise ValueError(f'length limit {buckets.limit}: expected at least {len(end)}, the ids that end every text')
     longest = max((len(row) + len(end) for row in rows), default=1)
     padded = np.full((num_rows, buckets.length(max(longest, 1))), pad_id, np.int32)
     for place, row in enumerate(rows):

@@ -96,7 +96,8 @@ def _windows(
             rows = order[start : start + batch_size]
             missing = row_bucket(len(rows), batch_size) - len(rows)
             ids = [window_sources[row].ids for row in rows]
-            tokens = pad_rows(ids, buckets, len(rows) + missing, pad_id=pad_id, eos_id=eos_id, left=left)
+            end = () if eos_id is None else (eos_id,)
+            tokens = pad_rows(ids, buckets, len(rows) + missing, pad_id=pad_id, end=end, left=left)
             lengths = [len(row) + (eos_id is not None) for row in ids] + [0] * missing
             batches.append(
                 DecodeBatch(

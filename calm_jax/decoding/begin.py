@@ -384,21 +384,28 @@ def _empty(config: TransformerConfig, rows: int, ring: int) -> tuple[KVCache, ..
     return tuple(made)
 
 
-def _bias_table(call: Callable, ring: int, wraps: bool) -> Float[Array, 'heads falling']:
-    """float32 [N|1, 2R − 1]: a slice of R from element R − 1 − slot on holds the self-attention's scores, of the query there,
-    for the key in each slot. Slots that the cursor has not reached hold keys of R entries before where the ring has wrapped;
-    where it never does, they are masked here, once."""
+def _bias_table(call: Callable, ring: int, wraps: bool) -> tuple[Float[Array, 'heads falling'], ...]:
+    """float32 [N|1, 2R − 1] of each layer, or of all: a slice of R from element R − 1 − slot on holds the self-attention's
+    scores, of the query there, for the key in each slot. Slots that the cursor has not reached hold keys of R entries before
+    where the ring has wrapped; where it never does, they are masked here, once."""
     falling = jnp.arange(1 - ring, 1, dtype=jnp.int32)
-    table = call(falling, method='self_bias')
-    ahead = table[:, : ring - 1] if wraps else jnp.full_like(table[:, : ring - 1], MASKED)
-    return jnp.concatenate([table, ahead], axis=-1)
+    tables = call(falling, method='self_bias')
+
+    def ahead(table):
+        return table[:, : ring - 1] if wraps else jnp.full_like(table[:, : ring - 1], MASKED)
+
+    return tuple(jnp.concatenate([table, ahead(table)], axis=-1) for table in tables)
 
 
-def bias_at(inputs: DecodeInputs, cursor: Int[Array, ''], ring: int) -> Float[Array, 'rows heads 1 R']:
-    """Scores of the query at the cursor for the key in each slot: by its age; hidden where it is older than the row."""
+def bias_at(inputs: DecodeInputs, cursor: Int[Array, ''], ring: int) -> tuple[Float[Array, 'rows heads 1 R'], ...]:
+    """Scores of the query at the cursor for the key in each slot, of each layer or of all: by its age; hidden where it is older
+    than the row."""
     slot = cursor if inputs.start is None else cursor % ring
-    bias = jax.lax.dynamic_slice_in_dim(inputs.bias_table, ring - 1 - slot, ring, axis=-1)[None, :, None, :]
+    biases = tuple(
+        jax.lax.dynamic_slice_in_dim(table, ring - 1 - slot, ring, axis=-1)[None, :, None, :] for table in inputs.bias_table
+    )
     if inputs.start is None:
-        return bias
+        return biases
     age = (slot - jnp.arange(ring, dtype=jnp.int32)) % ring
-    return bias + jnp.where(age <= (cursor - inputs.start)[:, None], 0.0, MASKED)[:, None, None, :]
+    hidden = jnp.where(age <= (cursor - inputs.start)[:, None], 0.0, MASKED)[:, None, None, :]
+    return tuple(bias + hidden for bias in biases)

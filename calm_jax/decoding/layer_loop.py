@@ -215,7 +215,7 @@ class LayerLoop(NamedTuple):
                 cache = kv_cache.write(cache, token.slot, *entering)
             else:
                 cache = kv_cache.put(cache, self.rows, jnp.broadcast_to(token.slot, self.rows.shape), *entering)
-            seen = self._seen(cache, token.self_bias)
+            seen = self._seen(cache, planned.of_layer(token.self_bias, layer))
 
             def read(x):
                 # Where a gate or plan may keep all rows from asking, queries wait until one does.

@@ -34,7 +34,8 @@ class DecodeInputs(NamedTuple):
     plan: sub-layers that rows run; None: all.
     rules: what may be said, each [B, …] or None; None where there are none.
     forced: int32 [B, T], tokens that are said whatever the model says, −1 where it is free; None: nowhere.
-    bias_table: float32 [N|1, ·], the self-attention's scores by falling distance, from which each step takes a slice.
+    bias_table: float32 [N|1, ·], the self-attention's scores by falling distance, from which each step takes a slice; of each
+        layer or, in a tuple of one, of all.
     cross_kv: keys and values of the source per layer, and cross_bias: float32 [B, 1, 1, S], which hides padding; None in a
         decoder-only model.
     head_table: the head as the measure reads it beside the whole: [V, E], a row per id, where it takes rows of it (None where
@@ -56,7 +57,7 @@ class DecodeInputs(NamedTuple):
     plan: Plan | None
     rules: Rules | None
     forced: Array | None
-    bias_table: Array
+    bias_table: tuple[Array, ...]
     cross_kv: tuple[KVCache, ...] | None
     cross_bias: Array | None
     head_table: Array | HeadColumns | None
@@ -146,7 +147,8 @@ class TokenInputs(NamedTuple):
 
     cursor: int32 [], slot: int32 [], the cursor in the ring. position: int32 [B], generated tokens before this one; place:
     int32 [B|1, 1], where in its row the token stands, its prompt counted. alive: bool [B], rows that have not ended.
-    self_bias: scores [B|1, N|1, 1, R] of the self-attention. keys: [B], of (seed, example id, position).
+    self_bias: scores [B|1, N|1, 1, R] of the self-attention, of each layer or, in a tuple of one, of all.
+    keys: [B], of (seed, example id, position).
     oracle: int32 [B], the full model's token, or None.
     """
 
@@ -155,7 +157,7 @@ class TokenInputs(NamedTuple):
     position: Array
     place: Array
     alive: Array
-    self_bias: Array
+    self_bias: tuple[Array, ...]
     keys: Array
     oracle: Array | None
 

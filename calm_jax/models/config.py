@@ -28,6 +28,7 @@ class TransformerConfig:
     rotation of queries and keys.
     relative_attention_num_buckets, relative_attention_max_distance: of the relative position bias; an encoder's quarter of
     the buckets and a decoder's half are exact distances, and the maximum lies beyond them.
+    relative_attention_per_layer: whether each layer has that bias of its own, and not all of a stack one.
     max_positions: P, how many learned positions there are; position_offset: rows of their table before the first.
     rotary_theta: base of the wavelengths; rotary_scaling: how they are stretched: () not; (factor,) all of them; (factor,
     original length) as far as positions pass that length; (factor, low and high frequency factors, original length) long ones.
@@ -61,6 +62,7 @@ class TransformerConfig:
     positions: Literal['relative', 'learned', 'rotary'] = 'relative'
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
+    relative_attention_per_layer: bool = False
     max_positions: int = 0
     position_offset: int = 0
     rotary_theta: float = 10_000.0
@@ -137,6 +139,10 @@ class TransformerConfig:
             raise ValueError(
                 f'TransformerConfig.encoder_attention is {self.encoder_attention!r}; expected full: the others '
                 'need relative positions, and know neither attention_scale nor num_kv_heads'
+            )
+        if self.relative_attention_per_layer and (self.positions != 'relative' or self.encoder_attention != 'full'):
+            raise ValueError(
+                'TransformerConfig.relative_attention_per_layer is True; expected relative positions and encoder_attention full'
             )
         buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
         if buckets < 4:

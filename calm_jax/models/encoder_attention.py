@@ -9,11 +9,11 @@ from calm_jax.models.layers import MASKED, NORMS, Attention, widened
 
 
 class FullAttention(Attention):
-    """Every position reads every other. One contract for all three: `context` is made once for all layers."""
+    """Every position reads every other. One contract for all three: `context` is made before the layers."""
 
     @staticmethod
     def context(config, mask, bias, side_bias, positions=None):
-        """What all layers share: scores [B, N|1, S, S] to add. mask: bool [B, S]; bias, side_bias: distance → [N, ...].
+        """What layers attend within: scores [B, N|1, S, S] to add. mask: bool [B, S]; bias, side_bias: distance → [N, ...].
 
         positions: int32 [B, S], where in their source the tokens stand, where some were dropped; None: one after another.
         """

@@ -32,6 +32,11 @@ def everyone(rows: Array, sub_layer: Callable[[Array], Array], x: Array) -> Arra
     return sub_layer(x)
 
 
+def of_layer(each: Sequence[Any], layer: int) -> Any:
+    """What a layer takes of a tuple of every layer's, or of the one that all share."""
+    return each[layer % len(each)]
+
+
 def projected(project: Callable[[Array], Sequence[Array]], x: Array, rows: Array | None = None) -> tuple[Array, ...]:
     """What `project` makes of states for attention; with rows bool [B] that attend, zeros where none does."""
 
@@ -60,12 +65,14 @@ class CrossAttention(NamedTuple):
     bias: Array
 
 
-def encode(call: Callable, layers: Iterable[int], x: Array, context: Any, plan: Plan | None = None, run: Run = masked) -> Array:
+def encode(
+    call: Callable, layers: Iterable[int], x: Array, context: Sequence[Any], plan: Plan | None = None, run: Run = masked
+) -> Array:
     """The source's states [B, S, D] after some encoder layers, from those that enter them; context: `encoder_context`."""
     for layer in layers:
 
         def attend(x, layer=layer):
-            return call(layer, x, context, method='encoder_attend')
+            return call(layer, x, of_layer(context, layer), method='encoder_attend')
 
         def feed(x, layer=layer):
             return call(layer, x, method='encoder_feed_forward')
@@ -83,7 +90,7 @@ def decoder_layer(
     layer: int,
     x: Array,
     positions: Array,
-    bias: Array,
+    bias: Sequence[Array],
     cross: CrossAttention | None = None,
     plan: Plan | None = None,
     run: Run = masked,
@@ -92,14 +99,15 @@ def decoder_layer(
     """(states after one decoder layer [B, T, D], its keys and values [B·N, T, H]), all positions at once.
 
     positions: int32 [B|1, T]; reach: int32 [B, 1], how many tokens are read together, where they are more than these; bias:
-    scores of the self-attention [B|1, N|1, T, T]. A row that runs a layer's self-attention runs it at every position, so the
-    keys it reads are those of the states that entered the layer. Keys and values are zeros where `run` skips what no row reads.
+    scores of the self-attention [B|1, N|1, T, T], as `causal_bias` has them. A row that runs a layer's self-attention runs it
+    at every position, so the keys it reads are those of the states that entered the layer. Keys and values are zeros where
+    `run` skips what no row reads.
     """
     reads = plan.self_attention[:, layer] if plan is not None and run is skipped else None
     queries, *made = projected(lambda x: call(layer, x, positions, reach, method='self_project'), x, reads)
 
     def attend(x):
-        return call(layer, x, queries, *made, bias, method='self_attend')
+        return call(layer, x, queries, *made, of_layer(bias, layer), method='self_attend')
 
     def read(x, source):
         return call(layer, x, *call(layer, source.encoded, method='cross_kv'), source.bias, method='cross_attend')

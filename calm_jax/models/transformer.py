@@ -24,6 +24,8 @@ class EncoderLayer(nn.Module):
     config: TransformerConfig
 
     def setup(self):
+        if self.config.relative_attention_per_layer:
+            self.relpos_bias = RelativePositionBias(self.config, bidirectional=True)
         self.dropout = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
         self.attention_norm = _norm(self, 'attention')
         self.attention = ENCODER_ATTENTIONS[self.config.encoder_attention](self.config)
@@ -46,6 +48,8 @@ class DecoderLayer(nn.Module):
     config: TransformerConfig
 
     def setup(self):
+        if self.config.relative_attention_per_layer:
+            self.relpos_bias = RelativePositionBias(self.config, bidirectional=False)
         self.dropout = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
         self.self_attention_norm = _norm(self, 'self_attention')
         self.self_attention = Attention(self.config)
@@ -94,7 +98,7 @@ class Encoder(nn.Module):
 
     def setup(self):
         config = self.config
-        if config.positions == 'relative':
+        if config.positions == 'relative' and not config.relative_attention_per_layer:
             self.relpos_bias = RelativePositionBias(config, bidirectional=True)
             if config.encoder_attention == 'transient_global':
                 self.side_relpos_bias = RelativePositionBias(config, bidirectional=True)
@@ -113,7 +117,7 @@ class Decoder(nn.Module):
 
     def setup(self):
         config = self.config
-        if config.positions == 'relative':
+        if config.positions == 'relative' and not config.relative_attention_per_layer:
             self.relpos_bias = RelativePositionBias(config, bidirectional=False)
         if config.positions == 'learned':
             self.position_embedder = PositionEmbedding(config)
@@ -237,17 +241,12 @@ class Transformer(nn.Module):
         return stack.dropout(x.astype(self.config.state_dtype), deterministic=deterministic)
 
     def encoder_context(self, source_mask, positions=None):
-        """What the attention of every encoder layer shares (`encoder_attention.py`); positions: int32 [B, S], where in their
-        source the tokens stand, where some were dropped."""
-        relative = self.config.positions == 'relative'
+        """What encoder layers attend within (`encoder_attention.py`), of each layer or, in a tuple of one, of all; positions:
+        int32 [B, S], where in their source the tokens stand, where some were dropped."""
         attention = ENCODER_ATTENTIONS[self.config.encoder_attention]
-        return attention.context(
-            self.config,
-            source_mask,
-            self.encoder.relpos_bias if relative else _no_bias,
-            getattr(self.encoder, 'side_relpos_bias', _no_bias),
-            positions,
-        )
+        side = getattr(self.encoder, 'side_relpos_bias', _no_bias)
+        biases = self._biases(self.encoder)
+        return tuple(attention.context(self.config, source_mask, bias, side, positions) for bias in biases)
 
     def encoder_attend(self, layer, x, context, deterministic=True):
         return self.encoder.layers[layer].attend(x, context, deterministic)
@@ -260,17 +259,25 @@ class Transformer(nn.Module):
         return self.encoder.dropout(x, deterministic=deterministic)
 
     def self_bias(self, relative_position):
-        """Additive scores float32 [N|1, ...] of the decoder's self-attention for key minus query positions [...]."""
-        bias = self.decoder.relpos_bias if self.config.positions == 'relative' else _no_bias
-        return bias(relative_position)
+        """Additive scores float32 [N|1, ...] of the decoder's self-attention for key minus query positions [...], of each layer
+        or, in a tuple of one, of all."""
+        return tuple(bias(relative_position) for bias in self._biases(self.decoder))
+
+    def _biases(self, stack):
+        """(distance → scores) of each layer, or of all."""
+        if self.config.positions != 'relative':
+            return (_no_bias,)
+        if self.config.relative_attention_per_layer:
+            return tuple(layer.relpos_bias for layer in stack.layers)
+        return (stack.relpos_bias,)
 
     def causal_bias(self, length, mask=None):
-        """Additive scores [B|1, N|1, T, T] of the decoder's self-attention on T tokens at once: later ones are hidden, and
-        with a mask bool [B, T] those that are not there."""
+        """Additive scores [B|1, N|1, T, T] of the decoder's self-attention on T tokens at once, as `self_bias`: later ones are
+        hidden, and with a mask bool [B, T] those that are not there."""
         steps = jnp.arange(length, dtype=jnp.int32)
         distance = steps[None, :] - steps[:, None]
-        bias = self.self_bias(distance)[None] + jnp.where(distance <= 0, 0.0, MASKED)
-        return bias if mask is None else bias + self.cross_bias(mask)
+        biases = tuple(bias[None] + jnp.where(distance <= 0, 0.0, MASKED) for bias in self.self_bias(distance))
+        return biases if mask is None else tuple(bias + self.cross_bias(mask) for bias in biases)
 
     def cross_bias(self, mask):
         """Additive scores float32 [B, 1, 1, S] that hide padding."""

@@ -15,7 +15,7 @@ from calm_jax.reporting.figures import Drawing, Panel, Rendered, hues, render
 from calm_jax.reporting.grids import Grid, grid
 from calm_jax.reporting.numerals import number
 from calm_jax.reporting.palette import layer_swatches
-from calm_jax.reporting.promises import promise, summary
+from calm_jax.reporting.promises import beside_sentence, promise, summary
 from calm_jax.reporting.run import Results, Run
 from calm_jax.reporting.tokens import Coloured, colour, plain
 from calm_jax.schemas import Example, Output
@@ -123,6 +123,7 @@ def compose(run: Run) -> tuple[str, dict[str, bytes]]:
         run=run,
         promises=promises,
         summary=summary(promises),
+        beside_sentence=beside_sentence,
         results=_results(run),
         sections=[
             Section(name, *_INTRODUCTIONS[name], [_shown(panel, rendered) for panel in group])

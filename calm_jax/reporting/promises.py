@@ -9,18 +9,18 @@ from calm_jax.reporting.numerals import NOTHING, deltas, number, percent
 from calm_jax.reporting.run import Certificate, Curve, Tested
 from calm_jax.schemas import Point
 
-# Heading of each column, and whether it holds numbers.
+# Heading of each column, its unit, whether it holds numbers, and whether the sentence of the guarantee says it too.
 _COLUMNS = (
-    ('setting', False),
-    ('objective', False),
-    ('metric', False),
-    ('δ', True),
-    ('ε', True),
-    ('n', True),
-    ('p-value', False),
-    ('λ', True),
-    ('share of δ used', True),
-    ('mean layers', True),
+    ('setting', '', False, True),
+    ('objective', '', False, True),
+    ('metric', '', False, True),
+    ('δ', '', True, True),
+    ('ε', '', True, True),
+    ('n', '', True, True),
+    ('p-value', '', False, False),
+    ('λ', '', True, True),
+    ('share of δ used', '', True, False),
+    ('mean layers', 'on calibration data', True, False),
 )
 
 
@@ -64,9 +64,18 @@ def summary(promises: Sequence[Promise]) -> Grid:
     rows = [_row(each) for each in promises]
     keep = [place for place in range(len(_COLUMNS)) if any(row[place] is not None for row in rows)]
     return Grid(
-        [Heading(_COLUMNS[place][0], '', _COLUMNS[place][1]) for place in keep],
+        [Heading(*_COLUMNS[place][:3]) for place in keep],
         [[NOTHING if (cell := row[place]) is None else cell for place in keep] for row in rows],
     )
+
+
+def beside_sentence(promise: Promise) -> list[tuple[str, str]]:
+    """(name, value) of what the summary says of a certificate and the sentence of its guarantee does not."""
+    return [
+        (f'{name} {unit}'.strip(), cell)
+        for (name, unit, _, said), cell in zip(_COLUMNS, _row(promise), strict=True)
+        if not said and cell is not None
+    ]
 
 
 def _row(promise: Promise) -> tuple[str | None, ...]:

@@ -81,7 +81,7 @@ class PairedText:
         """What was read, for JSON: {'train': sha256 of the files, 'evaluation': the same, 'examples': of training,
         'truncated': {'source': how many are cut, 'target': …}, 'max_source_length', 'max_target_length'}."""
         limits = {name: self._lengths[name] for name in ('max_source_length', 'max_target_length')}
-        truncated = count_truncated(training.examples, decoder_only=training.decoder_only, **limits)
+        truncated = count_truncated(training.examples, **limits, source_end=training.source_end, target_end=training.target_end)
         return {
             **{name: records.fingerprint() for name, records in self._records.items()},
             'examples': len(training.examples),
@@ -89,16 +89,19 @@ class PairedText:
             **limits,
         }
 
-    def batches(self, tokenizer, config: TransformerConfig, quiet: bool = True) -> tuple[TrainingBatches, list]:
+    def batches(
+        self, tokenizer, config: TransformerConfig, quiet: bool = True, generation: dict | None = None
+    ) -> tuple[TrainingBatches, list]:
         """(training batches, evaluation batches) for a model; a progress bar while texts become tokens, unless `quiet`.
 
+        generation: the checkpoint's decoding defaults, a document: targets are of the language that they begin with.
         Raises FileNotFoundError or ValueError where a file is missing or a record lacks a field.
         """
-        if tokenizer.end_ids and not config.decoder_only:
-            raise ValueError('the tokenizer puts a language behind a text, which training does not; pass another tokenizer')
+        target_start, target_end = _around_target(tokenizer, config, generation or {})
         where = {
             'pad_id': config.pad_id,
-            'eos_id': config.eos_id,
+            'source_end': () if config.decoder_only else tokenizer.end_ids or (config.eos_id,),
+            'target_end': target_end,
             'decoder_start_id': config.decoder_start_id,
             'decoder_only': config.decoder_only,
             'start_ids': tokenizer.start_ids,
@@ -106,7 +109,7 @@ class PairedText:
             'process_count': jax.process_count(),
         }
         watch = functools.partial(progress, description='tokenizing', quiet=quiet, unit='examples')
-        model = {'decoder_only': config.decoder_only, 'vocab_size': config.vocab_size}
+        model = {'decoder_only': config.decoder_only, 'vocab_size': config.vocab_size, 'target_start': target_start}
         examples = tokenize(self._records['train'], *self._templates, tokenizer, watch, **model)
         training = TrainingBatches(examples, self._batch_size, seed=self._seed, **self._lengths, **where)
         if self._evaluation is None:
@@ -115,6 +118,30 @@ class PairedText:
         # Sorted by length so that batches hold little padding; sums over the set do not depend on the order.
         examples = sorted(examples, key=lambda example: (len(example.source), len(example.target)))
         return training, list(evaluation_batches(examples, self._batch_size, **self._lengths, **where))
+
+
+def _around_target(tokenizer, config, generation):
+    """(ids before every target, ids behind it): as the tokenizer of its language has them around a text, the one that a decode
+    begins with. Where that stands behind a text it is what decoding starts from, as if the last id of a target came around to
+    the front (Liu et al. 2020); where it stands before, it is the first id that is said."""
+    if config.decoder_only:
+        return (), (config.eos_id,)
+    behind, first = bool(tokenizer.end_ids), generation.get('rules', {}).get('forced_first_id')
+    spoken = next(
+        (
+            each
+            for each in tokenizer.languages.values()
+            if (each.end_ids[-1] == config.decoder_start_id if behind else each.start_ids == (first,))
+        ),
+        None,
+    )
+    if spoken is None and behind and tokenizer.languages:
+        raise ValueError(
+            f'decoding starts from id {config.decoder_start_id}, which is no language; expected that of the targets, '
+            'as decoder_start_token_id in the config.json that is imported'
+        )
+    target = tokenizer if spoken is None else spoken
+    return target.start_ids, target.end_ids or (config.eos_id,)
 
 
 def train_model(
@@ -158,7 +185,7 @@ def train_model(
         tokens = load_tokenizer(tokenizer)
         made = config(vocab_size=tokens.vocab_size, pad_id=tokens.pad_id, eos_id=tokens.eos_id)
     # Mistakes in the data are said before anything is compiled.
-    training, evaluation = data.batches(tokens, made, quiet)
+    training, evaluation = data.batches(tokens, made, quiet, None if checkpoint is None else begun.generation)
     generation = data.generation
     if checkpoint is not None:
         params, generation = begun.params, {**(begun.generation or {}), **generation}
@@ -189,7 +216,7 @@ def train_exit_classifier(
     begun = native.load(checkpoint)
     generation = begun.generation or data.generation
     stage = classifier.classifier_stage(begun.config, begun.params, begun.tokenizer, objective, begun.heads, generation)
-    training, evaluation = data.batches(begun.tokenizer, begun.config, quiet)
+    training, evaluation = data.batches(begun.tokenizer, begun.config, quiet, begun.generation)
     inputs = _inputs(data, training, begun.tokenizer, begun.params)
     return fit(stage, optimizer, training, evaluation, model_dir, options, quiet, functools.partial(start, inputs))
 

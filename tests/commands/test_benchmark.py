@@ -64,6 +64,18 @@ def test_without_texts_every_depth_is_timed_on_rows_that_never_end(benchmark, tm
     assert json.loads((tmp_path / 'results.json').read_text())['step_reading'] is None  # of a step at batch 1
 
 
+def test_a_step_stands_beside_the_reading_of_its_weights():
+    reading = {'step_ms': 8.0, 'read_ms': 4.0, 'share': 0.5, 'weight_bytes': 32_000_000}
+    assert command.in_words(reading) == 'batch 1, full depth: step = 8.00 ms, weights read in 4.00 ms, share 0.50'
+
+
+@pytest.mark.parametrize('step_ms', [-0.001, 0.4])
+def test_a_step_that_seems_quicker_than_the_reading_of_its_weights_is_not_printed(step_ms):
+    reading = {'step_ms': step_ms, 'read_ms': 4.0, 'share': 4 / step_ms, 'weight_bytes': 32_000}
+    words = command.in_words(reading)
+    assert 'reading its 0.032 MB of weights' in words and 'ms' not in words
+
+
 def test_inputs_are_decoded_as_generate_decodes_them_at_every_batch_size(benchmark, checkpoint, data, tmp_path):
     early = ('--measure', 'classifier', '--source_field', 'en', '--input', data, '--max_source_length', '8')
     code, rows = benchmark(

@@ -375,6 +375,31 @@ def test_an_interrupted_overwrite_resumes_what_it_was_writing_and_not_what_stood
     assert json.loads(path.with_name('out.jsonl.summary.json').read_text())['examples'] == 70
 
 
+def test_an_overwrite_that_is_interrupted_at_once_counts_no_journal_but_its_own(generate, monkeypatch, capsys):
+    real = Model.stream
+
+    def dies(*args, **kwargs):
+        for i, output in enumerate(real(*args, **kwargs)):
+            if i == 30:
+                raise KeyboardInterrupt
+            yield output
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, 'stream', dies)
+        assert generate(*EXITS)[0] == 130
+        monkeypatch.setattr('calm_jax.runs.check_records', interrupted)
+        capsys.readouterr()
+        for flag, hint in (
+            ('--overwrite', 'nothing was decoded yet'),
+            ('--resume', '30 of 70 are kept: the same command with --resume goes on after them'),
+        ):
+            assert generate(*EXITS, flag)[0] == 130
+            assert capsys.readouterr().err == f'calm generate: interrupted; {hint}\n'
+
+
 def test_a_measure_without_a_threshold_is_asked_for_one(generate, capsys):
     assert generate('--measure', 'state')[0] == 2 and '--threshold' in capsys.readouterr().err
 

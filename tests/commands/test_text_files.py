@@ -19,7 +19,7 @@ def generate(checkpoint, tmp_path, monkeypatch):
 
     def run(*flags, given=''):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(given.encode())))
+        monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(given if isinstance(given, bytes) else given.encode())))
         return main(['generate', '--checkpoint', checkpoint, '--batch_size', '8', '--quiet', *flags])
 
     return run
@@ -48,6 +48,13 @@ def test_a_text_a_line_goes_through_files_and_streams_alike(generate, tmp_path, 
     assert capsys.readouterr().out.split('\n') == [*wanted, '']
 
 
+def test_inputs_that_are_cut_on_their_way_to_standard_output_are_counted(generate, capsys):
+    assert generate('--input', '-', '--output', '-', given='cat horse a\n' + 2 * f'{"a bb " * 9}\n') == 0
+    written = capsys.readouterr()
+    assert written.err == 'calm generate: warning: 2 inputs were cut at 16 tokens; --max_source_length allows more\n'
+    assert len(written.out.splitlines()) == 3
+
+
 @pytest.mark.parametrize(
     'name, form, text',
     [('-', None, True), ('a.txt', None, True), ('a.txt.gz', None, True), ('a.jsonl', None, False), ('a.gz', None, False)]
@@ -63,7 +70,7 @@ def test_names_say_what_is_plain_text_where_nothing_else_does(name, form, text):
         (('--input', '-', '--output', '-', '--resume'), '--resume belongs to a file'),
         (('--input', '-', '--output', '-', '--measure_speed'), '--measure_speed belongs to a file'),
         (('--input', '-', '--output', '-', '--source_field', '{a}{b}'), 'names 2 fields; a line of plain text is one'),
-        (('--input', '-', '--output', '-'), 'holds no record'),
+        (('--input', '-', '--output', '-'), 'standard input holds no record: expected one text a line'),
         (('--input', 'none.txt', '--output', '-'), 'none.txt does not exist'),
     ],
 )
@@ -77,6 +84,21 @@ def test_bytes_that_are_no_text_are_named_by_their_line(generate, tmp_path, caps
     (tmp_path / 'in.txt').write_bytes(b'a\ncaf\xe9\n')
     assert generate('--input', 'in.txt', '--output', '-') == 2
     assert 'in.txt:2: not text in UTF-8: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'form, given, message',
+    [
+        ('text', b'a\ncaf\xe9\n', 'standard input, line 2: not text in UTF-8'),
+        ('jsonl', b'{"source": "a"}\n\n{"source": \n', 'standard input, line 3: not JSON'),
+        ('jsonl', b'{"source": "a"}\n{"other": "a"}\n', "standard input, line 2: no field 'source'"),
+        ('jsonl', b'\n', 'standard input holds no record: expected one JSON object a line'),
+    ],
+)
+def test_what_is_wrong_with_standard_input_is_named_by_its_line(generate, capsys, form, given, message):
+    assert generate('--input', '-', '--output', '-', '--input_format', form, given=given) == 2
+    error = capsys.readouterr().err
+    assert f'calm generate: {message}' in error and len(error.splitlines()) == 1
 
 
 def test_an_unfinished_file_of_texts_resumes_and_ends_as_one(tmp_path):

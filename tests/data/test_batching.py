@@ -142,7 +142,7 @@ def test_rows_hold_source_end_and_padding_and_inputs_are_targets_shifted_right()
 
 def test_other_special_ids_are_put_where_they_belong():
     (batch,) = evaluation_batches(
-        [Example(np.array([5]), np.array([6, 7]))], 1, **LIMITS, pad_id=9, eos_id=8, decoder_start_id=2
+        [Example(np.array([5]), np.array([6, 7]))], 1, **LIMITS, pad_id=9, source_end=(8,), target_end=(8,), decoder_start_id=2
     )
     assert batch['encoder_input_tokens'].tolist() == [[5, 8] + [9] * 6]
     assert batch['decoder_input_tokens'].tolist() == [[2, 6, 7] + [9] * 5]
@@ -151,7 +151,7 @@ def test_other_special_ids_are_put_where_they_belong():
 
 def test_a_token_that_is_the_one_that_pads_is_read_where_its_text_says_it():
     examples = [Example(np.array(source), np.array([6])) for source in ([5, 9, 7], [9])]
-    (batch,) = evaluation_batches(examples, 2, **LIMITS, pad_id=9, eos_id=8)
+    (batch,) = evaluation_batches(examples, 2, **LIMITS, pad_id=9, source_end=(8,), target_end=(8,))
     assert batch['encoder_mask'].sum(axis=1).tolist() == [4, 2]
 
 
@@ -350,7 +350,7 @@ def test_of_a_decoder_alone_the_prompt_stands_before_the_target_and_only_the_tar
         Example(np.arange(2, 30), np.arange(30, 60)),
     ]
     (batch,) = evaluation_batches(
-        examples, 4, max_source_length=8, max_target_length=8, pad_id=-1, eos_id=1, decoder_start_id=4, decoder_only=True
+        examples, 4, max_source_length=8, max_target_length=8, pad_id=-1, decoder_start_id=4, decoder_only=True
     )
     assert sorted(batch) == ['decoder_input_tokens', 'decoder_loss_weights', 'decoder_target_tokens']
     inputs, targets, weights = (batch[f'decoder_{name}'].tolist() for name in ('input_tokens', 'target_tokens', 'loss_weights'))
@@ -358,6 +358,6 @@ def test_of_a_decoder_alone_the_prompt_stands_before_the_target_and_only_the_tar
     assert inputs[1][:4] == [4, 8, 9, -1] and targets[1][:4] == [8, 9, 1, -1] and weights[1][:4] == [1, 1, 1, 0]
     assert targets[2][7:15] == [*range(30, 37), 1] and weights[2][:15] == [0] * 7 + [1] * 8  # both cut to their limits
     assert set(inputs[3]) == {-1} and set(weights[3]) == {0}
-    counted = count_truncated([Example(np.arange(8), np.arange(3))], 8, 8, decoder_only=True)
+    counted = count_truncated([Example(np.arange(8), np.arange(3))], 8, 8, source_end=())
     assert counted == {'source': 0, 'target': 0}  # a prompt of the limit's length is whole
     assert batch['decoder_loss_weights'].dtype == np.float32 and batch['decoder_input_tokens'].dtype == np.int32

@@ -1,12 +1,15 @@
 """Chat templates: what transformers renders of the same messages, and nothing that a template should not do."""
 
+import copy
+import datetime
 import json
+import pickle
 
 import pytest
 
 from calm_jax.data.conversation import Conversation
 from calm_jax.data.jsonl import Template
-from calm_jax.data.tokenizers import load_tokenizer, read_published
+from calm_jax.data.tokenizers import ChatTemplate, load_tokenizer, read_published
 from tests.data.test_published_tokenizers import CLASS, LLAMA_3, pairs, write
 
 MESSAGES = [
@@ -43,6 +46,30 @@ def test_a_conversation_is_what_transformers_makes_of_it(tmp_path, name):
     assert text == reference.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
     theirs = reference.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
     assert ours.encode(text, add_special=False) == theirs
+
+
+def test_a_template_that_asks_for_the_date_is_told_one(tmp_path, monkeypatch):
+    utils = pytest.importorskip('transformers.utils.chat_template_utils')
+    from transformers import PreTrainedTokenizerFast
+
+    asks = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y %H:%M') }}{% endif %}"
+    made, date = folder(tmp_path, asks + TEMPLATES['turns']), datetime.datetime(2026, 1, 31, 9, 30)
+    ours = read_published(made).chat
+    assert ours.dated and not ChatTemplate(TEMPLATES['turns'], {}).dated
+    assert ours.render(MESSAGES, date).startswith('31 Jan 2026 09:30')
+    days = [datetime.datetime.now()]
+    text = ours.render(MESSAGES)  # of this moment, as transformers has it
+    days.append(datetime.datetime.now())
+    assert text in [ours.render(MESSAGES, day) for day in days]
+
+    class Fixed(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return date
+
+    monkeypatch.setattr(utils, 'datetime', Fixed)
+    reference = PreTrainedTokenizerFast.from_pretrained(made)
+    assert ours.render(MESSAGES, date) == reference.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
 
 
 def test_a_template_is_kept_and_one_of_several_is_the_default(tmp_path):
@@ -85,6 +112,12 @@ def test_what_a_template_must_not_do_or_lacks_is_named_in_one_line(tmp_path, tem
 def test_what_is_no_conversation_is_refused(messages, message):
     with pytest.raises(ValueError, match=message):
         Conversation(messages, 'm')
+
+
+def test_a_conversation_is_copied_as_one():
+    talk = Conversation(MESSAGES[:1])
+    for copied in (copy.deepcopy(talk), pickle.loads(pickle.dumps(talk))):
+        assert isinstance(copied, Conversation) and (copied, copied.messages) == (talk, MESSAGES[:1])
 
 
 def test_a_field_of_messages_is_a_conversation_and_a_text_is_what_a_user_says():

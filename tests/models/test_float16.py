@@ -25,7 +25,7 @@ def test_feed_forward_outputs_beyond_float16_give_the_states_of_float32():
         if dtype == 'float16':
             variables = jax.tree.map(lambda x: x.astype(jnp.float16), variables)
         x = module.apply(variables, source, method='embed_source')
-        context = module.apply(variables, mask, method='encoder_context')
+        (context,) = module.apply(variables, mask, method='encoder_context')
         x = module.apply(variables, 0, x, context, method='encoder_attend')
         fed = module.apply(variables, 0, x, method='encoder_feed_forward')
         return np.asarray(fed, np.float64), module.apply(variables, source, target, mask)

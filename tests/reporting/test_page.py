@@ -89,7 +89,7 @@ def test_a_certificate_stands_as_its_sentence_and_as_a_row_of_numbers(composed, 
         'p-value': 'betting',
         'λ': '0.65',
         'share of δ used': '47%',
-        'mean layers': '4.03 of 8',
+        'mean layers on calibration data': '4.03 of 8',
     }
 
 
@@ -98,7 +98,18 @@ def test_a_certificate_without_a_valid_setting_says_so_clearly(composed):
     none = guarantee.all('article')[1]
     assert none.all('p', 'verdict')[0].text() == 'Full depth: all 8 layers for every token'
     cells = dict(zip(rows(guarantee.all('table')[0])[0], rows(guarantee.all('table')[0])[2]))
-    assert (cells['λ'], cells['share of δ used'], cells['mean layers']) == ('none valid', '–', '8 of 8')
+    assert (cells['λ'], cells['share of δ used'], cells['mean layers on calibration data']) == ('none valid', '–', '8 of 8')
+
+
+def test_beside_one_certificate_stands_only_what_its_sentence_does_not_say(some, parse):
+    document, _ = compose(some('softmax_gap/certificate.json'), parse)
+    (promise,) = document.by_id('guarantee').all('article')
+    assert not document.by_id('guarantee').all('table')
+    listed = promise.all('dl', 'meanings')[0]
+    assert [(div.all('dt')[0].text(), div.all('dd')[0].text()) for div in listed.all('div')] == [
+        ('p-value', 'betting'),
+        ('share of δ used', '47%'),
+    ]
 
 
 def test_what_a_guarantee_depends_on_is_listed_by_dotted_name(composed):

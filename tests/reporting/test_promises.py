@@ -9,7 +9,7 @@ import pytest
 from calm_jax.calibration import calibrate
 from calm_jax.reporting import reader
 from calm_jax.reporting.numerals import NOTHING
-from calm_jax.reporting.promises import promise, summary
+from calm_jax.reporting.promises import beside_sentence, promise, summary
 
 
 @pytest.fixture
@@ -24,6 +24,14 @@ def test_the_layers_are_those_of_the_curve_at_the_certified_threshold(run):
     expected = next(point.layers for point in curve.points if point.threshold == certificate.threshold)
     assert (found.label, found.layers, found.num_layers) == ('softmax_gap', expected, 8)
     assert promise(none, run.curves)[1:] == ('state_similarity', 8, 8)
+
+
+def test_beside_the_sentence_of_a_guarantee_stands_what_it_does_not_say(run):
+    certificate, none = run.certificates
+    values = dict(beside_sentence(promise(certificate, run.curves)))
+    assert values == {'p-value': certificate.p_value, 'share of δ used': '47%', 'mean layers on calibration data': '4.03 of 8'}
+    assert not any(value in certificate.guarantee for value in values.values())
+    assert dict(beside_sentence(promise(none, [])))['p-value'] == none.p_value
 
 
 def test_points_with_one_threshold_are_told_apart_by_their_documents(run):

@@ -19,6 +19,7 @@ import jinja2.sandbox
 from calm_jax.data.conversation import Messages
 
 _DEFAULT = 'default'
+_CLOCK = 'strftime_now'  # the function of a form, as strftime has them, that templates call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,32 +46,40 @@ class ChatTemplate:
             raise ValueError(f'the chat templates are {", ".join(map(str, named)) or "none"}; expected one named {_DEFAULT}')
         return cls(named[_DEFAULT], tokens)
 
-    def render(self, messages: Messages) -> str:
+    @property
+    def dated(self) -> bool:
+        """Whether the template asks what time it is, so that its texts are of the day."""
+        return self._compiled[1]
+
+    def render(self, messages: Messages, date: datetime.datetime | None = None) -> str:
         """The text of a conversation, up to where the assistant's next message begins. The text holds its special tokens.
 
-        messages: [{'role': 'user', 'content': '…'}, …], the first a system prompt if any.
+        messages: [{'role': 'user', 'content': '…'}, …], the first a system prompt if any. date: what a template that asks is
+        told; None: the moment at which it asks.
 
         Raises ValueError, in one line, for messages that are none, that the template refuses, or of which it needs more than
         messages and special tokens.
         """
-        template = self._compiled
+        template, _ = self._compiled
+        clock = {_CLOCK: lambda form: (date or datetime.datetime.now()).strftime(form)}
         try:
             return template.render(
-                **self.tokens, messages=_plain(messages), tools=None, documents=None, add_generation_prompt=True
+                **self.tokens, **clock, messages=_plain(messages), tools=None, documents=None, add_generation_prompt=True
             )
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise ValueError(f'the chat template refuses the messages: {" ".join(str(error).split())}') from None
 
     @functools.cached_property
-    def _compiled(self) -> jinja2.Template:
+    def _compiled(self) -> tuple[jinja2.Template, bool]:
+        """The program, and whether it asks for the time."""
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
         )
         environment.filters['tojson'] = _to_json
         environment.globals['raise_exception'] = _raise
-        environment.globals['strftime_now'] = lambda form: datetime.datetime.now().strftime(form)
         try:
-            return environment.from_string(self.source)
+            names = environment.parse(self.source).find_all(jinja2.nodes.Name)
+            return environment.from_string(self.source), any(each.name == _CLOCK for each in names)
         except jinja2.TemplateError as error:
             raise ValueError(f'the chat template needs what there is not here: {" ".join(str(error).split())}') from None
 

@@ -15,6 +15,7 @@ import tokenizers
 from calm_jax.data.tokenizers.chat import ChatTemplate
 from calm_jax.data.tokenizers.pipelines import BYTES, SPACE, pipeline, vocabulary_files
 from calm_jax.data.tokenizers.settings import ROLES, SETTINGS, TOKENS, Settings, contents, describe, read_settings
+from calm_jax.data.tokenizers.tokenizer import Tokenizer
 from calm_jax.files import write_json
 
 _SENTINEL = re.compile(r'▁?<extra_id_\d+>')  # special, and yet a part of the text
@@ -78,8 +79,12 @@ class PublishedTokenizer:
         tokens = {role: token for role in ROLES if (token := self.settings.token(role)) is not None}
         return None if template is None else ChatTemplate.read(template, tokens)
 
+    @property
+    def languages(self) -> Mapping[str, Tokenizer]:
+        return self._languages
+
     @functools.cached_property
-    def languages(self) -> 'Mapping[str, PublishedTokenizer]':
+    def _languages(self):
         codes = {code: number for code in self.settings.kind.languages if (number := self._id(code)) >= 0}
         return {code: self._in_language(number) for code, number in codes.items()}
 

@@ -12,6 +12,7 @@ class Tokenizer(Protocol):
 
     vocab_size: the ids, tokens that were added to the vocabulary among them. base_size: those that texts
     are spelled in, the others being special or added.
+    extra_ids: sentinels behind the vocabulary.
     pad_id, eos_id: −1 where no token pads, or ends a text. start_ids, end_ids: what `encode` puts before and
     behind every text, of models that encode their source but for an end of sequence that is the last.
     truncation_side: 'left' where a text that is too long loses its beginning, else 'right'. chat: how messages become a text,
@@ -25,6 +26,9 @@ class Tokenizer(Protocol):
     base_size: int
     pad_id: int
     eos_id: int
+
+    @property
+    def extra_ids(self) -> int: ...
 
     @property
     def start_ids(self) -> tuple[int, ...]: ...

@@ -28,7 +28,6 @@ FAMILIES = (t5, bart, mbart, gpt2, opt, llama)
 _ABSENT = {
     't5gemma': 'T5Gemma',
     'm2m_100': 'NLLB and M2M-100',
-    'umt5': 'UMT5',
     'marian': 'Marian',
     'mistral': 'Mistral',
     'qwen2': 'Qwen2',

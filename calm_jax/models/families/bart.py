@@ -93,20 +93,26 @@ def check_alike(published: dict[str, Any]) -> None:
 
 def published_from_config(config: TransformerConfig) -> dict[str, Any]:
     """The published configuration (a dict) of a model with `config`. Raises ValueError where the family has none."""
+    # As the published ones say of norms: other programs ask.
+    norms = {'normalize_before': False, 'normalize_embedding': True, 'add_final_layer_norm': False}
+    kind = published_kind(config, norm_position='post', final_norm=False, position_offset=OFFSET, embedding_norm=True)
+    return {'model_type': 'bart', 'architectures': ['BartForConditionalGeneration'], **kind, **norms}
+
+
+def published_kind(config: TransformerConfig, **wanted: Any) -> dict[str, Any]:
+    """What the published configurations of BART and its kin have alike (a dict), of a model with `config`; wanted: fields that
+    set one of them apart. Raises ValueError where `config` is of none, or has another value of those."""
     scaled = config.embedding_scale == config.emb_dim**0.5
     require(
         config,
+        **wanted,
         norm='layer',
-        norm_position='post',
         norm_epsilon=1e-5,
-        final_norm=False,
         positions='learned',
-        position_offset=OFFSET,
         attention_scale=True,
         attention_bias=True,
         mlp_bias=True,
         embedding_scale=config.emb_dim**0.5 if scaled else 1.0,
-        embedding_norm=True,
         embedding_dim=0,
         head_scale=1.0,
         head_bias=True,
@@ -117,8 +123,6 @@ def published_from_config(config: TransformerConfig) -> dict[str, Any]:
     if config.decoder_only:
         raise ValueError('num_encoder_layers 0 cannot be published; expected an encoder')
     return {
-        'model_type': 'bart',
-        'architectures': ['BartForConditionalGeneration'],
         **{name: getattr(config, field) for name, (field, _) in FIELDS.items()},
         'decoder_attention_heads': config.num_heads,
         'decoder_ffn_dim': config.mlp_dim,
@@ -127,10 +131,6 @@ def published_from_config(config: TransformerConfig) -> dict[str, Any]:
         'eos_token_id': published_eos(config),
         'is_encoder_decoder': True,
         'tie_word_embeddings': config.tied_head,
-        # As the published ones have them: other programs ask.
-        'normalize_before': False,
-        'normalize_embedding': True,
-        'add_final_layer_norm': False,
     }
 
 

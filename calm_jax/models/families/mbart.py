@@ -8,16 +8,7 @@ import numpy as np
 
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.families import bart
-from calm_jax.models.families.attributes import (
-    eos_ids,
-    fields_of,
-    head_is_embedding,
-    number,
-    one_of,
-    published_as,
-    published_eos,
-    require,
-)
+from calm_jax.models.families.attributes import eos_ids, fields_of, head_is_embedding, number, one_of
 from calm_jax.models.families.weights import Weight, norm
 
 MODEL_TYPES = ('mbart', 'pegasus')
@@ -78,40 +69,12 @@ def config_from_published(published: dict[str, Any], tensors: Mapping[str, Any])
 
 def published_from_config(config: TransformerConfig) -> dict[str, Any]:
     """The published configuration (a dict) of a model with `config`. Raises ValueError where the family has none."""
-    scaled = config.embedding_scale == config.emb_dim**0.5
     kind = 'mbart' if config.embedding_norm else 'pegasus'
-    require(
-        config,
-        norm='layer',
-        norm_position='pre',
-        norm_epsilon=1e-5,
-        final_norm=True,
-        positions='learned',
-        position_offset=bart.OFFSET if kind == 'mbart' else 0,
-        attention_scale=True,
-        attention_bias=True,
-        mlp_bias=True,
-        embedding_scale=config.emb_dim**0.5 if scaled else 1.0,
-        embedding_dim=0,
-        head_scale=1.0,
-        head_bias=True,
-        num_kv_heads=(0, config.num_heads),
-        encoder_attention='full',
-        head_dim=config.emb_dim // config.num_heads,
-    )
-    if config.decoder_only:
-        raise ValueError('num_encoder_layers 0 cannot be published; expected an encoder')
+    offset = bart.OFFSET if kind == 'mbart' else 0
     return {
         'model_type': kind,
         'architectures': [{'mbart': 'MBartForConditionalGeneration', 'pegasus': 'PegasusForConditionalGeneration'}[kind]],
-        **{name: getattr(config, field) for name, (field, _) in bart.FIELDS.items()},
-        'decoder_attention_heads': config.num_heads,
-        'decoder_ffn_dim': config.mlp_dim,
-        'activation_function': published_as('mlp_activations', config.mlp_activations, bart.ACTIVATIONS),
-        'scale_embedding': scaled,
-        'eos_token_id': published_eos(config),
-        'is_encoder_decoder': True,
-        'tie_word_embeddings': config.tied_head,
+        **bart.published_kind(config, norm_position='pre', final_norm=True, position_offset=offset),
         'normalize_before': True,
         'add_final_layer_norm': True,
         **_FIXED_OF[kind],

@@ -1,9 +1,9 @@
-"""T5 and its relatives (T5 1.1, mT5, ByT5, FLAN-T5): Raffel et al. 2020, Shazeer 2020, Xue et al. 2021; and LongT5, whose
-encoder looks further and at less: Guo et al. 2022.
+"""T5 and its relatives (T5 1.1, mT5, ByT5, FLAN-T5): Raffel et al. 2020, Shazeer 2020, Xue et al. 2021; LongT5, whose encoder
+looks further and at less: Guo et al. 2022; and UMT5, whose every layer has a relative position bias: Chung et al. 2023.
 
-The published layout is that of Hugging Face transformers: linear weights are [out, in], one relative position bias lives in
-the first block of each stack as [buckets, heads], and the embedding is stored as `shared.weight`, by some files also under
-the encoder's and the decoder's own name.
+The published layout is that of Hugging Face transformers: linear weights are [out, in], a relative position bias lives in
+the first block of each stack, or in every block, as [buckets, heads], and the embedding is stored as `shared.weight`, by some
+files also under the encoder's and the decoder's own name.
 
 T5 1.0 takes its head from the embedding and scales what it reads by 1/√D. Later models do not scale; files that hold no head
 of theirs tie it all the same. mT5 never scales, whatever its file says of ties: recent ones say that all are.
@@ -26,7 +26,7 @@ from calm_jax.models.families.attributes import (
 )
 from calm_jax.models.families.weights import Weight
 
-MODEL_TYPES = ('t5', 'mt5', 'longt5')
+MODEL_TYPES = ('t5', 'mt5', 'longt5', 'umt5')
 PREFIX, OUTSIDE = '', frozenset()
 # Published with the first files, and read by no model since: no position bias belongs to a cross-attention.
 BUFFERS = re.compile(r'decoder\.block\.\d+\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight')
@@ -65,7 +65,7 @@ _FIXED = {'is_encoder_decoder': True, 'is_decoder': False}
 
 SYNONYMS = {'hidden_size': 'd_model', 'num_attention_heads': 'num_heads', 'num_hidden_layers': 'num_layers', 'head_dim': 'd_kv'}
 # Attributes that follow from `feed_forward_proj`, or that no computation of generation reads.
-INERT = {'dense_act_fn', 'is_gated_act', 'n_positions', 'max_position_embeddings', 'bos_token_id'}
+INERT = {'dense_act_fn', 'is_gated_act', 'n_positions', 'max_position_embeddings', 'bos_token_id', 'scalable_attention'}
 _BY_HAND = {
     'num_decoder_layers',
     'feed_forward_proj',
@@ -106,6 +106,7 @@ def config_from_published(published: dict[str, Any], tensors: Mapping[str, Any])
         else bool(scaled or published.get('tie_word_embeddings', True)),
         head_scale=fields['emb_dim'] ** -0.5 if scaled else 1.0,
         encoder_attention=one_of('encoder_attention_type', attention, _LONG_ATTENTIONS) if is_long else 'full',
+        relative_attention_per_layer=published.get('model_type') == 'umt5',
         decoder_start_id=fields['pad_id'] if start is None else number('decoder_start_token_id', start),
     )
 
@@ -135,9 +136,10 @@ def published_from_config(config: TransformerConfig) -> dict[str, Any]:
     if config.decoder_only:
         raise ValueError('num_encoder_layers 0 cannot be published; expected an encoder')
     is_long = config.encoder_attention != 'full'
+    name = 'LongT5' if is_long else 'UMT5' if config.relative_attention_per_layer else 'T5'
     return {
-        'model_type': 'longt5' if is_long else MODEL_TYPES[0],
-        'architectures': ['LongT5ForConditionalGeneration' if is_long else 'T5ForConditionalGeneration'],
+        'model_type': name.lower(),
+        'architectures': [f'{name}ForConditionalGeneration'],
         **{name: getattr(config, field) for name, (field, _) in (_FIELDS | (_LONG_FIELDS if is_long else {})).items()},
         **(
             {'encoder_attention_type': published_as('encoder_attention', config.encoder_attention, _LONG_ATTENTIONS)}
@@ -178,13 +180,17 @@ def weight_map(config: TransformerConfig) -> Iterator[Weight]:
 
 
 def _stack(stack, num_layers, config, attentions):
-    first = f'{stack}.block.0.layer.0.{attentions[0][0]}'
-    yield Weight(f'{first}.relative_attention_bias.weight', f'{stack}/relpos_bias/rel_embedding', True)
+    own = attentions[0][0]
+    first = f'{stack}.block.0.layer.0.{own}'
+    if not config.relative_attention_per_layer:
+        yield Weight(f'{first}.relative_attention_bias.weight', f'{stack}/relpos_bias/rel_embedding', True)
     sums = stack == 'encoder' and config.encoder_attention == 'transient_global'
     if sums:
         yield Weight(f'{first}.global_relative_attention_bias.weight', f'{stack}/side_relpos_bias/rel_embedding', True)
     for i in range(num_layers):
         block, layer = f'{stack}.block.{i}.layer', f'{stack}/layers_{i}'
+        if config.relative_attention_per_layer:
+            yield Weight(f'{block}.0.{own}.relative_attention_bias.weight', f'{layer}/relpos_bias/rel_embedding', True)
         for j, (theirs, ours, norm) in enumerate(attentions):
             for short, name in (('q', 'query'), ('k', 'key'), ('v', 'value'), ('o', 'out')):
                 yield Weight(f'{block}.{j}.{theirs}.{short}.weight', f'{layer}/{ours}/{name}/kernel', True)
