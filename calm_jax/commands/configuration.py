@@ -10,7 +10,7 @@ import pathlib
 import re
 import tokenize
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gin
@@ -205,7 +205,7 @@ def _check_types() -> None:
                 _check_kind(*_followed(f'{configurable.__name__}.{name}', values[name]), annotation)
 
 
-def _annotations(configurable: Callable) -> dict[str, Any]:
+def _annotations(configurable: Callable) -> Mapping[str, Any]:
     """The type of each parameter."""
     if isinstance(configurable, type) and dataclasses.is_dataclass(configurable):
         return options.annotations(configurable)
