@@ -28,6 +28,8 @@ def check_type(name: str, value: Any, wanted: Any) -> None:
     """Raises ValueError unless a value is of a type: int, float, str, bool, None, a path, a sequence or tuple of one of
     them or of tuples, a Literal, or a union of those. Other types are not checked."""
     kinds = parts(wanted)
+    if type(value) in kinds:
+        return
     if all(expected(kind) for kind in kinds) and not any(_is(value, kind) for kind in kinds):
         words = dict.fromkeys(str(expected(kind)) for kind in kinds if not (kind is str and os.PathLike in kinds))
         raise ValueError(f'{name} is {value!r}; expected {" or ".join(words)}')

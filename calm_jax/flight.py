@@ -5,7 +5,8 @@
     slots                        [1][2][3][4]  →  [5][2][6][4]  → …  until the last has ended
 
 What is dispatched, and in which order, is a function of the texts and the settings alone; the host waits for what has left
-while the device already goes on.
+while the device already goes on. But where rows end at what the host alone can tell, a text that they say, it looks at all that
+are in flight every few steps, and the device waits for it.
 """
 
 import time
@@ -17,14 +18,20 @@ import numpy as np
 
 from calm_jax.data.windows import DecodeBatch
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.generate import begin, capacity_of, fly, generate, landed, vacant, widen
+from calm_jax.decoding.generate import begin, capacity_of, fly, generate, landed, progress, vacant, widen
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.rows import Rows
+from calm_jax.decoding.slots import Flown, Pause, Slots
+from calm_jax.decoding.state import DecodeState
 from calm_jax.models.config import TransformerConfig
 from calm_jax.output import DecodeReport
 from calm_jax.types import Array, Trace
 
 GROUPS = 4  # prefills that fill the slots
+LOOK = 8  # steps between two looks at what rows in flight have said
+
+Stopped = Callable[[int, Sequence[int]], bool]
+"""(index in the input, tokens so far) → whether the row has said enough."""
 
 
 class Landing(NamedTuple):
@@ -113,11 +120,14 @@ def fly_window(
     head_table: Array | None = None,
     log_probabilities: bool = False,
     packing: Packing = NEVER,
+    stopped: Stopped | None = None,
 ) -> Iterator[Landing]:
     """The wanted rows of a window as they leave their slots.
 
     batches: of the window, at most `slots` rows each. example_ids, settings: of the rows int64 [n] with these indices in the
     input, −1 for rows that fill up. wanted: indices of the rows that are decoded. head_table, log_probabilities: as `program`.
+    stopped: which rows end besides, seen every `LOOK` steps: what they say meanwhile is in their traces; None: none, and nobody
+    looks.
     """
     length = decoding.limits.max_new_tokens
     assert length is not None  # resolved
@@ -131,6 +141,7 @@ def fly_window(
     if not groups:
         return
     flights, running = _Flights(groups, slots), None
+    looks = None if stopped is None else _Looks(config, params, decoding, packing, flights.rows, stopped, slots)
     for group in groups:
         width = group.tokens.shape[1]
         prefilled = begin(
@@ -150,12 +161,52 @@ def fly_window(
             running = widen(config, running, prefilled)
         last = group is groups[-1]
         arriving = prefilled, flights.numbers(group.rows), last
-        running, flown = fly(config, params, running, *arriving, decoding, packing, outermost=True)
-        left = [(flown.numbers, flown.trace)]
-        if last:
-            left.append((running.numbers, landed(config, running)))
-        yield from flights.landing(_Flight(left, flown.steps, flown.executed, width))
+        if looks is None:
+            legs = [(*fly(config, params, running, *arriving, decoding, packing, outermost=True), True)]
+        else:
+            legs = looks.legs(running, *arriving)
+        for running, flown, over in legs:
+            left = [(flown.numbers, flown.trace)]
+            if last and over:
+                left.append((running.numbers, landed(config, running)))
+            yield from flights.landing(_Flight(left, flown.steps, flown.executed, width))
     yield from flights.landing(None)
+
+
+class _Looks:
+    """Flights in legs of `LOOK` steps, after each of which the host looks at what is said. rows: int64 [N], the indices in the
+    input of the texts by their numbers in flight. slots: how many there are."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        params: dict,
+        decoding: Decoding,
+        packing: Packing,
+        rows: np.ndarray,
+        stopped: Stopped,
+        slots: int,
+    ):
+        self._model, self._decoding, self._rows, self._stopped = (config, params), (decoding, packing), rows, stopped
+        self._ended = np.zeros(slots, bool)
+
+    def legs(
+        self, slots: Slots, prefilled: DecodeState, numbers: np.ndarray, last: bool
+    ) -> Iterator[tuple[Slots, Flown, bool]]:
+        """(slots, what was flown, whether that was the last leg) of each leg of a flight; arguments as `fly`."""
+        waiting, came, over = np.count_nonzero(numbers >= 0), 0, False
+        while not over:
+            pause = Pause(np.int32(LOOK), np.int32(came), self._ended)
+            arriving = prefilled, numbers, last
+            slots, flown = fly(*self._model, slots, *arriving, *self._decoding, pause, outermost=True)
+            seen, came = jax.device_get((progress(slots), flown.came))
+            ended = map(self._says_enough, seen.numbers, seen.alive, seen.lengths, seen.tokens)
+            self._ended = np.fromiter(ended, bool, len(seen.alive))
+            over = bool(came == waiting and not (last and np.any(seen.alive & ~self._ended)))
+            yield slots, flown, over
+
+    def _says_enough(self, number: int, alive: bool, length: int, tokens: np.ndarray) -> bool:
+        return bool(alive) and self._stopped(int(self._rows[number]), tokens[:length].tolist())
 
 
 class _Flight(NamedTuple):
@@ -172,10 +223,10 @@ class _Flights:
 
     def __init__(self, groups: Sequence[DecodeBatch], slots: int):
         self._slots = slots
-        self._rows = np.concatenate([group.rows for group in groups])
+        self.rows = np.concatenate([group.rows for group in groups])
         self._source_tokens = np.concatenate([group.mask.sum(axis=1) for group in groups])
         self._truncated = np.concatenate([group.truncated for group in groups])
-        self._number = {row: number for number, row in enumerate(self._rows.tolist()) if row >= 0}
+        self._number = {row: number for number, row in enumerate(self.rows.tolist()) if row >= 0}
         self._before: _Flight | None = None
         self._since, self._steps, self._executed, self._widths = time.perf_counter(), 0, 0, set()
 
@@ -197,7 +248,7 @@ class _Flights:
             return
         now, numbers = time.perf_counter(), numbers[places]
         yield Landing(
-            rows=self._rows[numbers],
+            rows=self.rows[numbers],
             source_tokens=self._source_tokens[numbers],
             truncated=self._truncated[numbers],
             trace=_of_rows(trace, places),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import itertools
 import math
 import os
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.generate import begin, can_pack, step
 from calm_jax.decoding.packing import NEVER, Packing, measured
 from calm_jax.flight import Landing, decode_batches, fly_window
+from calm_jax.languages import Languages
 from calm_jax.memory import Held, check_memory
 from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
@@ -48,7 +50,7 @@ from calm_jax.request import (
     checked_rows,
     chosen_decoding,
 )
-from calm_jax.stop_strings import cut_at_stops, has_stopped
+from calm_jax.stop_strings import StopStrings
 from calm_jax.streamed_text import StreamedText
 from calm_jax.types import Array, HeadColumns
 
@@ -94,7 +96,7 @@ class Model:
 
     def resolve(self, decoding: Decoding) -> Decoding:
         """The decoding with its limits as numbers. Raises ValueError where this model cannot do it."""
-        check_values(decoding)
+        check_values(decoding.limits, 'limits')
         limits, own = decoding.limits, codec.from_json(self.generation).limits
         if limits.max_new_tokens is None and limits.max_length is None:
             limits = dataclasses.replace(limits, max_length=own.max_length)
@@ -272,9 +274,10 @@ class Model:
             overwrite=overwrite,
         )
 
-    def encode(self, text: str, date: datetime.datetime | None = None) -> list[int]:
+    def encode(self, text: str, language: str | None = None, date: datetime.datetime | None = None) -> list[int]:
         """Ids of a source or prompt, without an end of sequence; a decoder-only model needs one to start from. Of a
-        `Conversation`, those of what the chat template makes of it. date: in place of the model's own.
+        `Conversation`, those of what the chat template makes of it. language: of the text; None: the checkpoint's own. date: in
+        place of the model's own.
 
         Raises ValueError for a conversation without a template, or that the template refuses, and for a text that spells out a
         token of the tokenizer's that the model does not embed.
@@ -284,22 +287,22 @@ class Model:
                 raise ValueError('the checkpoint has no chat template; pass the text that its prompts have')
             ids = self.tokenizer.encode(self.tokenizer.chat.render(text.messages, date or self.date), add_special=False)
         else:
-            ids = self.tokenizer.encode(text)
+            ids = (self.tokenizer if language is None else self.tokenizer.languages[language]).encode(text)
         ids = list(embedded(ids, self.tokenizer, self.config.vocab_size))
         return ids or [self.config.decoder_start_id] if self.config.decoder_only else ids
 
     @property
     def padding(self) -> dict:
         """How `decode_windows` lays out what this model reads: sources end and are padded behind; prompts go on, are padded
-        before, and where they are too long lose their beginning, but for what the tokenizer starts with."""
-        alone = self.config.decoder_only
+        before, and where they are too long lose their beginning, but for what the tokenizer starts with, in any language."""
+        alone, tokenizers = self.config.decoder_only, (self.tokenizer, *self.tokenizer.languages.values())
         return {
             'pad_id': self.config.pad_id,
             'eos_id': None if alone or self.tokenizer.end_ids else self.config.eos_id,
             'left': alone,
             'side': 'left' if alone else self.tokenizer.truncation_side,
-            'start': self.tokenizer.start_ids,
-            'end': self.tokenizer.end_ids,
+            'starts': [each.start_ids for each in tokenizers],
+            'ends': [each.end_ids for each in tokenizers],
         }
 
     @property
@@ -356,10 +359,13 @@ class Model:
             decoding = self.resolve(chosen_decoding(lambda: self.decoding, decoding, options))
         check_combination(decoding, sequences, log_probabilities)
         layers, size = self.config.num_decoder_layers, batch_size or BATCH_SIZE
-        rows = checked_rows(options.get('rows'), decoding, layers, count)
+        rows = checked_rows(options.get('rows'), decoding, self.config.sizes, count)
+        named = options.get('source_language'), options.get('target_language')
+        languages = Languages(self.tokenizer, self.config.eos_id, *named)
+        languages.check(count)
         pack = checked_pack(options.get('pack', PACKS[0]), layers, size)
         check_packs(pack, decoding, rows)
-        return Request(decoding, size, rows, sequences, log_probabilities, pack, template, date)
+        return Request(decoding, languages, size, rows, sequences, log_probabilities, pack, template, date)
 
     def certified(
         self,
@@ -393,7 +399,8 @@ class Model:
 
         def sources():
             for index, text in enumerate(texts):
-                encoded, example_id = self.encode(text, request.date), ids_of(text)
+                encoded = self.encode(text, request.languages.of_source(index), request.date)
+                example_id = ids_of(text)
                 for sequence in range(request.sequences):
                     waiting[index * request.sequences + sequence] = sequence_id(example_id, sequence)
                     yield encoded
@@ -428,7 +435,7 @@ class Model:
         }
         together = isinstance(request.decoding.choice, Beam) or request.pack == 'none'
         flight = not (together or len(window) == 1 or request.batch_size == 1)
-        arguments = self.config, self.decoding_params, window, request.decoding
+        stops = StopStrings(self.tokenizer, request.decoding.limits.stop_strings)
         widths = sorted({batch.tokens.shape[1] for batch in window})
         held = Held(
             self.config,
@@ -437,26 +444,32 @@ class Model:
             request.new_tokens,
             narrower=widths[-2] if flight and len(widths) > 1 else 0,
             beams=beams(request.decoding),
-            flight=flight,
+            flight=flight or bool(stops.texts),
             packing=parts['packing'] if can_pack(request.decoding, request.rows) else NEVER,
         )
-        check_memory(held, max(batch.tokens.shape[0] for batch in window))
-        if flight:
-            landings = fly_window(*arguments, request.batch_size, wanted=wanted, **parts)
+        rows = max(batch.tokens.shape[0] for batch in window)
+        shape = held._replace(decoding=jax.tree.structure(held.decoding)), rows
+        self._derive(('memory', shape), (), lambda: check_memory(held, rows))  # once, before it is compiled
+        model = self.config, self.decoding_params
+        if flight or stops.texts:
+            # Rows that end at a text do so in flight, be it of their batch alone.
+            flights = [(window, request.batch_size)] if flight else [([batch], len(batch.rows)) for batch in window]
+            parts['stopped'] = stops.ended if stops.texts else None
+            each = (fly_window(*model, some, request.decoding, slots, wanted=wanted, **parts) for some, slots in flights)
+            landings = itertools.chain.from_iterable(each)
         else:
-            landings = decode_batches(*arguments, wanted=wanted, **parts)
+            landings = decode_batches(*model, window, request.decoding, wanted=wanted, **parts)
         before = compile_seconds()
         for landing in landings:
             compiling, before = compile_seconds() - before, compile_seconds()
-            landing = landing._replace(seconds=max(0.0, landing.seconds - compiling))
+            landing = landing._replace(seconds=max(0.0, landing.seconds - compiling), trace=stops.cut(landing.trace))
             outputs = self._rows_of(landing, request)
             kept = {row: outputs[row] for row in sorted(outputs) if row in wanted}
             yield kept, landing.report(beams(request.decoding))._replace(compile_seconds=compiling)
 
     def _rows_of(self, landing: Landing, request: Request) -> dict[int, Output]:
         """Outputs by row of the input."""
-        trace = cut_at_stops(landing.trace, self.tokenizer, request.decoding.limits.stop_strings)
-        source_tokens = landing.source_tokens
+        trace, source_tokens = landing.trace, landing.source_tokens
         flops = cost.exact(self.config, source_tokens, trace.work, trace.prefill).total
         paper = cost.elbayad(self.config, source_tokens, trace.work, trace.prefill).total
         # Of one sequence: a search runs several side by side, whose work is counted together.
@@ -487,8 +500,8 @@ class Model:
         return outputs
 
     def _text_parts(self, prompt: str, request: Request) -> Iterator[str]:
-        encoded = self.encode(prompt, request.date)
-        ((batch,),) = decode_windows([encoded], 1, max_source_length=request.source_length, **self.padding)
+        source = self.encode(prompt, request.languages.of_source(0), request.date)
+        ((batch,),) = decode_windows([source], 1, max_source_length=request.source_length, **self.padding)
         text, params = StreamedText(self.tokenizer), self.decoding_params
         state = begin(
             self.config,
@@ -501,13 +514,13 @@ class Model:
             head_table=self.head_table(request.decoding),
             outermost=True,
         )
-        tokens, stops = [], request.decoding.limits.stop_strings
+        tokens, stops = [], StopStrings(self.tokenizer, request.decoding.limits.stop_strings)
         while state.carry.alive[0]:
             state = step(self.config, params, state, request.decoding, outermost=True)
             tokens.append(int(state.carry.last[0]))
             if tokens[-1] not in self.config.eos_ids and (part := text.add(tokens[-1])):
                 yield part
-            if has_stopped(tokens, self.tokenizer, stops):
+            if stops.ended(0, tokens):
                 break
         if part := text.end():
             yield part

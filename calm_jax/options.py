@@ -5,6 +5,8 @@ else repeats its name, default or meaning.
 """
 
 import dataclasses
+import functools
+import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -48,12 +50,15 @@ def array() -> Any:
     return dataclasses.field(metadata={KEY: Option(flag=None, array=True)})
 
 
-def options(kind: type) -> Iterator[tuple[dataclasses.Field, Option]]:
+@functools.cache
+def options(kind: type) -> tuple[tuple[dataclasses.Field, Option], ...]:
     """(field, option) of every option of a dataclass, in order; the option's flag is spelled out."""
+    spelled = []
     for field in dataclasses.fields(kind):
         each = field.metadata.get(KEY)
         if each is not None:
-            yield field, dataclasses.replace(each, flag=field.name) if each.flag == '' else each
+            spelled.append((field, dataclasses.replace(each, flag=field.name) if each.flag == '' else each))
+    return tuple(spelled)
 
 
 def of(field: dataclasses.Field) -> Option:
@@ -102,14 +107,16 @@ def classes(kind: type) -> tuple[type, ...]:
     return tuple(dict.fromkeys(kinds))
 
 
-def annotations(kind: type) -> dict[str, Any]:
+@functools.cache  # types are slow to read, and every call of a model checks its values
+def annotations(kind: type) -> Mapping[str, Any]:
     """The type of each field of a dataclass, as a number or text: without `Array`, which a field may hold as well inside a
     compiled function. A field of any type is of that of its default."""
     try:
         hints = typing.get_type_hints(kind)
     except (NameError, AttributeError, TypeError, SyntaxError):  # names that are there for type checkers alone
         hints = {}
-    return {field.name: _narrowed(hints.get(field.name, field.type), field.default) for field in dataclasses.fields(kind)}
+    narrowed = {field.name: _narrowed(hints.get(field.name, field.type), field.default) for field in dataclasses.fields(kind)}
+    return types.MappingProxyType(narrowed)
 
 
 def check_values(value: Any, path: str = '') -> None:

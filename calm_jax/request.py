@@ -20,7 +20,9 @@ from calm_jax.decoding.rows import Rows
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import Gate
 from calm_jax.depth.plans import PlanMaker
+from calm_jax.languages import Languages, Named
 from calm_jax.nearest import did_you_mean
+from calm_jax.types import Sizes
 
 BATCH_SIZE = 32  # rows decoded together where nothing says how many
 PACKS = ('auto', 'refill', 'none')  # how rows are kept together, beside a `Packing`; the first is the default
@@ -37,6 +39,8 @@ class Options(TypedDict, total=False):
         and its batch size the default; where it is of conversations, a text is what a user says in one. classes: those of the
         user's that it names.
     rows: settings of each text, arrays as long as the texts.
+    source_language, target_language: of the texts, and of what is said, for models that have languages: a code, such as
+        'ro_RO', or a list of one for each text; None: as the checkpoint says.
     batch_size: rows decoded together (default: the certificate's, else 32).
     pack: how rows are kept together. 'none': texts stay in the batch that they were put in until the last of it has ended.
         'refill': a row that has ended gives its slot to the next text, where there are more texts than rows and nothing
@@ -55,6 +59,8 @@ class Options(TypedDict, total=False):
     certificate: Certificate | str | os.PathLike | None
     classes: Sequence[type]
     rows: Rows | None
+    source_language: Named
+    target_language: Named
     batch_size: int | None
     pack: str | Packing
     num_return_sequences: int
@@ -69,10 +75,12 @@ _OWNERS = (('exit', Exit), ('limits', Limits), ('choice', Sampled), ('choice', B
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A checked call. decoding: with its limits as numbers. rows: of the texts, numpy arrays, or None. sequences: for each
-    text. template: what makes a text of a record, where there is one. date: what a chat template is told, None: the moment."""
+    """A checked call. decoding: with its limits as numbers. languages: of the texts. rows: of the texts, numpy arrays, or None.
+    sequences: for each text. template: what makes a text of a record, where there is one. date: what a chat template is told,
+    None: the moment."""
 
     decoding: Decoding
+    languages: Languages
     batch_size: int = BATCH_SIZE
     rows: Rows | None = None
     sequences: int = 1
@@ -108,12 +116,14 @@ class Request:
 
         Raises ValueError for a text that no settings are of.
         """
+        begin = self.languages.begin(texts)
         if self.rows is None:
-            return None
+            return None if begin is None else Rows(start_id=begin[0], first_id=begin[1])
         for name, value in _fields(self.rows):
             if value is not None and texts.max() >= len(value):
                 raise ValueError(f'rows.{name} has {len(value)} numbers, and there are more texts; expected one for each')
-        return Rows(**{name: value if value is None else value[np.maximum(texts, 0)] for name, value in _fields(self.rows)})
+        own = {name: value if value is None else value[np.maximum(texts, 0)] for name, value in _fields(self.rows)}
+        return Rows(**own) if begin is None else Rows(**{**own, 'start_id': begin[0], 'first_id': begin[1]})
 
     def text(self, text: str | Mapping | Messages, index: int) -> str:
         """The text itself, what the template makes of a record, or the conversation of a list of messages.
@@ -167,7 +177,8 @@ def chosen_decoding(default: Callable[[], Decoding], decoding: Decoding | None, 
 
 def check_certificate_alone(decoding: Decoding | None, options: Options) -> None:
     """Raises ValueError where a certificate is passed beside what it says itself."""
-    others = ['decoding'] if decoding is not None else [name for name in (*PARTS, 'rows') if options.get(name) is not None]
+    names = (*PARTS, 'rows', 'source_language', 'target_language')
+    others = ['decoding'] if decoding is not None else [name for name in names if options.get(name) is not None]
     if others:
         raise ValueError(f'certificate and {others[0]}: the certificate says how to decode; leave one of the two out')
 
@@ -226,11 +237,11 @@ def check_combination(decoding: Decoding, sequences: int, log_probabilities: boo
         )
 
 
-def checked_rows(rows: Rows | None, decoding: Decoding, num_layers: int, count: int | None) -> Rows | None:
+def checked_rows(rows: Rows | None, decoding: Decoding, sizes: Sizes, count: int | None) -> Rows | None:
     """The settings of rows as arrays of numbers.
 
-    count: how many texts there are; None where that is not known. Raises TypeError or ValueError for what is none, has another
-    length, or says something that the decoding or the model does not have.
+    sizes: of the model. count: how many texts there are; None where that is not known. Raises TypeError or ValueError for what
+    is none, has another length, or says something that the decoding or the model does not have.
     """
     if rows is None:
         return None
@@ -238,12 +249,16 @@ def checked_rows(rows: Rows | None, decoding: Decoding, num_layers: int, count: 
         raise TypeError(f'rows is {_short(rows)}; expected Rows(threshold=[…])')
     if isinstance(decoding.choice, Beam):
         raise ValueError('beam search takes no rows; pass choice=Greedy() or another choice')
+    if rows.start_id is not None and not sizes.encoder_layers:
+        raise ValueError('rows.start_id: the model continues its prompts, and starts with no other token; leave it out')
     if rows.threshold is not None and decoding.exit is None:
         raise ValueError('rows.threshold without an exit: the thresholds of a measure; pass exit=Exit(measure)')
     bounds = {
         'threshold': (np.float32, 0, 1),
-        'depth': (np.int32, 0, num_layers),
+        'depth': (np.int32, 0, sizes.layers),
         'limit': (np.int32, 1, decoding.limits.max_new_tokens),
+        'start_id': (np.int32, 0, sizes.vocabulary - 1),
+        'first_id': (np.int32, -1, sizes.vocabulary - 1),
     }
     arrays = {}
     for name, value in _fields(rows):

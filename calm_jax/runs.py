@@ -2,8 +2,10 @@
 
 import math
 import os
+import sys
 from array import array
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from calm_jax.certified import environment, kept_together
@@ -17,6 +19,7 @@ from calm_jax.decoding import codec
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.packing import Packing
 from calm_jax.decoding.rows import Rows
+from calm_jax.languages import Named, check_language
 from calm_jax.model import Model
 from calm_jax.progress import progress
 from calm_jax.request import BATCH_SIZE, PACKS, Options
@@ -52,6 +55,8 @@ def decode_file(
     overwrite: bool = False,
     plain: bool = False,
     chat: bool = False,
+    source_language: str | None = None,
+    target_language: str | None = None,
     speed: Callable[[], dict] | None = None,
     quiet: bool = True,
 ) -> FileRun:
@@ -60,8 +65,9 @@ def decode_file(
     source: as `open_records` takes it, or what that gave; source_field: the field or template that makes the input of a record.
     threshold_field: the field of a record's own λ. pack: as `calm_jax.request.Options`. in_order: whether the records are
     written in the order of the input, or as they end. resume: go on where an interrupted run stopped; overwrite: replace the
-    output. plain: writes texts alone, one a line. chat: whether each text is what a user says (`Conversation`). speed: measures
-    it against full depth for the summary, when all is decoded, by an earlier run too.
+    output. plain: writes texts alone, one a line. chat: whether each text is what a user says (`Conversation`).
+    source_language, target_language: as `calm_jax.request.Options`, a code of all records, or a field of each in braces. speed:
+    measures it against full depth for the summary, when all is decoded, by an earlier run too.
 
     Prompts that say what day it is say one day: the model's, or where a run is resumed, the one that it began with, or else
     now; it stands in the header.
@@ -72,7 +78,8 @@ def decode_file(
     decoding, template = model.resolve(decoding), Template(source_field, chat)
     records = source if isinstance(source, Records) else open_records(source)
     model = model.dated(texts(records, template), recorded_date(output) if resume else None)
-    options = _options(model, decoding, records, template, threshold_field, batch_size, pack, quiet)
+    languages = {'source_language': source_language, 'target_language': target_language}
+    options = _options(model, decoding, records, template, threshold_field, batch_size, pack, quiet, languages)
     date = None if model.date is None else model.date.isoformat()
     content = header(
         records.fingerprint(),
@@ -85,6 +92,7 @@ def decode_file(
         chat,
         date,
     )
+    content |= {name: language for name, language in languages.items() if language is not None}
     decoded, summary = Decoded(output, content, resume, overwrite), Summary()
     if decoded.complete and decoded.summarized:
         finished = read_summary(output)
@@ -119,6 +127,8 @@ def decode_records(
     pack: str | Packing = PACKS[0],
     in_order: bool = True,
     chat: bool = False,
+    source_language: str | None = None,
+    target_language: str | None = None,
     quiet: bool = True,
 ) -> Iterator[dict]:
     """Decodes records as `decode_file` does, and keeps nothing: each is yielded as a file would hold it.
@@ -128,7 +138,8 @@ def decode_records(
     """
     decoding, template = model.resolve(decoding), Template(source_field, chat)
     model = model.dated(texts(records, template))
-    options = _options(model, decoding, records, template, threshold_field, batch_size, pack, quiet)
+    languages = {'source_language': source_language, 'target_language': target_language}
+    options = _options(model, decoding, records, template, threshold_field, batch_size, pack, quiet, languages)
     lines = _decoded(model, decoding, records, template, options, Summary(), in_order=in_order)
     for _, each in progress(lines, 'decoding', total=len(records), quiet=quiet, unit='examples'):
         yield each
@@ -143,10 +154,12 @@ def _options(
     batch_size: int,
     pack: str | Packing,
     quiet: bool,
+    languages: Mapping[str, str | None],
 ) -> Options:
     """The options of `Model.stream` for records, all of it checked."""
-    thresholds = check_records(model, records, template, threshold_field, quiet)
-    options = Options(rows=None if thresholds is None else Rows(threshold=thresholds), batch_size=batch_size, pack=pack)
+    thresholds, named = check_records(model, records, template, threshold_field, languages, quiet)
+    rows = None if thresholds is None else Rows(threshold=thresholds)
+    options = Options(rows=rows, batch_size=batch_size, pack=pack, **named)
     model.check(decoding, **options)
     codec.check_heads(decoding, model.heads)
     return options
@@ -181,15 +194,29 @@ def texts(records: Records, template: Template) -> Iterator[str]:
     return (template(each, records.where(index)) for index, each in enumerate(records))
 
 
-def check_records(
-    model: Model, records: Records, template: Template, threshold_field: str | None = None, quiet: bool = True
-) -> array | None:
-    """The records' own λ, where a field holds them.
+class RecordSettings(NamedTuple):
+    """What records say of how they are decoded. thresholds: their own λ. languages: by option, of all or of each."""
 
-    Raises ValueError, naming the line, for a record that the template makes no text of, or the checkpoint no ids, whose λ is
-    none, or whose id is no number of JSON.
+    thresholds: array | None
+    languages: dict[str, Named]
+
+
+def check_records(
+    model: Model,
+    records: Records,
+    template: Template,
+    threshold_field: str | None = None,
+    languages: Mapping[str, str | None] = MappingProxyType({}),
+    quiet: bool = True,
+) -> RecordSettings:
+    """The records' own settings, where fields hold them.
+
+    Raises ValueError, naming the line, for a record that the template makes no text of, or the checkpoint no ids, whose λ or
+    language is none, or whose id is no number of JSON.
     """
     thresholds = array('d')
+    fields = {name: Template(language) for name, language in languages.items() if language is not None and '{' in language}
+    named: dict[str, list[str]] = {name: [] for name in fields}
     for index, each in enumerate(progress(records, 'checking', quiet=quiet, unit='examples')):
         where = records.where(index)
         text = template(each, where)
@@ -202,7 +229,10 @@ def check_records(
             raise ValueError(f'{where}: id is {name}; expected a text or a finite number')
         if threshold_field is not None:
             thresholds.append(_threshold(each, threshold_field, where))
-    return None if threshold_field is None else thresholds
+        for name, field in fields.items():
+            check_language(f'{where}: {name}', code := field(each, where), model.tokenizer)
+            named[name].append(sys.intern(code))
+    return RecordSettings(None if threshold_field is None else thresholds, {**languages, **named})
 
 
 def _threshold(each: dict, field: str, where: str) -> float:

@@ -4,9 +4,11 @@
 
 Needs torch and transformers; the test that reads the file needs neither. For each checkpoint of `tests/published/facts.py` it
 holds `NAME/logits` float32 [2, T, V], computed in float64, and `NAME/ids`: the ids that end a sequence as generation counts
-them, after the id that starts one (−1 where there is none).
+them, after the id that starts one (−1 where there is none). Of rotations that depend on how long a text is when a token is read
+there is besides `NAME/said` float32 [2, T]: log-probabilities of the targets where they follow the prompts one at a time.
 """
 
+import copy
 import json
 import pathlib
 import sys
@@ -58,7 +60,21 @@ def reference(directory):
     start = generation.bos_token_id if alone else generation.decoder_start_token_id
     ends = generation.eos_token_id
     ids = [-1 if start is None else start, *(ends if isinstance(ends, list) else [ends])]
-    return {'logits': logits.float().numpy(), 'ids': np.array(ids, np.int32)}
+    arrays = {'logits': logits.float().numpy(), 'ids': np.array(ids, np.int32)}
+    if alone and model.config.to_dict().get('rope_parameters', {}).get('rope_type') == 'dynamic':
+        rows = [said(model, row[there], tokens) for row, there, tokens in zip(source, mask, target)]
+        arrays['said'] = np.stack(rows).astype(np.float32)
+    return arrays
+
+
+def said(model, prompt, tokens):
+    """Log-probabilities [T] of tokens that follow a prompt, each read after those before it."""
+    model, read, cache, scores = copy.deepcopy(model), prompt, None, []  # rotations remember the longest text
+    for token in tokens:
+        output = model(input_ids=read[None].long(), past_key_values=cache, use_cache=True)
+        scores.append(torch.log_softmax(output.logits[0, -1], dim=-1)[token].item())
+        read, cache = token[None], output.past_key_values
+    return np.array(scores)
 
 
 if __name__ == '__main__':

@@ -6,7 +6,9 @@ HEADS = ['batch', 'measure', 'layers', 'step, ms', 'its products, ms', 'over pro
 NOTE = (
     'A step in a batch whose rows leave after geometric draws, packed as the default packs; *its products*: the time of the '
     'matrix products that it ran, each alone at the rows that it ran for, in the same process. The last three columns are '
-    'shares of full depth: of its time, of the multiply-adds of those products, and of the bytes of kernels that they read.'
+    'shares of full depth: of its time, of the multiply-adds of those products, and of the bytes of kernels that they read. '
+    'What a step has besides: scores and values of attention, norms, and the waiting for threads at each product, which takes '
+    'longer there than where it follows itself.'
 )
 
 

@@ -17,7 +17,7 @@ from calm_jax.decoding.choice import Beam, Greedy, Sampled
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.rules import Rules
-from calm_jax.depth.confidence import SoftmaxGap, StateSimilarity
+from calm_jax.depth.confidence import Measure, SoftmaxGap, StateSimilarity
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.plans import Uniform
 from calm_jax.depth.vocabulary import FixedPruning, FrequentIds
@@ -25,7 +25,8 @@ from calm_jax.model import Model
 from calm_jax.models.joined import join, split
 from calm_jax.models.transformer import Transformer
 from calm_jax.output import Outputs
-from calm_jax.stop_strings import has_stopped, length_at_stop
+from calm_jax.pytrees import pytree
+from calm_jax.stop_strings import StopStrings
 
 FIXTURES = pathlib.Path(__file__).parent / 'fixtures' / 'parity'
 TEXTS = ['a cat', 'horse', 'bb bb', 'a', 'cat cat']
@@ -432,6 +433,41 @@ def test_a_text_ends_with_the_token_that_completes_a_stop_string(model):
         model.generate(TEXTS, Decoding(limits=limits, choice=Beam(2)))
 
 
+@pytest.mark.parametrize(
+    'observed, message',
+    [
+        (lambda hidden: None, 'None; expected .memory, confidence, token or None.'),
+        (lambda hidden: (None, None, None), 'None as confidence; expected float32 .1., one for each row'),
+        (lambda hidden: (None, hidden, None), 'float32 .1, 16. as confidence; expected float32 .1., one for each row'),
+        (lambda hidden: (None, hidden[:, 0] > 0, None), 'bool .1. as confidence; expected float32 .1., one for each row'),
+        (lambda hidden: (None, hidden[:, 0], 3), 'int as token; expected int32 .1., or None'),
+        (lambda hidden: ((hidden,), hidden[:, 0], None), '.float32 .1, 16.. as memory; expected what init makes, None, .*'),
+    ],
+)
+def test_what_a_measure_of_ones_own_may_not_give_is_one_line_with_its_name(model, observed, message):
+    @pytree
+    class Wrong(Measure):
+        def observe(self, memory, evidence):
+            return observed(evidence.hidden)
+
+    with pytest.raises(ValueError, match=f'^Wrong.observe gave {message}(\n|$)'):  # JAX adds a note
+        model.generate('a cat', exit=Exit(Wrong(), 0.5))
+
+
+def test_a_stop_string_frees_the_place_of_the_row_that_has_said_it(model):
+    plain, reports = model.generate(TEXTS, limits=Limits(max_new_tokens=48)), []
+    stop = ''.join(plain[0].pieces[1:3])
+
+    def places(**limits):
+        outputs = model.stream(TEXTS, Decoding(Limits(max_new_tokens=48, **limits)), watch=reports.append, batch_size=2)
+        count = len(list(outputs))
+        made, reports[:] = [sum(column) for column in zip(*((each.places, each.tokens) for each in reports))], []
+        return count, made
+
+    (count, (free, _)), (stopped, (fewer, said)) = places(), places(stop_strings=(stop,))
+    assert count == stopped == len(TEXTS) and fewer < free and said <= fewer
+
+
 def test_whole_lengths_count_the_prompt_or_the_start_token(model):
     assert model.resolve(Decoding(limits=Limits(max_length=5))).limits == Limits(16, 4, 5)
     assert max(map(len, tokens(model.generate(TEXTS, limits=Limits(max_length=5), batch_size=2)))) == 4
@@ -445,6 +481,11 @@ def test_whole_lengths_count_the_prompt_or_the_start_token(model):
 def test_a_stop_string_is_text_or_a_special_token_and_no_name_of_a_byte():
     tokenizer = ByteTokenizer()
     tokens = tokenizer.encode('café')
-    assert not has_stopped(tokens, tokenizer, ['<']) and has_stopped(tokens, tokenizer, ['é'])
-    assert has_stopped([*tokens, tokenizer.eos_id], tokenizer, ['é</s>'])
-    assert length_at_stop(tokenizer.encode('a cat sat'), tokenizer, ['cat']) == len(tokenizer.encode('a cat'))
+    assert StopStrings(tokenizer, ['<']).end(tokens) is None
+    assert StopStrings(tokenizer, ['<', 'é']).end(tokens) == len(tokens) == 5
+    assert StopStrings(tokenizer, ['é</s>']).end([*tokens, tokenizer.eos_id]) == 6
+    stops = StopStrings(tokenizer, ['cat', 't s'])
+    text = tokenizer.encode('a cat sat')
+    assert stops.end(text) == len(tokenizer.encode('a cat')) and stops.end(text, read=5) == len(tokenizer.encode('a cat s'))
+    ended = [stops.ended(row, text[:count]) for row, counts in ((0, (3, 6)), (1, (2, 4, 4))) for count in counts]
+    assert ended == [False, True, False, False, False]  # of each row by itself, what has come since it was asked

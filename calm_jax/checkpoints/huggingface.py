@@ -52,7 +52,7 @@ def read(
 
     tokenizer: a folder that holds it, where it is not the model's own. pending: leave the parameters in their files, each
     to be read when it is used (`weights.Pending`). ignored: attributes of config.json to read over, where the family knows
-    none of that name.
+    none of that name, and generation settings.
 
     Raises FileNotFoundError where config.json, the weights or the tokenizer are not there; ValueError where the model is not
     understood, or its files are damaged or do not belong together.
@@ -62,7 +62,7 @@ def read(
     if not path.is_file():
         raise FileNotFoundError(f'{directory}: holds no config.json; expected a published model directory')
     published = read_json(path)
-    defaults = _read_generation(directory / 'generation_config.json', published)
+    defaults = _read_generation(directory / 'generation_config.json', published, ignored)
     try:
         family = families.family_of(published)
     except ValueError as error:
@@ -117,12 +117,12 @@ def write(
         checkpoint.tokenizer.publish(temporary)
 
 
-def _read_generation(path, published):
+def _read_generation(path, published, ignored):
     """Our decoding defaults, a document that is checked; puts the token ids that generation_config.json gives in their place in
     `published`, and logs what is worth knowing.
 
     The reference implementation prefers them to those of config.json when it generates; old directories have no such file, and
-    keep all of it in config.json. Raises ValueError for what nothing here decodes.
+    keep all of it in config.json. ignored: settings to read over. Raises ValueError for what nothing here decodes.
     """
     path = path if path.is_file() else path.with_name('config.json')
     settings = read_json(path)
@@ -132,7 +132,7 @@ def _read_generation(path, published):
         if settings.get(name) is not None:
             published[name] = settings[name]
     try:
-        document, notices = generation.document_of(settings, _encodes(published))
+        document, notices = generation.document_of(settings, _encodes(published), ignored)
         codec.from_json(document)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None

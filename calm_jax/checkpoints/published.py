@@ -26,8 +26,8 @@ def import_checkpoint(
 
     directory: of the published model; or its name, 'organisation/name', which huggingface_hub downloads. dtype: how parameters
     are stored: float32, bfloat16 or float16. tokenizer: the folder of the tokenizer, for checkpoints that hold none (t5x).
-    ignored_attributes: of a config.json, to read over; those that change what is computed cannot be. overwrite: replace a
-    checkpoint at `output`. watch: passes the parameters on, as a progress bar does.
+    ignored_attributes: of a config.json, to read over, and generation settings, with a notice; those that change what is
+    computed cannot be. overwrite: replace a checkpoint at `output`. watch: passes the parameters on, as a progress bar does.
 
     Raises FileNotFoundError, FileExistsError or ValueError in one line, as `read` and `native.save`.
     """

@@ -66,6 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="each text is what a user says, put to the model as the checkpoint's chat template has it; a --source_field that "
         'holds messages is a conversation without this flag, and so are all texts with a certificate of conversations',
     )
+    for name, of in (('source', 'the texts'), ('target', 'what is said')):
+        parser.add_argument(
+            f'--{name}_language',
+            metavar='CODE',
+            help=f"language of {of}, for models that have languages: such as ro_RO, or a record's own, '{{field}}' "
+            "(default: the checkpoint's)",
+        )
     parser.add_argument('--show_depth', action='store_true', help='colour the tokens of the answer by their layers (--prompt)')
     parser.add_argument('--threshold_field', metavar='FIELD', help="field that holds a record's own λ, instead of --threshold")
     parser.add_argument('--output', metavar='FILE', help='JSONL or .txt to write, - for standard output; required with --input')
@@ -131,6 +138,7 @@ def print_decoded(
         pack=args.pack,
         in_order=not args.finish_order,
         chat=template.chat,
+        **languages(args),
         quiet=args.quiet or sys.stdout.isatty(),
     ):
         print(plain_line(each) if plain else json.dumps(each, ensure_ascii=False), flush=True)
@@ -168,6 +176,7 @@ def write_decoded(
             overwrite=args.overwrite,
             plain=is_text(args.output, args.output_format),
             chat=template.chat,
+            **languages(args),
             speed=speed,
             quiet=args.quiet,
         )
@@ -194,6 +203,11 @@ def how_to_resume(args: argparse.Namespace, done: int, examples: int) -> str:
     return f'{done:,} of {examples:,} are kept: the same command with --resume{instead} goes on after them'
 
 
+def languages(args: argparse.Namespace) -> dict[str, str | None]:
+    """The languages of texts and outputs, as options."""
+    return {'source_language': args.source_language, 'target_language': args.target_language}
+
+
 def asked(prompt: str, template: Template, certificate: Certificate | None) -> str:
     """What is decoded of --prompt: with a certificate, what its template makes of it, which the guarantee covers; a warning
     where it cannot."""
@@ -212,7 +226,7 @@ def asked(prompt: str, template: Template, certificate: Certificate | None) -> s
 
 def answer(args: argparse.Namespace, model: Model, decoding: Decoding, text: str) -> None:
     """Prints what answers a text; says so where not all of it was read."""
-    output = model.generate(text, decoding)
+    output = model.generate(text, decoding, **languages(args))
     if output.truncated:
         end = 'beginning' if model.padding['side'] == 'left' else 'end'
         _LOGGER.warning(
@@ -248,6 +262,15 @@ def check_flags(args: argparse.Namespace) -> None:
             raise ValueError(f'--batch_size {args.batch_size} changes nothing with --prompt, which is one text; leave it out')
     if args.show_depth and args.prompt is None:
         raise ValueError('--show_depth colours the answer to --prompt; `calm report` shows the depths of a file')
+    for name, language in languages(args).items():
+        if language is not None and args.certificate:
+            raise ValueError(
+                f'--{name} and --certificate: the guarantee is for the languages that it was made with; leave one out'
+            )
+        if language is not None and args.measure_speed:
+            raise ValueError(f"--{name} and --measure_speed, which times texts in the checkpoint's own; leave one out")
+        if language is not None and args.prompt is not None and '{' in language:
+            raise ValueError(f'--{name} {language}: a prompt is no record; expected a code, such as ro_RO')
     if args.resume and args.overwrite:
         raise ValueError('--resume and --overwrite contradict each other; pass one')
     if args.measure_speed and (args.prompt is not None or args.threshold_field is not None):

@@ -25,7 +25,8 @@ def add_arguments(parser):
         '--ignore_attributes',
         default='',
         metavar='NAMES',
-        help='attributes of config.json to read over, as a,b: where you know that they change nothing',
+        help='attributes of config.json to read over, as a,b: where you know that they change nothing; and generation settings '
+        'to decode without',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace a checkpoint at --output')
     parser.add_argument('--quiet', action='store_true', help='print nothing')

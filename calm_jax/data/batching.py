@@ -284,7 +284,7 @@ def collate_prompts(
             rows.append([])
             weights.append([])
             continue
-        prompt = list(shortened(example.source, source_buckets.limit, 'left', start_ids)) or [decoder_start_id]
+        prompt = list(shortened(example.source, source_buckets.limit, 'left', [start_ids])) or [decoder_start_id]
         target = [*example.target[: target_buckets.limit - 1], eos_id]
         rows.append([*prompt, *target])
         weights.append([0.0] * (len(prompt) - 1) + [1.0] * len(target))

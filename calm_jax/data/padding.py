@@ -1,6 +1,6 @@
 """Padding: sequences of unequal length as one array, of one of few lengths so that few shapes are compiled."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,14 +62,20 @@ def pad_rows(
 
 
 def shortened(
-    ids: Sequence[int] | np.ndarray, limit: int, side: str = 'right', start: Sequence[int] = (), end: Sequence[int] = ()
+    ids: Sequence[int] | np.ndarray,
+    limit: int,
+    side: str = 'right',
+    starts: Iterable[Sequence[int]] = (),
+    ends: Iterable[Sequence[int]] = (),
 ) -> Sequence[int] | np.ndarray:
     """As many of the ids as a limit allows: the first, or where `side` is 'left', the last. What they start with stays if it is
-    `start`, and what they end in if it is `end`."""
+    one of `starts`, and what they end in if it is one of `ends`."""
     if len(ids) <= limit:
         return ids
-    first = len(start) if list(ids[: len(start)]) == list(start) and len(start) < limit else 0
-    last = len(end) if list(ids[len(ids) - len(end) :]) == list(end) and len(start) + len(end) < limit else 0
+    first = max((len(each) for each in starts if list(ids[: len(each)]) == list(each)), default=0)
+    first = first if first < limit else 0
+    last = max((len(each) for each in ends if list(ids[len(ids) - len(each) :]) == list(each)), default=0)
+    last = last if first + last < limit else 0
     if side == 'right':
         return [*ids[: limit - last], *ids[len(ids) - last :]]
     return [*ids[:first], *ids[len(ids) - limit + first :]]

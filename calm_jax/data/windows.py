@@ -2,7 +2,7 @@
 
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,8 +38,8 @@ def decode_windows(
     left: bool = False,
     depth: Callable[[int], float] | None = None,
     side: str = 'right',
-    start: Sequence[int] = (),
-    end: Sequence[int] = (),
+    starts: Collection[Sequence[int]] = (),
+    ends: Collection[Sequence[int]] = (),
 ) -> Iterator[list[DecodeBatch]]:
     """Lists of at most `window` batches that hold the next `window · batch_size` sources, shortest batches first.
 
@@ -51,7 +51,8 @@ def decode_windows(
     `eos_id` is put after each source, inside the limit; None puts nothing, for prompts to be continued. `left` puts
     padding before the ids. depth: of the source with an index, what is known before of how deep its tokens go, any number that
     grows with it: sources of one width S are then sorted by that, because rows of like depth leave a layer together. A source
-    that is too long loses ids on its `side`; on the left, those behind `start`, on the right, those before `end`.
+    that is too long loses ids on its `side`; on the left, those behind one of `starts`, on the right, those before one of
+    `ends`.
 
     Raises ValueError for a batch size, window, limit or multiple below 1.
     """
@@ -59,7 +60,7 @@ def decode_windows(
         raise ValueError(f'windows of {window} batches of {batch_size}: expected both to be at least 1')
     buckets = Buckets.for_limit(max_source_length, length_multiple)
     limit = buckets.limit - (eos_id is not None)
-    cut = (_Source(shortened(ids, limit, side, start, end), len(ids) > limit) for ids in sources)
+    cut = (_Source(shortened(ids, limit, side, starts, ends), len(ids) > limit) for ids in sources)
     size = min(window * batch_size, sys.maxsize)  # no more than can be counted
     return _windows(cut, size, batch_size, buckets, pad_id, eos_id, left, depth)
 

@@ -13,6 +13,7 @@ from calm_jax.decoding.choice import Beam, likeliest_id
 from calm_jax.decoding.compiled import compiled
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop, places
+from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.state import DecodeInputs, DecoderCache, TokenInputs, spoken_by
 from calm_jax.models.cache import KVCache
 from calm_jax.models.config import TransformerConfig
@@ -54,19 +55,20 @@ def beam_search(
     decoding: Decoding,
     *,
     capacity: int,
+    rows: Rows,
 ) -> Trace:
     """Decodes a batch by beam search as Hugging Face transformers does, token for token.
 
     Arguments as `generate_program`; the choice is a `Beam`. Sequences of a row share its plan. Returns the Trace of each row's
     best finished sequence; its work is that of all of them, as long as the row was searched.
     """
-    rows, beam = tokens.shape[0], decoding.choice
+    count, beam = tokens.shape[0], decoding.choice
     assert isinstance(beam, Beam)
     size, length = beam.size, capacity
     call = bound(config, params)
     decided = decide_rows(call, config, tokens, mask, decoding, example_ids)
-    state = prefill_rows(call, config, decided, decoding, capacity)
-    repeat = partial(_repeated, rows=rows, size=size)
+    state = prefill_rows(call, config, decided, decoding, capacity, rows)
+    repeat = partial(_repeated, rows=count, size=size)
     inputs = state.inputs._replace(
         source=repeat(state.inputs.source),
         mask=repeat(state.inputs.mask),
@@ -83,18 +85,18 @@ def beam_search(
 
     def body(search):
         loop = _loop(call, config, inputs, search, decoding, first, jnp.repeat(alive, size))
-        history = jnp.concatenate([inputs.prompt, search.tokens.reshape(rows * size, length)], axis=1)
+        history = jnp.concatenate([inputs.prompt, search.tokens.reshape(count * size, length)], axis=1)
         begun = inputs.prompt.shape[1] + search.step
         last = jax.lax.dynamic_slice_in_dim(history, begun - 1, 1, axis=1)[:, 0]
         state, cache = loop.run(call(last, loop.token.place[:, 0], method='embed'), search.cache)
         scores = jax.nn.log_softmax(call(state.hidden, method='unembed'), axis=-1)
         if inputs.rules is not None:
-            spoken = spoken_by(inputs, search.tokens.reshape(rows * size, length), loop.token.position)
+            spoken = spoken_by(inputs, search.tokens.reshape(count * size, length), loop.token.position)
             scores = inputs.rules.verdict(spoken, config.eos_ids, config.vocab_size)(scores)
         if beam.renormalize_logits:
             scores = jax.nn.log_softmax(scores, axis=-1)
-        scores = scores.reshape(rows, size, -1) + search.scores[:, :, None]
-        best, place = jax.lax.top_k(scores.reshape(rows, -1), most)
+        scores = scores.reshape(count, size, -1) + search.scores[:, :, None]
+        best, place = jax.lax.top_k(scores.reshape(count, -1), most)
         parent, chosen = place // config.vocab_size, (place % config.vocab_size).astype(jnp.int32)
         candidates = _gather(search.tokens, parent)
         candidates = jax.lax.dynamic_update_slice_in_dim(candidates, chosen[:, :, None], search.step, axis=2)

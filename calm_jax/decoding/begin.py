@@ -153,10 +153,11 @@ def prefill_rows(
         first = jnp.broadcast_to(first + shift, (count,))
         start = (jnp.zeros(count, jnp.int32) if start is None else start) + shift
     waits = adaptive and decoding.propagation.lazy
+    start_ids = _start_ids(config, rows, count)
     inputs = DecodeInputs(
         source=decided.source,
         mask=decided.mask,
-        prompt=decided.source if config.decoder_only else jnp.full((count, 1), config.decoder_start_id, jnp.int32),
+        prompt=decided.source if config.decoder_only else start_ids[:, None],
         example_ids=decided.example_ids,
         keys=decided.keys,
         first=first,
@@ -166,7 +167,7 @@ def prefill_rows(
         asks=None if decoding.exit is None or rows.threshold is None else jnp.asarray(rows.threshold) < 1,
         depth=rows.depth,
         plan=decided.plan,
-        rules=decoding.rules.by_row(count),
+        rules=decoding.rules.by_row(count, rows.first_id),
         forced=forced,
         bias_table=_bias_table(call, ring, wraps=start is not None),
         cross_kv=cross_kv,
@@ -176,7 +177,7 @@ def prefill_rows(
     )
     carry = DecodeCarry(
         cursor=first if first.ndim == 0 else first[0],
-        last=decided.source[:, -1] if config.decoder_only else jnp.full(count, config.decoder_start_id, jnp.int32),
+        last=decided.source[:, -1] if config.decoder_only else start_ids,
         alive=jnp.any(decided.mask, axis=1),
         lengths=jnp.zeros(count, jnp.int32),
         cache=DecoderCache(
@@ -191,6 +192,15 @@ def prefill_rows(
         log_probabilities=jnp.zeros((count, capacity), jnp.float32) if log_probabilities else None,
     )
     return DecodeState(inputs, carry)
+
+
+def _start_ids(config: TransformerConfig, rows: Rows, count: int) -> Int[Array, ' B']:
+    """int32 [B], the token before the first of each row. Raises ValueError where a prompt stands there."""
+    if rows.start_id is None:
+        return jnp.full(count, config.decoder_start_id, jnp.int32)
+    if config.decoder_only:
+        raise ValueError('rows have start ids, and the model continues its prompts; expected start_id=None')
+    return jnp.broadcast_to(jnp.asarray(rows.start_id, jnp.int32), (count,))
 
 
 def _threshold_of(decoding: Decoding, rows: Rows) -> Array | None:
@@ -272,6 +282,7 @@ def _read_prompt(
     read, layers = decided.source.shape[1] - 1, list(_empty(config, rows, ring))
     if read:
         positions = standing(read, mask[:, :-1])
+        reach = jnp.sum(mask, axis=1, keepdims=True, dtype=jnp.int32)  # a prompt is as long as all of it
         bias = call(read, mask[:, :-1], method='causal_bias')
         if decided.states is None:
             x = call(decided.source[:, :-1], positions, method='embed')
@@ -281,7 +292,7 @@ def _read_prompt(
             if layer < after:
                 made = KVCache(*(each[:, :-1] for each in decided.keys_values[layer]))
             else:
-                x, made = planned.decoder_layer(call, layer, x, positions, bias, None, plan, planned.skipped)
+                x, made = planned.decoder_layer(call, layer, x, positions, bias, None, plan, planned.skipped, reach)
             layers[layer] = kv_cache.write(layers[layer], 0, *made)
     parts = None if plan is None else (plan.self_attention, plan.feed_forward, plan.self_attention)
     counts, nothing = _layers_of(mask, parts, (config.num_decoder_layers,) * 3), jnp.zeros(rows, jnp.int32)

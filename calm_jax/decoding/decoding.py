@@ -25,8 +25,8 @@ class Limits:
     """How much is read and said, in tokens, the end-of-sequence included; None: what the checkpoint says, else 512 and 128.
 
     max_length: besides, the most tokens of a text and its start token or prompt together; a prompt that leaves no room is
-    followed by one token. stop_strings: a text ends with the token that completes one of them. They are looked for on the
-    host, in rows that have left: what comes after is cut off, and its time is spent.
+    followed by one token. stop_strings: a text ends with the token that completes one of them. The host looks for them every
+    few steps; a row that has said one leaves then, and what came after is cut off.
     Raises ValueError for a limit below 1, and for an empty text.
     """
 
@@ -43,10 +43,7 @@ class Limits:
         'most tokens of the prompt, or start token, and the output together', default=None, metavar='T'
     )
     stop_strings: tuple[str, ...] = option(
-        'a text, or a JSON list of them, that ends the output; the time of what would follow is spent',
-        default=(),
-        flag='stop',
-        metavar='TEXT',
+        'a text, or a JSON list of them, that ends the output', default=(), flag='stop', metavar='TEXT'
     )
 
     def __post_init__(self):

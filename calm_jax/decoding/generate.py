@@ -16,7 +16,17 @@ from calm_jax.decoding.compiled import compiled
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.rows import Rows
-from calm_jax.decoding.slots import Flown, Slots, fly_rows, insert_rows, vacant_slots, widened_slots
+from calm_jax.decoding.slots import (
+    Flown,
+    Pause,
+    Progress,
+    Slots,
+    fly_rows,
+    insert_rows,
+    progress_of,
+    vacant_slots,
+    widened_slots,
+)
 from calm_jax.decoding.state import DecodeCarry, DecodeState
 from calm_jax.decoding.step import advance
 from calm_jax.decoding.trace import cut, trace_of, trace_of_written, written
@@ -33,11 +43,13 @@ def generate(
     """Decodes a batch, each row to the depth that its decisions ask for.
 
     config, params: of the model. tokens: int32 [B, S], the source, padded behind, or for a decoder-only model the prompt,
-    padded before; mask: bool [B, S], which of them are there; None: those that are no padding id. The prompt runs at full
-    depth, but for what a plan leaves out, and but for its last token: what that one is followed by is the first decision.
-    decoding: how; its max_new_tokens is a number here. A row of nothing but padding has ended before it starts.
-    options: as `program`. Returns a Trace; T is the most tokens of any row, as far as that is known outside of other programs.
-    Raises TypeError for an option that there is none of, ValueError for what does not go together.
+    padded before; mask: bool [B, S], which of them are there; None: all of them, as an id that pads may be a text's own. The
+    prompt runs at full depth, but for what a plan leaves out, and but for its last token: what that one is followed by is the
+    first decision. decoding: how; its max_new_tokens is a number here. A row of which nothing is there has ended before it
+    starts. options: as `program`. Returns a Trace; T is the most tokens of any row, as far as that is known outside of other
+    programs.
+    Raises TypeError for an option that there is none of; ValueError for what does not go together, and, outside of other
+    programs, without a mask where a row begins or ends as padding would: with the id that pads.
     """
     if unknown := options.keys() - OPTIONS:
         raise TypeError(f'generate has no option {min(unknown)!r}; how to decode is said by decoding=Decoding(…)')
@@ -80,7 +92,7 @@ def program(
     if isinstance(decoding.choice, Beam):
         if forced is not None or log_probabilities:
             raise ValueError(f'beam search takes no {"forced tokens" if forced is not None else "log-probabilities"}')
-        return beam_search.way(outermost), arguments, settings
+        return beam_search.way(outermost), arguments, {**settings, 'rows': rows}
     if log_probabilities and decoding.exit is not None and decoding.exit.measure.prunes:
         raise ValueError('log-probabilities are of the whole vocabulary, and the measure looks at a part of it')
     options = {'rows': rows, 'forced': forced, 'head_table': head_table, 'log_probabilities': log_probabilities}
@@ -180,17 +192,18 @@ def fly(
     last: Any = False,
     decoding: Decoding = Decoding(),
     packing: Packing = NEVER,
+    pause: Pause | None = None,
     outermost: bool = False,
 ) -> tuple[Slots, Flown]:
-    """Steps until all rows of `prefilled` have come in, as `fly_rows`; decoding: as they began; packing, outermost: as
-    `program`. The old slots are donated."""
+    """Steps until all rows of `prefilled` have come in, or to a pause, as `fly_rows`; decoding: as they began; packing,
+    outermost: as `program`. The old slots are donated."""
     numbers, last = np.asarray(numbers, np.int32), np.asarray(last)
     decoding, inputs = _as_begun(decoding, slots.state), slots.state.inputs
     packing = packing if can_pack(decoding, Rows(depth=inputs.depth)) else NEVER
     # The table is the model's own: no state may give it away.
     bare = slots.with_head_table(None), prefilled.with_head_table(None)
     run, table = fly_program.way(outermost), inputs.head_table
-    slots, flown = run(config, params, table, *bare, numbers, last, decoding, packing=packing)
+    slots, flown = run(config, params, table, *bare, numbers, last, decoding, pause, packing=packing)
     return slots.with_head_table(table), flown
 
 
@@ -198,6 +211,17 @@ def fly(
 def landed(config: TransformerConfig, slots: Slots) -> Trace:
     """What is reported of the rows in all slots, without `executed`."""
     return trace_of_written(config, written(slots.state), jnp.zeros_like(slots.state.carry.executed))
+
+
+def progress(slots: Slots) -> Progress:
+    """What the rows in the slots have said so far."""
+    return progress_program(slots.with_head_table(None))
+
+
+@compiled()
+def progress_program(slots) -> Progress:
+    """`progress`, compiled."""
+    return progress_of(slots)
 
 
 @compiled(donate_argnames=('state',))
@@ -219,10 +243,10 @@ def widen_program(config, slots, prefilled) -> Slots:
 
 
 @compiled(static_argnames=('config', 'packing'), donate_argnames=('slots',))
-def fly_program(config, params, table, slots, prefilled, numbers, last, decoding, *, packing) -> tuple[Slots, Flown]:
+def fly_program(config, params, table, slots, prefilled, numbers, last, decoding, pause, *, packing) -> tuple[Slots, Flown]:
     """`fly`, compiled; table: the head as the measure reads it beside the whole."""
     slots = slots.with_head_table(table)
-    slots, flown = fly_rows(bound(config, params), config, slots, prefilled, numbers, last, decoding, packing)
+    slots, flown = fly_rows(bound(config, params), config, slots, prefilled, numbers, last, decoding, packing, pause)
     return slots.with_head_table(None), flown
 
 
@@ -301,8 +325,8 @@ def resolved(decoding: Decoding, rows: Rows | None, capacity: int | None) -> tup
     elif decoding.exit is not None and isinstance(decoding.exit.threshold, Tracer):
         rows = dataclasses.replace(rows, threshold=decoding.exit.threshold)
     decoding = decoding.resolved()
-    if isinstance(decoding.choice, Beam) and jax.tree.leaves(rows):
-        raise ValueError('beam search takes no settings of rows')
+    if isinstance(decoding.choice, Beam) and any(each is not None for each in (rows.threshold, rows.depth, rows.limit)):
+        raise ValueError('beam search takes no settings of rows, but what they begin with')
     if capacity is None:
         longest = _longest(decoding, rows)
         if longest is None:
@@ -336,9 +360,26 @@ def _inputs(config, tokens, mask, example_ids):
         raise ValueError(f'tokens are of shape {list(tokens.shape)}; expected [B, S], a row for each text')
     if mask is not None and np.shape(mask) != tokens.shape:
         raise ValueError(f'mask is of shape {list(np.shape(mask))}; expected that of the tokens, {list(tokens.shape)}')
-    mask = tokens != config.pad_id if mask is None else _array(mask, bool)
+    if mask is None:
+        _check_unpadded(config, tokens)
+        mask = np.ones(tokens.shape, bool)
+    else:
+        mask = _array(mask, bool)
     ids = np.arange(tokens.shape[0], dtype=np.int32) if example_ids is None else _array(example_ids, np.int32)
     return tokens, mask, ids
+
+
+def _check_unpadded(config, tokens):
+    """Raises ValueError for tokens, numbers already, of which a row may be padded."""
+    if isinstance(tokens, Tracer):
+        return
+    outer = np.asarray(tokens[:, 0] if config.decoder_only else tokens[:, -1])
+    if np.any(outer == config.pad_id):
+        where, row = 'begins' if config.decoder_only else 'ends', int(np.argmax(outer == config.pad_id))
+        raise ValueError(
+            f'row {row} of tokens {where} with the id that pads, {config.pad_id}, and there is no mask; expected mask, bool '
+            '[B, S], which tokens are there'
+        )
 
 
 def _array(value, dtype):

@@ -464,8 +464,8 @@ class LayerLoop(NamedTuple):
             decides=layer + 1 >= rule.min_exit_layer,
             every_layer=self.every_layer,
         )
-        memory, confidence, prediction = rule.measure.observe(state.memory, evidence)
-        confidence = confidence.astype(jnp.float32)
+        observed = rule.measure.observe(state.memory, evidence)
+        memory, confidence, prediction = _checked_observation(rule.measure, observed, state.memory, len(asked))
         leaves = rule.leaves(layer, confidence, self.inputs.threshold, self.token.position, self.inputs.limit)
         units = self.config.sizes.units(rule.measure.flops(layer, self.config.sizes))
         state = state._replace(
@@ -509,6 +509,33 @@ def _counted(before: Int[Array, 'B 3'] | None, more: Shaped[Array, 'B 3']) -> In
     """A count that is kept, with what has come to it."""
     assert before is not None
     return before + more
+
+
+def _checked_observation(measure: Any, observed: Any, before: Any, rows: int) -> tuple[Any, Array, Array | None]:
+    """(what is remembered, confidence float32 [B], token int32 [B] or None). Raises ValueError for what is none of that."""
+    name = f'{type(measure).__name__}.observe'
+    if not isinstance(observed, tuple) or len(observed) != 3:
+        raise ValueError(f'{name} gave {_form(observed)}; expected (memory, confidence, token or None)')
+    memory, confidence, prediction = observed
+    if getattr(confidence, 'shape', None) != (rows,) or not jnp.issubdtype(confidence.dtype, jnp.floating):
+        raise ValueError(f'{name} gave {_form(confidence)} as confidence; expected float32 [{rows}], one for each row')
+    if prediction is not None and (
+        getattr(prediction, 'shape', None) != (rows,) or not jnp.issubdtype(prediction.dtype, jnp.integer)
+    ):
+        raise ValueError(f'{name} gave {_form(prediction)} as token; expected int32 [{rows}], or None')
+    forms = [(jax.tree.structure(each), [jnp.ndim(leaf) for leaf in jax.tree.leaves(each)]) for each in (before, memory)]
+    if forms[0] != forms[1]:
+        raise ValueError(f'{name} gave {_form(memory)} as memory; expected what init makes, {_form(before)}, of any sizes')
+    return memory, confidence.astype(jnp.float32), None if prediction is None else prediction.astype(jnp.int32)
+
+
+def _form(value: Any) -> str:
+    """What a value is, in a few words: the type and shape of an array, those of a tuple's parts."""
+    if hasattr(value, 'shape') and hasattr(value, 'dtype'):
+        return f'{value.dtype} {list(value.shape)}'
+    if isinstance(value, tuple):
+        return f'({", ".join(map(_form, value))})'
+    return 'None' if value is None else type(value).__name__
 
 
 def _checked_gate(gate: Any, opened: Any, rows: int) -> Array:

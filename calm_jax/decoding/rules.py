@@ -134,9 +134,10 @@ class Rules:
                 values[name] = form.array(values[name])
         return _made(values)
 
-    def by_row(self, rows: int) -> 'Rules | None':
-        """The rules that are on as arrays [B, …], of one for all rows or of one for each; None where none is."""
-        if not jax.tree.leaves(self):
+    def by_row(self, rows: int, first_id: Any = None) -> 'Rules | None':
+        """The rules that are on as arrays [B, …], of one for all rows or of one for each; None where none is. first_id: int
+        [B], the first token of each row, below 0 where it is what the rule says."""
+        if first_id is None and not jax.tree.leaves(self):
             return None
         values: dict[str, Any] = {name: getattr(self, name) for name in _OFF}
 
@@ -152,6 +153,9 @@ class Rules:
                 values[name] = tuple(repeated(each, count) for each, count in zip(value, (axes, axes - 1)))
             elif value is not None:
                 values[name] = repeated(value, axes)
+        if first_id is not None:
+            first_id, forced = jnp.asarray(first_id, jnp.int32), values['forced_first_id']
+            values['forced_first_id'] = jnp.where(first_id >= 0, first_id, -1 if forced is None else forced)
         return _made(values)
 
     def verdict(self, spoken: Spoken, eos_ids: tuple[int, ...], vocabulary: int) -> 'Verdict':

@@ -7,7 +7,7 @@ that rows share, and neither is in what a row computes.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState
 from calm_jax.decoding.step import advance
-from calm_jax.decoding.trace import Written, trace_of_written, written
+from calm_jax.decoding.trace import Written, generated, trace_of_written, written
 from calm_jax.models.cache import KVCache
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.layers import MASKED
@@ -35,17 +35,46 @@ class Slots(NamedTuple):
         return self._replace(state=self.state.with_head_table(table))
 
 
+class Pause(NamedTuple):
+    """Where a flight stops before its end, and what was decided when one stopped last.
+
+    steps: int32 [], the most that are run. came: int32 [], how many had come in. ended: bool [B], slots whose rows end as they
+    are.
+    """
+
+    steps: Any
+    came: Any
+    ended: Any
+
+
 class Flown(NamedTuple):
     """What a flight did. numbers: int32 [n], of the texts that left their slots; −1 for places that nobody left from.
 
     trace: of these rows, without `executed`, which is of nobody's own. steps, executed: int32 [], how many were run, and the
-    places of the batch's sub-layers in them.
+    places of the batch's sub-layers in them. came: int32 [], how many have come in, of a flight that may pause; else None.
     """
 
     numbers: Array
     trace: Trace
     steps: Array
     executed: Array
+    came: Array | None = None
+
+
+class Progress(NamedTuple):
+    """What the rows in the slots have come to. numbers: as `Slots`; alive: bool [B]; lengths: int32 [B]; tokens: int32 [B, T],
+    anything after a row's last."""
+
+    numbers: Array
+    alive: Array
+    lengths: Array
+    tokens: Array
+
+
+def progress_of(slots: Slots) -> Progress:
+    """What the rows in the slots have said so far."""
+    (inputs, carry), numbers = slots
+    return Progress(numbers, carry.alive, carry.lengths, generated(inputs, carry))
 
 
 class Flight(NamedTuple):
@@ -156,13 +185,17 @@ def fly_rows(
     last: Bool[Array, ''],
     decoding: Decoding,
     packing: Packing = NEVER,
+    pause: Pause | None = None,
 ) -> tuple[Slots, Flown]:
     """Steps until all rows of `prefilled` have come in, each into an empty slot or that of a row that has ended; and with
     `last` until every row has ended.
 
     numbers: of the texts that the rows of `prefilled` are of; −1 behind them for rows that fill up.
+    pause: where to stop before that, to be called again with the same rows; None: nowhere.
     """
     (inputs, carry), occupied = slots
+    if pause is not None:
+        carry = carry._replace(alive=carry.alive & ~pause.ended)
     waiting = jnp.sum(numbers >= 0, dtype=jnp.int32)
     place, of_slot = jax.lax.dynamic_update_slice_in_dim, jax.lax.dynamic_slice_in_dim
 
@@ -189,12 +222,15 @@ def fly_rows(
         ran = carry.executed[flight.carry.cursor % carry.executed.shape[0]]
         return flight._replace(carry=carry, steps=flight.steps + 1, executed=flight.executed + ran)
 
+    def before_pause(flight, goes_on):
+        return goes_on if pause is None else goes_on & (flight.steps < pause.steps)
+
     def goes_on(flight):
-        return (flight.came < waiting) | (last & jnp.any(flight.carry.alive))
+        return before_pause(flight, (flight.came < waiting) | (last & jnp.any(flight.carry.alive)))
 
     def steps_on(flight):
         """Whether there is nothing to do but to step. Steps have a loop of their own, with nothing in it but steps."""
-        return jnp.where(flight.came < waiting, jnp.all(flight.carry.alive), goes_on(flight))
+        return before_pause(flight, jnp.where(flight.came < waiting, jnp.all(flight.carry.alive), goes_on(flight)))
 
     def flown_on(flight):
         return refilled(jax.lax.while_loop(steps_on, stepped, flight))
@@ -203,11 +239,12 @@ def fly_rows(
     records = jax.tree.map(
         lambda leaf: jnp.zeros((numbers.shape[0], *leaf.shape[1:]), leaf.dtype), written(DecodeState(inputs, carry))
     )
-    flight = Flight(inputs.own, carry, occupied, nothing, jnp.full_like(numbers, -1), records, nothing, nothing)
+    came = nothing if pause is None else jnp.asarray(pause.came, jnp.int32)
+    flight = Flight(inputs.own, carry, occupied, came, jnp.full_like(numbers, -1), records, nothing, nothing)
     flight = jax.lax.while_loop(goes_on, flown_on, refilled(flight))
     slots = Slots(DecodeState(flight.rows.joined(inputs), flight.carry), flight.numbers)
     trace = trace_of_written(config, flight.records, jnp.zeros_like(carry.executed))
-    return slots, Flown(flight.left, trace, flight.steps, flight.executed)
+    return slots, Flown(flight.left, trace, flight.steps, flight.executed, None if pause is None else flight.came)
 
 
 def _on_ring(cache: DecoderCache, cursor: Array, ring: int) -> DecoderCache:

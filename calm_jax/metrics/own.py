@@ -47,6 +47,8 @@ class OwnMetric:
             values = self.function(list(predictions), [list(texts) for texts in references])
         except Exception as error:  # whatever it is: it is the function's
             raise ValueError(f'metric {self.name} raised {type(error).__name__}: {error}') from error
+        if values is None:
+            raise ValueError(f'metric {self.name}: returned None for {len(predictions)} examples; expected one number for each')
         try:
             array = np.asarray(values, dtype=np.float64)
         except (TypeError, ValueError):

@@ -224,10 +224,11 @@ class Attention(nn.Module):
         self.out = Dense(config, config.emb_dim, ('joined_kv', 'embed'), _fan_in_normal, config.attention_bias, adds=True)
         self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
-    def project(self, x, positions):
-        """Queries [B, T, N, H], keys and values [B·Nₖᵥ, T, H] of states x [B, T, D], which read each other."""
+    def project(self, x, positions, reach=None):
+        """Queries [B, T, N, H], keys and values [B·Nₖᵥ, T, H] of states x [B, T, D], which read each other. reach: as
+        `positions.frequencies`."""
         queries, keys, values = self.heads(x)
-        return self._asking(queries, positions), *self._held(keys, values, positions)
+        return self._asking(queries, positions, reach), *self._held(keys, values, positions, reach)
 
     def project_queries(self, x, positions=None):
         """Queries alone."""
@@ -237,7 +238,7 @@ class Attention(nn.Module):
     def project_held(self, x, positions):
         """Keys and values alone, of states that were each read by itself."""
         keys, values = self._part(x, slice(1, 3))
-        return self._held(keys, values, positions, alone=True)
+        return self._held(keys, values, positions, reach=positions + 1)
 
     def project_kv(self, x):
         """Keys and values [B·Nₖᵥ, S, H] of states x [B, S, D], which others read."""
@@ -278,16 +279,16 @@ class Attention(nn.Module):
         read = jnp.einsum('gts,gsh->gth', weights.reshape(scores.shape), values).reshape(rows, heads, length, width)
         return read.swapaxes(1, 2).reshape(rows, length, heads * width)
 
-    def _asking(self, queries, positions):
-        queries = self._rotated(queries, positions)
+    def _asking(self, queries, positions, reach=None):
+        queries = self._rotated(queries, positions, reach)
         return queries * self.config.head_dim**-0.5 if self.config.attention_scale else queries
 
-    def _held(self, keys, values, positions, alone=False):
-        return self._by_row(self._rotated(keys, positions, alone)), self._by_row(values)
+    def _held(self, keys, values, positions, reach=None):
+        return self._by_row(self._rotated(keys, positions, reach)), self._by_row(values)
 
-    def _rotated(self, x, positions, alone=False):
+    def _rotated(self, x, positions, reach=None):
         rotary = self.config.positions == 'rotary' and positions is not None
-        return rotate(self.config, x, positions, alone) if rotary else x
+        return rotate(self.config, x, positions, reach) if rotary else x
 
     def _heads(self, x):
         """[B, T, N·H] → [B, T, N, H]."""

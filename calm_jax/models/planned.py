@@ -78,15 +78,16 @@ def decoder_layer(
     cross: CrossAttention | None = None,
     plan: Plan | None = None,
     run: Run = masked,
+    reach: Array | None = None,
 ) -> tuple[Array, KVCache]:
     """(states after one decoder layer [B, T, D], its keys and values [B·N, T, H]), all positions at once.
 
-    positions: int32 [B|1, T]; bias: scores of the self-attention [B|1, N|1, T, T]. A row that runs a layer's self-attention
-    runs it at every position, so the keys it reads are those of the states that entered the layer. Keys and values are zeros
-    where `run` skips what no row reads.
+    positions: int32 [B|1, T]; reach: int32 [B, 1], how many tokens are read together, where they are more than these; bias:
+    scores of the self-attention [B|1, N|1, T, T]. A row that runs a layer's self-attention runs it at every position, so the
+    keys it reads are those of the states that entered the layer. Keys and values are zeros where `run` skips what no row reads.
     """
     reads = plan.self_attention[:, layer] if plan is not None and run is skipped else None
-    queries, *made = projected(lambda x: call(layer, x, positions, method='self_project'), x, reads)
+    queries, *made = projected(lambda x: call(layer, x, positions, reach, method='self_project'), x, reads)
 
     def attend(x):
         return call(layer, x, queries, *made, bias, method='self_attend')

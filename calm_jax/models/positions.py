@@ -70,26 +70,29 @@ def standing(length, mask=None):
     return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
 
 
-def rotate(config, x, positions, alone=False):
-    """x [B, T, N, H] with the pairs (xᵢ, xᵢ₊H/₂) turned by position · θ^(−2i/H) (Su et al. 2021), positions int32 [B, T]."""
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies(config, positions, alone)
+def rotate(config, x, positions, reach=None):
+    """x [B, T, N, H] with the pairs (xᵢ, xᵢ₊H/₂) turned by position · θ^(−2i/H) (Su et al. 2021), positions int32 [B, T].
+    reach: as `frequencies`."""
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies(config, positions, reach)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-def frequencies(config, positions, alone=False):
-    """Radians per position of each pair, float32 [H / 2], or [B, 1, 1, H / 2] where they depend on the positions int32 [B, T]
-    that are turned together.
+def frequencies(config, positions, reach=None):
+    """Radians per position of each pair, float32 [H / 2], or [B, T|1, 1, H / 2] where they depend on positions int32 [B, T].
 
     `rotary_scaling` of one number makes every wave slower by it (Chen et al. 2023). Of two, factor and original length, it
-    raises θ once positions pass that length, as the reference implementation does: by what all that is turned together needs,
-    so that a token's keys stay as they were when it was read. Of four (Grattafiori et al. 2024), waves longer than the
-    original length over the low factor are slower by `factor`, those shorter than the original length over the high factor
-    stay, and those between are interpolated.
+    raises θ once a text passes that length, as the reference implementation does: by how long it was when the token was read,
+    so that a token's keys stay as they were then. Of four (Grattafiori et al. 2024), waves longer than the original length over
+    the low factor are slower by `factor`, those shorter than the original length over the high factor stay, and those between
+    are interpolated.
+
+    reach: int32 [B, T|1], tokens of the text that each position was read with, itself and those before counted; None: all T
+    were read together.
     """
     if len(config.rotary_scaling) == 2:
-        return _stretched(config, positions, alone)
+        return _stretched(config, positions.max(axis=-1, keepdims=True) + 1 if reach is None else reach)
     rates = config.rotary_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
     if len(config.rotary_scaling) == 1:
         rates = rates / config.rotary_scaling[0]
@@ -100,12 +103,10 @@ def frequencies(config, positions, alone=False):
     return rates.astype(np.float32)
 
 
-def _stretched(config, positions, alone):
-    """Radians per position, float32 [B, T|1, 1, H / 2], of a θ that grows with how far the positions int32 [B, T] reach: all
-    that are turned together, or each by itself, where they were read alone."""
+def _stretched(config, reach):
+    """Radians per position, float32 [B, T|1, 1, H / 2], of a θ that grows with the tokens int32 [B, T|1] of a text."""
     factor, original = config.rotary_scaling
-    reach = positions if alone else positions.max(axis=-1, keepdims=True)
-    reach = jnp.maximum(reach + 1, original).astype(jnp.float32)[..., None, None]
+    reach = jnp.maximum(reach, original).astype(jnp.float32)[..., None, None]
     growth = (factor * reach / original - (factor - 1)) ** (config.head_dim / (config.head_dim - 2))
     exponents = -np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
     return (config.rotary_theta * growth) ** exponents

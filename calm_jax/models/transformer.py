@@ -55,11 +55,11 @@ class DecoderLayer(nn.Module):
         self.mlp_norm = _norm(self, 'mlp')
         self.mlp = FeedForward(self.config)
 
-    def self_project(self, x, positions):
+    def self_project(self, x, positions, reach=None):
         """Queries [B, T, N, H], keys and values [B·Nₖᵥ, T, H] of the states x [B, T, D] that enter this layer at positions
-        [B, T]."""
+        [B, T]. reach: as `positions.frequencies`."""
         add = Residual(self.config, self.self_attention_norm, self.dropout)
-        return self.self_attention.project(add.entering(x), positions)
+        return self.self_attention.project(add.entering(x), positions, reach)
 
     def self_queries(self, x, positions):
         """Queries alone of such states."""
@@ -144,25 +144,21 @@ class Transformer(nn.Module):
             self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
 
-    def __call__(self, encoder_input_tokens, decoder_input_tokens, deterministic=True):
-        """Logits float32 [B, T, V] of the last layer, of source [B, S] (None: decoder-only model) and shifted target [B, T]."""
-        encoded, mask = None, None
+    def __call__(self, encoder_input_tokens, decoder_input_tokens, encoder_mask=None, deterministic=True):
+        """Logits float32 [B, T, V] of the last layer, of source [B, S] (None: decoder-only model) and shifted target [B, T].
+        encoder_mask: as `encode`'s mask."""
+        encoded = None
         if not self.config.decoder_only:
-            encoded = self.encode(encoder_input_tokens, deterministic=deterministic)
-            mask = self.source_mask(encoder_input_tokens)
-        return self.unembed(self.decode(encoded, mask, decoder_input_tokens, deterministic=deterministic)[-1])
-
-    def source_mask(self, tokens):
-        """bool [B, S]: which source positions hold a token."""
-        return tokens != self.config.pad_id
+            encoded = self.encode(encoder_input_tokens, encoder_mask, deterministic=deterministic)
+        return self.unembed(self.decode(encoded, encoder_mask, decoder_input_tokens, deterministic=deterministic)[-1])
 
     def encode(self, tokens, mask=None, plan=None, deterministic=True):
         """Source tokens int32 [B, S] → states [B, S, D], after the encoder's last norm.
 
-        mask: bool [B, S], which of them are there; None: those that are no padding. plan: sub-layers that rows run (`Plan`).
+        mask: bool [B, S], which of them are there; None: all. plan: sub-layers that rows run (`Plan`).
         """
         call = self._call(deterministic)
-        context = self.encoder_context(self.source_mask(tokens) if mask is None else mask)
+        context = self.encoder_context(jnp.ones(tokens.shape, bool) if mask is None else mask)
         layers = range(self.config.num_encoder_layers)
         x = planned.encode(call, layers, call(tokens, method='embed_source'), context, plan)
         return call(x, method='encoder_norm')
@@ -170,13 +166,17 @@ class Transformer(nn.Module):
     def decode(self, encoded, source_mask, tokens, mask=None, plan=None, deterministic=True):
         """The state [B, T, D] after each decoder layer (L of them, before the final norm), targets seen causally.
 
-        encoded, source_mask: of the source, or None for a decoder-only model. mask: bool [B, T], tokens that are there where
-        padding stands before them; positions count from a row's first token. None: all. plan: as `encode`.
+        encoded: the source's states [B, S, D], or None for a decoder-only model; source_mask: bool [B, S], which of them are
+        there. mask: bool [B, T], tokens that are there where padding stands before them; positions count from a row's first
+        token. None, of either: all. plan: as `encode`.
         """
         call = self._call(deterministic)
         bias, positions = self.causal_bias(tokens.shape[1], mask), standing(tokens.shape[1], mask)
         x = call(tokens, positions, method='embed')
-        cross = None if encoded is None else planned.CrossAttention(encoded, self.cross_bias(source_mask))
+        cross = None
+        if encoded is not None:
+            there = jnp.ones(encoded.shape[:2], bool) if source_mask is None else source_mask
+            cross = planned.CrossAttention(encoded, self.cross_bias(there))
         states = []
         for layer in range(self.config.num_decoder_layers):
             x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, plan)
@@ -271,8 +271,8 @@ class Transformer(nn.Module):
         """Additive scores float32 [B, 1, 1, S] that hide padding."""
         return jnp.where(mask, 0.0, MASKED)[:, None, None, :]
 
-    def self_project(self, layer, x, positions):
-        return self.decoder.layers[layer].self_project(x, positions)
+    def self_project(self, layer, x, positions, reach=None):
+        return self.decoder.layers[layer].self_project(x, positions, reach)
 
     def self_queries(self, layer, x, positions):
         return self.decoder.layers[layer].self_queries(x, positions)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -31,6 +32,21 @@ def test_the_stored_type_can_be_chosen_and_heads_are_said_to_stay_behind(publish
     assert cli.main(['export', str(saved), '--output', str(tmp_path / 'b'), '--dtype', 'float16']) == 0
     assert 'without its heads (exit_classifier)' in capsys.readouterr().out
     assert huggingface.read(tmp_path / 'b', dtype=None).params['decoder']['decoder_norm']['scale'].dtype == 'float16'
+
+
+def test_a_generation_setting_that_cannot_be_used_is_read_over_where_that_is_asked_for(published, tmp_path, capsys):
+    source = tmp_path / 'source'
+    shutil.copytree(published / 'plain_relu', source)
+    settings = source / 'generation_config.json'
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), 'max_time': 3, 'penalty_alpha': 0.6}))
+    flags = ['import', str(source), '--output', str(tmp_path / 'model'), '--quiet']
+    assert cli.main(flags) == 2 and '--ignore_attributes max_time' in capsys.readouterr().err
+    assert cli.main([*flags, '--ignore_attributes', 'max_time']) == 2 and 'penalty_alpha' in capsys.readouterr().err
+    assert cli.main([*flags, '--ignore_attributes', 'max_time,penalty_alpha']) == 0
+    error = capsys.readouterr().err
+    assert 'max_time 3: read over, as was asked' in error and 'penalty_alpha 0.6: read over' in error
+    found, expected = (native.load(tmp_path / 'model'), huggingface.read(published / 'plain_relu'))
+    assert found.config == expected.config and found.generation == expected.generation
 
 
 def test_quiet_prints_nothing_and_overwrite_replaces(published, tmp_path, capsys):

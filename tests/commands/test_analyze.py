@@ -57,21 +57,22 @@ def by_definition(checkpoint, data):
     """(logits [L, V] of every layer after each prefix of the full model's outputs), a call a prefix."""
     model = load(checkpoint)
     texts = [json.loads(line)['en'] for line in open(data)][:9]
-    call = jax.jit(lambda source, tokens: layer_logits(model, source, tokens))
+    call = jax.jit(lambda source, mask, tokens: layer_logits(model, source, mask, tokens))
     found = []
     for output, text in zip(model.generate(texts), texts):
         source = np.array([[*model.tokenizer.encode(text)[:15], model.config.eos_id]])
+        mask = np.arange(16)[None] < source.shape[1]
         source = np.pad(source, ((0, 0), (0, 16 - source.shape[1])))
         for count in range(len(output.tokens)):
             prefix = np.zeros((1, 8), np.int32)
             prefix[0, 1 : count + 1] = output.tokens[:count]
-            found.append(np.asarray(call(source, prefix)[:, 0, count]))
+            found.append(np.asarray(call(source, mask, prefix)[:, 0, count]))
     return found
 
 
-def layer_logits(model, source, tokens):
+def layer_logits(model, source, mask, tokens):
     call = lambda *args, method: Transformer(model.config).apply({'params': model.params}, *args, method=method)  # noqa: E731
-    states = call(call(source, method='encode'), call(source, method='source_mask'), tokens, method='decode')
+    states = call(call(source, mask, method='encode'), mask, tokens, method='decode')
     return jnp.stack([call(state, method='unembed') for state in states])
 
 

@@ -207,6 +207,21 @@ def test_ids_of_a_text_are_those_of_transformers_and_so_are_those_of_what_is_wri
         assert ours.encode(text, add_special=False) == bare, text
 
 
+def test_texts_in_a_language_have_the_ids_that_transformers_gives_them_there(published):
+    ours, reference, again, _ = published
+    own = ours.settings.language
+    assert bool(ours.languages) == bool(own) == ours.settings.class_name.startswith('MBart')
+    end = [] if ours.end_ids else [ours.eos_id]
+    for code in ('ro_RO', 'fr_XX', own) if own else ():
+        tokenizer = ours.languages[code]
+        reference.src_lang = again.src_lang = code
+        for text in TEXTS:
+            assert [*tokenizer.encode(text), *end] == reference(text).input_ids == again(text).input_ids, (code, text)
+        assert tokenizer.encode(TEXTS[0], add_special=False) == ours.encode(TEXTS[0], add_special=False)
+    if own:
+        reference.src_lang = again.src_lang = own
+
+
 def test_text_of_ids_is_that_of_transformers(published):
     ours, reference, again, _ = published
     draw = random.Random(0)

@@ -78,7 +78,7 @@ def test_a_token_that_is_the_one_that_pads_is_there_where_its_text_says_it(left)
 
 def test_what_is_too_long_loses_ids_on_its_side_but_keeps_its_start_and_says_so():
     long, other, short = [3, 4, *range(20, 40)], list(range(20, 42)), [3, 4, 9]
-    settings = {'max_source_length': 8, 'pad_id': 0, 'eos_id': None, 'start': (3, 4)}
+    settings = {'max_source_length': 8, 'pad_id': 0, 'eos_id': None, 'starts': [(3, 4)]}
     ((batch,),) = decode_windows([long, other, short], 4, side='left', left=True, **settings)
     rows = {int(number): batch.tokens[row][batch.mask[row]].tolist() for row, number in enumerate(batch.rows) if number >= 0}
     assert rows == {0: [3, 4, *range(34, 40)], 1: list(range(34, 42)), 2: short}
@@ -86,7 +86,7 @@ def test_what_is_too_long_loses_ids_on_its_side_but_keeps_its_start_and_says_so(
     assert lost == {0: True, 1: True, 2: False}
     ((batch,),) = decode_windows([long], 1, **settings)
     assert batch.tokens[0].tolist() == long[:8]
-    ((batch,),) = decode_windows([long], 1, **settings, end=(38, 39))  # such as an end of sequence and a language
+    ((batch,),) = decode_windows([long], 1, **settings, ends=[(7, 6), (38, 39)])  # an end of sequence and a language
     assert batch.tokens[0].tolist() == [*long[:6], 38, 39]
 
 

@@ -126,7 +126,7 @@ class Definition:
         return (self.norm(x, p['decoder_norm']) @ p['logits_dense']['kernel'])[0]
 
     def decode(self, source, length, leaves=None, sub_layers=None, stand_in='exit', encoder_sub_layers=None):
-        """Reference of the greedy decode of source [S].
+        """Reference of the greedy decode of source [S], without the padding behind it.
 
         leaves(layer, position, hidden, previous, logits) → (confidence, whether the token leaves, and where that is not the
         likeliest of the logits what it would say here); None never leaves.
@@ -137,7 +137,7 @@ class Definition:
         layer's state, or the exit layer's own keys and values ('kv').
         """
         p, config = self.params['decoder'], self.config
-        encoded = self.encode(source[source != config.pad_id], encoder_sub_layers)
+        encoded = self.encode(source[: 1 + np.flatnonzero(source != config.pad_id)[-1]], encoder_sub_layers)
         keys_values = [[] for _ in range(config.num_decoder_layers)]
         last, result = config.decoder_start_id, Reference([], [], [], [])
         for position in range(length):

@@ -55,17 +55,24 @@ def wide():
 @pytest.fixture
 def decode(config, params, sources):
     """Decodes `sources`, in float64 where x64 is on; parts are those of a `Decoding`, options those of `generate`. only: a row
-    that stands among rows of nothing, in the program of all rows."""
+    that stands among rows of nothing, in the program of all rows. texts, mask: others in their place."""
 
-    def run(rows=slice(None), options=None, only=None, **parts):
+    def run(rows=slice(None), options=None, only=None, texts=sources, mask=sources != config.pad_id, **parts):
         dtype = 'float64' if jax.config.jax_enable_x64 else 'float32'
         cast = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
         options = {'example_ids': np.arange(len(sources), dtype=np.int32)[rows], **(options or {})}
         config_ = dataclasses.replace(config, dtype=dtype)
-        texts = sources[rows] if only is None else np.where(np.arange(len(sources))[:, None] == only, sources, config.pad_id)
-        return jax.device_get(generate(config_, cast, texts, decoding=decoding_of(**parts), **options))
+        if only is not None:
+            mask = mask & (np.arange(len(texts)) == only)[:, None]
+        texts, mask = texts[rows], None if mask is None else mask[rows]
+        return jax.device_get(generate(config_, cast, texts, mask, decoding_of(**parts), **options))
 
     return run
+
+
+def there(config, sources):
+    """bool [B, S], which tokens of sources without an id that pads are there."""
+    return sources != config.pad_id
 
 
 def decoding_of(length=LENGTH, plan=None, **parts):
@@ -128,11 +135,29 @@ def test_no_decision_is_the_greedy_full_model_and_some_rows_end_early(decode, de
     assert (trace.exit_layers[:, 0] == 3).all()
 
 
+def test_a_token_with_the_id_that_pads_is_read_like_any_other(decode, decode_by_definition, sources, config, wide):
+    texts = sources.copy()
+    texts[0, 2] = texts[2, 0] = texts[2, 3] = config.pad_id  # within their texts
+    lengths = np.array([6, 3, 5, 1, 4])
+    mask = np.arange(6) < lengths[:, None]
+    trace, said = decode(texts=texts, mask=mask), decode()
+    for row, text in enumerate(texts):
+        matches(trace, row, decode_by_definition(text, LENGTH))
+    assert any(trace.tokens[row].tolist() != said.tokens[row].tolist() for row in (0, 2))
+
+
+def test_without_a_mask_all_is_text_and_what_may_be_padding_is_refused(decode, config, params, sources, wide):
+    whole = np.where(there(config, sources), sources, 2)
+    equal(decode(texts=whole, mask=None), decode(texts=whole, mask=np.ones(whole.shape, bool)))
+    with pytest.raises(ValueError, match='^row 1 of tokens ends with the id that pads, 0, and there is no mask; [^\n]*$'):
+        generate(config, params, sources, decoding=decoding_of())
+
+
 def test_cached_decoding_gives_the_teacher_forced_logits(config, params, sources, decode, wide):
     trace = decode()
     module = Transformer(dataclasses.replace(config, dtype='float64'))
     shifted = np.pad(trace.tokens, ((0, 0), (1, 0)))[:, :-1]
-    logits = jax.jit(module.apply)({'params': jax.tree.map(np.float64, params)}, sources, shifted)
+    logits = jax.jit(module.apply)({'params': jax.tree.map(np.float64, params)}, sources, shifted, there(config, sources))
     greedy = np.argmax(logits, axis=-1)
     # A threshold that nothing reaches: every token's confidence is the last layer's.
     measured = decode(exit=Exit(SoftmaxMax(), np.nextafter(1.0, 0)))
@@ -165,7 +190,8 @@ def test_a_softmax_gap_of_exactly_one_does_not_leave_at_threshold_one(config, pa
     }
 
     def run(options=None, **parts):
-        return jax.device_get(generate(config, peaked, sources, decoding=decoding_of(**parts), **(options or {})))
+        mask = there(config, sources)
+        return jax.device_get(generate(config, peaked, sources, mask, decoding_of(**parts), **(options or {})))
 
     almost, full = run(exit=Exit(SoftmaxGap(), 0.9999999)), run(exit=Exit(SoftmaxGap(), 1.0))
     # A threshold that stands at 1 within a program is off as well: a mask, and no comparison with 1.
@@ -503,11 +529,11 @@ def test_the_oracle_leaves_at_the_first_layer_that_agrees(decode, decode_by_defi
 
 
 def test_finished_rows_run_no_layer_and_do_not_hold_the_batch(decode, sources, config, params):
-    blank = np.zeros_like(sources[:1])
+    both, nothing = sources[[0, 0]], np.zeros((1, sources.shape[1]), bool)
     decoding = decoding_of(exit=Exit(StaticDepth(), 0.3))
-    trace = generate(config, params, np.concatenate([sources[:1], blank]), decoding=decoding)
-    assert trace.lengths[1] == 0 and not np.asarray(trace.exit_layers[1]).any()
-    alone = generate(config, params, blank, decoding=decoding_of())
+    trace = generate(config, params, both, np.concatenate([~nothing, nothing]), decoding)
+    assert trace.lengths.tolist()[0] > trace.lengths[1] == 0 and not np.asarray(trace.exit_layers[1]).any()
+    alone = generate(config, params, both[:1], nothing, decoding_of())
     assert not np.asarray(alone.executed).any()
 
 
@@ -516,7 +542,7 @@ def test_a_state_begins_and_goes_on_anywhere_on_the_ring(decode, config, params,
     decisions = {'exit': Exit(SoftmaxGap(), 0.35), 'choice': Sampled(0.7), 'propagation': Lazy(4)}
     decoding, wide_config = decoding_of(**decisions), dataclasses.replace(config, dtype='float64')
     cast = jax.tree.map(lambda x: jnp.asarray(x, 'float64'), params)
-    state = begin(wide_config, cast, sources, decoding=decoding, capacity=12, cursor=cursor)
+    state = begin(wide_config, cast, sources, there(config, sources), decoding, capacity=12, cursor=cursor)
     for _ in range(LENGTH):
         state = step(wide_config, cast, state, decoding)
     trace = jax.device_get(trace_of(wide_config, state))
@@ -536,7 +562,7 @@ def test_rows_of_states_that_filled_unlike_layers_go_on_in_one_state(decode_by_d
 
     def begun(threshold):
         rows = Rows(threshold=np.full(5, threshold, np.float32))
-        return begin(wide_config, cast, sources, decoding=decoding, rows=rows, cursor=7)
+        return begin(wide_config, cast, sources, there(config, sources), decoding, rows=rows, cursor=7)
 
     states = []
     for threshold in (0.0, 1.0):
@@ -722,9 +748,9 @@ def test_log_probabilities_are_those_of_the_logits_at_the_exit(decode, decode_by
 def test_beams_have_no_state_and_no_settings_of_rows(config, params, sources):
     decoding = decoding_of(choice=Beam(2))
     with pytest.raises(ValueError, match='beam search'):
-        begin(config, params, sources, decoding=decoding)
+        begin(config, params, sources, there(config, sources), decoding)
     with pytest.raises(ValueError, match='beam search'):
-        generate(config, params, sources, decoding=decoding, rows=Rows(limit=np.ones(5, np.int32)))
+        generate(config, params, sources, there(config, sources), decoding, rows=Rows(limit=np.ones(5, np.int32)))
 
 
 @pytest.mark.parametrize(

@@ -35,19 +35,20 @@ def float64():
 
 @functools.cache
 def load(name):
-    """(configuration, parameters, source) of a fixture, in float64; nothing ends a sequence but its own token."""
+    """(configuration, parameters, source, mask) of a fixture, in float64; nothing ends a sequence but its own token."""
     checkpoint = huggingface.read(FIXTURES / name)
     reference = np.load(FIXTURES / name / 'reference.npz')
     config = dataclasses.replace(checkpoint.config, dtype='float64')
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), checkpoint.params)
-    return config, params, np.where(reference['mask'], reference['source'], config.pad_id).astype(np.int32)
+    return config, params, reference['source'].astype(np.int32), reference['mask']
 
 
-def decode(name, source=None, plan=None, **parts):
-    config, params, sources = load(name)
+def decode(name, mask=None, plan=None, rows=slice(None), **parts):
+    """The trace of a fixture's sources, or of some rows. mask: of other tokens than are there."""
+    config, params, sources, there = load(name)
     plan = GivenPlan(plan) if isinstance(plan, Plan) else plan
     decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), plan=plan, **parts)
-    return jax.device_get(generate(config, params, sources if source is None else source, decoding=decoding))
+    return jax.device_get(generate(config, params, sources[rows], (there if mask is None else mask)[rows], decoding))
 
 
 def mixed_exit(name, measure):
@@ -77,16 +78,16 @@ def test_exits_that_never_happen_leave_the_full_model(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_decoding_token_by_token_is_the_parallel_model(name):
-    config, params, source = load(name)
+    config, params, source, mask = load(name)
     trace = decode(name)
     call = functools.partial(jax.jit(Transformer(config).apply, static_argnames='method'), {'params': params})
     if config.decoder_only:
         tokens = np.concatenate([source, trace.tokens[:, :-1]], axis=1)
-        there = np.concatenate([source != config.pad_id, np.ones((len(source), LENGTH - 1), bool)], axis=1)
+        there = np.concatenate([mask, np.ones((len(source), LENGTH - 1), bool)], axis=1)
         states = call(None, None, tokens, there, method='decode')
     else:
         tokens = np.concatenate([np.full((len(source), 1), config.decoder_start_id), trace.tokens[:, :-1]], axis=1)
-        states = call(call(source, method='encode'), source != config.pad_id, tokens, method='decode')
+        states = call(call(source, mask, method='encode'), mask, tokens, method='decode')
     best = np.argmax(call(states[-1][:, -LENGTH:], method='unembed'), axis=-1)
     said = np.arange(LENGTH) < trace.lengths[:, None]
     np.testing.assert_array_equal(trace.tokens[said], best[said])
@@ -112,8 +113,8 @@ def test_with_exits_a_row_decodes_alike_alone_and_lazy_is_eager(name, measure):
     assert_same(lazy, decode(name, exit=exit, propagation=Eager()))
     assert_same(lazy, alone(name, exit=exit, propagation=Lazy(window=3)))
     if measure == SoftmaxGap():  # a batch of one row is another program
-        source, rows = load(name)[2], range(len(load(name)[2]))
-        single = [decode(name, source[row : row + 1], exit=exit, propagation=Lazy(window=3)) for row in rows]
+        rows = range(len(load(name)[2]))
+        single = [decode(name, rows=slice(row, row + 1), exit=exit, propagation=Lazy(window=3)) for row in rows]
         assert_same(lazy, joined(single, [0] * len(single)))
 
 
@@ -126,14 +127,14 @@ def test_a_row_decodes_alike_alone_where_the_measure_looks_at_a_part_of_the_head
 
 def alone(name, **parts):
     """What each row says beside rows of nothing, which have ended before they start: the program of all rows."""
-    config, _, source = load(name)
-    rows = range(len(source))
-    return joined([decode(name, np.where(only(row, source), source, config.pad_id), **parts) for row in rows], rows)
+    *_, mask = load(name)
+    rows = range(len(mask))
+    return joined([decode(name, only(row, mask), **parts) for row in rows], rows)
 
 
-def only(row, source):
-    """Whether it is that row, bool [B, 1]."""
-    return np.arange(len(source))[:, None] == row
+def only(row, mask):
+    """The mask of that row, and nothing of the others."""
+    return mask & (np.arange(len(mask)) == row)[:, None]
 
 
 def joined(traces, rows):
@@ -154,9 +155,9 @@ def test_a_vocabulary_that_keeps_every_id_is_the_whole_one(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_a_plan_leaves_out_what_masks_would_leave_out(name):
-    config, _, source = load(name)
+    config, *_, mask = load(name)
     rng = np.random.default_rng(5)
-    rows, layers, encoders = len(source), config.num_decoder_layers, config.num_encoder_layers
+    rows, layers, encoders = len(mask), config.num_decoder_layers, config.num_encoder_layers
     plan = Plan(*(rng.random((rows, each)) < 0.6 for each in (layers, layers, layers, encoders, encoders)))
     for kind in plan[:3]:
         kind[0, 1] = False
@@ -164,8 +165,7 @@ def test_a_plan_leaves_out_what_masks_would_leave_out(name):
     assert (together.work.feed_forward[together.exit_layers > 0] < layers).any()
     for row in range(rows):
         # Beside rows of nothing, whose plan is its own: nobody else keeps a sub-layer running.
-        text = np.where(only(row, source), source, config.pad_id)
-        single = decode(name, text, plan=Plan(*(np.repeat(kind[row : row + 1], rows, axis=0) for kind in plan)))
+        single = decode(name, only(row, mask), plan=Plan(*(np.repeat(kind[row : row + 1], rows, axis=0) for kind in plan)))
         np.testing.assert_array_equal(single.tokens[row], together.tokens[row])
         for one, other in zip(single.work, together.work):
             np.testing.assert_array_equal(one[row], other[row])

@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from calm_jax import flight
+from calm_jax.data.windows import DecodeBatch, length_mask
 from calm_jax.decoding.choice import Sampled
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import begin, fly, generate, insert, landed, step, vacant, widen
@@ -75,17 +77,13 @@ def float64():
 
 
 def texts(name):
-    """(configuration, parameters, sources [TEXTS, S]): the first four leave room for narrow sources."""
-    config, params, source = load(name)
+    """(configuration, parameters, sources [TEXTS, S], what of them is there): the first four leave room for narrow sources."""
+    config, params, source, _ = load(name)
     rng = np.random.default_rng(3)
     sources = rng.integers(3, config.vocab_size, (TEXTS, source.shape[1])).astype(np.int32)
-    left = config.decoder_only
-    for row in range(TEXTS):
-        length = 2 + row % 4 if row < 4 else source.shape[1] - row % 3
-        sources[row, : source.shape[1] - length] = config.pad_id
-        if not left:
-            sources[row] = np.roll(sources[row], -(source.shape[1] - length))
-    return config, params, sources
+    lengths = np.array([2 + row % 4 if row < 4 else source.shape[1] - row % 3 for row in range(TEXTS)])
+    mask = length_mask(lengths, source.shape[1], left=config.decoder_only)
+    return config, params, np.where(mask, sources, config.pad_id).astype(np.int32), mask
 
 
 def cut(config, sources, rows, width):
@@ -93,7 +91,7 @@ def cut(config, sources, rows, width):
     return sources[rows, -width:] if config.decoder_only else sources[rows, :width]
 
 
-def in_flight(config, params, sources, decoding, settings, scored, packing, narrow):
+def in_flight(config, params, sources, mask, decoding, settings, scored, packing, narrow):
     """Every text's trace by number, from SLOTS slots that are refilled, two rows at a time, on a ring begun at 1000. narrow:
     the width of the first sources."""
     slots, found = None, {}
@@ -104,7 +102,8 @@ def in_flight(config, params, sources, decoding, settings, scored, packing, narr
         (np.array([8, -1]), sources.shape[1]),
     ]
     for rows, width in groups:
-        tokens = np.where(rows[:, None] >= 0, cut(config, sources, rows, width), config.pad_id)
+        tokens = cut(config, sources, rows, width)
+        present = cut(config, mask, rows, width) & (rows[:, None] >= 0)
         own = jax.tree.map(lambda each, rows=rows: each[rows], settings)
         options = {
             'rows': own,
@@ -113,7 +112,7 @@ def in_flight(config, params, sources, decoding, settings, scored, packing, narr
             'cursor': np.int32(1000),
             'example_ids': rows.astype(np.int32),
         }
-        prefilled = begin(config, params, tokens, decoding=decoding, **options)
+        prefilled = begin(config, params, tokens, present, decoding, **options)
         if slots is None:
             slots = vacant(prefilled, SLOTS)
         elif width != slots.state.inputs.source.shape[1]:
@@ -156,15 +155,15 @@ GROWING += [('t5_1_0', 'full', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]
 
 @pytest.mark.parametrize('name, decisions, packing', CASES)
 def test_a_row_in_flight_is_what_it_is_alone(name, decisions, packing):
-    config, params, sources = texts(name)
+    config, params, sources, mask = texts(name)
     decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), **DECISIONS[decisions])
     thresholds = None if decoding.exit is None else np.linspace(0.05, 1, TEXTS).astype(np.float32)
     settings = Rows(threshold=thresholds, depth=DEPTHS if decisions == 'depth' else None, limit=LIMITS)
     scored = decisions in ('full', 'lazy', 'depth')
     narrow = NARROW if (name, decisions, packing) in GROWING else sources.shape[1]
-    found = in_flight(config, params, sources, decoding, settings, scored, packing, narrow)
+    found = in_flight(config, params, sources, mask, decoding, settings, scored, packing, narrow)
     assert sorted(found) == list(range(TEXTS))
-    together = generate(config, params, sources, decoding=decoding, rows=settings, log_probabilities=scored)
+    together = generate(config, params, sources, mask, decoding, rows=settings, log_probabilities=scored)
     together = jax.device_get(together)
     assert len(set(together.lengths.tolist())) > 3
     for number, row in found.items():
@@ -174,21 +173,60 @@ def test_a_row_in_flight_is_what_it_is_alone(name, decisions, packing):
             jax.tree.map(lambda a, b, said=message: np.testing.assert_allclose(a, b, atol=1e-6, err_msg=said), one, other)
 
 
+ENOUGH = np.array([1, 20, 3, 9, 5, 2, 20, 4, 1])  # tokens after which the host ends each text, if it has not ended
+
+
+def test_rows_that_the_host_ends_say_the_same_whenever_it_looks_and_leave_their_slots(monkeypatch):
+    config, params, sources, mask = texts('t5_1_0')
+    decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), **DECISIONS['lazy'])
+    expected = jax.device_get(generate(config, params, sources, mask, decoding))
+    ends = np.minimum(expected.lengths, ENOUGH)
+    batches = [
+        DecodeBatch(sources[start : start + 3], mask[start : start + 3], np.arange(start, start + 3), np.zeros(3, bool))
+        for start in range(0, TEXTS, 3)
+    ]
+
+    def flown(look, stopped=lambda row, tokens: len(tokens) >= ENOUGH[row]):
+        """(trace of each text, how many places were run) where the host looks every so many steps."""
+        monkeypatch.setattr(flight, 'LOOK', look)
+        arguments = {'example_ids': lambda rows: rows.astype(np.int32), 'settings': lambda rows: None}
+        found, places = {}, 0
+        for landing in flight.fly_window(
+            config, params, batches, decoding, SLOTS, wanted=range(TEXTS), stopped=stopped, **arguments
+        ):
+            collect(found, landing.rows, landing.trace)
+            places += landing.places
+        return found, places
+
+    run = {look: flown(look) for look in (1, 3, 5, 1000)}
+    for look, (found, _) in run.items():
+        assert sorted(found) == list(range(TEXTS))
+        for row, trace in found.items():
+            assert ends[row] <= trace.lengths <= min(expected.lengths[row], ends[row] + look - 1)
+            for name in ('tokens', 'exit_layers', 'confidence'):
+                one, other = getattr(trace, name), getattr(expected, name)[row]
+                np.testing.assert_allclose(one[: ends[row]], other[: ends[row]], atol=1e-6, err_msg=name)
+    places = [run[look][1] for look in (1, 3, 5, 1000)]
+    assert places == sorted(places) and places[0] < places[-1]
+    assert flown(3)[1] == places[1]  # a function of texts and settings
+
+
 @pytest.mark.parametrize('name', ['t5_1_0', 'gpt2'])
 def test_a_row_that_is_let_into_a_running_state_goes_on_as_alone(name):
-    config, params, sources = texts(name)
+    config, params, sources, mask = texts(name)
     decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), exit=Exit(SoftmaxGap(), 0.2), propagation=Lazy(3))
     options = {'decoding': decoding, 'capacity': LENGTH, 'cursor': np.int32(5)}
-    state = begin(config, params, sources[4:7], example_ids=np.arange(3, dtype=np.int32), **options)
+    state = begin(config, params, sources[4:7], mask[4:7], example_ids=np.arange(3, dtype=np.int32), **options)
     for _ in range(4):
         state = step(config, params, state, decoding)
-    arriving = begin(config, params, sources[7:9], example_ids=np.arange(2, dtype=np.int32), **options)
+    arriving = begin(config, params, sources[7:9], mask[7:9], example_ids=np.arange(2, dtype=np.int32), **options)
     state = insert(state, [1, -1], arriving)  # the second stays out
     for _ in range(LENGTH):
         state = step(config, params, state, decoding)
     trace = jax.device_get(trace_of(config, state))
     for row, source in ((0, 4), (1, 7), (2, 6)):
-        alone = jax.device_get(generate(config, params, sources[source : source + 1], decoding=decoding))
+        row_alone = slice(source, source + 1)
+        alone = jax.device_get(generate(config, params, sources[row_alone], mask[row_alone], decoding))
         for field in ('tokens', 'exit_layers', 'lengths', 'confidence'):
             one, other = getattr(trace, field)[row], getattr(alone, field)[0]
             np.testing.assert_allclose(one[:LENGTH] if one.ndim else one, other, atol=1e-6, err_msg=f'{field} {row}')

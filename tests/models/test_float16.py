@@ -28,7 +28,7 @@ def test_feed_forward_outputs_beyond_float16_give_the_states_of_float32():
         context = module.apply(variables, mask, method='encoder_context')
         x = module.apply(variables, 0, x, context, method='encoder_attend')
         fed = module.apply(variables, 0, x, method='encoder_feed_forward')
-        return np.asarray(fed, np.float64), module.apply(variables, source, target)
+        return np.asarray(fed, np.float64), module.apply(variables, source, target, mask)
 
     (wide, logits), (narrow, narrow_logits) = computed('float32'), computed('float16')
     assert np.abs(wide[mask]).max() > 65504

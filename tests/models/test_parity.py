@@ -51,7 +51,7 @@ def model(request):
         def call(*args, **settings):
             return module.apply({'params': params}, *args, **settings)
 
-        encoded = None if config.decoder_only else call(source, method='encode')
+        encoded = None if config.decoder_only else call(source, mask, method='encode')
         states = (
             call(None, None, source, mask, method='decode')
             if config.decoder_only
@@ -109,7 +109,8 @@ def test_64_greedy_tokens_by_repeated_full_forward_passes_are_the_references(mod
 def test_padding_a_source_further_changes_no_logit(name):
     config, params, reference = load(name)
     wider = np.pad(reference['source'], ((0, 0), (0, 11)), constant_values=config.pad_id)
-    logits = jax.jit(Transformer(config).apply)({'params': params}, wider, reference['target'])
+    there = np.pad(reference['mask'], ((0, 0), (0, 11)))
+    logits = jax.jit(Transformer(config).apply)({'params': params}, wider, reference['target'], there)
     np.testing.assert_allclose(logits, reference['logits'], atol=1e-4)
 
 

@@ -16,10 +16,10 @@ class TokenizerClass:
     tokens: special ones by role. extra_ids: sentinels behind the vocabulary. start, end: whether a text gets them. encodes:
     whether it is of models that encode their source, which ends in any case.
     layout: of a SentencePiece model; None where the class numbers its pieces in ways of its own, or has none. front: what
-    stands in the place of the first `replaced` pieces, with its scores; back: special tokens behind the last.
-    language: where that of a text stands. bytewise: whether the vocabulary is bytes, without a file. spaced_beside: whether its
-    settings say, and not tokenizer.json, that a text begins with a space. stated: settings that are always written, as versions
-    of transformers do not agree on what they are else.
+    stands in the place of the first `replaced` pieces, with its scores; languages, back: special tokens behind the last, codes
+    of languages before others. language: where that of a text stands. bytewise: whether the vocabulary is bytes, without a
+    file. spaced_beside: whether its settings say, and not tokenizer.json, that a text begins with a space. stated: settings
+    that are always written, as versions of transformers do not agree on what they are else.
     """
 
     tokens: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -32,6 +32,7 @@ class TokenizerClass:
     replaced: int = 0
     back: tuple[str, ...] = ()
     language: str | None = None
+    languages: tuple[str, ...] = ()
     bytewise: bool = False
     spaced_beside: bool = False
     stated: Mapping[str, bool | str] = dataclasses.field(default_factory=dict)
@@ -75,8 +76,9 @@ _CLASSES = {
         layout=WORDS,
         front=_FAIRSEQ,
         replaced=3,
-        back=(*_25.split(), '<mask>'),
+        back=('<mask>',),
         language=BEHIND,
+        languages=tuple(_25.split()),
     ),
     'MBart50Tokenizer': TokenizerClass(
         {role: token for role, token in _MASKED.items() if role != 'bos_token'},
@@ -85,8 +87,9 @@ _CLASSES = {
         layout=SPACES,
         front=_FAIRSEQ,
         replaced=3,
-        back=(*_50.split(), '<mask>'),
+        back=('<mask>',),
         language=BEFORE,
+        languages=tuple(_50.split()),
     ),
     'PegasusTokenizer': TokenizerClass(
         {**_PADDED, 'mask_token': '<mask_2>'},
@@ -101,6 +104,8 @@ _CLASSES = {
         dict.fromkeys(('bos_token', 'eos_token', 'unk_token'), '<|endoftext|>'), spaced_beside=True
     ),
 }
+# Names that classes had, and that files still say.
+RENAMED = {'LLaMATokenizer': 'LlamaTokenizer'}
 BYTES, PIECES, PAIRS, DESCRIBED = 'ByT5Tokenizer', 'LlamaTokenizer', 'GPT2Tokenizer', 'PreTrainedTokenizerFast'
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from calm_jax.data.tokenizers.classes import BEFORE, LANGUAGE, SPACES, WHOLE, WORDS
+from calm_jax.data.tokenizers.classes import BEFORE, SPACES, WHOLE, WORDS
 from calm_jax.data.tokenizers.piece_model import CONTROL, USER_DEFINED, PieceModel, parse
 from calm_jax.data.tokenizers.settings import Settings
 
@@ -131,7 +131,7 @@ def _sentencepieces(model: PieceModel, settings: Settings) -> Tokenizer:
 def _words(model: PieceModel, settings: Settings) -> Tokenizer:
     """The likeliest pieces (Kudo 2018) of each word by itself, special tokens before them, sentinels and others behind."""
     kind = settings.kind
-    back = [*(f'<extra_id_{n}>' for n in reversed(range(settings.extra_ids))), *kind.back]
+    back = [*(f'<extra_id_{n}>' for n in reversed(range(settings.extra_ids))), *kind.languages, *kind.back]
     pieces = [(piece.text, piece.score) for piece in model.pieces[kind.replaced :]]
     vocabulary = [*kind.front, *pieces, *((token, 0.0) for token in back)]
     unknown = [token for token, _ in vocabulary].index(model.pieces[model.unknown_id].text)
@@ -198,7 +198,7 @@ def _surround(made: Tokenizer, settings: Settings) -> None:
     kind = settings.kind
     start = settings.token('bos_token') if settings.flag('add_bos_token', kind.start) else None
     end = settings.token('eos_token') if settings.flag('add_eos_token', kind.end) else None
-    language = str(settings.fields.get('src_lang') or LANGUAGE) if kind.language else None
+    language = settings.language
     last = None if kind.language == BEFORE else language
     start = language if kind.language == BEFORE else start
     around = {token: number for token in (start, end, last) if token and (number := made.token_to_id(token)) is not None}

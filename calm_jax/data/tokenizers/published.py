@@ -1,12 +1,13 @@
 """Tokenizers as they are published: vocabulary files and settings, of which a pipeline is made."""
 
+import copy
 import dataclasses
 import functools
 import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -47,6 +48,7 @@ class PublishedTokenizer:
         if encodes is False and ends:
             settings = dataclasses.replace(settings, fields={**settings.fields, 'add_eos_token': True})
         self.settings = settings
+        self._around_by_pipeline = True
         self._dropped = len(self._behind)  # of what the pipeline gives
         if ends and (settings.kind.encodes or not settings.flag('add_eos_token', False)):
             self._behind = self._behind[:-1]
@@ -76,9 +78,24 @@ class PublishedTokenizer:
         tokens = {role: token for role in ROLES if (token := self.settings.token(role)) is not None}
         return None if template is None else ChatTemplate.read(template, tokens)
 
+    @functools.cached_property
+    def languages(self) -> 'Mapping[str, PublishedTokenizer]':
+        codes = {code: number for code in self.settings.kind.languages if (number := self._id(code)) >= 0}
+        return {code: self._in_language(number) for code, number in codes.items()}
+
+    def _in_language(self, number: int) -> 'PublishedTokenizer':
+        """The tokenizer of texts in the language with this token."""
+        own, other = self._id(self.settings.language), copy.copy(self)
+        sides = ([number if each == own else each for each in side] for side in (self.start_ids, self.end_ids))
+        other.start_ids, other.end_ids = map(tuple, sides)
+        other._around_by_pipeline = False
+        return other
+
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         if not add_special:
             return self._tokenizer.encode(text, add_special_tokens=False).ids
+        if not self._around_by_pipeline:
+            return [*self.start_ids, *self.encode(text, add_special=False), *self.end_ids]
         ids = self._tokenizer.encode(text).ids
         return ids[: len(ids) - self._dropped] + list(self._behind)
 

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import sentencepiece
 
@@ -31,6 +32,7 @@ class SentencePieceTokenizer:
     start_ids = end_ids = ()
     truncation_side = 'right'
     chat = None
+    languages = MappingProxyType({})
 
     def __init__(self, model: bytes, extra_ids: int = 0):
         self.model = model

@@ -16,7 +16,7 @@ from typing import Any
 
 import tokenizers
 
-from calm_jax.data.tokenizers.classes import DESCRIBED, TokenizerClass, class_of
+from calm_jax.data.tokenizers.classes import DESCRIBED, LANGUAGE, RENAMED, TokenizerClass, class_of
 from calm_jax.files import read_json
 
 SETTINGS = 'tokenizer_config.json'
@@ -51,6 +51,11 @@ class Settings:
     def extra_ids(self) -> int:
         """How many sentinels the class appends to the vocabulary."""
         return self.fields.get('extra_ids', self.kind.extra_ids)
+
+    @property
+    def language(self) -> str | None:
+        """The language of a text where nobody names another; None where texts have none."""
+        return str(self.fields.get('src_lang') or LANGUAGE) if self.kind.language else None
 
     def token(self, role: str) -> str | None:
         """The token of a role: as named, null meaning none; else the class's own."""
@@ -92,7 +97,8 @@ def read_settings(directory: str | os.PathLike, class_name: str | None = None) -
     if (templates := _chat_templates(directory)) is not None:
         fields['chat_template'] = templates
     name = fields.get('tokenizer_class') or _read(directory / 'config.json').get('tokenizer_class') or class_name
-    settings = Settings({**fields, 'tokenizer_class': str(name or DESCRIBED)}, _added_tokens(directory, fields))
+    name = str(name or DESCRIBED)
+    settings = Settings({**fields, 'tokenizer_class': RENAMED.get(name, name)}, _added_tokens(directory, fields))
     _checked_extra_ids(settings.extra_ids, f'{directory / SETTINGS}')
     return settings
 

@@ -1,7 +1,7 @@
 """What the library asks of a tokenizer."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from calm_jax.data.tokenizers.chat import ChatTemplate
@@ -15,7 +15,8 @@ class Tokenizer(Protocol):
     pad_id, eos_id: −1 where no token pads, or ends a text. start_ids, end_ids: what `encode` puts before and
     behind every text, of models that encode their source but for an end of sequence that is the last.
     truncation_side: 'left' where a text that is too long loses its beginning, else 'right'. chat: how messages become a text,
-    None where the tokenizer does not say.
+    None where the tokenizer does not say. languages: the tokenizer of texts in each language, by its code, where what stands
+    around a text says its language; the tokenizer itself is of one of them.
 
     `load_tokenizer` lists the kinds; each knows the files that it is stored in.
     """
@@ -36,6 +37,9 @@ class Tokenizer(Protocol):
 
     @property
     def chat(self) -> ChatTemplate | None: ...
+
+    @property
+    def languages(self) -> 'Mapping[str, Tokenizer]': ...
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Ids of a text, without the end of sequence that a model which encodes it wants.

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from calm_jax.data.tokenizers.classes import BYTES
 from calm_jax.data.tokenizers.settings import SETTINGS, number_of_extra_ids
@@ -23,6 +24,7 @@ class ByteTokenizer:
     start_ids = end_ids = ()
     truncation_side = 'right'
     chat = None
+    languages = MappingProxyType({})
 
     def __init__(self, extra_ids: int = 0):
         self.extra_ids = extra_ids

@@ -36,8 +36,8 @@ _ABSENT = {
 }
 
 # What published configurations of every family carry and no forward pass reads: where a file comes from, how it is stored or
-# was trained, what the reference implementation returns, and other programs' settings. Preferences for decoding are read apart
-# (`generation`).
+# was trained, what the reference implementation returns, and other programs' settings (the last lines: of a distillation and of
+# OPT's conversion; KoboldAI's). Preferences for decoding are read apart (`generation`).
 _INERT = frozenset(
     """
     architectures auto_map author license tokenizer_class torch_dtype dtype attn_implementation language languages
@@ -47,7 +47,10 @@ _INERT = frozenset(
     use_cache return_dict use_return_dict output_hidden_states output_attentions output_past output_scores
     return_dict_in_generate torchscript tf_legacy_loss use_bfloat16 xla_device chunk_size_feed_forward
     gradient_checkpointing gradient_checkpointing_use_reentrant use_flash_attention use_flash_attention_2 use_flash_attn
-    pretraining_tp tensor_parallel_size sep_token_id prefix save_step seed
+    pretraining_tp tensor_parallel_size sep_token_id prefix save_step seed neftune_noise_alpha
+    replacing_rate student_encoder_layers student_decoder_layers output_projection
+    adventure antemplate badwordsids dynamicscan formatoptns newlinemode nobreakmodel rep_pen rep_pen_range rep_pen_slope
+    sampler_order temp tfs top_a typical welcome
     """.split()
 )
 # The same by the form of the name: private ones, versions, and what acts in training alone.
@@ -83,13 +86,16 @@ def config_from_published(
     Attributes that no forward pass reads are dropped first, and those that are null or empty: published files list
     features that a model does not have.
 
-    Raises ValueError where the family is unknown, or one of its attributes is, or one to ignore changes what is computed.
+    Raises ValueError where the family is unknown, or one of its attributes is, or one to ignore changes what is computed, or
+    the weights are quantised.
     """
     family = family_of(published)
     if read := sorted(family.READ & set(ignored)):
         raise ValueError(f'attributes that change what is computed cannot be ignored: {", ".join(read)}')
     given = {name: value for name, value in published.items() if value is not None and value != {} and value != []}
     given = {name: value for name, value in given.items() if name not in _OFF or value != _OFF[name]}
+    if 'quantization_config' in given:
+        raise ValueError('quantization_config: quantised weights are not read; take the model as it was before')
     given = {name: value for name, value in given.items() if name not in family.SYNONYMS} | {
         family.SYNONYMS[name]: value for name, value in given.items() if name in family.SYNONYMS
     }

@@ -5,7 +5,7 @@ tokens in a way that nothing here has. Fields that nobody knows are named in a n
 stand in `generation_config.json`, and in config.json alone of old models that have no such file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 
@@ -124,16 +124,19 @@ def settings_of_config(published: Mapping[str, Any]) -> dict[str, Any]:
     return {name: published[name] for name in (*IN_CONFIG, *IDS) if published.get(name) is not None}
 
 
-def document_of(settings: Mapping[str, Any], encodes: bool) -> tuple[dict[str, dict], list[str]]:
+def document_of(settings: Mapping[str, Any], encodes: bool, ignored: Collection[str] = ()) -> tuple[dict[str, dict], list[str]]:
     """(our decoding defaults, a document; what is worth knowing of what was left out) of published generation settings.
 
-    encodes: whether the model has an encoder. Raises ValueError for settings that change tokens in a way nothing here has.
+    encodes: whether the model has an encoder. ignored: settings to read over. Raises ValueError for others that change tokens
+    in a way nothing here has.
     """
     settings = {name: value for name, value in settings.items() if value is not None}
+    over = [f'{name} {settings[name]}: read over, as was asked' for name in settings if name in ignored]
+    settings = {name: value for name, value in settings.items() if name not in ignored}
     for name, (off, reason) in REFUSED.items():
         if name in settings and settings[name] not in off:
-            raise ValueError(_refusal(f'{name} {settings[name]}', reason))
-    notices = [
+            raise ValueError(_refusal(name, reason, settings[name]))
+    notices = over + [
         f'{name} {settings[name]}: {words}'
         for name, (off, words) in NOTICED.items()
         if name in settings and settings[name] != off
@@ -150,7 +153,7 @@ def document_of(settings: Mapping[str, Any], encodes: bool) -> tuple[dict[str, d
             document[part][option] = used[name]
     document['choice'] = _choice(settings)
     if document['choice'].get('class') == 'beam' and 'stop_strings' in document['limits']:
-        raise ValueError(_refusal('stop_strings with num_beams', 'a search of beams does not stop at texts here'))
+        raise ValueError(_refusal('stop_strings', 'a search of beams does not stop at texts here', 'with num_beams'))
     return {part: options for part, options in document.items() if options}, notices + more
 
 
@@ -164,15 +167,15 @@ def published_of(document: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return settings
 
 
-def _refusal(what: str, reason: str) -> str:
-    return f'{what} cannot be used: {reason}; take it out of the file to decode without it'
+def _refusal(name: str, reason: str, what: Any) -> str:
+    return f'{name} {what} cannot be used: {reason}; to decode without it, import with --ignore_attributes {name}'
 
 
 def _choice(settings: Mapping[str, Any]) -> dict[str, Any]:
     """How a token is chosen; nothing where it is the likeliest."""
     searches, draws = settings.get('num_beams', 1) != 1, settings.get('do_sample', False)
     if searches and draws:
-        raise ValueError(_refusal('do_sample with num_beams', 'a search of beams draws nothing here'))
+        raise ValueError(_refusal('do_sample', 'a search of beams draws nothing here', 'with num_beams'))
     if not (searches or draws):
         return {}
     read = SEARCHING if searches else SAMPLING
@@ -188,7 +191,7 @@ def _listed(settings: Mapping[str, Any]) -> dict[str, Any]:
         made['stop_strings'] = [stops]
     if isinstance(forced := made.get('forced_eos_token_id'), list):
         if len(forced) != 1:
-            raise ValueError(_refusal(f'forced_eos_token_id {forced}', 'one token is forced here'))
+            raise ValueError(_refusal('forced_eos_token_id', 'one token is forced here', forced))
         made['forced_eos_token_id'] = forced[0]
     return made
 

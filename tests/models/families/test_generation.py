@@ -1,5 +1,7 @@
 """Published generation settings: every field is used, changes no token, is named, or is refused."""
 
+import re
+
 import pytest
 
 from calm_jax.decoding import codec
@@ -93,6 +95,19 @@ def test_lengths_count_the_prompt_of_a_model_that_only_decodes():
 def test_combinations_that_nothing_here_decodes_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         document_of(settings, encodes=True)
+
+
+@pytest.mark.parametrize(
+    'settings', [{'max_time': 3.5}, {'stop_strings': ['a'], 'num_beams': 2}, {'forced_eos_token_id': [1, 2]}], ids=str
+)
+def test_a_refusal_names_the_flag_that_reads_over_it_and_a_notice_says_so(settings):
+    with pytest.raises(ValueError) as error:
+        document_of(settings, encodes=True)
+    (name,) = re.findall(r'import with --ignore_attributes (\w+)$', str(error.value))
+    document, (notice,) = document_of({**settings, 'repetition_penalty': 1.5}, encodes=True, ignored=[name, 'another'])
+    assert notice == f'{name} {settings[name]}: read over, as was asked'
+    others = {each: value for each, value in settings.items() if each != name}
+    assert document == document_of({**others, 'repetition_penalty': 1.5}, encodes=True)[0]
 
 
 @pytest.mark.parametrize(

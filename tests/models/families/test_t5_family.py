@@ -115,6 +115,7 @@ def test_unequal_depths_and_defaults_that_files_leave_out():
         ({'vocab_size': '32128'}, "vocab_size is '32128'; expected a number"),
         ({'num_heads': 6.5}, 'num_heads is 6.5; expected a number'),
         ({'model_type': 'bert'}, "model_type is 'bert'; expected one of t5"),
+        ({'quantization_config': {'bits': 4}}, 'quantization_config: quantised weights are not read'),
     ),
 )
 def test_what_would_compute_something_else_is_refused_by_name(changes, message):
