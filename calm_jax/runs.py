@@ -159,7 +159,13 @@ def _options(
     """The options of `Model.stream` for records, all of it checked."""
     thresholds, named = check_records(model, records, template, threshold_field, languages, quiet)
     rows = None if thresholds is None else Rows(threshold=thresholds)
-    options = Options(rows=rows, batch_size=batch_size, pack=pack, **named)
+    options = Options(
+        rows=rows,
+        batch_size=batch_size,
+        pack=pack,
+        source_language=named.get('source_language'),
+        target_language=named.get('target_language'),
+    )
     model.check(decoding, **options)
     codec.check_heads(decoding, model.heads)
     return options
