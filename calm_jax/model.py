@@ -274,10 +274,10 @@ class Model:
             overwrite=overwrite,
         )
 
-    def encode(self, text: str, date: datetime.datetime | None = None, language: str | None = None) -> list[int]:
+    def encode(self, text: str, language: str | None = None, date: datetime.datetime | None = None) -> list[int]:
         """Ids of a source or prompt, without an end of sequence; a decoder-only model needs one to start from. Of a
-        `Conversation`, those of what the chat template makes of it. date: in place of the model's own. language: of the text;
-        None: the checkpoint's own.
+        `Conversation`, those of what the chat template makes of it. language: of the text; None: the checkpoint's own. date: in
+        place of the model's own.
 
         Raises ValueError for a conversation without a template, or that the template refuses, and for a text that spells out a
         token of the tokenizer's that the model does not embed.
@@ -399,7 +399,8 @@ class Model:
 
         def sources():
             for index, text in enumerate(texts):
-                encoded, example_id = self.encode(text, request.date, request.languages.of_source(index)), ids_of(text)
+                encoded = self.encode(text, request.languages.of_source(index), request.date)
+                example_id = ids_of(text)
                 for sequence in range(request.sequences):
                     waiting[index * request.sequences + sequence] = sequence_id(example_id, sequence)
                     yield encoded
@@ -499,7 +500,7 @@ class Model:
         return outputs
 
     def _text_parts(self, prompt: str, request: Request) -> Iterator[str]:
-        source = self.encode(prompt, request.date, request.languages.of_source(0))
+        source = self.encode(prompt, request.languages.of_source(0), request.date)
         ((batch,),) = decode_windows([source], 1, max_source_length=request.source_length, **self.padding)
         text, params = StreamedText(self.tokenizer), self.decoding_params
         state = begin(
