@@ -119,7 +119,7 @@ def planned_states(call: Callable, config: TransformerConfig, batch: Forced) -> 
     source_mask = batch.source_mask
     if batch.plan is not None and batch.plan.source is not None:
         source_mask = batch.plan.source
-    leaving = call(encoded, source_mask, batch.decoder_input, batch.mask, batch.plan, method='decode')
+    leaving = call(encoded, source_mask, batch.decoder_input, batch.mask, batch.plan, batch.prompt, method='decode')
     return [entering, *leaving]
 
 

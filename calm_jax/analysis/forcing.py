@@ -21,7 +21,8 @@ class Forced(NamedTuple):
     source: int32 [B, S]; source_mask: bool [B, S], which of its tokens are there.
     tokens: int32 [B, T], the output; present: bool [B, T], where it has a token.
     decoder_input: int32 [B, R + T], the output shifted right, after the R = S − 1 prompt tokens before the last where there is
-    no encoder, else R = 0; mask: bool [B, R + T], which of those are there, None for all.
+    no encoder, else R = 0; mask: bool [B, R + T], which of those are there, None for all. prompt: bool [B, R + T], which of
+    them were read in full beside the plan; None: none.
     plan: sub-layers that the rows ran; None: all. example_ids: int32 [B], which texts the rows are.
     """
 
@@ -31,6 +32,7 @@ class Forced(NamedTuple):
     present: np.ndarray
     decoder_input: np.ndarray
     mask: np.ndarray | None
+    prompt: np.ndarray | None
     plan: Plan | None
     example_ids: np.ndarray
 
@@ -59,13 +61,16 @@ def teacher_forced(
     for batch in progress(batches, 'decoding', total=total, unit='batches'):
         own = ids[np.maximum(batch.rows, 0)]
         trace = generate(model.config, model.decoding_params, batch.tokens, batch.mask, decoding, example_ids=own)
-        forced.append(shifted(model.config, batch, jax.device_get(trace), own))
+        forced.append(shifted(model.config, batch, jax.device_get(trace), own, decoding.plan_prompt == 'full'))
     return forced
 
 
-def shifted(config: TransformerConfig, batch: DecodeBatch, trace: Trace, example_ids: np.ndarray) -> Forced:
-    """A decoded batch with its outputs shifted right; trace: on the host."""
+def shifted(
+    config: TransformerConfig, batch: DecodeBatch, trace: Trace, example_ids: np.ndarray, in_full: bool = True
+) -> Forced:
+    """A decoded batch with its outputs shifted right; trace: on the host. in_full: whether prompts were read in full."""
     rows, length = trace.tokens.shape
+    read = batch.tokens.shape[1] - 1 if config.decoder_only else 0
     present = np.arange(length) < trace.lengths[:, None]
     before = batch.tokens if config.decoder_only else np.full((rows, 1), config.decoder_start_id, np.int32)
     outputs = np.where(present[:, 1:], trace.tokens[:, :-1], config.pad_id)
@@ -76,6 +81,7 @@ def shifted(config: TransformerConfig, batch: DecodeBatch, trace: Trace, example
         present=present,
         decoder_input=np.concatenate([before, outputs], axis=1),
         mask=np.concatenate([batch.mask, present[:, 1:]], axis=1) if config.decoder_only else None,
+        prompt=np.broadcast_to(np.arange(read + length) < read, (rows, read + length)) if read and in_full else None,
         plan=trace.plan,
         example_ids=example_ids,
     )

@@ -27,6 +27,11 @@ def skipped(rows: Array, sub_layer: Callable[[Array], Array], x: Array) -> Array
     return jax.lax.cond(jnp.any(rows), lambda x: masked(rows, sub_layer, x), lambda x: x, x)
 
 
+def outside(prompt: Array, run: Run, rows: Array, sub_layer: Callable[[Array], Array], x: Array) -> Array:
+    """As `run`, but every position of a prompt, bool [B, T], that is read in full, runs."""
+    return jnp.where(prompt[..., None], sub_layer(x), run(rows, sub_layer, x))
+
+
 def everyone(rows: Array, sub_layer: Callable[[Array], Array], x: Array) -> Array:
     """sub_layer(x) for every row: where rows differ in nothing that is worth a mask."""
     return sub_layer(x)

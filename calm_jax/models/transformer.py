@@ -1,5 +1,7 @@
 """The transformer, with an encoder or without: whole for training, in halves for decoding that decides layer by layer."""
 
+import functools
+
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -170,14 +172,16 @@ class Transformer(nn.Module):
         x = planned.encode(call, layers, x, self.encoder_context(mask), plan)
         return call(x, method='encoder_norm')
 
-    def decode(self, encoded, source_mask, tokens, mask=None, plan=None, deterministic=True):
+    def decode(self, encoded, source_mask, tokens, mask=None, plan=None, prompt=None, deterministic=True):
         """The state [B, T, D] after each decoder layer (L of them, before the final norm), targets seen causally.
 
         encoded: the source's states [B, S, D], or None for a decoder-only model; source_mask: bool [B, S], which of them are
         there. mask: bool [B, T], tokens that are there where padding stands before them; positions count from a row's first
-        token. None, of either: all. plan: as `encode`.
+        token. None, of either: all. plan: as `encode`. prompt: bool [B, T], tokens that are read in full beside it; None: none.
         """
-        call = self._call(deterministic)
+        call, run = self._call(deterministic), planned.masked
+        if prompt is not None:
+            run = functools.partial(planned.outside, prompt, run)
         bias, positions = self.causal_bias(tokens.shape[1], mask), standing(tokens.shape[1], mask)
         x = call(tokens, positions, method='embed')
         cross = None
@@ -186,7 +190,7 @@ class Transformer(nn.Module):
             cross = planned.CrossAttention(encoded, self.cross_bias(there))
         states = []
         for layer in range(self.config.num_decoder_layers):
-            x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, plan)
+            x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, plan, run)
             states.append(x)
         return tuple(states)
 

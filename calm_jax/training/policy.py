@@ -99,7 +99,7 @@ def nats(call: Callable, config: TransformerConfig, batch: Batch, seen: Read, pl
         x, cross, first = states, None, 1
         # A prompt is read in full, but for its last token, which is followed by the first decision.
         prompt = seen.context.mask & (jnp.cumsum(seen.context.mask, axis=1) < seen.source_tokens[:, None])
-        run = functools.partial(outside, prompt, run)
+        run = functools.partial(planned.outside, prompt, run)
     else:
         mask = seen.context.mask if plan.source is None else plan.source
         context = call(mask, method='encoder_context')
@@ -111,11 +111,6 @@ def nats(call: Callable, config: TransformerConfig, batch: Batch, seen: Read, pl
     weights = batch['decoder_loss_weights']
     each = losses.token_losses(call(x, method='unembed'), batch['decoder_target_tokens']).nll
     return jnp.sum(each * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1)
-
-
-def outside(prompt: Array, run: Any, rows: Array, sub_layer: Callable, x: Array) -> Array:
-    """As `run`, but every position of a prompt runs."""
-    return jnp.where(prompt[..., None], sub_layer(x), run(rows, sub_layer, x))
 
 
 def weighted(rows: Array, sub_layer: Callable[[Array], Array], x: Array) -> Array:

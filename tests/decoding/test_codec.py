@@ -34,11 +34,13 @@ from calm_jax.pytrees import pytree
 HEADS = {
     'exit_classifier': {'kernel': np.ones((16, 1), np.float32), 'bias': np.zeros(1, np.float32)},
     'frequent_ids': {'ids': np.arange(9, dtype=np.int32)},
+    'policy': {name: np.ones(1, np.float32) for name in ('scale', 'shift', 'hidden_kernel', 'hidden_bias', 'kernel', 'bias')},
 }
 
 
 LISTED = {
     tuple[str, ...]: ('.', 'END'),
+    tuple[str, ...] | None: ('decoder',),
     tuple[int, ...]: (3, 5),
     tuple[float, ...]: (3, 1.5),
     tuple[tuple[int, ...], ...]: ((3, 4), (5,)),

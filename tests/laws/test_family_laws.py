@@ -161,11 +161,12 @@ def test_a_plan_leaves_out_what_masks_would_leave_out(name):
     plan = Plan(*(rng.random((rows, each)) < 0.6 for each in (layers, layers, layers, encoders, encoders)))
     for kind in plan[:3]:
         kind[0, 1] = False
-    together = decode(name, plan=plan)
+    together = decode(name, plan=plan, plan_prompt='plan')
     assert (together.work.feed_forward[together.exit_layers > 0] < layers).any()
     for row in range(rows):
         # Beside rows of nothing, whose plan is its own: nobody else keeps a sub-layer running.
-        single = decode(name, only(row, mask), plan=Plan(*(np.repeat(kind[row : row + 1], rows, axis=0) for kind in plan)))
+        own = jax.tree.map(lambda kind, row=row: np.repeat(kind[row : row + 1], rows, axis=0), plan)
+        single = decode(name, only(row, mask), plan=own, plan_prompt='plan')
         np.testing.assert_array_equal(single.tokens[row], together.tokens[row])
         for one, other in zip(single.work, together.work):
             np.testing.assert_array_equal(one[row], other[row])
