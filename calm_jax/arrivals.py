@@ -14,8 +14,9 @@ import numpy as np
 from calm_jax.data.padding import Buckets
 from calm_jax.data.windows import DecodeBatch
 from calm_jax.decoding.begin import Decided
-from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.generate import chosen_program, decide
+from calm_jax.decoding.choice import Beam
+from calm_jax.decoding.decoding import Decoding, off
+from calm_jax.decoding.generate import chosen_program, decide, joined_program
 from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Plan
 
@@ -48,11 +49,13 @@ def planned_arrivals(
     plans together, so that sub-layers that nobody runs are skipped; the room for sources only grows."""
     widest, size, most = groups[-1].tokens.shape[1], len(groups[0].rows), 0
     for block in _blocks(groups, GROUPS * DECIDED):
-        decided = [
-            decide(config, params, group.tokens, group.mask, decoding, example_ids(group.rows), outermost=True)
-            for group in block
-        ]
-        plans = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get([each.plan for each in decided]))
+        decided = joined_program.way(True)(
+            [
+                decide(config, params, group.tokens, group.mask, decoding, example_ids(group.rows), outermost=True)
+                for group in block
+            ]
+        )
+        plans = jax.device_get(decided.plan)
         rows = np.concatenate([group.rows for group in block])
         order = np.array(
             sorted(np.flatnonzero(rows >= 0).tolist(), key=lambda place: _likeness(plans, place, widest)), np.int64
@@ -69,8 +72,10 @@ def planned_arrivals(
 
 
 def plans_by_input(decoding: Decoding) -> bool:
-    """Whether plans are made of what inputs say, so that rows are of different ones."""
-    return decoding.plan is not None and decoding.plan.after > 0
+    """Whether plans are made of what inputs say, so that rows are of different ones, which the state of a decode waits for; a
+    search has none that leaves it."""
+    plan = decoding.plan
+    return plan is not None and not off(plan) and plan.after > 0 and not isinstance(decoding.choice, Beam)
 
 
 def room_of(plan: Plan, width: int) -> int | None:
@@ -104,7 +109,11 @@ def _likeness(plans: Plan, place: int, width: int) -> tuple:
 
 
 def _blocks(groups: Sequence[DecodeBatch], most: int) -> Iterator[list[DecodeBatch]]:
-    """Groups that follow each other and are of one width, so many at most."""
+    """Groups that follow each other and are of one width: so many, or a smaller power of two of them, so that few programs join
+    them. most: a power of two."""
     for _, alike in itertools.groupby(groups, key=lambda group: group.tokens.shape[1]):
-        while block := list(itertools.islice(alike, most)):
-            yield block
+        left = list(alike)
+        while left:
+            size = min(most, 1 << (len(left).bit_length() - 1))
+            yield left[:size]
+            left = left[size:]

@@ -19,7 +19,19 @@ import numpy as np
 from calm_jax.arrivals import Arrival, arrivals, groups_of, planned_arrivals, plans_by_input, room_of
 from calm_jax.data.windows import DecodeBatch
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.generate import capacity_of, decide, finish, fly, generate, landed, prefill, progress, vacant, widen
+from calm_jax.decoding.generate import (
+    can_pack,
+    capacity_of,
+    decide,
+    finish,
+    fly,
+    generate,
+    landed,
+    prefill,
+    progress,
+    vacant,
+    widen,
+)
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.slots import Flown, Pause, Slots
@@ -39,7 +51,7 @@ class Landing(NamedTuple):
 
     rows: int64 [n], their indices in the input; source_tokens: int [n]; truncated: bool [n]. trace: of these rows, on the host,
     without `executed`. seconds: of the batch, or since others left. places: steps times rows that ran meanwhile; executed:
-    their sub-layers, times the rows they were computed for. widths: of the sources meanwhile.
+    their sub-layers, times the rows they were computed for. widths: of the sources meanwhile, as far as plans keep them.
     """
 
     rows: np.ndarray
@@ -78,14 +90,17 @@ def decode_batches(
     for batch in batches:
         if not any(row in wanted for row in batch.rows.tolist()):
             continue
-        began = time.perf_counter()
+        began, width = time.perf_counter(), batch.tokens.shape[1]
         model, ids = (config, params), example_ids(batch.rows)
         options = {'rows': settings(batch.rows), 'head_table': head_table, 'log_probabilities': log_probabilities}
         if plans_by_input(decoding):
             decided = decide(*model, batch.tokens, batch.mask, decoding, ids, outermost=True)
-            room = room_of(jax.device_get(decided.plan), batch.tokens.shape[1])
-            room = {'packed': bool(packing), 'kept': room, 'capacity': capacity(decoding)}
-            state = prefill(*model, decided, decoding, **options, **room, outermost=True)
+            room = room_of(jax.device_get(decided.plan), width)
+            packs = bool(packing) and can_pack(decoding, options['rows'])
+            state = prefill(
+                *model, decided, decoding, **options, packed=packs, kept=room, capacity=capacity(decoding), outermost=True
+            )
+            width = state.inputs.room
             trace = finish(*model, state, decoding, packing, outermost=True)
         else:
             options |= {'example_ids': ids, 'packing': packing}
@@ -101,7 +116,7 @@ def decode_batches(
             seconds=time.perf_counter() - began,
             places=int(np.max(trace.lengths)) * len(batch.rows),
             executed=int(np.sum(executed, dtype=np.int64)),
-            widths=frozenset([batch.tokens.shape[1]]),
+            widths=frozenset([width]),
         )
 
 

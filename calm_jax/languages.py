@@ -32,7 +32,10 @@ class Languages:
             named = getattr(self, name)
             if named is None:
                 continue
-            for code in dict.fromkeys([named] if isinstance(named, str) else named):
+            codes = [named] if isinstance(named, str) else named
+            if not isinstance(codes, Sequence) or not all(isinstance(code, str) for code in codes):
+                raise TypeError(f'{name}_language is {named!r}; expected a code, such as ro_RO, or a list of one for each text')
+            for code in dict.fromkeys(codes):
                 check_language(f'{name}_language', code, self.tokenizer)
             if not isinstance(named, str) and count is not None and len(named) != count:
                 raise ValueError(f'{name}_language has {len(named)} languages for {count} texts; expected one for each')

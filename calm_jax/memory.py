@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from calm_jax.arrivals import GROUPS
+from calm_jax.arrivals import DECIDED, GROUPS, plans_by_input
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.generate import capacity_of
 from calm_jax.decoding.packing import NEVER, Packing, gathers
@@ -50,12 +50,28 @@ def decode_bytes(held: Held, rows: int) -> int:
     packed, beams. What the compiler itself needs is in neither.
     """
     state, step = state_bytes(held, rows, held.width), step_bytes(held, rows)
+    planned = planned_bytes(held, rows)
     if not held.flight:
-        return max(_cross_bytes(held, rows, held.width) + prefill_bytes(held, rows), state + step)
+        return planned + max(_cross_bytes(held, rows, held.width) + prefill_bytes(held, rows), state + step)
     group = max(1, rows // GROUPS)
     waiting = WAITING * state_bytes(held, group, held.width)
     widened = state_bytes(held, rows, held.narrower) if held.narrower else 0
-    return state + waiting + max(step, prefill_bytes(held, group), widened)
+    return planned + state + waiting + max(step, prefill_bytes(held, group), widened)
+
+
+def planned_bytes(held: Held, rows: int) -> int:
+    """Bytes of what waits for plans that are made of inputs: the states of first layers, twice where groups of them are joined,
+    with keys and values of a decoder-only model; of a batch alone, the state that the prefill has left, too."""
+    config, decoding = held.config, held.decoding
+    if not plans_by_input(decoding):
+        return 0
+    assert decoding.plan is not None
+    read = config.emb_dim
+    if config.decoder_only:
+        read += 2 * decoding.plan.after * config.kv_heads * config.head_dim
+    waiting = 2 * DECIDED * rows if held.flight else rows
+    left = 0 if held.flight else state_bytes(held, rows, held.width)
+    return waiting * held.width * read * _itemsize(config) + left
 
 
 def state_bytes(held: Held, rows: int, width: int) -> int:

@@ -110,6 +110,8 @@ class Model:
             limits = dataclasses.replace(limits, max_length=int(min(limits.max_length, self._positions)))
         limits = dataclasses.replace(limits, max_source_length=source_length, max_new_tokens=length)
         resolved = dataclasses.replace(decoding, limits=limits)
+        if not self.config.decoder_only:  # there is no prompt
+            resolved = dataclasses.replace(resolved, plan_prompt='full')
         resolved.check(self.config.sizes)
         return resolved
 

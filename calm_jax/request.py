@@ -247,8 +247,8 @@ def checked_rows(rows: Rows | None, decoding: Decoding, sizes: Sizes, count: int
         return None
     if not isinstance(rows, Rows):
         raise TypeError(f'rows is {_short(rows)}; expected Rows(threshold=[…])')
-    if isinstance(decoding.choice, Beam):
-        raise ValueError('beam search takes no rows; pass choice=Greedy() or another choice')
+    if isinstance(decoding.choice, Beam) and any(each is not None for each in (rows.threshold, rows.depth, rows.limit)):
+        raise ValueError('beam search takes no rows, but for what they begin with; pass choice=Greedy() or another choice')
     if rows.start_id is not None and not sizes.encoder_layers:
         raise ValueError('rows.start_id: the model continues its prompts, and starts with no other token; leave it out')
     if rows.threshold is not None and decoding.exit is None:

@@ -96,7 +96,7 @@ class Context(NamedTuple):
 
     sizes: of the model (static). example_ids: int32 [B], which texts the rows are.
     tokens: int32 [B, S], the source, padded behind, or the prompt, padded before; mask: bool [B, S], which of them are there.
-    protected: bool [B, S], of a maker, source tokens that no plan drops: the first and every end or separator; None where no
+    protected: bool [B, S], of a maker, source tokens that no plan drops: first, last, every end or separator; None where no
         source tokens can be dropped: in a decoder-only model, and where the encoder reads nearby tokens alone.
     hidden: the states that were asked for. Of a maker [B, S, D], after its `after` encoder or prompt layers, None where that is
         0; of a gate [B, D], entering the layer.

@@ -366,6 +366,8 @@ def _check_changes(said: dict, document: dict) -> None:
     early, and the seed where nothing is drawn."""
     if 'propagation' in said and not at(document, ('exit',)):
         raise ValueError('--propagation changes nothing without --measure')
-    own = any(':' in at(document, (name,)).get('class', '') for name in ('gate', 'plan'))
+    own = any(':' in at(document, (name,)).get('class', '') for name in ('gate', 'plan')) or at(document, ('plan',)).get(
+        'drawn'
+    )
     if 'seed' in said and at(document, CHOICE).get('class') != 'sampled' and not own:
         raise ValueError('--seed changes nothing without --temperature')

@@ -53,23 +53,27 @@ def bound(config: TransformerConfig, params: dict) -> Callable:
     return call
 
 
-def chosen_rows(decided: Sequence[Decided], rows: Int[Array, ' n'], width: int) -> Decided:
-    """Of several batches of sources as wide as each other, end to end, some rows; below 0: a row of nothing.
+def joined_rows(decided: Sequence[Decided]) -> Decided:
+    """Batches of sources as wide as each other, end to end."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *decided)
 
-    width: of their sources from now on, at least that of the batches, padding behind; the states stay as they are.
+
+def chosen_rows(decided: Decided, rows: Int[Array, ' n'], width: int) -> Decided:
+    """Some rows; below 0: a row of nothing.
+
+    width: of their sources from now on, at least as before, padding behind; the states stay as they are.
     """
-    count = sum(each.mask.shape[0] for each in decided)
+    count, place = decided.mask.shape[0], jnp.maximum(rows, 0)
 
-    def some(*leaves):
-        together, place = jnp.concatenate(leaves), jnp.maximum(rows, 0)
-        if jnp.issubdtype(together.dtype, jax.dtypes.prng_key):
-            return together[place]
-        return taken(together, place, count)
+    def some(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf[place]
+        return taken(leaf, place, count)
 
     def widened(leaf):
         return jnp.pad(leaf, ((0, 0), (0, width - leaf.shape[1])))
 
-    chosen = jax.tree.map(some, *decided)
+    chosen = jax.tree.map(some, decided)
     there, plan = (rows >= 0)[:, None], chosen.plan
     if plan is not None and plan.source is not None:
         plan = plan._replace(source=widened(plan.source & there))

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from calm_jax.decoding.beam import beam_search
-from calm_jax.decoding.begin import Decided, bound, chosen_rows, decide_rows, prefill_rows
+from calm_jax.decoding.begin import Decided, bound, chosen_rows, decide_rows, joined_rows, prefill_rows
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.compiled import compiled
 from calm_jax.decoding.decoding import Decoding
@@ -311,6 +311,12 @@ def finish_program(config, params, inputs, carry, decoding, *, packing) -> Trace
     """`finish`, compiled."""
     state = finished(bound(config, params), config, DecodeState(inputs, carry), decoding, packing)
     return trace_of(config, state)
+
+
+@compiled()
+def joined_program(decided) -> Decided:
+    """`joined_rows`, compiled."""
+    return joined_rows(decided)
 
 
 @compiled(static_argnames=('width',))

@@ -6,6 +6,7 @@ tilted by the dial λ: κ = log(λ / (1 − λ)) is added to the logit of each s
 that keeps that share of the tokens. At λ = ½ nothing is added, which is the paper's; as λ grows more runs and more is kept.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
@@ -21,6 +22,8 @@ from calm_jax.types import Array, Context, Plan, Sizes
 LIKELY = 0.9  # probability to run, and to keep all tokens, of a policy that has learned nothing
 SHARPNESS = 10.0  # of the tilt of token choices, beside that of a sub-layer
 STEEPEST = 80.0  # |κ|, where λ is next to 0 or 1
+ALWAYS = 1e4  # a logit that no tilt reaches
+PLANNING = 0x706C616E  # a position that no token has
 
 
 class TokenChoice(NamedTuple):
@@ -134,7 +137,8 @@ def drawn(logits: Logits, keys: Array) -> Decisions:
     """Decisions drawn as likely as the policy has them, of each row by its own key [B]."""
 
     def draw(key, logits):
-        encoder, decoder, tokens = jax.random.split(key, 3)
+        # Keys of positions are folded from the same key.
+        encoder, decoder, tokens = jax.random.split(jax.random.fold_in(key, PLANNING), 3)
         return Decisions(
             jax.random.bernoulli(encoder, jax.nn.sigmoid(logits.encoder)),
             jax.random.bernoulli(decoder, jax.nn.sigmoid(logits.decoder)),
@@ -174,9 +178,29 @@ class Parts(NamedTuple):
 PARTS = ('encoder', 'decoder', 'tokens')
 
 
-def parts_of(names: tuple[str, ...] | None, sizes: Sizes) -> Parts:
-    """The parts of a model with these sizes. names: of `PARTS`, None: all; the first layer, which the policy reads after, is in
-    none."""
+def decided_alone(head: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
+    """The head of a policy that decides these parts alone: everything else runs, and stays, whatever is drawn or dialled."""
+    runs = [jnp.broadcast_to(part, (part.shape[0], 2)).reshape(-1) for part in parts[:2]]
+    decided = jnp.concatenate([*runs, jnp.full(len(TOKEN_CHOICES), parts.tokens)])
+    otherwise = jnp.full(decided.shape, ALWAYS).at[-len(TOKEN_CHOICES) + 1 :].set(0.0)
+    return {
+        **head,
+        'kernel': jnp.where(decided, jnp.asarray(head['kernel']), 0.0),
+        'bias': jnp.where(decided, jnp.asarray(head['bias']), otherwise),
+    }
+
+
+def parts_of(names: Sequence[str] | None, sizes: Sizes) -> Parts:
+    """The parts of a model with these sizes. names: of `PARTS`, None: all that it has; the first layer, which the policy reads
+    after, is in none. Raises ValueError for other names, none, and for tokens of a model that drops none."""
+    if isinstance(names, str) or (names is not None and not names):
+        raise ValueError(f'parts is {names!r}; expected a list of {", ".join(PARTS)}, or None for all')
+    unknown = [name for name in names or () if name not in PARTS]
+    if unknown:
+        raise ValueError(f'parts holds {unknown[0]!r}; expected some of {", ".join(PARTS)}')
+    if 'tokens' in (names or ()) and not sizes.drops_tokens:
+        why = 'its encoder reads nearby tokens' if sizes.encoder_layers else 'it has no encoder'
+        raise ValueError(f'parts holds tokens, and this model cannot drop any: {why}')
     names = PARTS if names is None else names
     encoder = jnp.arange(sizes.encoder_layers)[:, None] > 0
     decoder = jnp.arange(sizes.layers)[:, None] > (-1 if sizes.encoder_layers else 0)
@@ -219,13 +243,13 @@ def plan_of(decisions: Decisions, context: Context) -> Plan:
     )
 
 
-@pytree(static=('parts', 'drawn'))
+@pytree(static=('drawn',))
 class PolicyPlan(PlanMaker):
     """The most likely decisions of a trained policy under its dial.
 
     scale, shift, hidden_bias: float32 [D]; hidden_kernel: [D, D]; kernel: [D, outputs]; bias: [outputs]: of `Policy`.
 
-    Raises ValueError for a level outside [0, 1] and for parts that there are none of.
+    Raises ValueError for a level outside [0, 1].
     """
 
     after: ClassVar[int] = 1
@@ -244,7 +268,6 @@ class PolicyPlan(PlanMaker):
         flag='policy_level',
         metavar='X',
     )
-    parts: tuple[str, ...] | None = option('what the policy decides; None: all that the model has', default=None, flag=None)
     drawn: bool = option(
         'draw decisions as likely as the policy has them, of each text by its own key, in place of the likeliest',
         default=False,
@@ -254,11 +277,6 @@ class PolicyPlan(PlanMaker):
     def __post_init__(self):
         if isinstance(self.level, int | float) and not 0 <= self.level <= 1:
             raise ValueError(f'policy_level is {self.level}; expected a number from 0 to 1')
-        if isinstance(self.parts, list):  # JSON and gin give lists
-            object.__setattr__(self, 'parts', tuple(self.parts))
-        unknown = [name for name in self.parts or () if name not in PARTS]
-        if unknown:
-            raise ValueError(f'parts holds {unknown[0]!r}; expected some of {", ".join(PARTS)}')
 
     @classmethod
     def of(cls, text: str, sizes: Sizes) -> dict[str, float]:
@@ -282,7 +300,7 @@ class PolicyPlan(PlanMaker):
     def __call__(self, context: Context) -> Plan:
         logits = tilted(self.logits(context), self.level)
         decisions = drawn(logits, context.keys) if self.drawn else likeliest(logits)
-        return plan_of(parts_of(self.parts, context.sizes).limited(decisions), context)
+        return plan_of(parts_of(None, context.sizes).limited(decisions), context)
 
     def flops(self, sizes: Sizes) -> int:
         return 2 * sizes.width * (sizes.width + self.bias.shape[0])
@@ -295,6 +313,3 @@ class PolicyPlan(PlanMaker):
                 f'the policy head is [{", ".join(map(str, self.kernel.shape))}], of another model; expected '
                 f'[{width}, {outputs}] for {sizes.encoder_layers} + {sizes.layers} layers'
             )
-        if 'tokens' in (self.parts or ()) and not sizes.drops_tokens:
-            why = 'its encoder reads nearby tokens' if sizes.encoder_layers else 'it has no encoder'
-            raise ValueError(f'the policy drops source tokens, which this model cannot: {why}; leave tokens out of the parts')

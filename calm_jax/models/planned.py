@@ -55,12 +55,14 @@ def projected(project: Callable[[Array], Sequence[Array]], x: Array, rows: Array
 
 
 def protected(end_ids: Sequence[int], tokens: Array, mask: Array) -> Array:
-    """Source tokens that no plan drops, bool [B, S]: the first, and every one that ends or separates texts.
+    """Source tokens that no plan drops, bool [B, S]: the first, the last, and every one that ends or separates texts.
 
     end_ids: ids of those. tokens: int32 [B, S]; mask: bool [B, S], which of them are there.
     """
     ends = jnp.any(tokens[..., None] == jnp.asarray(end_ids), axis=-1)
-    return mask & (ends | (jnp.arange(tokens.shape[1]) == 0))
+    places = jnp.arange(tokens.shape[1])
+    last = places == jnp.sum(mask, axis=1, keepdims=True) - 1
+    return mask & (ends | (places == 0) | last)
 
 
 class CrossAttention(NamedTuple):

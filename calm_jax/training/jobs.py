@@ -135,11 +135,13 @@ def _around_target(tokenizer, config, generation):
         ),
         None,
     )
-    if spoken is None and behind and tokenizer.languages:
-        raise ValueError(
-            f'decoding starts from id {config.decoder_start_id}, which is no language; expected that of the targets, '
-            'as decoder_start_token_id in the config.json that is imported'
+    if spoken is None and tokenizer.languages:
+        what, where = (
+            (f'decoding starts from id {config.decoder_start_id}', 'decoder_start_token_id in config.json')
+            if behind
+            else (f'the first id that is said is {"free" if first is None else first}', 'forced_bos_token_id')
         )
+        raise ValueError(f'{what}, which is no language; expected that of the targets, as {where} of what is imported')
     target = tokenizer if spoken is None else spoken
     return target.start_ids, target.end_ids or (config.eos_id,)
 
@@ -257,12 +259,12 @@ def train_policy(
         entropy_floor=entropy_floor,
         exact_cost=exact_cost,
         constant=constant,
-        warmup=dropout_steps,
+        dropout_steps=dropout_steps,
         seed=options.seed,
         heads=begun.heads,
         generation=begun.generation or data.generation,
     )
-    training, evaluation = data.batches(begun.tokenizer, begun.config, quiet)
+    training, evaluation = data.batches(begun.tokenizer, begun.config, quiet, begun.generation)
     inputs = _inputs(data, training, begun.tokenizer, begun.params)
     return fit(stage, optimizer, training, evaluation, model_dir, options, quiet, functools.partial(start, inputs))
 

@@ -7,6 +7,8 @@ is exact, because the cost is a sum over decisions (`metrics/plan_cost.py`). A r
 """
 
 import functools
+import math
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -17,13 +19,14 @@ import optax
 
 from calm_jax.checkpoints import native
 from calm_jax.data.tokenizers import Tokenizer
+from calm_jax.depth import plans
 from calm_jax.depth.policy import (
-    PARTS,
     TOKEN_CHOICES,
     Decisions,
     Logits,
     Parts,
     Policy,
+    decided_alone,
     drawn,
     likeliest,
     log_likelihood,
@@ -42,14 +45,16 @@ from calm_jax.training.train_state import Batch, Stage
 from calm_jax.types import Array, Context, Plan
 
 SHARES = tuple((choice.numerator, choice.denominator) for choice in TOKEN_CHOICES)
-REMEMBERED = 0.95  # of the running full-plan loss, at each step
+REMEMBERED = 0.95  # of the running difference to the full plan's loss, at each step
+ABOVE = 10.0  # what a nat above the bound weighs against all of the full model's operations, where the best step is chosen
+DRAWN_COST = 7  # of the keys of a batch's draws, those that a cost is estimated from
 
 
 class Read(NamedTuple):
-    """A batch as far as the policy sees it: the states of one layer, and what they are of.
+    """A batch as far as the policy sees it: the states of one layer, and how long its texts are.
 
-    states: [B, S, D]; mask: bool [B, S], the source, or of a decoder-only model's texts their prompts. source_tokens,
-    new_tokens: int32 [B].
+    context: as a plan maker is asked, with those states; of a decoder-only model's texts its mask is of their prompts.
+    source_tokens, new_tokens: int32 [B].
     """
 
     context: Context
@@ -58,12 +63,15 @@ class Read(NamedTuple):
 
 
 def caller(model: Transformer, params: Any, key: Array | None = None) -> Callable:
-    """`call(*args, method)`: methods of the model with these parameters; with dropout if there is a key."""
+    """`call(*args, method)`: methods of the model with these parameters; with dropout if there is a key, of each method in each
+    layer by itself."""
 
     def call(*args, method):
         if key is None or method not in DROPS_OUT:
             return model.apply({'params': params}, *args, method=method)
-        return model.apply({'params': params}, *args, deterministic=False, method=method, rngs={'dropout': key})
+        where = f'{method} {args[0]}' if isinstance(args[0], int) else method
+        dropout = jax.random.fold_in(key, zlib.crc32(where.encode()) & 0x7FFFFFFF)
+        return model.apply({'params': params}, *args, deterministic=False, method=method, rngs={'dropout': dropout})
 
     return call
 
@@ -131,7 +139,8 @@ class Sampled(NamedTuple):
 
 class Draws(NamedTuple):
     """What estimators draw from. logits: of the policy; parts: what is decided; loss_of: decisions → nats [B], of these
-    parameters of the model; key: consumed; soft_loss_of: (Logits that are gates in [0, 1], decisions) → nats [B]."""
+    parameters of the model; soft_loss_of: (`Logits` that are gates in [0, 1], decisions) → nats [B], with a gradient by the
+    gates; keys: the number of a draw → a key for each row, [B]."""
 
     logits: Logits
     parts: Parts
@@ -150,7 +159,12 @@ def self_critical(draws: Draws) -> Sampled:
 
 
 def leave_one_out(draws: Draws, samples: int = 2) -> Sampled:
-    """Σ_k (ℓ(a_k) − mean of the others) ∇ log π(a_k) / K: every draw is the baseline of the others (Kool et al. 2019)."""
+    """Σ_k (ℓ(a_k) − mean of the others) ∇ log π(a_k) / K: every draw is the baseline of the others (Kool et al. 2019).
+
+    samples: K. Raises ValueError below 2.
+    """
+    if samples < 2:
+        raise ValueError(f'leave_one_out.samples is {samples}; expected 2 or more')
     decisions = [draws.parts.limited(drawn(draws.logits, draws.keys(k))) for k in range(samples)]
     loss = jnp.stack([draws.loss_of(each) for each in decisions])
     fixed = jax.lax.stop_gradient(loss)
@@ -161,7 +175,12 @@ def leave_one_out(draws: Draws, samples: int = 2) -> Sampled:
 
 def straight_through(draws: Draws, temperature: float = 1.0) -> Sampled:
     """The gradient of the loss by the gates of sub-layers, as if each drawn gate were its relaxation (Jang et al. 2017); the
-    choice of source tokens, which cuts arrays, by its score against the likeliest plan. Biased."""
+    choice of source tokens, which cuts arrays, by its score against the likeliest plan. Biased.
+
+    Raises ValueError for a temperature that is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f'straight_through.temperature is {temperature}; expected a positive number')
     decisions = drawn(draws.logits, draws.keys(0))
     noise = jax.random.split(draws.keys(1)[0])
 
@@ -228,19 +247,20 @@ class PolicyState(NamedTuple):
 def optimizers(
     policy: Optimizer, backbone: Optimizer | None, rule: Rule, tolerance: float, warmup: int
 ) -> optax.GradientTransformationExtraArgs:
-    """The step of both: `update({'loss', 'cost', 'backbone'}, state, params, means={'loss', 'full_loss', …})`.
+    """The step of both: `update({'loss', 'cost', …}, state, params, means={'loss', 'full_loss', …})`.
 
     The bound of the loss is the full plan's and `tolerance` nats; how far above it the loss is, is a running mean of both on
-    the same batches. In the first `warmup` steps the policy stays as it was, and the model learns under its draws.
+    the same batches. A gradient of what entropy lacks is added to the rule's direction. In the first `warmup` steps the policy
+    stays as it was, and the model learns under its draws.
     """
-    follow, learn, train = rule.build(), policy.build(), None if backbone is None else backbone.build()
+    of_rule, of_policy, of_backbone = rule.build(), policy.build(), None if backbone is None else backbone.build()
 
     def init(params):
         return PolicyState(
             step=jnp.zeros((), jnp.int32),
-            rule=follow.init(params['policy']),
-            policy=learn.init(params['policy']),
-            backbone=None if train is None else train.init(params['backbone']),
+            rule=of_rule.init(params['policy']),
+            policy=of_policy.init(params['policy']),
+            backbone=None if of_backbone is None else of_backbone.init(params['backbone']),
             excess=jnp.full((), jnp.nan, jnp.float32),
         )
 
@@ -248,13 +268,15 @@ def optimizers(
         means = extra['means']
         now = means['loss'] - means['full_loss']
         excess = jnp.where(jnp.isnan(state.excess), now, REMEMBERED * state.excess + (1 - REMEMBERED) * now)
-        direction, followed = follow.update(updates['loss'], state.rule, cost=updates['cost'], excess=excess - tolerance)
-        steps, learned = learn.update(direction, state.policy, params['policy'])
+        direction, followed = of_rule.update(updates['loss'], state.rule, cost=updates['cost'], excess=excess - tolerance)
+        if 'entropy' in updates:
+            direction = jax.tree.map(jnp.add, direction, updates['entropy'])
+        steps, learned = of_policy.update(direction, state.policy, params['policy'])
         waits = state.step < warmup
         made = {'policy': jax.tree.map(lambda step: jnp.where(waits, 0, step), steps)}
         trained = state.backbone
-        if train is not None:
-            made['backbone'], trained = train.update(updates['backbone'], state.backbone, params['backbone'])
+        if of_backbone is not None:
+            made['backbone'], trained = of_backbone.update(updates['backbone'], state.backbone, params['backbone'])
         kept = jax.tree.map(lambda new, old: jnp.where(waits, old, new), (followed, learned), (state.rule, state.policy))
         rule_state, policy_state = kept
         return made, PolicyState(state.step + 1, rule_state, policy_state, trained, excess)
@@ -280,7 +302,7 @@ def policy_stage(
     entropy_floor: float = 0.0,
     exact_cost: bool = True,
     constant: bool = False,
-    warmup: int = 0,
+    dropout_steps: int = 0,
     seed: int = 0,
     heads: dict | None = None,
     generation: dict | None = None,
@@ -291,20 +313,19 @@ def policy_stage(
     loss. rule: how a direction is made of loss and cost. tolerance: nats per token by which the drawn plans' loss may be above
     the full plan's. backbone: of the model, which follows the loss of the drawn plans; None: it is frozen. entropy_floor: mean
     nats of a decision, below which entropy is raised. exact_cost: whether the gradient of the expected cost is exact; else it
-    is estimated as that of the loss is. constant: whether the policy is fed ones, whatever the input is. warmup: steps in which
-    the model alone learns, under draws of a policy that has learned nothing. heads: those of the checkpoint; a policy among
-    them is trained on.
+    is estimated as that of the loss is. constant: whether the policy is fed ones, whatever the input is. dropout_steps: in
+    which the model alone learns, under draws of a policy that has learned nothing. heads: those of the checkpoint, of which a
+    policy is trained on.
 
     Raises ValueError for parts that the model does not have.
     """
-    names = None if parts is None else tuple(parts)
-    unknown = [name for name in names or () if name not in PARTS]
-    if unknown:
-        raise ValueError(f'parts holds {unknown[0]!r}; expected some of {", ".join(PARTS)}')
-    if 'tokens' in (names or ()) and not config.sizes.drops_tokens:
-        raise ValueError('parts holds tokens, and this model cannot drop any: it has no encoder, or one of local attention')
+    for name, value in (('tolerance', tolerance), ('entropy_floor', entropy_floor)):
+        if not math.isfinite(value):
+            raise ValueError(f'{name} is {value}; expected a finite number')
+    if dropout_steps < 0 or (dropout_steps and backbone is None):
+        raise ValueError(f'dropout_steps is {dropout_steps}; expected 0 or more, and 0 where the model is frozen')
     model, sizes = Transformer(config), config.sizes
-    decided, policy = parts_of(names, sizes), Policy(sizes.encoder_layers, sizes.layers)
+    decided, policy = parts_of(parts, sizes), Policy(sizes.encoder_layers, sizes.layers)
     others = dict(heads or {})
     head = others.pop('policy', None)
     if head is None:
@@ -346,10 +367,9 @@ def policy_stage(
 
         made = estimator(Draws(logits, decided, loss_of, soft_loss_of, keys))
         uncertain = entropy(logits, decided)
-        full = jax.lax.stop_gradient(nats(call, config, batch, seen, full_plan(seen.context)))
+        full = jax.lax.stop_gradient(nats(call, config, batch, seen, plans.full(len(there), sizes)))
         sums = {'loss': made.loss, 'full_loss': full, 'entropy': uncertain}
-        short = jax.nn.relu(entropy_floor - uncertain)
-        return jnp.sum((made.objective + short) * there), {name: jnp.sum(each * there) for name, each in sums.items()}
+        return jnp.sum(made.objective * there), {name: jnp.sum(each * there) for name, each in sums.items()}
 
     def cost(head, backbone_params, batch, key):
         """float32 [], the sum of the expected cost over a batch's rows, or what has its gradient on average."""
@@ -360,12 +380,17 @@ def policy_stage(
         if exact_cost:
             return jnp.sum(share * there), jnp.sum(share * there)
         likely = decided.limited(likeliest(logits))
-        decisions = decided.limited(drawn(logits, jax.random.split(jax.random.fold_in(key, 7), len(there))))
+        decisions = decided.limited(drawn(logits, jax.random.split(jax.random.fold_in(key, DRAWN_COST), len(there))))
         drawn_cost, likely_cost = (
             plan_cost.expected(prices, chances_of(each), config.decoder_only) for each in (decisions, likely)
         )
         score = jax.lax.stop_gradient(drawn_cost - likely_cost) * log_likelihood(logits, decisions, decided)
         return jnp.sum(score * there), jnp.sum(share * there)
+
+    def lacking(head, backbone_params, batch):
+        """float32 [], what a batch's decisions lack of the entropy that they are to have, summed over its rows."""
+        seen = read(caller(model, backbone_params), config, batch)
+        return jnp.sum(jax.nn.relu(entropy_floor - entropy(scored(head, seen), decided)) * (seen.new_tokens > 0))
 
     def gradients(trained, frozen, batch, key):
         (_, sums), by = jax.value_and_grad(objective, has_aux=True)(trained, frozen, batch, key)
@@ -373,6 +398,8 @@ def policy_stage(
         (_, share), cost_by = jax.value_and_grad(cost, has_aux=True)(trained['policy'], backbone_params, batch, key)
         there = jnp.sum(jnp.any(batch['decoder_loss_weights'] > 0, axis=1), dtype=jnp.float32)
         made = {'loss': by['policy'], 'cost': cost_by}
+        if entropy_floor:
+            made['entropy'] = jax.grad(lacking)(trained['policy'], backbone_params, batch)
         if backbone is not None:
             made['backbone'] = by['backbone']
         return {**sums, 'cost': share, 'weight': there}, made
@@ -385,7 +412,7 @@ def policy_stage(
         plan = plan_of(decisions, seen.context)
         of_row = {
             'loss': nats(call, config, batch, seen, plan),
-            'full_loss': nats(call, config, batch, seen, full_plan(seen.context)),
+            'full_loss': nats(call, config, batch, seen, plans.full(len(there), sizes)),
             'cost': plan_cost.expected(priced(seen), chances_of(decisions), config.decoder_only),
             'entropy': entropy(logits, decided),
             'rows': jnp.ones_like(there),
@@ -411,12 +438,13 @@ def policy_stage(
         }
 
     def export(trained, directory):
+        head = fed_ones(policy, trained['policy']) if constant else trained['policy']
         native.save(
             directory,
             config,
             trained.get('backbone', params),
             tokenizer,
-            heads={**others, 'policy': fed_ones(policy, trained['policy']) if constant else trained['policy']},
+            heads={**others, 'policy': decided_alone(head, decided)},
             generation=generation,
             overwrite=True,
         )
@@ -430,21 +458,9 @@ def policy_stage(
         report=report,
         metrics=('objective', 'loss', 'cost'),
         export=export,
-        optimizer=lambda optimizer: optimizers(optimizer, backbone, rule, tolerance, warmup),
+        optimizer=lambda optimizer: optimizers(optimizer, backbone, rule, tolerance, dropout_steps),
         watch=watched,
     )
-
-
-ABOVE = 10.0  # what a nat above the bound weighs against all of the full model's operations, where the best step is chosen
-
-
-def full_plan(context: Context) -> Plan:
-    """Everything runs, and all source tokens stay."""
-    rows, sizes = context.mask.shape[0], context.sizes
-    decisions = Decisions(
-        jnp.ones((rows, sizes.encoder_layers, 2), bool), jnp.ones((rows, sizes.layers, 2), bool), jnp.zeros(rows, jnp.int32)
-    )
-    return plan_of(decisions, context)
 
 
 def fed_ones(policy: Policy, head: dict) -> dict:

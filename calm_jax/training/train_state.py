@@ -99,9 +99,8 @@ def update(
         parts = jax.tree.map(lambda array: _micro_batches(array, micro_batches), batch)
         shapes = jax.eval_shape(of_part, 0, jax.tree.map(lambda array: array[0], parts))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        made, _ = jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, of_part(*part)), None), zeros, (
-            jnp.arange(micro_batches), parts,
-        ))  # fmt: skip
+        numbered = jnp.arange(micro_batches), parts
+        made, _ = jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, of_part(*part)), None), zeros, numbered)
     sums, grads = made
     weight = jnp.maximum(sums.pop('weight'), 1e-9)
     means, grads = jax.tree.map(lambda each: each / weight, (sums, grads))

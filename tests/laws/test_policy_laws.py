@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from calm_jax.data.windows import decode_windows
+from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import generate
 from calm_jax.depth.policy import (
@@ -83,7 +84,7 @@ def test_a_policy_runs_what_it_finds_likeliest_under_its_dial(decode, decode_by_
             runs[0] = True  # the layer that the policy read after
             shares = np.array([choice.share for choice in TOKEN_CHOICES])
             choice = int(np.argmax(scores[-len(TOKEN_CHOICES) :] + 10 * kappa * shares))
-            protected = (source == config.eos_id) | (np.arange(len(source)) == 0)
+            protected = (source == config.eos_id) | np.isin(np.arange(len(source)), (0, len(source) - 1))
             places = kept_by_hand(choice, source, protected)
             decoder = runs[config.num_encoder_layers :]
             parts = {
@@ -175,9 +176,11 @@ def test_rows_that_come_in_by_what_their_plans_keep_are_what_they_are_alone(conf
         'settings': lambda rows: None,
         'wanted': set(range(len(texts))),
     }
+    flown = list(fly_window(*wide, window, decoding, 4, **options))
+    assert min(width for landing in flown for width in landing.widths) == 8
     found = [
         {row: (landing.trace, at) for landing in landings for at, row in enumerate(landing.rows.tolist())}
-        for landings in (fly_window(*wide, window, decoding, 4, **options), decode_batches(*wide, window, decoding, **options))
+        for landings in (flown, decode_batches(*wide, window, decoding, **options))
     ]
     padded = np.full((len(texts), 16), config.pad_id, np.int32)
     for row, text in enumerate(texts):
@@ -189,8 +192,6 @@ def test_rows_that_come_in_by_what_their_plans_keep_are_what_they_are_alone(conf
         for row, (trace, at) in rows.items():
             assert trace.tokens[at, :LENGTH].tolist() == whole.tokens[row].tolist()
             assert trace.prefill.dropped_tokens[at] == whole.prefill.dropped_tokens[row]
-    rooms = {width for landing in fly_window(*wide, window, decoding, 4, **options) for width in landing.widths}
-    assert min(rooms) == 8
 
 
 def test_the_whole_sequence_at_once_says_what_was_decoded_token_by_token(config, params, sources, decode):
@@ -218,13 +219,12 @@ def test_a_decoder_only_model_decides_from_its_prompt():
 
 
 def test_a_part_that_is_not_decided_always_runs(decode, config, sources):
-    plan = policy(config, 0.1)
     for part, free in (('encoder', slice(3, 5)), ('decoder', slice(0, 3))):
-        made = decode(dataclasses.replace(plan, parts=(part,))).plan
+        made = decode(policy(config, 0.1, parts=(part,))).plan
         for index, runs in enumerate(made[:5]):
             assert runs.all() == (index not in range(*free.indices(5)))
         assert made.source.sum() == np.sum(sources != config.pad_id)
-    made = decode(dataclasses.replace(plan, parts=('tokens',))).plan
+    made = decode(policy(config, 0.1, parts=('tokens',))).plan
     assert all(runs.all() for runs in made[:5]) and made.source.sum() < np.sum(sources != config.pad_id)
 
 
@@ -257,7 +257,7 @@ def test_the_log_likelihood_sums_to_one_over_all_plans_and_its_gradient_is_finit
     'change, message',
     (
         ({'level': 1.5}, 'policy_level is 1.5; expected a number from 0 to 1'),
-        ({'parts': ('heads',)}, "parts holds 'heads'; expected some of encoder, decoder, tokens"),
+        ({'level': -0.1}, 'policy_level is -0.1; expected a number from 0 to 1'),
     ),
 )
 def test_a_policy_out_of_range_is_refused(config, change, message):
@@ -270,5 +270,40 @@ def test_a_policy_of_another_model_or_of_tokens_that_there_are_not_is_refused(co
     plan.check(config.sizes)
     with pytest.raises(ValueError, match=r'the policy head is \[16, 17\], of another model; expected \[16, 19\] for 2 \+ 4'):
         plan.check(config.sizes._replace(layers=4))
-    with pytest.raises(ValueError, match='drops source tokens, which this model cannot: it has no encoder'):
-        dataclasses.replace(policy(LLAMA), parts=('tokens',)).check(LLAMA.sizes)
+
+
+@pytest.mark.parametrize(
+    'parts, message',
+    (
+        (('heads',), "parts holds 'heads'; expected some of encoder, decoder, tokens"),
+        ('encoder', "parts is 'encoder'; expected a list of encoder, decoder, tokens, or None for all"),
+        ((), 'expected a list of encoder, decoder, tokens, or None for all'),
+        (('tokens',), 'parts holds tokens, and this model cannot drop any: it has no encoder'),
+    ),
+)
+def test_parts_that_there_are_not_are_refused(parts, message):
+    with pytest.raises(ValueError, match=message):
+        parts_of(parts, LLAMA.sizes)
+
+
+def test_batches_and_flights_go_on_with_a_dial_at_one_and_searches_within_a_policy(config, params):
+    """Where a plan is off, or a search has no state that waits for it, nothing is decided before."""
+    texts = [[3, 5, 7], [4], [6, 8, 9, 2], [5, 5], [7, 3, 4]]
+    layout = {'max_source_length': 8, 'pad_id': config.pad_id, 'eos_id': config.eos_id}
+    [window] = decode_windows(texts, 2, **layout)
+    options = {
+        'example_ids': lambda rows: np.maximum(rows, 0).astype(np.int32),
+        'settings': lambda rows: None,
+        'wanted': set(range(len(texts))),
+    }
+
+    def said(landings):
+        return {row: landing.trace.tokens[at].tolist() for landing in landings for at, row in enumerate(landing.rows.tolist())}
+
+    limits = Limits(max_new_tokens=6, max_source_length=8)
+    full, at_one = Decoding(limits=limits), Decoding(limits=limits, plan=policy(config, 1.0))
+    expected = said(decode_batches(config, params, window, full, **options))
+    assert said(decode_batches(config, params, window, at_one, **options)) == expected
+    assert said(fly_window(config, params, window, at_one, 2, **options)).keys() == expected.keys()
+    searching = dataclasses.replace(full, choice=Beam(size=2), plan=policy(config, 0.2))
+    assert said(decode_batches(config, params, window, searching, **options)) != expected

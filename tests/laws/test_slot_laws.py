@@ -137,17 +137,12 @@ PACKED = Packing((1, 2), (1, 2))
 # Every width is a copy of the layers: one will do where it is what a measure remembers that is packed, from point to point.
 ONE_WIDTH = Packing((1, 2), (2,))
 CASES = [(name, 'lazy', PACKED if name in ('t5_1_0', 'gpt2') else ONE_WIDTH) for name in NAMES]
-CASES += [('t5_1_0', decisions, NEVER) for decisions in ('full', 'lazy', 'eager', 'copied', 'drawn')]
+CASES += [('t5_1_0', decisions, NEVER) for decisions in ('full', 'lazy', 'eager', 'drawn')]
 CASES += [
     ('t5_1_0', decisions, ONE_WIDTH)
     for decisions in ('first', 'pruned', 'frequent', 'contrast', 'plan', 'gate', 'oracle', 'depth')
 ]
-CASES += [
-    ('gpt2', 'lazy', NEVER),
-    ('llama_3', 'full', NEVER),
-    ('llama_3', 'plan', NEVER),
-    ('llama_3', 'drawn early', ONE_WIDTH),
-]
+CASES += [('llama_3', 'full', NEVER), ('llama_3', 'plan', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]
 # Slots that grow on the way are another two programs: in every family, with and without an exit, and where rules read a prompt.
 GROWING = [each for each in CASES if each[1] == 'lazy' and each[2] != NEVER]
 GROWING += [('t5_1_0', 'full', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]

@@ -21,7 +21,7 @@ from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import ScriptedGate
 from calm_jax.depth.plans import PlanMaker
-from calm_jax.depth.policy import Policy, PolicyPlan
+from calm_jax.depth.policy import Policy, PolicyPlan, decided_alone, parts_of
 from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, FrequentIds
 from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
@@ -68,7 +68,8 @@ def policy(config, level=0.5, seed=3, parts=None):
     made = Policy(sizes.encoder_layers, sizes.layers)
     head = made.init(jax.random.key(0), jnp.zeros((1, 2, sizes.width)), jnp.ones((1, 2), bool))['params']
     head = {**head, 'kernel': 2 * rng.normal(size=head['kernel'].shape), 'bias': head['bias'] / 8}
-    return PolicyPlan(**{name: jnp.asarray(each, jnp.float32) for name, each in head.items()}, level=level, parts=parts)
+    head = decided_alone(head, parts_of(parts, sizes))
+    return PolicyPlan(**{name: jnp.asarray(each, jnp.float32) for name, each in head.items()}, level=level)
 
 
 def exits(measure=ScriptedExit(np.array([1, 3, 1, 2, 3, 1])), **options):
@@ -97,7 +98,6 @@ CASES = {
     'decoder-only, all together': (LLAMA, {'exit': exits(), 'gate': GATE, 'plan': DrawnPlan(after=2)}),
     'decoder-only, a narrower head': (OPT, {'exit': Exit(SoftmaxMax(FIXED), threshold=0.4)}),
     'decoder-only, a narrower head of listed ids': (OPT, {'exit': Exit(SoftmaxMax(LISTED), threshold=0.4)}),
-    'a policy': (T5, {'plan': policy(T5, parts=('encoder', 'decoder'))}),
     'a policy and exits': (T5, {'plan': policy(T5, 0.2, parts=('encoder', 'decoder')), 'exit': exits()}),
     'decoder-only, a policy': (LLAMA, {'plan': policy(LLAMA)}),
     'all together, of listed ids': (T5, {'exit': Exit(SoftmaxMax(LISTED), threshold=0.6), 'gate': GATE, 'plan': DrawnPlan()}),

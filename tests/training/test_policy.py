@@ -12,25 +12,31 @@ import pytest
 import calm_jax
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import generate
-from calm_jax.depth.policy import TOKEN_CHOICES, Decisions, Logits, PolicyPlan, log_likelihood, parts_of
+from calm_jax.depth.plans import GivenPlan
+from calm_jax.depth.policy import TOKEN_CHOICES, Decisions, Logits, Policy, PolicyPlan, log_likelihood, parts_of
 from calm_jax.metrics import cost, plan_cost
 from calm_jax.models.joined import split
-from calm_jax.models.transformer import init_params
+from calm_jax.models.transformer import Transformer, init_params
 from calm_jax.training.constrained import DualAscent, FixedWeight
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.policy import (
     SHARES,
     Draws,
+    caller,
     chances,
     chances_of,
     entropy,
+    fed_ones,
     leave_one_out,
+    nats,
     policy_stage,
+    read,
     self_critical,
     straight_through,
+    weighted,
 )
 from calm_jax.training.train_loop import LoopOptions, fit
-from calm_jax.types import Plan, Sizes
+from calm_jax.types import Plan, PrefillWork, Sizes, Work
 from tests.laws.test_work_laws import LLAMA, T5, policy
 
 SIZES = Sizes(layers=1, width=8, vocabulary=14, embedding=8, encoder_layers=2, drops_tokens=True)
@@ -119,11 +125,19 @@ def test_the_price_of_a_plan_is_its_cost_when_it_is_decoded(config):
         assert trace.lengths[0] == length
         flops = plan.flops(config.sizes)
         counted = float(cost.exact(config, [source], trace.work, trace.prefill).total[0])
-        full = generate(config, params, tokens, None, Decoding(limits=Limits(max_new_tokens=length)))
-        whole = float(cost.exact(config, [source], full.work, full.prefill).total[0])
+        whole = float(cost.exact(config, [source], *full_depth(config, length)).total[0])
         prices = plan_cost.prices(config, jnp.array([source]), jnp.array([length]), SHARES, flops)
         share = plan_cost.expected(prices, chances_of(decisions_of(trace.plan, source)), config.decoder_only)
         np.testing.assert_allclose(float(share[0]), counted / whole, rtol=1e-5)
+
+
+def full_depth(config, length):
+    """What every token and the prefill ran, where everything runs."""
+    layers, encoders, one = config.num_decoder_layers, config.num_encoder_layers, np.ones((1, length), int)
+    cross, prompt = (0, layers) if config.decoder_only else (layers, 0)
+    work = Work(layers * one, cross * one, layers * one, layers * one, one, config.vocab_size * one, 0 * one)
+    counts = (encoders, encoders, cross, prompt, prompt, prompt, 0, 0, 0, 0)
+    return work, PrefillWork(*(np.full(1, count) for count in counts))
 
 
 def decisions_of(plan: Plan, source: int) -> Decisions:
@@ -192,7 +206,7 @@ def test_a_bound_that_is_passed_raises_its_multiplier_and_with_it_what_runs(tmp_
 def test_a_joint_run_that_was_interrupted_ends_with_the_same_bits_and_its_policy_waits_for_the_model(
     tmp_path, deeper, tokenizer, batches
 ):
-    options = {'backbone': Optimizer('adamw', learning_rate=1e-3, warmup_steps=0), 'warmup': 2}
+    options = {'backbone': Optimizer('adamw', learning_rate=1e-3, warmup_steps=0), 'dropout_steps': 2}
     first = policy_stage(*deeper, tokenizer).params['policy']
     whole = train(tmp_path / 'whole', deeper, tokenizer, batches, steps=4, **options)
     waiting = train(tmp_path / 'parts', deeper, tokenizer, batches, steps=2, **options)
@@ -204,17 +218,60 @@ def test_a_joint_run_that_was_interrupted_ends_with_the_same_bits_and_its_policy
     assert sum(jax.tree.leaves(moved)) > 0.8 * len(jax.tree.leaves(moved))
 
 
-def test_a_policy_that_is_fed_ones_is_stored_as_one_that_says_the_same_of_all(tmp_path, deeper, tokenizer, batches):
-    train(tmp_path, deeper, tokenizer, batches, steps=10, constant=True, rule=FixedWeight(20.0))
-    head = calm_jax.load(tmp_path / 'last').heads['policy']
-    assert not head['kernel'].any()
-    first = policy_stage(*deeper, tokenizer).params['policy']
-    assert (head['bias'][2:] != first['bias'][2:]).all()  # the first two are of the layer that is read after
+def test_a_policy_that_is_fed_ones_is_stored_as_one_that_says_the_same_of_all(deeper):
+    sizes = deeper[0].sizes
+    policy = Policy(sizes.encoder_layers, sizes.layers)
+    states, there = np.random.default_rng(3).normal(size=(2, 5, sizes.width)), np.ones((2, 5), bool)
+    head = policy.init(jax.random.key(0), states, there)['params']
+    head = {name: each + 0.3 * np.random.default_rng(4).normal(size=each.shape) for name, each in head.items()}
+    stored, ones = fed_ones(policy, head), policy.apply({'params': head}, np.ones_like(states), there)
+    assert not stored['kernel'].any()
+    for one, other in zip(policy.apply({'params': stored}, states, there), ones):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    for one, other in zip(policy.apply({'params': head}, states, there), ones):
+        assert (np.abs(one - other) > 1e-3).any()
 
 
-def test_parts_that_there_are_not_are_refused(deeper, tokenizer):
-    with pytest.raises(ValueError, match="parts holds 'head'; expected some of encoder, decoder, tokens"):
-        policy_stage(*deeper, tokenizer, parts=['head'])
-    local = dataclasses.replace(deeper[0], encoder_attention='local')
-    with pytest.raises(ValueError, match='parts holds tokens, and this model cannot drop any'):
-        policy_stage(local, deeper[1], tokenizer, parts=['tokens'])
+@pytest.mark.parametrize(
+    'options, message',
+    (
+        ({'tolerance': np.nan}, 'tolerance is nan; expected a finite number'),
+        ({'dropout_steps': 3}, 'dropout_steps is 3; expected 0 or more, and 0 where the model is frozen'),
+        ({'parts': ['head']}, "parts holds 'head'; expected some of encoder, decoder, tokens"),
+    ),
+)
+def test_what_no_policy_can_be_trained_with_is_refused(deeper, tokenizer, options, message):
+    with pytest.raises(ValueError, match=message):
+        policy_stage(*deeper, tokenizer, **options)
+
+
+@pytest.mark.parametrize('config', (T5, LLAMA), ids=('encoder-decoder', 'decoder-only'))
+def test_the_loss_of_a_plan_is_that_of_the_tokens_that_are_decoded_within_it(config):
+    params = init_params(config, jax.random.key(4))
+    rng = np.random.default_rng(2)
+    source, target = rng.integers(2, 14, (3, 5)), rng.integers(2, 14, (3, 4))
+    sizes = config.sizes
+    runs = [rng.random((3, sizes.layers)) < 0.6 for _ in range(2)]
+    stack = [rng.random((3, sizes.encoder_layers)) < 0.6 for _ in range(2)]
+    for each in stack if sizes.encoder_layers else runs:
+        each[:, 0] = True  # the layer that a policy reads after
+    plan = Plan(runs[0], runs[0], runs[1], *stack)
+    decoding = Decoding(limits=Limits(max_new_tokens=4), plan=GivenPlan(plan))
+    trace = generate(config, params, source, np.ones_like(source, bool), decoding, forced=target, log_probabilities=True)
+
+    if config.decoder_only:
+        tokens = np.concatenate([source, target], axis=1)
+        weights = np.concatenate([np.zeros((3, 4)), np.ones((3, 4))], axis=1)
+        batch = {'decoder_input_tokens': tokens[:, :-1], 'decoder_target_tokens': tokens[:, 1:]}
+    else:
+        begun, weights = np.full((3, 1), config.decoder_start_id), np.ones((3, 4))
+        batch = {'decoder_input_tokens': np.concatenate([begun, target[:, :-1]], axis=1), 'decoder_target_tokens': target}
+        batch |= {'encoder_input_tokens': source, 'encoder_mask': np.ones_like(source, bool)}
+    batch['decoder_loss_weights'] = weights.astype(np.float32)
+    call = caller(Transformer(config), params)
+    seen = read(call, config, batch)
+    assert seen.source_tokens.tolist() == [5] * 3 and seen.new_tokens.tolist() == [4] * 3
+    made = nats(call, config, batch, seen, jax.tree.map(jnp.asarray, plan))
+    np.testing.assert_allclose(made, -np.mean(trace.log_probabilities[:, :4], axis=1), rtol=1e-4)
+    soft = nats(call, config, batch, seen, jax.tree.map(lambda each: jnp.asarray(each, jnp.float32), plan), weighted)
+    np.testing.assert_allclose(made, soft, rtol=1e-4)
