@@ -221,10 +221,10 @@ def test_a_joint_run_that_was_interrupted_ends_with_the_same_bits_and_its_policy
 def test_a_policy_that_is_fed_ones_is_stored_as_one_that_says_the_same_of_all(deeper):
     sizes = deeper[0].sizes
     policy = Policy(sizes.encoder_layers, sizes.layers)
-    states, there = np.random.default_rng(3).normal(size=(2, 5, sizes.width)), np.ones((2, 5), bool)
+    states, there = jnp.asarray(np.random.default_rng(3).normal(size=(2, 5, sizes.width))), jnp.ones((2, 5), bool)
     head = policy.init(jax.random.key(0), states, there)['params']
     head = {name: each + 0.3 * np.random.default_rng(4).normal(size=each.shape) for name, each in head.items()}
-    stored, ones = fed_ones(policy, head), policy.apply({'params': head}, np.ones_like(states), there)
+    stored, ones = fed_ones(policy, head), policy.apply({'params': head}, jnp.ones_like(states), there)
     assert not stored['kernel'].any()
     for one, other in zip(policy.apply({'params': stored}, states, there), ones):
         np.testing.assert_allclose(one, other, rtol=1e-5)
