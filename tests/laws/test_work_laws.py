@@ -88,7 +88,6 @@ CASES = {
     'exits by softmax, pruned': (T5, {'exit': Exit(SoftmaxMax(FIXED), threshold=0.4)}),
     'exits by contrast, pruned': (T5, {'exit': Exit(WeightedContrast(DECAYING), threshold=0.2)}),
     'exits by listed ids': (T5, {'exit': Exit(SoftmaxMax(LISTED), threshold=0.6)}),
-    'exits by a contrast of listed ids': (T5, {'exit': Exit(WeightedContrast(LISTED), threshold=0.4)}),
     'exits by listed ids after two layers': (T5, {'exit': Exit(WeightedContrast(LISTED), threshold=0.4, min_exit_layer=2)}),
     'gates of sub-layers': (T5, {'gate': GATE}),
     'a plan after a layer': (T5, {'plan': DrawnPlan(after=1)}),
