@@ -411,6 +411,10 @@ def candidates(args: argparse.Namespace, model: Model, grids: list[list[float]] 
         paths.append(points_of(decoding, thresholds))
     if not paths and not others:
         raise ValueError('--measure is missing: the confidence whose threshold is to be calibrated')
+    if args.grid and not paths:
+        raise ValueError(
+            '--grid changes nothing without --measure; a plan is named at each of its dials, as in --plan policy:.9'
+        )
     return [*paths, others] if others else paths
 
 

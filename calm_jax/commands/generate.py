@@ -305,6 +305,7 @@ def certified_decoding(
     Raises ValueError for whatever a flag says otherwise than the certificate, or the model is otherwise, by name.
     """
     for name, value, covered in decode_flags.otherwise(args, certificate.decoding, model.config.sizes):
+        covered = 'none' if covered is None else covered
         raise ValueError(f'--{name} {value}: the certificate covers {covered}; leave the flag out, or calibrate again')
     return model.certified(certificate, batch_size, examples, args.decode_flags.layout.own, args.pack)
 

@@ -162,10 +162,12 @@ def _next(model_dir: pathlib.Path, macros: dict) -> str:
     folder = shown / ('best' if best else 'last')
     data = next(iter(_paths(macros, 'EVAL_DATA')), None) or next(iter(_paths(macros, 'TRAIN_DATA')), 'FILE')
     source = macros.get('SOURCE')
-    measure = 'classifier' if 'OBJECTIVE' in macros else 'softmax_gap'
     words = ['calm', 'generate', '--checkpoint', str(folder), '--input', data, '--source_field']
     words += [source if isinstance(source, str) else 'FIELD', '--output', f'{shown}.jsonl']
-    words += ['--measure', measure, '--threshold', '0.9']
+    if 'ESTIMATOR' in macros:
+        words += ['--plan', 'policy']
+    else:
+        words += ['--measure', 'classifier' if 'OBJECTIVE' in macros else 'softmax_gap', '--threshold', '0.9']
     return f'{folder}: {"of the best evaluation" if best else "of the last step"}; next: {shlex.join(words)}'
 
 

@@ -6,7 +6,6 @@ inequalities that the rules below promise of the direction itself.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
@@ -150,7 +149,7 @@ class DualAscent(Rule):
         return jnp.maximum(before + self.rate * excess, 0.0)
 
 
-RULES: dict[str, Callable[..., Rule]] = {
+RULES: dict[str, type[Rule]] = {
     'dynamic_barrier': DynamicBarrier,
     'printed_barrier': PrintedBarrier,
     'fixed_weight': FixedWeight,

@@ -39,7 +39,7 @@ from calm_jax.models.config import TransformerConfig
 from calm_jax.models.positions import standing
 from calm_jax.models.transformer import DROPS_OUT, Transformer
 from calm_jax.training import losses
-from calm_jax.training.constrained import DualAscent, Rule
+from calm_jax.training.constrained import RULES, DualAscent, Rule
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_state import Batch, Stage
 from calm_jax.types import Array, Context, Plan
@@ -319,9 +319,12 @@ def policy_stage(
 
     Raises ValueError for parts that the model does not have.
     """
-    for name, value in (('tolerance', tolerance), ('entropy_floor', entropy_floor)):
-        if not math.isfinite(value):
-            raise ValueError(f'{name} is {value}; expected a finite number')
+    if not isinstance(rule, Rule):
+        raise ValueError(f'rule is {rule!r}; expected {", ".join(f"{each.__name__}()" for each in RULES.values())}')
+    if not math.isfinite(tolerance):
+        raise ValueError(f'tolerance is {tolerance}; expected a finite number')
+    if not 0 <= entropy_floor < math.inf:
+        raise ValueError(f'entropy_floor is {entropy_floor}; expected 0 or more')
     if dropout_steps < 0 or (dropout_steps and backbone is None):
         raise ValueError(f'dropout_steps is {dropout_steps}; expected 0 or more, and 0 where the model is frozen')
     model, sizes = Transformer(config), config.sizes

@@ -236,6 +236,8 @@ def test_a_policy_that_is_fed_ones_is_stored_as_one_that_says_the_same_of_all(de
     'options, message',
     (
         ({'tolerance': np.nan}, 'tolerance is nan; expected a finite number'),
+        ({'entropy_floor': -1.0}, 'entropy_floor is -1.0; expected 0 or more'),
+        ({'rule': FixedWeight}, r'expected DynamicBarrier\(\), PrintedBarrier\(\), FixedWeight\(\), DualAscent\(\)'),
         ({'dropout_steps': 3}, 'dropout_steps is 3; expected 0 or more, and 0 where the model is frozen'),
         ({'parts': ['head']}, "parts holds 'head'; expected some of encoder, decoder, tokens"),
     ),
