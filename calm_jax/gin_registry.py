@@ -39,10 +39,7 @@ CONFIGURABLES: tuple[Callable, ...] = (
     policy.self_critical,
     policy.leave_one_out,
     policy.straight_through,
-    constrained.DynamicBarrier,
-    constrained.PrintedBarrier,
-    constrained.FixedWeight,
-    constrained.DualAscent,
+    *constrained.RULES,
 )
 
 

@@ -243,6 +243,16 @@ def plan_of(decisions: Decisions, context: Context) -> Plan:
     )
 
 
+def outputs_of(sizes: Sizes) -> int:
+    """How many scores a policy gives: of two sub-layers of every layer, and of each choice of tokens."""
+    return 2 * (sizes.encoder_layers + sizes.layers) + len(TOKEN_CHOICES)
+
+
+def policy_flops(sizes: Sizes) -> int:
+    """Floating-point operations of scoring one input."""
+    return 2 * sizes.width * (sizes.width + outputs_of(sizes))
+
+
 @pytree(static=('drawn',))
 class PolicyPlan(PlanMaker):
     """The most likely decisions of a trained policy under its dial.
@@ -303,11 +313,11 @@ class PolicyPlan(PlanMaker):
         return plan_of(parts_of(None, context.sizes).limited(decisions), context)
 
     def flops(self, sizes: Sizes) -> int:
-        return 2 * sizes.width * (sizes.width + self.bias.shape[0])
+        return policy_flops(sizes)
 
     def check(self, sizes: Sizes) -> None:
         super().check(sizes)
-        width, outputs = sizes.width, 2 * (sizes.encoder_layers + sizes.layers) + len(TOKEN_CHOICES)
+        width, outputs = sizes.width, outputs_of(sizes)
         if self.kernel.shape != (width, outputs):
             raise ValueError(
                 f'the policy head is [{", ".join(map(str, self.kernel.shape))}], of another model; expected '

@@ -149,9 +149,4 @@ class DualAscent(Rule):
         return jnp.maximum(before + self.rate * excess, 0.0)
 
 
-RULES: dict[str, type[Rule]] = {
-    'dynamic_barrier': DynamicBarrier,
-    'printed_barrier': PrintedBarrier,
-    'fixed_weight': FixedWeight,
-    'dual_ascent': DualAscent,
-}
+RULES: tuple[type[Rule], ...] = (DynamicBarrier, PrintedBarrier, FixedWeight, DualAscent)

@@ -20,7 +20,7 @@ from calm_jax.training import classifier, constrained, losses, policy
 from calm_jax.training.multi_exit import multi_exit_stage
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions, fit
-from calm_jax.training.train_state import TrainState
+from calm_jax.training.train_state import Stage, TrainState
 
 Paths = str | Sequence[str]
 Start = Callable[[dict], None]
@@ -218,9 +218,7 @@ def train_exit_classifier(
     begun = native.load(checkpoint)
     generation = begun.generation or data.generation
     stage = classifier.classifier_stage(begun.config, begun.params, begun.tokenizer, objective, begun.heads, generation)
-    training, evaluation = data.batches(begun.tokenizer, begun.config, quiet, begun.generation)
-    inputs = _inputs(data, training, begun.tokenizer, begun.params)
-    return fit(stage, optimizer, training, evaluation, model_dir, options, quiet, functools.partial(start, inputs))
+    return _fit_head(stage, begun, data, optimizer, model_dir, options, quiet, start)
 
 
 def train_policy(
@@ -264,6 +262,20 @@ def train_policy(
         heads=begun.heads,
         generation=begun.generation or data.generation,
     )
+    return _fit_head(stage, begun, data, optimizer, model_dir, options, quiet, start)
+
+
+def _fit_head(
+    stage: Stage,
+    begun: native.Checkpoint,
+    data: PairedText,
+    optimizer: Optimizer,
+    model_dir: str | os.PathLike,
+    options: LoopOptions,
+    quiet: bool,
+    start: Start,
+) -> TrainState:
+    """Trains what a stage adds to the checkpoint that it began from."""
     training, evaluation = data.batches(begun.tokenizer, begun.config, quiet, begun.generation)
     inputs = _inputs(data, training, begun.tokenizer, begun.params)
     return fit(stage, optimizer, training, evaluation, model_dir, options, quiet, functools.partial(start, inputs))

@@ -32,6 +32,7 @@ from calm_jax.depth.policy import (
     log_likelihood,
     parts_of,
     plan_of,
+    policy_flops,
 )
 from calm_jax.metrics import plan_cost
 from calm_jax.models import planned
@@ -235,7 +236,7 @@ def chances_of(decisions: Decisions) -> plan_cost.Chances:
 
 class PolicyState(NamedTuple):
     """Of the optimizers of a policy and its model. excess: float32 [], the running difference of the drawn plans' loss and the
-    full plan's, NaN before the first step; multiplier: the rule's last."""
+    full plan's, NaN before the first step."""
 
     step: Array
     rule: Any
@@ -320,7 +321,7 @@ def policy_stage(
     Raises ValueError for parts that the model does not have.
     """
     if not isinstance(rule, Rule):
-        raise ValueError(f'rule is {rule!r}; expected {", ".join(f"{each.__name__}()" for each in RULES.values())}')
+        raise ValueError(f'rule is {rule!r}; expected {", ".join(f"{each.__name__}()" for each in RULES)}')
     if not math.isfinite(tolerance):
         raise ValueError(f'tolerance is {tolerance}; expected a finite number')
     if not 0 <= entropy_floor < math.inf:
@@ -334,7 +335,6 @@ def policy_stage(
     if head is None:
         nothing = jnp.zeros((1, 1, config.emb_dim)), jnp.ones((1, 1), bool)
         head = cast(dict, policy.init(jax.random.key(seed), *nothing)['params'])
-    flops = 2 * config.emb_dim * (config.emb_dim + head['bias'].shape[0])
 
     def scored(head, seen):
         states = jax.lax.stop_gradient(seen.context.hidden)
@@ -342,7 +342,7 @@ def policy_stage(
         return cast(Logits, policy.apply({'params': head}, states, seen.context.mask))
 
     def priced(seen):
-        return plan_cost.prices(config, seen.source_tokens, jnp.maximum(seen.new_tokens, 1), SHARES, flops)
+        return plan_cost.prices(config, seen.source_tokens, jnp.maximum(seen.new_tokens, 1), SHARES, policy_flops(sizes))
 
     def objective(trained, frozen, batch, key):
         """(float32 [], sums) of a batch; its gradients by policy and model are those that the steps take."""
