@@ -19,7 +19,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 import tests.annotations  # noqa: E402, F401
 
-# Tracing makes objects by the million, hardly any of them in circles: to look for those after every 700 takes a tenth of the time.
+# Tracing makes objects by the million, few of them in circles: to look for those after every 700 takes a tenth of the time.
 gc.set_threshold(100_000, 20, 20)
 
 # Shapes and types of the functions of these folders are checked whenever a test traces or calls one.
