@@ -1,6 +1,8 @@
 """Decoding within a certificate: what a model is recognised by, what may only warn, and whether a certificate covers a run."""
 
 import datetime
+import hashlib
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -22,21 +24,27 @@ from calm_jax.decoding.packing import Packing
 from calm_jax.machine import device
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import split
+from calm_jax.tasks import Task, to_json
 
 _LOGGER = logging.getLogger('calm_jax')
 _ALIKE = 'the guarantee is for inputs made alike'
 _warned: set[str] = set()  # what this process has said already
 
 
-def fingerprints(config: TransformerConfig, params: dict, heads: dict | None, tokenizer: Tokenizer) -> dict[str, str]:
+def fingerprints(
+    config: TransformerConfig, params: dict, heads: dict | None, tokenizer: Tokenizer, task: Task | None = None
+) -> dict[str, str]:
     """What decides the output of a model beside the decoding: the dtype that it computes in, and sha256 of its parameters,
-    heads, configuration and tokenizer. A run under another of them is another run, and no certificate covers it."""
+    heads, configuration and tokenizer, and of its task where it has one. A run under another of them is another run, and no
+    certificate covers it."""
+    of_task = {} if task is None else {'task': hashlib.sha256(json.dumps(to_json(task)).encode()).hexdigest()}
     return {
         'dtype': config.dtype,  # first, as parameters are stored in it
         'parameters': fingerprint(split(params, config)),
         'heads': fingerprint(heads or {}),
         'config': config_fingerprint(config),
         'tokenizer': tokenizer.fingerprint(),
+        **of_task,
     }
 
 

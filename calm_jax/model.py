@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm_jax import certified
+from calm_jax.answers import Answer, label_of, span_of
 from calm_jax.calibration import Certificate
 from calm_jax.checkpoints import native
 from calm_jax.compilation import compile_seconds
@@ -20,6 +21,8 @@ from calm_jax.data.conversation import Conversation, Messages
 from calm_jax.data.embedded import embedded
 from calm_jax.data.example_ids import ExampleIds, sequence_id
 from calm_jax.data.jsonl import Template
+from calm_jax.data.padding import places_left
+from calm_jax.data.passage import answerable
 from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.data.windows import WINDOW, DecodeBatch, decode_windows
 from calm_jax.decoding import codec
@@ -36,6 +39,7 @@ from calm_jax.models.joined import join, split
 from calm_jax.models.transformer import Transformer
 from calm_jax.options import check_values
 from calm_jax.output import DecodeReport, Output, Outputs
+from calm_jax.readouts import Reading, read_window
 from calm_jax.request import (
     BATCH_SIZE,
     PACKS,
@@ -46,12 +50,14 @@ from calm_jax.request import (
     check_count,
     check_names,
     check_packs,
+    check_reads,
     checked_pack,
     checked_rows,
     chosen_decoding,
 )
 from calm_jax.stop_strings import StopStrings
 from calm_jax.streamed_text import StreamedText
+from calm_jax.tasks import Labels, Spans, Task
 from calm_jax.types import Array, HeadColumns
 
 PACKED_BATCHES = 16  # of a window, from which on packing is worth what compiling it takes
@@ -68,6 +74,7 @@ class Model:
     heads: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, 'frequent_ids': {'ids': [N]}}, what there is of them, or None.
     generation: the checkpoint's defaults, a document of `calm_jax.decoding.codec` with limits, choice and rules.
     date: what a chat template that asks for the time is told; None: the moment at which it asks.
+    task: what is asked of a text in place of how it goes on, `calm_jax.tasks.Labels` or `Spans`, whose head is heads['task'].
     """
 
     config: TransformerConfig
@@ -76,6 +83,7 @@ class Model:
     heads: dict | None = None
     generation: dict = dataclasses.field(default_factory=dict)
     date: datetime.datetime | None = None
+    task: Task | None = None
     _derived: dict = dataclasses.field(default_factory=dict, init=False, compare=False)
 
     def __repr__(self) -> str:
@@ -149,7 +157,9 @@ class Model:
         arrays = jax.tree.leaves((self.params, self.heads))
         return dict(
             self._derive(
-                'fingerprints', arrays, lambda: certified.fingerprints(self.config, self.params, self.heads, self.tokenizer)
+                'fingerprints',
+                arrays,
+                lambda: certified.fingerprints(self.config, self.params, self.heads, self.tokenizer, self.task),
             )
         )
 
@@ -230,6 +240,10 @@ class Model:
         A part ends where a character ends. Arguments and errors as `generate`; beams say nothing before their end, and neither
         log-probabilities nor several sequences are of a text.
         """
+        if self.task is not None:
+            raise ValueError(
+                f'the model answers with {self.task.kind}: nothing of an answer is said before its end; use generate'
+            )
         request = self._request('stream_tokens', decoding, options, 1)
         if isinstance(request.decoding.choice, Beam):
             raise ValueError('stream_tokens with beam search: no token is certain before the end; pass choice=Greedy()')
@@ -272,6 +286,7 @@ class Model:
             self.tokenizer,
             self.heads,
             self.generation,
+            self.task,
             dtype=dtype,
             overwrite=overwrite,
         )
@@ -360,6 +375,8 @@ class Model:
         else:
             decoding = self.resolve(chosen_decoding(lambda: self.decoding, decoding, options))
         check_combination(decoding, sequences, log_probabilities)
+        if self.task is not None:
+            check_reads(self.task, decoding, options)
         layers, size = self.config.num_decoder_layers, batch_size or BATCH_SIZE
         rows = checked_rows(options.get('rows'), decoding, self.config.sizes, count)
         named = options.get('source_language'), options.get('target_language')
@@ -398,10 +415,13 @@ class Model:
     ) -> Iterator[Output]:
         """Outputs of checked texts, in order or as they end."""
         ids_of, waiting = ExampleIds(), {}  # ids of the examples that are read and not decoded
+        asked: dict[int, str] = {}  # their texts, where those are answered from
 
         def sources():
             for index, text in enumerate(texts):
                 encoded = self.encode(text, request.languages.of_source(index), request.date)
+                if isinstance(self.task, Spans):
+                    asked[index] = text
                 example_id = ids_of(text)
                 for sequence in range(request.sequences):
                     waiting[index * request.sequences + sequence] = sequence_id(example_id, sequence)
@@ -412,7 +432,11 @@ class Model:
             ids = {row: waiting.pop(row) for batch in window for row in batch.rows.tolist() if row >= 0}
             wanted = {row for row in ids if row // request.sequences not in skip}
             outputs: dict[int, Output] = {}
-            for some, report in self._decoded(window, request, ids, wanted):
+            if self.task is None:
+                decoded = self._decoded(window, request, ids, wanted)
+            else:
+                decoded = self._read(window, request, ids, wanted, asked)
+            for some, report in decoded:
                 if watch is not None:
                     watch(report)
                 if in_order:
@@ -468,6 +492,79 @@ class Model:
             outputs = self._rows_of(landing, request)
             kept = {row: outputs[row] for row in sorted(outputs) if row in wanted}
             yield kept, landing.report(beams(request.decoding))._replace(compile_seconds=compiling)
+
+    def _read(
+        self,
+        window: Sequence[DecodeBatch],
+        request: Request,
+        ids: Mapping[int, int],
+        wanted: Collection[int],
+        asked: dict[int, str],
+    ) -> Iterator[tuple[dict[int, Output], DecodeReport]]:
+        """As `_decoded`, where the model has a task; asked: texts by row, taken out of it as they are answered."""
+        assert self.task is not None and self.heads is not None  # checked
+        readings = read_window(
+            self.config,
+            self.decoding_params,
+            self.heads['task'],
+            window,
+            request.decoding,
+            isinstance(self.task, Spans),
+            example_ids=lambda rows: np.array([ids.get(row, 0) for row in rows.tolist()], np.int32),
+            wanted=wanted,
+        )
+        before = compile_seconds()
+        for reading in readings:
+            compiling, before = compile_seconds() - before, compile_seconds()
+            report = reading.report
+            report = report._replace(seconds=max(0.0, report.seconds - compiling), compile_seconds=compiling)
+            answers = self._answers(reading, request, report.seconds / len(reading.rows), asked)
+            yield {row: answers[row] for row in sorted(answers) if row in wanted}, report
+
+    def _answers(self, reading: Reading, request: Request, seconds: float, asked: dict[int, str]) -> dict[int, Output]:
+        """Outputs by row of the input. seconds: of each."""
+        config, (scores, work, prefill, _) = self.config, reading.readout
+        lengths = np.array([len(tokens) for tokens in reading.tokens])
+        # What reads a text of a decoder-only model are its columns: there is no prompt before them.
+        sources = np.ones_like(lengths) if config.decoder_only else lengths
+        flops = cost.exact(config, sources, work, prefill).total
+        paper = cost.elbayad(config, sources, work, prefill).total
+        layers, per_layer = cost.layers(config, work)[:, 0], cost.sub_layers(config)
+        outputs = {}
+        for place, row in enumerate(reading.rows.tolist()):
+            if isinstance(self.task, Labels):
+                answer = label_of(scores[place], self.task)
+                tokens, pieces = [self.task.names.index(answer.text)], [answer.text]
+            else:
+                assert self.task is not None
+                answer = self._span(scores[place, : lengths[place]], asked.pop(row), request, self.task)
+                tokens = reading.tokens[place][answer.places.start : answer.places.stop].tolist()
+                pieces = self.tokenizer.pieces(tokens)
+            outputs[row] = Output(
+                text=answer.text,
+                tokens=tokens,
+                pieces=pieces,
+                exit_layers=[config.num_decoder_layers] * len(tokens),
+                sub_layers=[round(layers[place] * per_layer)] * len(tokens),
+                confidence=[answer.confidence] * len(tokens),
+                layers=float(layers[place]),
+                flops=float(flops[place]),
+                flops_elbayad=float(paper[place]),
+                source_tokens=int(lengths[place]),
+                truncated=bool(reading.truncated[place]),
+                batch_seconds=seconds,
+                text_index=row,
+            )
+        return outputs
+
+    def _span(self, scores: np.ndarray, text: str, request: Request, task: Spans) -> Answer:
+        """The answer of a text, of whose tokens, as far as it was read, these are the scores [n, 2]."""
+        layout, ids = self.padding, self.encode(text)
+        limit = request.source_length - (layout['eos_id'] is not None)
+        places = places_left(ids, limit, layout['side'], layout['starts'], layout['ends'])
+        offsets = self.tokenizer.offsets(text)
+        offsets = [offsets[place] for place in places] + [(0, 0)] * (len(scores) - len(places))
+        return span_of(scores, offsets, text, answerable(text), task)
 
     def _rows_of(self, landing: Landing, request: Request) -> dict[int, Output]:
         """Outputs by row of the input."""
@@ -544,7 +641,7 @@ def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
         params = jax.tree.map(lambda x: x.astype(dtype), params)
     params = join(jax.tree.map(jnp.asarray, params), config)
     config = dataclasses.replace(config, dtype=dtype)
-    model = Model(config, params, checkpoint.tokenizer, checkpoint.heads, checkpoint.generation or {})
+    model = Model(config, params, checkpoint.tokenizer, checkpoint.heads, checkpoint.generation or {}, task=checkpoint.task)
     head = params['decoder'].get('logits_dense', {})
     if 'tied_kernel' in head:  # made of this embedding just now
         model._derive('tied_kernel', [params['token_embedder']['embedding']], lambda: head['tied_kernel'])

@@ -22,6 +22,7 @@ from calm_jax.depth.gates import Gate
 from calm_jax.depth.plans import PlanMaker
 from calm_jax.languages import Languages, Named
 from calm_jax.nearest import did_you_mean
+from calm_jax.tasks import Task
 from calm_jax.types import Sizes
 
 BATCH_SIZE = 32  # rows decoded together where nothing says how many
@@ -235,6 +236,21 @@ def check_combination(decoding: Decoding, sequences: int, log_probabilities: boo
         raise ValueError(
             'log_probabilities with a vocabulary that is pruned: not all ids have a score; leave one of the two out'
         )
+
+
+def check_reads(task: Task, decoding: Decoding, options: Options) -> None:
+    """Raises ValueError for what a model that reads a text for a task, and says no tokens, has no use for."""
+    said = {
+        'exit': None if off(decoding.exit) else decoding.exit,
+        'gate': None if off(decoding.gate) else decoding.gate,
+        'choice': None if isinstance(decoding.choice, Greedy) else decoding.choice,
+        'stop_strings': decoding.limits.stop_strings or None,
+        **{name: options.get(name) for name in ('rows', 'source_language', 'target_language', 'log_probabilities')},
+        'pack': None if options.get('pack', PACKS[0]) in PACKS else options.get('pack'),
+    }
+    for name, value in said.items():
+        if value:
+            raise ValueError(f'{name} with a model that answers with {task.kind}: it reads each text in one pass, under a plan')
 
 
 def checked_rows(rows: Rows | None, decoding: Decoding, sizes: Sizes, count: int | None) -> Rows | None:

@@ -9,7 +9,8 @@ import logging
 import os
 import pathlib
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,12 +18,13 @@ import numpy.typing as npt
 
 from calm_jax.checkpoints import atomic, native, trees
 from calm_jax.checkpoints.tensor_files import DTYPES, SINGLE, tensors_of
-from calm_jax.checkpoints.weights import as_published, assemble, loaded, published_shape
+from calm_jax.checkpoints.weights import as_ours, as_published, assemble, loaded, published_shape
 from calm_jax.data import tokenizers
 from calm_jax.decoding import codec
 from calm_jax.files import read_json, write_json
 from calm_jax.models import families
-from calm_jax.models.families import generation
+from calm_jax.models.families import generation, task_heads
+from calm_jax.tasks import Task
 
 _LOGGER = logging.getLogger('calm_jax')
 # Families whose configurations need not say that they encode.
@@ -67,9 +69,14 @@ def read(
         family = families.family_of(published)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    where = families.renamed(family, tensors_of(directory))
+    tensors = tensors_of(directory)
     try:
-        config = families.config_from_published(published, where, ignored)
+        task = task_heads.task_of(published)
+        where = families.renamed(family, tensors if task is None else task_heads.without_head(task, tensors, family.PREFIX))
+        # Whoever answers with a label or a span has no head over the vocabulary: the embedding stands for one.
+        config = families.config_from_published(
+            published if task is None else {**published, 'tie_word_embeddings': True}, where, ignored
+        )
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
     if tokenizer is None:
@@ -77,8 +84,17 @@ def read(
     else:
         text_tokenizer = tokenizers.load_tokenizer(tokenizer)
     params = assemble(directory, config, family.weight_map(config), where, dtype)
-    native.check(str(directory), config, params, text_tokenizer)
-    return native.Checkpoint(config, params if pending else loaded(params), text_tokenizer, None, defaults)
+    heads = None if task is None else {'task': _task_head(directory, task, not config.decoder_only, tensors)}
+    native.check(str(directory), config, params, text_tokenizer, heads, task)
+    return native.Checkpoint(config, params if pending else loaded(params), text_tokenizer, heads, defaults, task)
+
+
+def _task_head(directory: pathlib.Path, task: Task, encodes: bool, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The head of a task, float32."""
+    weights = task_heads.weights_of(task, encodes)
+    if missing := [weight.name for weight in weights.values() if weight.name not in tensors]:
+        raise ValueError(f'{directory}: the weights do not match the configuration: missing {", ".join(missing)}')
+    return {name: as_ours(weight, np.asarray(tensors[weight.name].read(), np.float32)) for name, weight in weights.items()}
 
 
 def write(
@@ -91,20 +107,26 @@ def write(
 ) -> None:
     """Writes a published model directory, whole or not at all; reading it back gives the same bits.
 
-    `dtype` converts the weights; None keeps theirs. Heads have no place in the published format and stay behind.
+    `dtype` converts the weights; None keeps theirs. Heads but a task's have no place in the published format and stay behind.
     `watch` passes the weights on, as a progress bar does.
 
     Raises FileExistsError where `directory` is taken; ValueError where no published family has such a configuration, or a
     number does not fit `dtype`.
     """
-    config = checkpoint.config
-    native.check(str(directory), config, checkpoint.params, checkpoint.tokenizer)
+    config, task, params = checkpoint.config, checkpoint.task, checkpoint.params
+    native.check(str(directory), config, params, checkpoint.tokenizer, checkpoint.heads, task)
     try:
         family = families.family_for(config)
+        published, weights = family.published_from_config(config), list(family.weight_map(config))
+        if task is not None:
+            head = (checkpoint.heads or {})['task']
+            weights = task_heads.published_weights(task, head, published['architectures'][0], family.PREFIX, weights)
+            published |= task_heads.published_task(task, published['architectures'][0])
+            params = {**params, 'task': head}
     except ValueError as error:
         raise ValueError(f'{directory}: {error}') from None
     with atomic.new_directory(directory, overwrite) as temporary:
-        stored = _write_weights(temporary / SINGLE, list(family.weight_map(config)), checkpoint.params, dtype, watch)
+        stored = _write_weights(temporary / SINGLE, weights, params, dtype, watch)
         start = 'bos_token_id' if config.decoder_only else 'decoder_start_token_id'
         ids = {
             start: config.decoder_start_id,
@@ -112,7 +134,7 @@ def write(
             **({} if config.pad_id < 0 else {'pad_token_id': config.pad_id}),
         }
         defaults = generation.published_of(checkpoint.generation or {})
-        write_json(temporary / 'config.json', {**family.published_from_config(config), 'torch_dtype': stored}, sort_keys=True)
+        write_json(temporary / 'config.json', {**published, 'torch_dtype': stored}, sort_keys=True)
         write_json(temporary / 'generation_config.json', {**ids, **defaults}, sort_keys=True)
         checkpoint.tokenizer.publish(temporary)
 

@@ -5,6 +5,7 @@ spiece.model       (or other tokenizer files) as `calm_jax.data.tokenizers` writ
 params/            orbax, in parts, with checksums
 heads/             the same; optional: {'exit_classifier': {'kernel': [D, 1], 'bias': [1]}, 'frequent_ids': {'ids': [N]}, ...}
 generation.json    defaults for decoding, a document of `calm_jax.decoding.codec` with limits, choice and rules; {} is fine
+task.json          optional: what is asked in place of a next token, see `calm_jax.tasks`; its head is heads/task
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from calm_jax import formats
+from calm_jax import formats, tasks
 from calm_jax.checkpoints import atomic, trees
 from calm_jax.checkpoints.trees import fingerprint
 from calm_jax.data import tokenizers
@@ -29,20 +30,25 @@ from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.files import read_json, write_json
 from calm_jax.models import transformer
 from calm_jax.models.config import TransformerConfig
+from calm_jax.models.task_head import check_task_head
+from calm_jax.tasks import Task
 
 __all__ = ['Checkpoint', 'check', 'config_fingerprint', 'fingerprint', 'is_native', 'load', 'read_config', 'save']
 
 KIND = 'checkpoint'  # of `calm_jax.formats`
+TASK = 'task.json'
 
 
 class Checkpoint(NamedTuple):
-    """Everything that decoding needs: the model, its tokenizer, trained heads or None, decoding defaults."""
+    """Everything that decoding needs: the model, its tokenizer, trained heads or None, decoding defaults; the task, None where
+    a text goes on."""
 
     config: TransformerConfig
     params: dict
     tokenizer: Tokenizer
     heads: dict | None = None
     generation: dict | None = None
+    task: Task | None = None
 
 
 def save(
@@ -52,6 +58,7 @@ def save(
     tokenizer: Tokenizer,
     heads: Mapping | None = None,
     generation: Mapping | None = None,
+    task: Task | None = None,
     *,
     dtype: npt.DTypeLike | None = None,
     overwrite: bool = False,
@@ -63,14 +70,14 @@ def save(
     config: TransformerConfig; `params` and `tokenizer` are checked against it.
     params: nested dict of arrays, or of what an array is made of one at a time.
     tokenizer: `calm_jax.data.tokenizers.Tokenizer`.
-    heads: nested dict of arrays, or None. generation: document of decoding defaults, or None.
+    heads: nested dict of arrays, or None. generation: document of decoding defaults, or None. task: whose head is among them.
     dtype: stores the floating-point parameters as this type, e.g. 'float16'; heads keep their own.
     watch: passes the parameters on, as a progress bar does.
 
     Raises FileExistsError where `directory` is taken; ValueError where params, heads or tokenizer do not match config, or a
     number does not fit `dtype`.
     """
-    check(str(directory), config, params, tokenizer, heads)
+    check(str(directory), config, params, tokenizer, heads, task)
     with atomic.new_directory(directory, overwrite) as temporary:
         write_json(temporary / 'config.json', {**formats.stamp(KIND), **dataclasses.asdict(config)})
         write_json(temporary / 'generation.json', generation or {})
@@ -78,6 +85,8 @@ def save(
         trees.write(temporary / 'params', params, dtype, watch)
         if heads:
             trees.write(temporary / 'heads', heads)
+        if task is not None:
+            write_json(temporary / TASK, tasks.to_json(task))
 
 
 def load(directory: str | os.PathLike, dtype: npt.DTypeLike | None = 'float32') -> Checkpoint:
@@ -97,8 +106,10 @@ def load(directory: str | os.PathLike, dtype: npt.DTypeLike | None = 'float32') 
     tokenizer = tokenizers.load_tokenizer(directory)
     params = trees.read(directory / 'params', dtype)
     heads = trees.read(directory / 'heads') if (directory / 'heads').exists() else None
-    check(str(directory), config, params, tokenizer, heads)
-    return Checkpoint(config, params, tokenizer, heads, generation)
+    path = directory / TASK
+    task = tasks.from_json(read_json(path), str(path)) if path.exists() else None
+    check(str(directory), config, params, tokenizer, heads, task)
+    return Checkpoint(config, params, tokenizer, heads, generation, task)
 
 
 def is_native(directory: str | os.PathLike) -> bool:
@@ -150,10 +161,18 @@ def config_fingerprint(config: TransformerConfig) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def check(name: str, config: TransformerConfig, params: Mapping, tokenizer: Tokenizer, heads: Mapping | None = None) -> None:
-    """Raises ValueError unless params, tokenizer and heads belong to `config`; `name` starts the message."""
+def check(
+    name: str,
+    config: TransformerConfig,
+    params: Mapping,
+    tokenizer: Tokenizer,
+    heads: Mapping | None = None,
+    task: Task | None = None,
+) -> None:
+    """Raises ValueError unless params, tokenizer, heads and task belong to `config`; `name` starts the message."""
     check_shapes(name, config, params)
     check_heads(name, config, heads)
+    _check_task(name, config, heads, task)
     if tokenizer.base_size > config.vocab_size:
         raise ValueError(
             f'{name}: the tokenizer has {tokenizer.base_size} tokens but the model embeds only '
@@ -189,6 +208,18 @@ def check_heads(name: str, config: TransformerConfig, heads: Mapping | None) -> 
             raise ValueError(
                 f'{name}: the frequent ids are no list of distinct ids below {config.vocab_size}; count them again'
             )
+
+
+def _check_task(name: str, config: TransformerConfig, heads: Mapping | None, task: Task | None) -> None:
+    head = (heads or {}).get('task')
+    if (head is None) != (task is None):
+        there, missing = ('a head of a task', TASK) if task is None else (TASK, 'the head of the task')
+        raise ValueError(f'{name}: there is {there}, and not {missing}; the checkpoint is incomplete')
+    if head is not None and task is not None:
+        try:
+            check_task_head(head, config, task.outputs)
+        except ValueError as error:
+            raise ValueError(f'{name}: {error}') from None
 
 
 @functools.lru_cache(maxsize=8)

@@ -73,13 +73,27 @@ def shortened(
     one of `starts`, and what they end in if it is one of `ends`."""
     if len(ids) <= limit:
         return ids
+    return [ids[place] for place in places_left(ids, limit, side, starts, ends)]
+
+
+def places_left(
+    ids: Sequence[int] | np.ndarray,
+    limit: int,
+    side: str = 'right',
+    starts: Iterable[Sequence[int]] = (),
+    ends: Iterable[Sequence[int]] = (),
+) -> list[int]:
+    """Where the ids stand that `shortened` leaves, rising."""
+    count = len(ids)
+    if count <= limit:
+        return list(range(count))
     first = max((len(each) for each in starts if list(ids[: len(each)]) == list(each)), default=0)
     first = first if first < limit else 0
-    last = max((len(each) for each in ends if list(ids[len(ids) - len(each) :]) == list(each)), default=0)
+    last = max((len(each) for each in ends if list(ids[count - len(each) :]) == list(each)), default=0)
     last = last if first + last < limit else 0
     if side == 'right':
-        return [*ids[: limit - last], *ids[len(ids) - last :]]
-    return [*ids[:first], *ids[len(ids) - limit + first :]]
+        return [*range(limit - last), *range(count - last, count)]
+    return [*range(first), *range(count - limit + first, count)]
 
 
 def _round_up(length: int, multiple: int) -> int:

@@ -297,12 +297,19 @@ def _kept(mask: Bool[Array, 'B S'], states: Array, room: int) -> tuple[Bool[Arra
     return jnp.pad(there, behind), jnp.pad(states, (*behind, (0, 0))), jnp.pad(positions, behind)
 
 
-def _read_source(
-    call: Callable, config: TransformerConfig, decided: Decided, after: int, room: int | None
-) -> tuple[tuple[KVCache, ...], Bool[Array, 'B K'], PrefillWork]:
-    """Keys and values of the encoder's output, which of its positions are there, and the work of that.
+class Encoded(NamedTuple):
+    """A source as the decoder reads it. states: [B, K, D], after the encoder's last norm; mask: bool [B, K], which are there;
+    work: of the encoder."""
 
-    room: K, of the source tokens that a plan keeps; None: as many as there are.
+    states: Array
+    mask: Bool[Array, 'B K']
+    work: PrefillWork
+
+
+def encoded_rows(call: Callable, config: TransformerConfig, decided: Decided, after: int, room: int | None = None) -> Encoded:
+    """What the encoder makes of sources within their plans.
+
+    after: how many layers have run. room: K, of the source tokens that a plan keeps (static); None: as many as there are.
     """
     mask, plan, rows, positions = decided.mask, decided.plan, decided.mask.shape[0], None
     x = call(decided.source, method='embed_source') if decided.states is None else decided.states
@@ -312,28 +319,36 @@ def _read_source(
         mask, x, positions = _kept(plan.source, x, mask.shape[1] if room is None else room)
     context = call(mask, positions, method='encoder_context')
     x = planned.encode(call, range(after, config.num_encoder_layers), x, context, plan, planned.skipped)
-    encoded = call(x, method='encoder_norm')
+    parts = None if plan is None else (plan.encoder_attention, plan.encoder_feed_forward)
+    attention, feed_forward = _layers_of(mask, parts, (config.num_encoder_layers,) * 2)
+    work = no_prefill(rows)._replace(
+        encoder_attention=attention,
+        encoder_feed_forward=feed_forward,
+        encoder_first=jnp.where(dropped > 0, after, 0).astype(jnp.int32),
+        dropped_tokens=dropped,
+    )
+    return Encoded(call(x, method='encoder_norm'), mask, work)
+
+
+def no_prefill(rows: int) -> PrefillWork:
+    """The work of rows that need nothing."""
+    return PrefillWork(*[jnp.zeros(rows, jnp.int32)] * len(PrefillWork._fields))
+
+
+def _read_source(
+    call: Callable, config: TransformerConfig, decided: Decided, after: int, room: int | None
+) -> tuple[tuple[KVCache, ...], Bool[Array, 'B K'], PrefillWork]:
+    """Keys and values of the encoder's output, which of its positions are there, and the work of that; room: as
+    `encoded_rows`."""
+    (encoded, mask, work), plan = encoded_rows(call, config, decided, after, room), decided.plan
     cross_kv = []
     for layer in range(config.num_decoder_layers):
         reads = None if plan is None else plan.cross_attention[:, layer]
         made = planned.projected(lambda x, i=layer: call(i, x, method='cross_kv'), encoded, reads)
         cross_kv.append(KVCache(*made))
-    parts = None if plan is None else (plan.encoder_attention, plan.encoder_feed_forward, plan.cross_attention)
-    layers = (config.num_encoder_layers, config.num_encoder_layers, config.num_decoder_layers)
-    counts, nothing = _layers_of(mask, parts, layers), jnp.zeros(rows, jnp.int32)
-    work = PrefillWork(
-        encoder_attention=counts[0],
-        encoder_feed_forward=counts[1],
-        cross_keys_values=counts[2],
-        encoder_first=jnp.where(dropped > 0, after, 0).astype(jnp.int32),
-        dropped_tokens=dropped,
-        prompt_attention=nothing,
-        prompt_feed_forward=nothing,
-        prompt_keys_values=nothing,
-        prompt_last=nothing,
-        decisions=nothing,
-    )
-    return tuple(cross_kv), mask, work
+    parts = None if plan is None else (plan.cross_attention,)
+    (read,) = _layers_of(mask, parts, (config.num_decoder_layers,))
+    return tuple(cross_kv), mask, work._replace(cross_keys_values=read)
 
 
 def _read_prompt(
@@ -357,19 +372,12 @@ def _read_prompt(
                 x, made = planned.decoder_layer(call, layer, x, positions, bias, None, plan, planned.skipped, reach)
             layers[layer] = kv_cache.write(layers[layer], 0, *made)
     parts = None if plan is None else (plan.self_attention, plan.feed_forward, plan.self_attention)
-    counts, nothing = _layers_of(mask, parts, (config.num_decoder_layers,) * 3), jnp.zeros(rows, jnp.int32)
-    looked = jnp.any(mask, axis=1) * jnp.asarray(after, jnp.int32)
-    work = PrefillWork(
-        encoder_attention=nothing,
-        encoder_feed_forward=nothing,
-        cross_keys_values=nothing,
-        prompt_attention=counts[0],
-        prompt_feed_forward=counts[1],
-        prompt_keys_values=counts[2],
-        prompt_last=looked,
-        decisions=nothing,
-        encoder_first=nothing,
-        dropped_tokens=nothing,
+    attention, feed_forward, keys_values = _layers_of(mask, parts, (config.num_decoder_layers,) * 3)
+    work = no_prefill(rows)._replace(
+        prompt_attention=attention,
+        prompt_feed_forward=feed_forward,
+        prompt_keys_values=keys_values,
+        prompt_last=jnp.any(mask, axis=1) * jnp.asarray(after, jnp.int32),
     )
     return tuple(layers), work
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.compiled import compiled
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.packing import NEVER, Packing
+from calm_jax.decoding.readout import Readout, read_rows
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.slots import (
     Flown,
@@ -190,6 +192,22 @@ def finish(
     return run(config, params, state.inputs, state.carry, decoding, packing=packing)
 
 
+def read(
+    config: TransformerConfig,
+    params: dict,
+    head: Mapping[str, Any],
+    decided: Decided,
+    decoding: Decoding = Decoding(),
+    *,
+    everywhere: bool,
+    kept: int | None = None,
+    outermost: bool = False,
+) -> Readout:
+    """What the head of a task says of texts that are decided upon, as `read_rows`; kept: its room; outermost: as `program`."""
+    run = read_program.way(outermost)
+    return run(config, params, dict(head), decided, _stateful(decoding).resolved(), everywhere=everywhere, kept=kept)
+
+
 def insert(state: DecodeState, slots: Any, prefilled: DecodeState) -> DecodeState:
     """The state with the rows of `prefilled` in its slots int32 [n], in place of those that were there; a row whose slot is
     below 0 stays out. Both states began with a cursor, which says that rows stand apart, and with the same capacity and widths
@@ -311,6 +329,12 @@ def finish_program(config, params, inputs, carry, decoding, *, packing) -> Trace
     """`finish`, compiled."""
     state = finished(bound(config, params), config, DecodeState(inputs, carry), decoding, packing)
     return trace_of(config, state)
+
+
+@compiled(static_argnames=('config', 'everywhere', 'kept'))
+def read_program(config, params, head, decided, decoding, *, everywhere, kept) -> Readout:
+    """`read`, compiled."""
+    return read_rows(bound(config, params), config, decided, decoding, head, everywhere, kept)
 
 
 @compiled()

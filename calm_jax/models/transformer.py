@@ -206,12 +206,16 @@ class Transformer(nn.Module):
     def unembed(self, hidden, part=None):
         """Logits float32 [..., V] of states [..., D] of any layer: the shared final norm, then the shared head. With HeadRows,
         of states [B, D]: those of each row's own ids, [B, k]; with HeadColumns those of their ids, [..., K]."""
-        x = (self.decoder.decoder_norm(hidden) if self.config.final_norm else hidden).astype(self.config.dtype)
-        if self.config.embedding_dim:
-            x = self.decoder.project_out(x)
+        x = self.top(hidden)
         if self.config.head_scale != 1:
             x = x * self.config.head_scale
         return widened(self.decoder.logits_dense(x, self.token_embedder.embedding, part))
+
+    def top(self, hidden):
+        """What a head reads, [..., E], of states [..., D] of any layer: the shared final norm, and the projection to the
+        embedding's width where it is another."""
+        x = (self.decoder.decoder_norm(hidden) if self.config.final_norm else hidden).astype(self.config.dtype)
+        return self.decoder.project_out(x) if self.config.embedding_dim else x
 
     def head_table(self):
         """The head as [V, E], a row per id: made once, to take `head_rows` from."""

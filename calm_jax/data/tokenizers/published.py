@@ -104,6 +104,10 @@ class PublishedTokenizer:
         ids = self._tokenizer.encode(text).ids
         return ids[: len(ids) - self._dropped] + list(self._behind)
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        inner = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return [*[(0, 0)] * len(self.start_ids), *inner, *[(0, 0)] * len(self.end_ids)]
+
     def decode(self, ids: Sequence[int]) -> str:
         spoken = [i for i in map(int, ids) if 0 <= i < self.vocab_size and i not in self._silent]
         text = self._tokenizer.decode(spoken, skip_special_tokens=False) if self.files else self._decode_bytes(spoken)

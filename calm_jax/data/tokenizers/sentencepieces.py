@@ -66,6 +66,10 @@ class SentencePieceTokenizer:
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         return self._processor.encode(text)
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        pieces = self._processor.encode(text, out_type='immutable_proto').pieces
+        return [(piece.begin, piece.end) for piece in pieces]
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode([i for i in before_end(ids, self.eos_id) if self._has_text(i)])
 

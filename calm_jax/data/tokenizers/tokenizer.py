@@ -53,6 +53,10 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Of each id of `encode(text)`, which characters of the text it spells, from and up to; (0, 0) where it spells none."""
+        ...
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, to their end of sequence if any; never raises: ids without a text, special ones, are dropped."""
         ...

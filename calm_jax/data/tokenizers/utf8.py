@@ -39,6 +39,9 @@ class ByteTokenizer:
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         return [byte + self.OFFSET for byte in text.encode()]
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        return [(place, place + 1) for place, character in enumerate(text) for _ in character.encode()]
+
     def decode(self, ids: Sequence[int]) -> str:
         values = (i - self.OFFSET for i in before_end(ids, self.eos_id))
         return bytes(value for value in values if 0 <= value < 256).decode(errors='replace')

@@ -1,0 +1,93 @@
+"""A text read for a task: the decoder goes over the source in one pass, and a head reads its top states.
+
+In a model with an encoder both stacks read the source, the decoder behind its start token, so that its state at a token has
+seen that token's left in the decoder and all of the source across (Lewis et al. 2019, §3.1). A plan runs over the whole pass;
+source tokens that it drops are dropped of the encoder alone, so that every token can still be pointed at.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Int
+
+from calm_jax.decoding.begin import Decided, encoded_rows, no_prefill
+from calm_jax.decoding.decoding import Decoding
+from calm_jax.models import planned
+from calm_jax.models.config import TransformerConfig
+from calm_jax.models.positions import standing
+from calm_jax.models.task_head import head_flops, task_scores
+from calm_jax.types import Array, Plan, PrefillWork, Work
+
+
+class Readout(NamedTuple):
+    """What a head says of texts. scores: float32 [B, C] at their last tokens, or [B, S, C] at all of them, of places that are
+    there. work: of the decoder, a column for each token; prefill: of the encoder. plan: what they ran within; None:
+    everything."""
+
+    scores: Array
+    work: Work
+    prefill: PrefillWork
+    plan: Plan | None
+
+
+def read_rows(
+    call: Callable,
+    config: TransformerConfig,
+    decided: Decided,
+    decoding: Decoding,
+    head: Mapping[str, Any],
+    everywhere: bool,
+    room: int | None = None,
+) -> Readout:
+    """Reads texts that are decided upon. everywhere: whether the head reads every state, or the last token's (static); room: as
+    `encoded_rows`."""
+    source, mask, plan = decided.source, decided.mask, decided.plan
+    after = 0 if decoding.plan is None else decoding.plan.after
+    prefill, cross, x, first = no_prefill(len(source)), None, decided.states, after
+    positions = standing(source.shape[1], mask if config.decoder_only else None)
+    bias = call(source.shape[1], mask if config.decoder_only else None, method='causal_bias')
+    if not config.decoder_only:
+        encoded = encoded_rows(call, config, decided, after, room)
+        cross = planned.CrossAttention(encoded.states, call(encoded.mask, method='cross_bias'))
+        prefill, x, first = encoded.work, None, 0
+    if x is None:
+        tokens = source if config.decoder_only else behind_start(source, config.decoder_start_id)
+        x = call(tokens, positions, method='embed')
+    for layer in range(first, config.num_decoder_layers):
+        x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, plan, planned.skipped)
+    last = mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
+    if not everywhere:
+        x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+    scores = task_scores(head, call(x, method='top'))
+    scored = mask if everywhere else (jnp.arange(mask.shape[1]) == last[:, None]) & mask
+    there = jnp.any(mask, axis=1).astype(jnp.int32)
+    if decoding.plan is not None:
+        units = config.sizes.units(decoding.plan.flops(config.sizes))
+        prefill = prefill._replace(decisions=there * jnp.asarray(units, jnp.int32))
+    units = jnp.asarray(config.sizes.units(head_flops(head)), jnp.int32)
+    work, across = _work(config, mask, plan, scored * units)
+    if not config.decoder_only:
+        prefill = prefill._replace(cross_keys_values=across * there)
+    return Readout(scores, work, prefill, plan)
+
+
+def behind_start(tokens: Int[Array, 'B S'], start_id: int) -> Int[Array, 'B S']:
+    """What the decoder is given of a text that it reads: all but its last token, behind the start token."""
+    return jnp.concatenate([jnp.full_like(tokens[:, :1], start_id), tokens[:, :-1]], axis=1)
+
+
+def _work(config: TransformerConfig, mask: Array, plan: Plan | None, decisions: Int[Array, 'B S']) -> tuple[Work, Array]:
+    """What each token of a text needed, in order, places that are not there last; and how many layers read across, [B]."""
+    rows, length = mask.shape
+    if plan is None:
+        every = jnp.full(rows, config.num_decoder_layers, jnp.int32)
+        kinds = every, every, every
+    else:
+        parts = plan.self_attention, plan.cross_attention, plan.feed_forward
+        kinds = tuple(jnp.sum(part, axis=1, dtype=jnp.int32) for part in parts)
+    attention, across, feed_forward = kinds[0], kinds[1] * (not config.decoder_only), kinds[2]
+    there = (jnp.arange(length) < jnp.sum(mask, axis=1, keepdims=True)).astype(jnp.int32)
+    own, nothing = attention[:, None] * there, jnp.zeros_like(there)
+    work = Work(own, across[:, None] * there, feed_forward[:, None] * there, own, nothing, nothing, decisions)
+    return work, across

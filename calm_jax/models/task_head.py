@@ -1,0 +1,68 @@
+"""The head of a task: scores of a position, read off the decoder's top state in place of a next token."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from calm_jax.models.config import TransformerConfig
+from calm_jax.types import Array
+
+
+class TaskHead(nn.Module):
+    """A linear map of the state, after tanh of another one where it is `dense` (Lewis et al. 2019, §3.1; as BART and T5 have
+    it for labels), with a bias or without (decoder-only models' labels). float32.
+
+    outputs: C, scores of a position.
+    """
+
+    outputs: int
+    dense: bool = False
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, states: Array) -> Array:
+        """Scores [..., C] of states [..., E]."""
+        width, small, zeros = states.shape[-1], nn.initializers.lecun_normal(), nn.initializers.zeros
+        x = states.astype(jnp.promote_types(states.dtype, jnp.float32))
+        if self.dense:
+            kernel, bias = self.param('dense_kernel', small, (width, width)), self.param('dense_bias', zeros, (width,))
+            x = jnp.tanh(x @ kernel + bias)
+        x = x @ self.param('kernel', small, (width, self.outputs))
+        return x + self.param('bias', zeros, (self.outputs,)) if self.bias else x
+
+    @classmethod
+    def of(cls, head: Mapping[str, Any]) -> 'TaskHead':
+        """The module whose parameters these are."""
+        return cls(head['kernel'].shape[1], 'dense_kernel' in head, 'bias' in head)
+
+
+def task_scores(head: Mapping[str, Any], states: Array) -> Array:
+    """What a head with these parameters scores, float32 [..., C], of states [..., E] that `Transformer.top` gave."""
+    scores = TaskHead.of(head).apply({'params': head}, states)
+    assert isinstance(scores, jax.Array)
+    return scores
+
+
+def init_task_head(config: TransformerConfig, key: Array, outputs: int, dense: bool) -> dict[str, Array]:
+    """Random parameters of a head for a model. Consumes `key`."""
+    states = jnp.zeros((1, config.embedding_dim or config.emb_dim))
+    return dict(TaskHead(outputs, dense).init(key, states)['params'])
+
+
+def check_task_head(head: Mapping[str, Any], config: TransformerConfig, outputs: int) -> None:
+    """Raises ValueError where it has other shapes than a head of so many outputs of such a model."""
+    width = config.embedding_dim or config.emb_dim
+    shapes = {'kernel': (width, outputs), 'bias': (outputs,), 'dense_kernel': (width, width), 'dense_bias': (width,)}
+    found = {name: tuple(leaf.shape) for name, leaf in head.items()}
+    wanted = {name: shapes[name] for name in found if name in shapes} | {'kernel': shapes['kernel']}
+    if found != wanted or ('dense_kernel' in found) != ('dense_bias' in found):
+        raise ValueError(f'the head of the task has {found}; expected {wanted}')
+
+
+def head_flops(head: Mapping[str, Any]) -> int:
+    """Floating-point operations of scoring one position."""
+    width, outputs = head['kernel'].shape
+    return 2 * width * outputs + (2 * width * width if 'dense_kernel' in head else 0)
