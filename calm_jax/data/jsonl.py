@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from calm_jax.data.conversation import Conversation, is_messages
+from calm_jax.data.passage import Passage
 from calm_jax.nearest import did_you_mean
 
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
@@ -121,7 +122,7 @@ class Template:
 
     A text without braces is a field's name. Doubled braces stand for themselves. Strings are taken as they are,
     numbers and booleans as JSON writes them; null, lists and objects are refused. A field alone may hold messages, a list of
-    objects: they are a `Conversation`.
+    objects: they are a `Conversation`. A text of more than one field knows where the last of them stands (`Passage`).
 
     chat: whether any other text is what a user says in one.
 
@@ -157,16 +158,18 @@ class Template:
 
     def __call__(self, record: dict, where: str = 'record') -> str:
         """The text for one record; `where` (`file:line`) names the record in the ValueError of a field it lacks."""
-        pieces = []
+        text, last = '', (0, 0)
         for literal, field in self._parts:
-            pieces.append(literal)
+            text += literal
             if field is not None:
                 value = value_of(record, field, where)
                 if self._parts == [('', field)] and is_messages(value):
                     return Conversation(value, f'{where}: {field}')
-                pieces.append(_as_text(value, field, where))
-        text = ''.join(pieces)
-        return Conversation.of_user(text) if self.chat else text
+                begin, text = len(text), text + _as_text(value, field, where)
+                last = begin, len(text)
+        if self.chat:
+            return Conversation.of_user(text)
+        return text if last == (0, len(text)) else Passage(text, *last)
 
     def __repr__(self) -> str:
         return f'Template({self.template!r})'
