@@ -38,10 +38,15 @@ _FLAGS = {
     'max_target_length': 'MAX_TARGET_LENGTH',
     'steps': 'TRAIN_STEPS',
     'batch_size': 'BATCH_SIZE',
+    'batch_tokens': 'BATCH_TOKENS',
+    'accumulate': 'ACCUMULATE',
     'learning_rate': 'LEARNING_RATE',
     'seed': 'SEED',
     'max_minutes': 'MAX_MINUTES',
+    'patience': 'PATIENCE',
 }
+# A batch is as large as one of the two says: who gives a flag takes the other back.
+_IN_PLACE_OF = {'batch_size': 'batch_tokens', 'batch_tokens': 'batch_size'}
 # Without a gin file: which one each stage takes, what it needs, and what it does where nothing else is said.
 _STAGES = {'exits': 'runs/finetune.gin', 'classifier': 'runs/classifier.gin', 'policy': 'runs/policy.gin'}
 _NEEDED = ('checkpoint', 'train_data', 'output')
@@ -55,8 +60,8 @@ _DEFAULTS = {
     'LOG_EVERY': 50,
 }
 # What may change when a run goes on: when it ends, what it reports and keeps, and where it lies.
-_MAY_CHANGE = {'MODEL_DIR', 'TRAIN_STEPS', 'MAX_MINUTES', 'LOG_EVERY', 'EVAL_EVERY', 'SAVE_EVERY'} | {
-    f'LoopOptions.{name}' for name in ('steps', 'max_minutes', 'log_every', 'eval_every', 'save_every', 'keep')
+_MAY_CHANGE = {'MODEL_DIR', 'TRAIN_STEPS', 'MAX_MINUTES', 'PATIENCE', 'LOG_EVERY', 'EVAL_EVERY', 'SAVE_EVERY'} | {
+    f'LoopOptions.{name}' for name in ('steps', 'max_minutes', 'patience', 'log_every', 'eval_every', 'save_every', 'keep')
 }
 
 
@@ -88,11 +93,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument('--output', metavar='DIR', help='folder to write; the macro MODEL_DIR')
     parser.add_argument('--steps', type=int, help='optimizer steps in all; the macro TRAIN_STEPS')
-    parser.add_argument('--batch_size', type=int, help='rows per step, over all devices; the macro BATCH_SIZE')
+    batch = parser.add_mutually_exclusive_group()
+    batch.add_argument('--batch_size', type=int, help='rows of a batch, over all devices; the macro BATCH_SIZE')
+    batch.add_argument(
+        '--batch_tokens', type=int, help='in its place: tokens of a batch, padding among them; the macro BATCH_TOKENS'
+    )
+    parser.add_argument('--accumulate', type=int, metavar='N', help='batches of an optimizer step; the macro ACCUMULATE')
     parser.add_argument('--learning_rate', type=float, help='peak, per optimizer step; the macro LEARNING_RATE')
     parser.add_argument('--seed', type=int, help='of initial values, dropout and the order of the data; the macro SEED')
     parser.add_argument(
         '--max_minutes', type=float, help='end cleanly after this wall time, 0 is no limit; the macro MAX_MINUTES'
+    )
+    parser.add_argument(
+        '--patience',
+        type=int,
+        metavar='N',
+        help='end cleanly after N evaluations without a better one, 0 is no limit; the macro PATIENCE',
     )
     start = parser.add_mutually_exclusive_group()
     start.add_argument('--resume', action='store_true', help='go on after the latest checkpoint of the model folder')
@@ -132,17 +148,18 @@ def run(args: argparse.Namespace) -> None:
 
 def _stage(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """The gin files and bindings to begin with: of flags, or of a stage and its defaults. ValueError for what it lacks."""
+    unset = [f'{_FLAGS[other]} = None' for flag, other in _IN_PLACE_OF.items() if getattr(args, flag) is not None]
     if args.gin_file:
         if args.stage:
             raise ValueError('--stage chooses a gin file, and --gin_file names one; leave one of the two out')
-        return args.gin_file, list(args.gin_binding)
+        return args.gin_file, [*unset, *args.gin_binding]
     bound = {binding.split('=')[0].strip() for binding in args.gin_binding}
     missing = [name for name in _NEEDED if getattr(args, name) is None and _FLAGS[name] not in bound]
     if missing:
         flags = ', '.join(f'--{name}' for name in missing)
         raise ValueError(f'{flags} missing; a model is trained from scratch by a gin file, such as --gin_file=runs/train.gin')
     defaults = [f'{macro} = {value!r}' for macro, value in _DEFAULTS.items()]
-    return [_STAGES[args.stage or 'exits']], [*defaults, *args.gin_binding]
+    return [_STAGES[args.stage or 'exits']], [*defaults, *unset, *args.gin_binding]
 
 
 def _how_to_resume(model_dir: pathlib.Path, overwrite: bool) -> str:

@@ -1,6 +1,7 @@
-"""Training and evaluation batches: arrays of token ids, as functions of examples, settings and a step number."""
+"""Training and evaluation batches: arrays of token ids, as functions of examples, settings and a batch's number."""
 
 import functools
+import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from calm_jax.data.embedded import embedded
+from calm_jax.data.grouping import TokenBuckets, Windows
 from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.padding import Buckets, pad_rows, shortened
 from calm_jax.data.tokenizers import Tokenizer
@@ -110,14 +112,13 @@ def tokenize(
 
 
 class TrainingBatches:
-    """`batches[step]` for step = 0, 1, 2, …: a pure function of examples, settings and step, whatever was read before.
+    """`batches[number]` for number = 0, 1, 2, …: a pure function of examples, settings and number, whatever was read before.
 
-    A run is resumed from its step number alone. Each epoch of `steps_per_epoch = N // batch_size` steps goes through
-    a new permutation of the N examples, drawn from seed and epoch, and leaves out its last `N mod batch_size`. The
-    permutation is cut into windows of `window` batches; in a window examples are sorted by length and cut into
-    batches, whose order is permuted again. So padding is small and lengths stay mixed over the steps.
+    A run is resumed from that number alone. A batch has `batch_size` rows (`grouping.Windows`: an epoch leaves out the few
+    examples that fill none), or as many as `batch_tokens` allows for their length (`grouping.TokenBuckets`: an epoch holds
+    every example once); exactly one of the two is given. An epoch is `batches_per_epoch` batches.
 
-    A batch holds B = batch_size / process_count rows:
+    A batch holds B = rows / process_count rows:
         encoder_input_tokens [B, S] int32: source ids, `source_end`, padding
         encoder_mask [B, S] bool: which of them are there; told by lengths, as a text may hold the id that pads
         decoder_target_tokens [B, T] int32: target ids, `target_end`, padding
@@ -125,28 +126,34 @@ class TrainingBatches:
         decoder_loss_weights [B, T] float32: 1 on targets, `target_end` included; 0 on padding
     With `decoder_only` there is nothing of an encoder, the source's ids stand before the target's in one sequence (after
     decoder_start_id where there are none), and only the target's count; S + T is what one row may hold.
-    S and T are each the smallest multiple of `length_multiple` that holds the longest row of the batch over all
-    processes, so that shapes agree everywhere. Its default is the smallest multiple of 8 that leaves at most eight
-    lengths up to the limit. A source of more than `max_source_length` ids, or a target of more than
-    `max_target_length`, what ends them counted, loses its last ids and still ends so (`count_truncated` says how many do); a
-    prompt loses its beginning, behind `start_ids`, as in decoding.
+    With `batch_size`, S and T are each the smallest multiple of `length_multiple` that holds the longest row of the batch over
+    all processes, so that shapes agree everywhere. Its default is the smallest multiple of 8 that leaves at most eight
+    lengths up to the limit. With `batch_tokens`, rows times the longer of S and T are no more than that, in at most as many
+    shapes as there are lengths. A source of more than `max_source_length` ids, or a target of more than `max_target_length`,
+    what ends them counted, loses its last ids and still ends so (`count_truncated` says how many do); a prompt loses its
+    beginning, behind `start_ids`, as in decoding.
 
     Process p of P takes rows p, p + P, … of the batch.
 
-    Raises ValueError for fewer examples than a batch, for a batch size that the processes do not divide, and for
-    limits, windows or multiples below 1; IndexError for a negative step.
+    window: batches of `batch_size` whose examples are sorted by length. row_multiple: what the rows of every batch of
+    `batch_tokens` are a multiple of, such as the number of devices.
+
+    Raises ValueError for fewer examples than a batch, for a batch size that the processes do not divide, for a number of tokens
+    that holds no batch, and for limits, windows or multiples below 1; IndexError for a negative number.
     """
 
     def __init__(
         self,
         examples: Sequence[Example],
-        batch_size: int,
+        batch_size: int | None = None,
         *,
+        batch_tokens: int | None = None,
         max_source_length: int,
         max_target_length: int,
         seed: int = 0,
         window: int = 64,
         length_multiple: int | None = None,
+        row_multiple: int = 1,
         pad_id: int = 0,
         source_end: Sequence[int] = (1,),
         target_end: Sequence[int] = (1,),
@@ -156,62 +163,49 @@ class TrainingBatches:
         process_index: int = 0,
         process_count: int = 1,
     ):
-        _check(batch_size, process_index, process_count)
-        if len(examples) < batch_size:
-            raise ValueError(f'{len(examples)} examples do not fill a batch of {batch_size}: lower the batch size')
-        if window < 1:
-            raise ValueError(f'window of {window} batches: expected at least 1')
+        check_exclusive(batch_size, batch_tokens)
+        _check_processes(process_index, process_count)
         self.examples = examples
-        self.batch_size = batch_size
-        self.window = window
-        self.seed = seed
-        self.steps_per_epoch = len(examples) // batch_size
         self._source_buckets = Buckets.for_limit(max_source_length, length_multiple)
         self._target_buckets = Buckets.for_limit(max_target_length, length_multiple)
         self.source_end, self.target_end = source_end, target_end
         self._ids = {'pad_id': pad_id, 'decoder_start_id': decoder_start_id, 'target_end': target_end}
-        self.decoder_only = decoder_only
         self._collate = _collating(decoder_only, start_ids, source_end)
         self._process_rows = slice(process_index, None, process_count)
-        # The window and permutation last asked for, so that steps in order sort each window once. Never read as state.
-        self._held_window: tuple[tuple[int, int], list[list[Example]]] | None = None
-        self._held_order: tuple[int, np.ndarray] | None = None
+        if batch_size is not None:
+            _check_rows(batch_size, process_count)
+            self.groups = Windows(examples, batch_size, window, self._sort_key, seed)
+        else:
+            assert batch_tokens is not None  # one of the two
+            # A prompt and its target are one sequence, which is the longer side.
+            whole = Buckets.for_limit(max_source_length + max_target_length, length_multiple)
+            axes = (whole if decoder_only else self._source_buckets), self._target_buckets
+            sides = np.array([self._sides(example, decoder_only) for example in examples], np.int64).reshape(-1, 2)
+            rows = math.lcm(row_multiple, process_count)
+            self.groups = TokenBuckets(examples, batch_tokens, sides, axes, length_multiple, rows, seed)
+        self.batches_per_epoch, self.row_counts = self.groups.batches, self.groups.row_counts
 
-    def __getitem__(self, step: int) -> Batch:
-        if step < 0:
-            raise IndexError(f'step {step}: steps count from 0')
-        epoch, place = divmod(int(step), self.steps_per_epoch)
-        window, place = divmod(place, self.window)
-        examples = self._batches_of_window(epoch, window)[place]
-        batch = self._collate(examples, self._source_buckets, self._target_buckets, **self._ids)
+    def __getitem__(self, number: int) -> Batch:
+        if number < 0:
+            raise IndexError(f'batch {number}: batches count from 0')
+        examples, lengths = self.groups.group(*divmod(int(number), self.batches_per_epoch))
+        buckets = [self._source_buckets, self._target_buckets]
+        if lengths is not None:
+            buckets = [bucket._replace(step=length) for bucket, length in zip(buckets, lengths)]
+        batch = self._collate(examples, *buckets, **self._ids)
         return {name: array[self._process_rows] for name, array in batch.items()}
-
-    def order(self, epoch: int) -> np.ndarray:
-        """Indices of an epoch's examples, in the order its windows are cut from, [steps_per_epoch · batch_size]."""
-        held = self._held_order
-        if held is None or held[0] != epoch:
-            held = self._held_order = epoch, _permutation(len(self.examples), (self.seed, epoch))
-        return held[1][: self.steps_per_epoch * self.batch_size]
-
-    def _batches_of_window(self, epoch: int, window: int) -> list[list[Example]]:
-        held = self._held_window
-        if held is None or held[0] != (epoch, window):
-            held = self._held_window = (epoch, window), self._cut_window(epoch, window)
-        return held[1]
-
-    def _cut_window(self, epoch: int, window: int) -> list[list[Example]]:
-        size = self.window * self.batch_size
-        examples = [self.examples[int(i)] for i in self.order(epoch)[window * size : (window + 1) * size]]
-        examples.sort(key=self._sort_key)
-        num_batches = len(examples) // self.batch_size
-        shuffled = _permutation(num_batches, (self.seed, epoch, window))
-        return [examples[i * self.batch_size : (i + 1) * self.batch_size] for i in shuffled]
 
     def _sort_key(self, example: Example) -> tuple[int, int]:
         # The larger of the two bucket numbers first: on translation data it pads as little as sorting by the source's
         # bucket and then the target's length, and meets a third fewer (S, T) shapes.
         source, target = len(example.source) + len(self.source_end), len(example.target) + len(self.target_end)
         return max(self._source_buckets.number(source), self._target_buckets.number(target)), source
+
+    def _sides(self, example: Example, joined: bool) -> tuple[int, int]:
+        """Lengths of source and target as they are laid out, cut and ended; where they are joined, of both and the target."""
+        source = min(len(example.source) + len(self.source_end), self._source_buckets.limit)
+        target = min(len(example.target) + len(self.target_end), self._target_buckets.limit)
+        return (max(source, 1) + target - 1 if joined else source), target
 
 
 def evaluation_batches(
@@ -234,7 +228,8 @@ def evaluation_batches(
 
     Raises ValueError as TrainingBatches does, except that few examples are welcome.
     """
-    _check(batch_size, process_index, process_count)
+    _check_processes(process_index, process_count)
+    _check_rows(batch_size, process_count)
     buckets = [Buckets.for_limit(limit, length_multiple) for limit in (max_source_length, max_target_length)]
     ids = {'pad_id': pad_id, 'decoder_start_id': decoder_start_id, 'target_end': target_end}
     lay_out = _collating(decoder_only, start_ids, source_end)
@@ -331,11 +326,11 @@ def count_truncated(
 
 
 def read_ahead(batches: TrainingBatches, start: int, stop: int, buffer_size: int = 8) -> Iterator[Batch]:
-    """`batches[step]` for step in start … stop − 1, prepared by a grain thread while the caller computes."""
+    """`batches[number]` for number in start … stop − 1, prepared by a grain thread while the caller computes."""
     import grain  # Two seconds to import, and of use only here.
 
-    steps = grain.MapDataset.range(start, stop).map(batches.__getitem__)
-    yield from steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=buffer_size))
+    numbered = grain.MapDataset.range(start, stop).map(batches.__getitem__)
+    yield from numbered.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=buffer_size))
 
 
 def _filled_batches(examples: Sequence[Example], batch_size: int) -> Iterator[list[Example | None]]:
@@ -344,14 +339,19 @@ def _filled_batches(examples: Sequence[Example], batch_size: int) -> Iterator[li
         yield rows + [None] * (batch_size - len(rows))
 
 
-def _permutation(length: int, seed: tuple[int, ...]) -> np.ndarray:
-    # NumPy promises that the raw bits of a bit generator stay the same in later versions, and not that
-    # Generator.permutation does: a resumed run must not depend on it.
-    return np.argsort(np.random.PCG64(seed).random_raw(length), kind='stable')
+def check_exclusive(batch_size: int | None, batch_tokens: int | None) -> None:
+    """Raises ValueError unless exactly one of the two is given, and the tokens are a positive number."""
+    if (batch_size is None) == (batch_tokens is None):
+        raise ValueError(f'batch_size is {batch_size} and batch_tokens is {batch_tokens}; expected one of the two to be None')
+    if batch_tokens is not None and batch_tokens < 1:
+        raise ValueError(f'batch_tokens is {batch_tokens}; expected at least 1')
 
 
-def _check(batch_size: int, process_index: int, process_count: int) -> None:
+def _check_processes(process_index: int, process_count: int) -> None:
     if process_count < 1 or not 0 <= process_index < process_count:
         raise ValueError(f'process {process_index} of {process_count}: expected an index from 0 to the count less one')
+
+
+def _check_rows(batch_size: int, process_count: int) -> None:
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(f'batch size {batch_size}: expected a positive multiple of the {process_count} processes')

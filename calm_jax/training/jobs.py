@@ -9,7 +9,7 @@ import numpy as np
 
 from calm_jax.checkpoints import native
 from calm_jax.checks import check_seed
-from calm_jax.data.batching import TrainingBatches, count_truncated, evaluation_batches, tokenize
+from calm_jax.data.batching import TrainingBatches, check_exclusive, count_truncated, evaluation_batches, tokenize
 from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.sources import open_records
 from calm_jax.data.tokenizers import Tokenizer, load_tokenizer
@@ -37,7 +37,10 @@ class PairedText:
     source: template of the source text, such as 'translate: {en}', or a field name.
     target: template of the target text.
     evaluation: paths of the evaluation examples; none is no evaluation.
-    batch_size: rows per step, over all devices.
+    batch_size: rows of a batch, over all devices; 64 where nothing is said of `batch_tokens`.
+    batch_tokens: in its place, tokens of a batch, padding among them, over all devices: rows of like length, as many as there
+    are while their number times the longer of padded source and target (of a decoder-only model: of both as one sequence) is
+    no more than this.
     max_source_length: tokens of a source, end-of-sequence included; longer ones are cut.
     max_target_length: tokens of a target, end-of-sequence included; longer ones are cut.
     length_multiple: batches are padded to multiples of this many tokens; None chooses.
@@ -50,7 +53,8 @@ class PairedText:
         source: str,
         target: str,
         evaluation: Paths | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
         max_source_length: int = 512,
         max_target_length: int = 128,
         length_multiple: int | None = None,
@@ -59,7 +63,11 @@ class PairedText:
         check_seed('seed', seed)
         self._train, self._evaluation = train, evaluation
         self._templates = Template(source), Template(target)
-        self._batch_size, self._seed = batch_size, seed
+        if batch_size is None and batch_tokens is None:
+            batch_size = 64
+        check_exclusive(batch_size, batch_tokens)
+        self._sizes = {'batch_size': batch_size, 'batch_tokens': batch_tokens}
+        self._seed = seed
         self._lengths = {
             'max_source_length': max_source_length,
             'max_target_length': max_target_length,
@@ -111,13 +119,17 @@ class PairedText:
         watch = functools.partial(progress, description='tokenizing', quiet=quiet, unit='examples')
         model = {'decoder_only': config.decoder_only, 'vocab_size': config.vocab_size, 'target_start': target_start}
         examples = tokenize(self._records['train'], *self._templates, tokenizer, watch, **model)
-        training = TrainingBatches(examples, self._batch_size, seed=self._seed, **self._lengths, **where)
+        sizes = {**self._sizes, 'row_multiple': jax.device_count(), 'seed': self._seed}
+        training = TrainingBatches(examples, **sizes, **self._lengths, **where)
         if self._evaluation is None:
             return training, []
         examples = tokenize(self._records['evaluation'], *self._templates, tokenizer, **model)
+        if self._sizes['batch_size'] is None:
+            epoch = TrainingBatches(examples, **sizes, **self._lengths, **where)
+            return training, [epoch[number] for number in range(epoch.batches_per_epoch)]
         # Sorted by length so that batches hold little padding; sums over the set do not depend on the order.
         examples = sorted(examples, key=lambda example: (len(example.source), len(example.target)))
-        return training, list(evaluation_batches(examples, self._batch_size, **self._lengths, **where))
+        return training, list(evaluation_batches(examples, self._sizes['batch_size'], **self._lengths, **where))
 
 
 def _around_target(tokenizer, config, generation):

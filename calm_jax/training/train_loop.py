@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import itertools
 import math
 import os
 import pathlib
@@ -23,7 +24,8 @@ from calm_jax.data.batching import TrainingBatches, read_ahead
 from calm_jax.progress import progress
 from calm_jax.training.metrics_log import MetricsLog
 from calm_jax.training.optimizer import Optimizer
-from calm_jax.training.train_state import Batch, Stage, TrainState, initial_state, update
+from calm_jax.training.train_state import Batch, Stage, TrainState, initial_state
+from calm_jax.training.update import Update
 
 # Steps that the host may be ahead of the device: enough to hide its work, few enough to notice a bad loss at once.
 STEPS_IN_FLIGHT = 2
@@ -35,7 +37,7 @@ class LoopOptions:
 
     steps: updates in all, those before a resumption included.
     seed: of dropout and other draws in training (the order of the data has its own); 0 ≤ seed < 2**32.
-    micro_batches: equal parts into which a batch's rows are split to save memory; the update is that of the whole batch.
+    accumulate: batches of an update, which is that of all their rows together: memory is needed for one of them.
     eval_every: steps between evaluations; there is one more at the end. 0: only at the end.
     save_every: steps between checkpoints to resume from; there is one more at the end. 0: only at the end.
     log_every: steps between lines of metrics.jsonl and of output; there are more of steps that are powers of two.
@@ -43,11 +45,12 @@ class LoopOptions:
     best_metric: the evaluation number that picks the best checkpoint.
     best_is_higher: whether more of it is better.
     max_minutes: wall time after which training ends cleanly, resumable; 0 is no limit. Counts from the loop's start.
+    patience: evaluations in a row that may be no better than the best one, after which training ends cleanly; 0 is no limit.
     """
 
     steps: int
     seed: int = 0
-    micro_batches: int = 1
+    accumulate: int = 1
     eval_every: int = 1000
     save_every: int = 1000
     log_every: int = 100
@@ -55,16 +58,19 @@ class LoopOptions:
     best_metric: str = 'loss'
     best_is_higher: bool = False
     max_minutes: float = 0.0
+    patience: int = 0
 
     def __post_init__(self):
         check_types(self)
         check_seed('seed', self.seed)
-        for name in ('steps', 'micro_batches', 'log_every', 'keep'):
+        for name in ('steps', 'accumulate', 'log_every', 'keep'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be 1 or more')
-        for name in ('eval_every', 'save_every', 'max_minutes'):
+        for name in ('eval_every', 'save_every', 'max_minutes', 'patience'):
             if not getattr(self, name) >= 0:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be 0 or more')
+        if self.patience and not self.eval_every:
+            raise ValueError(f'patience is {self.patience} and eval_every is 0; expected evaluations before the end')
 
 
 def fit(
@@ -84,11 +90,13 @@ def fit(
       best/          the checkpoint of the best evaluation so far, for decoding; absent without evaluation data.
       last/          the checkpoint of the last step, for decoding.
       metrics.jsonl  {"step", "loss", "grad_norm", "learning_rate", "steps_per_second", "minutes"}, and what else the stage sums
-                     and watches, every `log_every` steps, at the first and at powers of two before, and {"step", "eval": {…}}
-                     at evaluations. Steps per second are of time in which nothing was compiled.
+                     and watches, every `log_every` steps, at the first and at powers of two before, {"step", "eval": {…}} at
+                     evaluations, and {"step", "patience", "best"} where no better one came. Steps per second are of time in
+                     which nothing was compiled.
 
-    A run that was killed and resumed ends with the same parameters, bit for bit, as one that was not, on the same
-    devices: batches are a function of the step, and keys of seed and step.
+    Step s is of the next `accumulate` batches, up to number s · accumulate − 1. A run that was killed and resumed ends with the
+    same parameters, bit for bit, as one that was not, on the same devices: batches are a function of their number, and keys of
+    seed and step. One that ran out of patience goes on where it is resumed with more.
 
     Several processes (`jax.distributed.initialize`) train one model, each on its rows, with `model_dir` on a file system
     that all of them see. The checkpoints in state/ are written by all together, the rest by the first process alone.
@@ -97,14 +105,16 @@ def fit(
     start: called once everything has been checked, before anything is written or read under `model_dir`; in every process, and
     none goes on before all have returned from it.
 
-    Raises ValueError where loss or gradient is not finite, the batch cannot be split over devices and micro-batches, or there
-    is no such metric; checkpoints written before stay as they are.
+    Raises ValueError where loss or gradient is not finite, the batch cannot be split over devices, there is no such metric, or
+    nothing is evaluated for patience to end with; checkpoints written before stay as they are.
     """
     mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
     everywhere, by_row = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))
-    _check_batch_size(batches.batch_size, options.micro_batches)
+    _check_row_counts(batches.row_counts)
     if options.best_metric not in stage.metrics:
         raise ValueError(f'best_metric {options.best_metric!r} is not evaluated; choose from {", ".join(stage.metrics)}')
+    if options.patience and not eval_batches:
+        raise ValueError(f'patience is {options.patience}; expected evaluation data to lose it with')
     model_dir = pathlib.Path(model_dir).absolute()
     optimizer = optimizer.of(options.steps)
     # No process looks for an earlier run where another has begun this one.
@@ -113,12 +123,7 @@ def fit(
     model_dir.mkdir(parents=True, exist_ok=True)
     multihost_utils.sync_global_devices('started')
     put = functools.partial(_put, sharding=by_row)
-    step_fn = jax.jit(
-        functools.partial(update, stage, optimizer, options.micro_batches, options.seed),
-        in_shardings=(everywhere, everywhere, by_row),
-        out_shardings=everywhere,
-        donate_argnums=0,
-    )
+    update = Update(stage, optimizer, options.seed, options.accumulate, everywhere, by_row)
     measure = jax.jit(stage.measure, in_shardings=(everywhere, everywhere, by_row), out_shardings=everywhere)
 
     begin = jax.jit(functools.partial(initial_state, stage, optimizer=optimizer), out_shardings=everywhere)
@@ -130,9 +135,11 @@ def fit(
         run = _Run(stage, model_dir, options, first, quiet)
         in_flight: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
 
+        stop = first if _impatient(state, options) else options.steps
+        ahead = read_ahead(batches, first * options.accumulate, stop * options.accumulate)
         bar = _training_bar(first, options.steps, run.bars)
-        for step, batch in zip(range(first + 1, options.steps + 1), read_ahead(batches, first, options.steps)):
-            state, metrics = step_fn(state, frozen, put(batch))
+        for step in range(first + 1, stop + 1):
+            state, metrics = update(state, frozen, map(put, itertools.islice(ahead, options.accumulate)))
             in_flight.append((step, metrics))
             last = step == options.steps or run.is_late()
             evaluating = last or _due(step, options.eval_every)
@@ -150,9 +157,12 @@ def fit(
                 report = evaluate(stage, measure, state.params, frozen, map(put, shown))
                 run.evaluated(step, report)
                 state = _keep_best(run, state, report, options)
+                if _impatient(state, options):
+                    run.lost_patience(step, state)
+                    last = True
                 if not last:
                     bar = _training_bar(step, options.steps, run.bars)
-            if saving:
+            if saving or last:
                 manager.save(step, state)
                 # A checkpoint that is still being written when the power fails is no checkpoint.
                 manager.wait()
@@ -205,6 +215,13 @@ class _Run:
         numbers = (f'{name} {value:.4f}' for name, value in report.items() if isinstance(value, float))
         self._say(f'step {step}: evaluation {", ".join(numbers)}')
 
+    def lost_patience(self, step: int, state: TrainState) -> None:
+        """Writes and says that training ends, since no better evaluation came."""
+        best, waited = float(state.best), int(state.waited)
+        self._write({'step': step, 'patience': waited, 'best': best})
+        metric = self._options.best_metric
+        self._say(f'step {step}: ends, {metric} was not better than {best:.4f} in {waited} evaluations (patience)')
+
     def export(self, params: Any, name: str) -> None:
         """Writes the checkpoint best/ or last/."""
         if self._writes:
@@ -232,12 +249,18 @@ def evaluate(stage: Stage, measure, params: Any, frozen: Any, eval_batches: Iter
 
 
 def _keep_best(run: _Run, state: TrainState, report: dict, options: LoopOptions) -> TrainState:
-    """Exports the parameters if the report is the best so far; the state that remembers how good."""
+    """Exports the parameters if the report is the best so far; the state that remembers how good, and how long ago."""
     value, best = np.float32(report[options.best_metric]), float(state.best)
     if not math.isnan(best) and not (value > best if options.best_is_higher else value < best):
-        return state
+        return state._replace(waited=_replicated(np.int32(int(state.waited) + 1), state.waited.sharding))
     run.export(state.params, 'best')
-    return state._replace(best=_replicated(value, state.best.sharding))
+    made = _replicated((value, np.int32(0)), state.best.sharding)
+    return state._replace(best=made[0], waited=made[1])
+
+
+def _impatient(state: TrainState, options: LoopOptions) -> bool:
+    """Whether as many evaluations as `patience` were no better than the best."""
+    return 0 < options.patience <= int(state.waited)
 
 
 def _finite(step: int, metrics: dict[str, jax.Array], manager: Manager) -> dict[str, float]:
@@ -254,13 +277,11 @@ def _finite(step: int, metrics: dict[str, jax.Array], manager: Manager) -> dict[
     return numbers
 
 
-def _check_batch_size(batch_size: int, micro_batches: int) -> None:
+def _check_row_counts(row_counts: Sequence[int]) -> None:
     devices = jax.device_count()
-    if batch_size % (devices * micro_batches):
-        raise ValueError(
-            f'batch size {batch_size} cannot be split over {devices} devices and {micro_batches} micro-batches; '
-            f'use a multiple of {devices * micro_batches}'
-        )
+    for rows in row_counts:
+        if rows % devices:
+            raise ValueError(f'batch size {rows} cannot be split over {devices} devices; use a multiple of {devices}')
 
 
 def _training_bar(first: int, steps: int, shown: bool) -> Generator:
