@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import gin
 from gin import config as gin_config
 
+from calm_jax import tasks
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.models.config import TransformerConfig
 from calm_jax.options import classes
@@ -31,6 +32,8 @@ CONFIGURABLES: tuple[Callable, ...] = (
     jobs.train_model,
     jobs.train_exit_classifier,
     jobs.train_policy,
+    jobs.train_task,
+    tasks.Spans,
     losses.proportional_to_layer,
     losses.uniform,
     losses.last_only,

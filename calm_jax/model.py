@@ -523,7 +523,8 @@ class Model:
 
     def _answers(self, reading: Reading, request: Request, seconds: float, asked: dict[int, str]) -> dict[int, Output]:
         """Outputs by row of the input. seconds: of each."""
-        config, (scores, work, prefill, _) = self.config, reading.readout
+        config, (given, work, prefill, _) = self.config, reading.readout
+        scores = np.asarray(given)
         lengths = np.array([len(tokens) for tokens in reading.tokens])
         # What reads a text of a decoder-only model are its columns: there is no prompt before them.
         sources = np.ones_like(lengths) if config.decoder_only else lengths

@@ -74,7 +74,7 @@ def to_json(task: Task) -> dict[str, Any]:
 
 def from_json(fields: Any, where: str) -> Task:
     """The task that `to_json` made a document of; `where` names the file. Raises ValueError for what is none."""
-    kind = KINDS.get(fields.get('task')) if isinstance(fields, dict) else None
+    kind = KINDS.get(str(fields.get('task'))) if isinstance(fields, dict) else None
     if kind is None:
         raise ValueError(f'{where}: is no task; expected an object with "task", one of {", ".join(KINDS)}')
     try:

@@ -43,12 +43,19 @@ _FLAGS = {
     'learning_rate': 'LEARNING_RATE',
     'seed': 'SEED',
     'max_minutes': 'MAX_MINUTES',
+    'labels': 'LABELS',
     'patience': 'PATIENCE',
 }
 # A batch is as large as one of the two says: who gives a flag takes the other back.
 _IN_PLACE_OF = {'batch_size': 'batch_tokens', 'batch_tokens': 'batch_size'}
 # Without a gin file: which one each stage takes, what it needs, and what it does where nothing else is said.
-_STAGES = {'exits': 'runs/finetune.gin', 'classifier': 'runs/classifier.gin', 'policy': 'runs/policy.gin'}
+_STAGES = {
+    'exits': 'runs/finetune.gin',
+    'classifier': 'runs/classifier.gin',
+    'policy': 'runs/policy.gin',
+    'labels': 'runs/labels.gin',
+    'spans': 'runs/spans.gin',
+}
 _NEEDED = ('checkpoint', 'train_data', 'output')
 _DEFAULTS = {
     'SOURCE': 'source',
@@ -75,7 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--stage',
         choices=_STAGES,
-        help='without a gin file: all of the model, or the exit classifier or a policy alone (default exits)',
+        help='without a gin file: all of the model, or the exit classifier or a policy alone, or the model with a head of '
+        'labels or spans (default exits)',
     )
     for name in ('train', 'eval'):
         parser.add_argument(
@@ -110,6 +118,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='end cleanly after N evaluations without a better one, 0 is no limit; the macro PATIENCE',
     )
+    parser.add_argument(
+        '--labels',
+        type=lambda text: text.split(','),
+        metavar='A,B,…',
+        help='their names, with --stage labels (default: the targets of the training data); the macro LABELS',
+    )
     start = parser.add_mutually_exclusive_group()
     start.add_argument('--resume', action='store_true', help='go on after the latest checkpoint of the model folder')
     start.add_argument('--overwrite', action='store_true', help='delete what the model folder holds, and start')
@@ -126,7 +140,7 @@ def run(args: argparse.Namespace) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f'--{flag} is {value}; expected a number')
         if value is not None:
-            value = value[0] if isinstance(value, list) and len(value) == 1 else value
+            value = value[0] if isinstance(value, list) and len(value) == 1 and flag != 'labels' else value
             bindings.append(f'{macro} = {value!r}')
     read = configuration.read(files, bindings, configuration.search_folders(args))
     model_dir = read.macros.get('MODEL_DIR')
@@ -183,7 +197,7 @@ def _next(model_dir: pathlib.Path, macros: dict) -> str:
     words += [source if isinstance(source, str) else 'FIELD', '--output', f'{shown}.jsonl']
     if 'ESTIMATOR' in macros:
         words += ['--plan', 'policy']
-    else:
+    elif 'FROZEN' not in macros:
         words += ['--measure', 'classifier' if 'OBJECTIVE' in macros else 'softmax_gap', '--threshold', '0.9']
     return f'{folder}: {"of the best evaluation" if best else "of the last step"}; next: {shlex.join(words)}'
 

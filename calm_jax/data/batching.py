@@ -136,7 +136,8 @@ class TrainingBatches:
     Process p of P takes rows p, p + P, … of the batch.
 
     window: batches of `batch_size` whose examples are sorted by length. row_multiple: what the rows of every batch of
-    `batch_tokens` are a multiple of, such as the number of devices.
+    `batch_tokens` are a multiple of, such as the number of devices. lay_out: what makes other arrays of a batch, called as
+    `collate` is.
 
     Raises ValueError for fewer examples than a batch, for a batch size that the processes do not divide, for a number of tokens
     that holds no batch, and for limits, windows or multiples below 1; IndexError for a negative number.
@@ -160,6 +161,7 @@ class TrainingBatches:
         decoder_start_id: int = 0,
         decoder_only: bool = False,
         start_ids: Sequence[int] = (),
+        lay_out: Callable[..., Batch] | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ):
@@ -170,7 +172,7 @@ class TrainingBatches:
         self._target_buckets = Buckets.for_limit(max_target_length, length_multiple)
         self.source_end, self.target_end = source_end, target_end
         self._ids = {'pad_id': pad_id, 'decoder_start_id': decoder_start_id, 'target_end': target_end}
-        self._collate = _collating(decoder_only, start_ids, source_end)
+        self._collate = lay_out or _collating(decoder_only, start_ids, source_end)
         self._process_rows = slice(process_index, None, process_count)
         if batch_size is not None:
             _check_rows(batch_size, process_count)
@@ -221,6 +223,7 @@ def evaluation_batches(
     decoder_start_id: int = 0,
     decoder_only: bool = False,
     start_ids: Sequence[int] = (),
+    lay_out: Callable[..., Batch] | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -232,7 +235,7 @@ def evaluation_batches(
     _check_rows(batch_size, process_count)
     buckets = [Buckets.for_limit(limit, length_multiple) for limit in (max_source_length, max_target_length)]
     ids = {'pad_id': pad_id, 'decoder_start_id': decoder_start_id, 'target_end': target_end}
-    lay_out = _collating(decoder_only, start_ids, source_end)
+    lay_out = lay_out or _collating(decoder_only, start_ids, source_end)
     return (
         {name: array[process_index::process_count] for name, array in lay_out(rows, *buckets, **ids).items()}
         for rows in _filled_batches(examples, batch_size)

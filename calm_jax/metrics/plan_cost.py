@@ -44,11 +44,17 @@ class Chances(NamedTuple):
 
 
 def prices(
-    config: TransformerConfig, source_tokens: Array, new_tokens: Array, shares: Sequence[Share], decision_flops: int = 0
+    config: TransformerConfig,
+    source_tokens: Array,
+    new_tokens: Array,
+    shares: Sequence[Share],
+    decision_flops: int = 0,
+    reads: bool = False,
 ) -> Prices:
     """The prices of B inputs of so many source and new tokens, int [B], T ≥ 1; shares: J of them, what each choice keeps.
 
-    decision_flops: what the policy itself takes. A decoder-only model's prompt runs in full.
+    decision_flops: what the policy itself takes. A decoder-only model's prompt runs in full. reads: whether the decoder goes
+    over so many tokens in one pass, for a task, with no prompt before them and no logits behind; its head is left out.
     """
     of, read = cost.of_token(config), 4 * config.num_heads * config.head_dim  # of one key by all heads
     decision = config.emb_dim * config.sizes.units(decision_flops)
@@ -57,15 +63,17 @@ def prices(
     t, m = length[:, None], kept
     feed_forward = length * of.feed_forward
     own = t * (of.queries_outputs + of.keys_values)
-    fixed = (config.vocab_size * cost.id_flops(config) + cost.state_flops(config)) * length
+    fixed = 0 * length if reads else (config.vocab_size * cost.id_flops(config) + cost.state_flops(config)) * length
     if config.decoder_only:
+        sources = jnp.ones_like(sources) if reads else sources  # all of the text is new
         attention = own + read * (t * sources[:, None] + t * (t - 1) / 2) + 0 * m
         encoder_attention = encoder_feed = jnp.zeros_like(m)
         before = jnp.maximum(sources - 1, 0)
         prompt = before * (of.queries_outputs + of.keys_values + of.feed_forward) + read * before * (before + 1) / 2
         fixed = fixed + config.num_decoder_layers * prompt + attention[:, 0] + feed_forward
-        # What the policy looks at is a layer over the last token of the prompt too, which the full model runs once.
-        decision = decision + of.queries_outputs + of.keys_values + read * sources + of.feed_forward
+        if not reads:
+            # What the policy looks at is a layer over the last token of the prompt too, which the full model runs once.
+            decision = decision + of.queries_outputs + of.keys_values + read * sources + of.feed_forward
         encoder_layers, decoder_layers = 0, config.num_decoder_layers - 1
     else:
         attention = own + read * t * (t + 1) / 2 + t * of.queries_outputs + read * t * m + m * of.keys_values

@@ -1,7 +1,7 @@
 """The head of a task: scores of a position, read off the decoder's top state in place of a next token."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,10 +46,10 @@ def task_scores(head: Mapping[str, Any], states: Array) -> Array:
     return scores
 
 
-def init_task_head(config: TransformerConfig, key: Array, outputs: int, dense: bool) -> dict[str, Array]:
-    """Random parameters of a head for a model. Consumes `key`."""
+def init_task_head(config: TransformerConfig, key: Array, outputs: int, dense: bool, bias: bool = True) -> dict[str, Array]:
+    """Random parameters of a head for a model, as `TaskHead`. Consumes `key`."""
     states = jnp.zeros((1, config.embedding_dim or config.emb_dim))
-    return dict(TaskHead(outputs, dense).init(key, states)['params'])
+    return dict(cast(dict, TaskHead(outputs, dense, bias).init(key, states)['params']))
 
 
 def check_task_head(head: Mapping[str, Any], config: TransformerConfig, outputs: int) -> None:

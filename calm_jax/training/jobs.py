@@ -9,16 +9,26 @@ import numpy as np
 
 from calm_jax.checkpoints import native
 from calm_jax.checks import check_seed
-from calm_jax.data.batching import TrainingBatches, check_exclusive, count_truncated, evaluation_batches, tokenize
+from calm_jax.data.batching import (
+    PackedExamples,
+    TrainingBatches,
+    check_exclusive,
+    count_truncated,
+    evaluation_batches,
+    tokenize,
+)
 from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.sources import open_records
+from calm_jax.data.task_examples import TaskExamples, collate_task
 from calm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import init_params
 from calm_jax.progress import progress
+from calm_jax.tasks import Labels, Spans, Task
 from calm_jax.training import classifier, constrained, losses, policy
 from calm_jax.training.multi_exit import multi_exit_stage
 from calm_jax.training.optimizer import Optimizer
+from calm_jax.training.task import task_stage
 from calm_jax.training.train_loop import LoopOptions, fit
 from calm_jax.training.train_state import Stage, TrainState
 
@@ -97,15 +107,21 @@ class PairedText:
             **limits,
         }
 
+    def labels(self) -> tuple[str, ...]:
+        """The targets of the training examples, each once, sorted."""
+        target, records = self._templates[1], self._records['train']
+        return tuple(sorted({target(record, records.where(index)) for index, record in enumerate(records)}))
+
     def batches(
-        self, tokenizer, config: TransformerConfig, quiet: bool = True, generation: dict | None = None
+        self, tokenizer, config: TransformerConfig, quiet: bool = True, generation: dict | None = None, task: Task | None = None
     ) -> tuple[TrainingBatches, list]:
         """(training batches, evaluation batches) for a model; a progress bar while texts become tokens, unless `quiet`.
 
-        generation: the checkpoint's decoding defaults, a document: targets are of the language that they begin with.
+        generation: the checkpoint's decoding defaults, a document: targets are of the language that they begin with. task: what
+        is asked of sources: targets are labels, or answers.
         Raises FileNotFoundError or ValueError where a file is missing or a record lacks a field.
         """
-        target_start, target_end = _around_target(tokenizer, config, generation or {})
+        target_start, target_end = ((), ()) if task else _around_target(tokenizer, config, generation or {})
         where = {
             'pad_id': config.pad_id,
             'source_end': () if config.decoder_only else tokenizer.end_ids or (config.eos_id,),
@@ -117,13 +133,25 @@ class PairedText:
             'process_count': jax.process_count(),
         }
         watch = functools.partial(progress, description='tokenizing', quiet=quiet, unit='examples')
-        model = {'decoder_only': config.decoder_only, 'vocab_size': config.vocab_size, 'target_start': target_start}
-        examples = tokenize(self._records['train'], *self._templates, tokenizer, watch, **model)
+        model = {'decoder_only': config.decoder_only, 'vocab_size': config.vocab_size}
+        if task is not None:
+            layout = {name: where[name] for name in ('source_end', 'decoder_only', 'start_ids')}
+            where |= {
+                'decoder_only': False,
+                'lay_out': functools.partial(collate_task, places=isinstance(task, Spans), **layout),
+            }
+
+        def tokenized(records, watch=iter):
+            if task is not None:
+                return PackedExamples(watch(TaskExamples(records, *self._templates, tokenizer, task, **model)))
+            return tokenize(records, *self._templates, tokenizer, watch, **model, target_start=target_start)
+
+        examples = tokenized(self._records['train'], watch)
         sizes = {**self._sizes, 'row_multiple': jax.device_count(), 'seed': self._seed}
         training = TrainingBatches(examples, **sizes, **self._lengths, **where)
         if self._evaluation is None:
             return training, []
-        examples = tokenize(self._records['evaluation'], *self._templates, tokenizer, **model)
+        examples = tokenized(self._records['evaluation'])
         if self._sizes['batch_size'] is None:
             epoch = TrainingBatches(examples, **sizes, **self._lengths, **where)
             return training, [epoch[number] for number in range(epoch.batches_per_epoch)]
@@ -273,8 +301,48 @@ def train_policy(
         seed=options.seed,
         heads=begun.heads,
         generation=begun.generation or data.generation,
+        task=begun.task,
     )
-    return _fit_head(stage, begun, data, optimizer, model_dir, options, quiet, start)
+    return _fit_head(stage, begun, data, optimizer, model_dir, options, quiet, start, begun.task)
+
+
+def train_task(
+    model_dir: str | os.PathLike,
+    data: PairedText,
+    optimizer: Optimizer,
+    options: LoopOptions,
+    checkpoint: str | os.PathLike,
+    task: Task | None = None,
+    labels: Sequence[str] | None = None,
+    frozen: bool = False,
+    quiet: bool = False,
+    start: Start = _nothing,
+) -> TrainState:
+    """Trains the head of a task, and the model of a native checkpoint with it.
+
+    model_dir: see `train_loop.fit`; its checkpoints answer texts in place of going on. task: what is asked; None: which of the
+    labels. labels: their names, in the order of the scores; None: those of the checkpoint, or else the targets of the training
+    data, sorted. frozen: whether the model stays as it is. start: see `train_model`. For the others see `train_loop.fit`.
+
+    Raises ValueError for labels that are no list of two or more different ones, and for training data with others.
+    """
+    begun = native.load(checkpoint)
+    if task is None:
+        own = begun.task.names if isinstance(begun.task, Labels) else None
+        task = Labels(tuple(labels or own or data.labels()))
+    heads = begun.heads if task == begun.task else {name: head for name, head in (begun.heads or {}).items() if name != 'task'}
+    limits = {'max_source_length': data.generation['limits']['max_source_length']}
+    stage = task_stage(
+        begun.config,
+        begun.params,
+        begun.tokenizer,
+        task,
+        frozen=frozen,
+        seed=options.seed,
+        heads=heads,
+        generation={'limits': limits},
+    )
+    return _fit_head(stage, begun, data, optimizer, model_dir, options, quiet, start, task)
 
 
 def _fit_head(
@@ -286,9 +354,10 @@ def _fit_head(
     options: LoopOptions,
     quiet: bool,
     start: Start,
+    task: Task | None = None,
 ) -> TrainState:
     """Trains what a stage adds to the checkpoint that it began from."""
-    training, evaluation = data.batches(begun.tokenizer, begun.config, quiet, begun.generation)
+    training, evaluation = data.batches(begun.tokenizer, begun.config, quiet, begun.generation, task)
     inputs = _inputs(data, training, begun.tokenizer, begun.params)
     return fit(stage, optimizer, training, evaluation, model_dir, options, quiet, functools.partial(start, inputs))
 

@@ -39,8 +39,9 @@ from calm_jax.models import planned
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.positions import standing
 from calm_jax.models.transformer import DROPS_OUT, Transformer
-from calm_jax.training import losses
+from calm_jax.tasks import Task
 from calm_jax.training.constrained import RULES, DualAscent, Rule
+from calm_jax.training.goals import Goal, NextTokens, TaskGoal
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_state import Batch, Stage
 from calm_jax.types import Array, Context, Plan
@@ -77,15 +78,12 @@ def caller(model: Transformer, params: Any, key: Array | None = None) -> Callabl
     return call
 
 
-def read(call: Callable, config: TransformerConfig, batch: Batch) -> Read:
+def read(call: Callable, config: TransformerConfig, batch: Batch, goal: Goal = NextTokens()) -> Read:
     """What the policy reads of a batch: the first encoder layer's states, or the first layer's over the prompts."""
-    weights = batch['decoder_loss_weights']
-    rows, new_tokens = len(weights), jnp.sum(weights > 0, axis=1, dtype=jnp.int32)
+    tokens, new_tokens = batch['decoder_input_tokens'], goal.new_tokens(batch)
+    rows = len(tokens)
     if config.decoder_only:
-        tokens = batch['decoder_input_tokens']
-        # What predicts the first token of the target is the last of the prompt.
-        mask = (jnp.cumsum(weights, axis=1) - weights) == 0
-        mask = mask & (new_tokens > 0)[:, None]
+        mask = goal.prompt(batch)
         positions, bias = standing(tokens.shape[1]), call(tokens.shape[1], method='causal_bias')
         states, _ = planned.decoder_layer(call, 0, call(tokens, positions, method='embed'), positions, bias)
         never = None
@@ -98,17 +96,27 @@ def read(call: Callable, config: TransformerConfig, batch: Batch) -> Read:
     return Read(seen, jnp.sum(mask, axis=1, dtype=jnp.int32), new_tokens)
 
 
-def nats(call: Callable, config: TransformerConfig, batch: Batch, seen: Read, plan: Plan, run: Any = planned.masked) -> Array:
-    """The loss of each row under a plan, nats per target token, float32 [B]; the layer that was read is not run again."""
+def nats(
+    call: Callable,
+    config: TransformerConfig,
+    batch: Batch,
+    seen: Read,
+    plan: Plan,
+    run: Any = planned.masked,
+    goal: Goal = NextTokens(),
+    head: Any = None,
+) -> Array:
+    """The loss of each row under a plan, in nats, float32 [B]; the layer that was read is not run again. head: of a task."""
     tokens, states = batch['decoder_input_tokens'], seen.context.hidden
     assert states is not None  # read
     length = tokens.shape[1]
     positions, bias = standing(length), call(length, method='causal_bias')
     if config.decoder_only:
         x, cross, first = states, None, 1
-        # A prompt is read in full, but for its last token, which is followed by the first decision.
-        prompt = seen.context.mask & (jnp.cumsum(seen.context.mask, axis=1) < seen.source_tokens[:, None])
-        run = functools.partial(planned.outside, prompt, run)
+        if not goal.reads:
+            # A prompt is read in full, but for its last token, which is followed by the first decision.
+            prompt = seen.context.mask & (jnp.cumsum(seen.context.mask, axis=1) < seen.source_tokens[:, None])
+            run = functools.partial(planned.outside, prompt, run)
     else:
         mask = seen.context.mask if plan.source is None else plan.source
         context = call(mask, method='encoder_context')
@@ -117,9 +125,7 @@ def nats(call: Callable, config: TransformerConfig, batch: Batch, seen: Read, pl
         x, first = call(tokens, positions, method='embed'), 0
     for layer in range(first, config.num_decoder_layers):
         x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, plan, run)
-    weights = batch['decoder_loss_weights']
-    each = losses.token_losses(call(x, method='unembed'), batch['decoder_target_tokens']).nll
-    return jnp.sum(each * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1)
+    return goal.losses(call, head, x, batch)
 
 
 def weighted(rows: Array, sub_layer: Callable[[Array], Array], x: Array) -> Array:
@@ -307,6 +313,7 @@ def policy_stage(
     seed: int = 0,
     heads: dict | None = None,
     generation: dict | None = None,
+    task: Task | None = None,
 ) -> Stage:
     """Trains a policy on a frozen model, or with it.
 
@@ -316,7 +323,7 @@ def policy_stage(
     nats of a decision, below which entropy is raised. exact_cost: whether the gradient of the expected cost is exact; else it
     is estimated as that of the loss is. constant: whether the policy is fed ones, whatever the input is. dropout_steps: in
     which the model alone learns, under draws of a policy that has learned nothing. heads: those of the checkpoint, of which a
-    policy is trained on.
+    policy is trained on. task: of the checkpoint; its head learns with the model.
 
     Raises ValueError for parts that the model does not have.
     """
@@ -332,6 +339,8 @@ def policy_stage(
     decided, policy = parts_of(parts, sizes), Policy(sizes.encoder_layers, sizes.layers)
     others = dict(heads or {})
     head = others.pop('policy', None)
+    goal = NextTokens() if task is None else TaskGoal(task)
+    whole = {'model': params, 'task': {} if task is None else others['task']}
     if head is None:
         nothing = jnp.zeros((1, 1, config.emb_dim)), jnp.ones((1, 1), bool)
         head = cast(dict, policy.init(jax.random.key(seed), *nothing)['params'])
@@ -342,18 +351,20 @@ def policy_stage(
         return cast(Logits, policy.apply({'params': head}, states, seen.context.mask))
 
     def priced(seen):
-        return plan_cost.prices(config, seen.source_tokens, jnp.maximum(seen.new_tokens, 1), SHARES, policy_flops(sizes))
+        tokens = seen.source_tokens, jnp.maximum(seen.new_tokens, 1)
+        return plan_cost.prices(config, *tokens, SHARES, policy_flops(sizes), goal.reads)
 
     def objective(trained, frozen, batch, key):
         """(float32 [], sums) of a batch; its gradients by policy and model are those that the steps take."""
-        backbone_params = trained.get('backbone', frozen)
+        now = trained.get('backbone', frozen)
         dropout, drawing = jax.random.split(key)
-        call = caller(model, backbone_params, dropout if config.dropout_rate and backbone is not None else None)
-        seen = read(call, config, batch)
-        logits, there = scored(trained['policy'], seen), (seen.new_tokens > 0).astype(jnp.float32)
+        call = caller(model, now['model'], dropout if config.dropout_rate and backbone is not None else None)
+        seen = read(call, config, batch, goal)
+        logits, there = scored(trained['policy'], seen), goal.there(batch).astype(jnp.float32)
+        within = functools.partial(nats, call, config, batch, seen, goal=goal, head=now['task'])
 
         def loss_of(decisions):
-            return nats(call, config, batch, seen, plan_of(decisions, seen.context))
+            return within(plan_of(decisions, seen.context))
 
         def soft_loss_of(gates, decisions):
             plan = plan_of(decisions, seen.context)._replace(
@@ -363,21 +374,21 @@ def policy_stage(
                 encoder_attention=gates.encoder[..., 0],
                 encoder_feed_forward=gates.encoder[..., 1],
             )
-            return nats(call, config, batch, seen, plan, weighted)
+            return within(plan, weighted)
 
         def keys(number):
             return jax.random.split(jax.random.fold_in(drawing, number), len(there))
 
         made = estimator(Draws(logits, decided, loss_of, soft_loss_of, keys))
         uncertain = entropy(logits, decided)
-        full = jax.lax.stop_gradient(nats(call, config, batch, seen, plans.full(len(there), sizes)))
+        full = jax.lax.stop_gradient(within(plans.full(len(there), sizes)))
         sums = {'loss': made.loss, 'full_loss': full, 'entropy': uncertain}
         return jnp.sum(made.objective * there), {name: jnp.sum(each * there) for name, each in sums.items()}
 
     def cost(head, backbone_params, batch, key):
         """float32 [], the sum of the expected cost over a batch's rows, or what has its gradient on average."""
-        seen = read(caller(model, backbone_params), config, batch)
-        logits, there = scored(head, seen), (seen.new_tokens > 0).astype(jnp.float32)
+        seen = read(caller(model, backbone_params['model']), config, batch, goal)
+        logits, there = scored(head, seen), goal.there(batch).astype(jnp.float32)
         prices = priced(seen)
         share = plan_cost.expected(prices, chances(logits, decided), config.decoder_only)
         if exact_cost:
@@ -392,14 +403,14 @@ def policy_stage(
 
     def lacking(head, backbone_params, batch):
         """float32 [], what a batch's decisions lack of the entropy that they are to have, summed over its rows."""
-        seen = read(caller(model, backbone_params), config, batch)
-        return jnp.sum(jax.nn.relu(entropy_floor - entropy(scored(head, seen), decided)) * (seen.new_tokens > 0))
+        seen = read(caller(model, backbone_params['model']), config, batch, goal)
+        return jnp.sum(jax.nn.relu(entropy_floor - entropy(scored(head, seen), decided)) * goal.there(batch))
 
     def gradients(trained, frozen, batch, key):
         (_, sums), by = jax.value_and_grad(objective, has_aux=True)(trained, frozen, batch, key)
         backbone_params = trained.get('backbone', frozen)
         (_, share), cost_by = jax.value_and_grad(cost, has_aux=True)(trained['policy'], backbone_params, batch, key)
-        there = jnp.sum(jnp.any(batch['decoder_loss_weights'] > 0, axis=1), dtype=jnp.float32)
+        there = jnp.sum(goal.there(batch), dtype=jnp.float32)
         made = {'loss': by['policy'], 'cost': cost_by}
         if entropy_floor:
             made['entropy'] = jax.grad(lacking)(trained['policy'], backbone_params, batch)
@@ -408,14 +419,16 @@ def policy_stage(
         return {**sums, 'cost': share, 'weight': there}, made
 
     def measure(trained, frozen, batch):
-        call = caller(model, trained.get('backbone', frozen))
-        seen = read(call, config, batch)
-        logits, there = scored(trained['policy'], seen), (seen.new_tokens > 0).astype(jnp.float32)
+        now = trained.get('backbone', frozen)
+        call = caller(model, now['model'])
+        seen = read(call, config, batch, goal)
+        logits, there = scored(trained['policy'], seen), goal.there(batch).astype(jnp.float32)
+        within = functools.partial(nats, call, config, batch, seen, goal=goal, head=now['task'])
         decisions = decided.limited(likeliest(logits))
         plan = plan_of(decisions, seen.context)
         of_row = {
-            'loss': nats(call, config, batch, seen, plan),
-            'full_loss': nats(call, config, batch, seen, plans.full(len(there), sizes)),
+            'loss': within(plan),
+            'full_loss': within(plans.full(len(there), sizes)),
             'cost': plan_cost.expected(priced(seen), chances_of(decisions), config.decoder_only),
             'entropy': entropy(logits, decided),
             'rows': jnp.ones_like(there),
@@ -442,20 +455,23 @@ def policy_stage(
 
     def export(trained, directory):
         head = fed_ones(policy, trained['policy']) if constant else trained['policy']
+        now = trained.get('backbone', whole)
+        made = {'policy': decided_alone(head, decided), **({} if task is None else {'task': now['task']})}
         native.save(
             directory,
             config,
-            trained.get('backbone', params),
+            now['model'],
             tokenizer,
-            heads={**others, 'policy': decided_alone(head, decided)},
+            heads={**others, **made},
             generation=generation,
+            task=task,
             overwrite=True,
         )
 
-    start = {'policy': head} if backbone is None else {'policy': head, 'backbone': params}
+    start = {'policy': head} if backbone is None else {'policy': head, 'backbone': whole}
     return Stage(
         params=start,
-        frozen=params if backbone is None else {},
+        frozen=whole if backbone is None else {},
         gradients=gradients,
         measure=measure,
         report=report,

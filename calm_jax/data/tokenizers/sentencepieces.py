@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import sentencepiece
 
@@ -67,8 +68,10 @@ class SentencePieceTokenizer:
         return self._processor.encode(text)
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
-        pieces = self._processor.encode(text, out_type='immutable_proto').pieces
-        return [(piece.begin, piece.end) for piece in pieces]
+        encoded: Any = self._processor.encode(text, out_type='proto')
+        # Told in bytes of UTF-8.
+        character = [place for place, each in enumerate(text) for _ in each.encode()] + [len(text)]
+        return [(character[piece.begin], character[piece.end]) for piece in encoded.pieces]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode([i for i in before_end(ids, self.eos_id) if self._has_text(i)])
