@@ -509,7 +509,7 @@ class Model:
             self.heads['task'],
             window,
             request.decoding,
-            isinstance(self.task, Spans),
+            self.task,
             example_ids=lambda rows: np.array([ids.get(row, 0) for row in rows.tolist()], np.int32),
             wanted=wanted,
         )

@@ -14,6 +14,7 @@ from calm_jax.decoding.generate import read
 from calm_jax.decoding.readout import Readout
 from calm_jax.models.config import TransformerConfig
 from calm_jax.output import DecodeReport
+from calm_jax.tasks import Spans, Task
 from calm_jax.types import Plan
 
 
@@ -34,15 +35,14 @@ def read_window(
     head: Mapping[str, Any],
     batches: Sequence[DecodeBatch],
     decoding: Decoding,
-    everywhere: bool,
+    task: Task,
     *,
     example_ids: Callable[[np.ndarray], np.ndarray],
     wanted: Collection[int],
 ) -> Iterator[Reading]:
     """The readings of a window's batches that hold a wanted row.
 
-    everywhere: whether the head reads every state, or the last token's. example_ids: of the rows with these indices in the
-    input. head: of the task.
+    head: of the task. example_ids: of the rows with these indices in the input.
     """
     batches = [batch for batch in batches if any(row in wanted for row in batch.rows.tolist())]
     if not batches:
@@ -52,12 +52,12 @@ def read_window(
     began = time.perf_counter()
     for arrival in arrive(config, params, batches, decoding, example_ids):
         decided = arrival.decided
-        readout = read(config, params, head, decided, decoding, everywhere=everywhere, kept=arrival.room, outermost=True)
+        readout = read(config, params, head, decided, decoding, task=task, kept=arrival.room, outermost=True)
         readout, mask = jax.device_get((readout, decided.mask))
         there = np.flatnonzero(arrival.rows >= 0)
         rows, (height, width) = arrival.rows[there], mask.shape
         readout = jax.tree.map(lambda each, there=there: each[there], readout)
-        if everywhere and config.decoder_only:  # padding stands before
+        if isinstance(task, Spans) and config.decoder_only:  # padding stands before
             starts = width - mask[there].sum(axis=1)
             turned = [np.roll(row, -start, axis=0) for row, start in zip(readout.scores, starts)]
             readout = readout._replace(scores=np.stack(turned))

@@ -8,14 +8,17 @@ from calm_jax.checks import check_types
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """Sequence classification: one of these labels, from the decoder's state at a text's last token.
+    """Sequence classification: one of these labels, from the decoder's state at a text's last token; where there is an encoder,
+    at its last end of sequence.
 
+    wraps: whether the decoder starts from the text's last token, as mBART's does, and not from the model's start token.
     Raises ValueError for fewer than two labels, one that is empty, and one that is there twice.
     """
 
     kind: ClassVar[str] = 'labels'
 
     names: tuple[str, ...]
+    wraps: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, 'names', tuple(self.names))  # JSON and gin give lists
@@ -44,6 +47,7 @@ class Spans:
     """Extractive question answering: the first and the last token of the answer, from the decoder's state at every token.
 
     unanswerable: whether a text may hold no answer (SQuAD 2.0), which the first token says. longest: tokens of an answer.
+    wraps: as `Labels`.
     Raises ValueError for a longest answer below 1.
     """
 
@@ -51,6 +55,7 @@ class Spans:
 
     unanswerable: bool = False
     longest: int = 30
+    wraps: bool = False
 
     def __post_init__(self):
         check_types(self)

@@ -3,9 +3,9 @@
     python scripts/prepare_tasks.py --sst2 sst2/train.tsv.xz --output sst2.jsonl
     python scripts/prepare_tasks.py --squad train-v1.1.json.xz --output squad.jsonl [--context 160]
 
-SST-2 (GLUE; MNLI and RTE alike): tab-separated with a header; fields are those of the header, and `label` is a name. SQuAD 1.1 and
-2.0: id, question, context, answer (the first, empty where there is none), answer_start, answers (all, one empty text where there
-is none). --context leaves out questions whose context has more words: small models read short texts.
+SST-2 (GLUE; MNLI and RTE alike): tab-separated with a header; fields are those of the header, and `label` is a name. SQuAD 1.1
+and 2.0: id, question, context, answer (the first, empty where there is none), answer_start, answers (all, one empty text where
+there is none). --context leaves out questions whose context has more words: small models read short texts.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.padding import Buckets, places_left
 from calm_jax.data.passage import answerable
 from calm_jax.data.tokenizers import Tokenizer
-from calm_jax.tasks import Labels, Task
+from calm_jax.tasks import Labels, Spans, Task
 
 ANSWER_START = 'answer_start'  # field of a record: where in the passage its answer begins, in characters
 NOWHERE = -1  # in place of a token, where an answer was cut off with the end of its text
@@ -86,25 +86,26 @@ def collate_task(
     target_buckets: Buckets,
     *,
     pad_id: int = 0,
+    task: Task,
     source_end: Sequence[int] = (1,),
     target_end: Sequence[int] = (),
     decoder_start_id: int = 0,
     decoder_only: bool = False,
     start_ids: Sequence[int] = (),
-    places: bool = False,
 ) -> Batch:
     """The arrays of one batch of a task; an example given as None is a row of weight 0.
 
         encoder_input_tokens [B, S] int32, encoder_mask [B, S] bool: the text; not of a decoder-only model
-        decoder_input_tokens [B, S] int32: the same, shifted right behind decoder_start_id; of a decoder-only model as it is
+        decoder_input_tokens [B, S] int32: the same, shifted right behind decoder_start_id, or where the task wraps behind its
+            last token; of a decoder-only model as it is
         decoder_mask [B, S] bool: which of them are there
-        task_targets [B, T] int32: the label's number, T = 1; where `places`, the places of first and last token, T = 2
+        task_targets [B, T] int32: the label's number, T = 1; of spans the places of first and last token, T = 2
         task_weights [B] float32: 1, but for a row that was filled up, or whose answer was cut off
 
     A text that is too long loses its end, a prompt its beginning, as in decoding. target_buckets, target_end: not read.
     """
     del target_buckets, target_end
-    end = () if decoder_only else tuple(source_end)
+    places, end = isinstance(task, Spans), () if decoder_only else tuple(source_end)
     limit, side = source_buckets.limit - len(end), 'left' if decoder_only else 'right'
     rows, targets, weights = [], [], []
     for example in examples:
@@ -136,5 +137,8 @@ def collate_task(
     }
     if decoder_only:
         return made
-    shifted = np.concatenate([np.full_like(tokens[:, :1], decoder_start_id), tokens[:, :-1]], axis=1)
+    starts = np.full(len(rows), decoder_start_id, np.int32)
+    if task.wraps:
+        starts = tokens[np.arange(len(rows)), np.maximum(lengths - 1, 0)]
+    shifted = np.concatenate([starts[:, None], tokens[:, :-1]], axis=1)
     return {**made, 'encoder_input_tokens': tokens, 'encoder_mask': mask, 'decoder_input_tokens': shifted}

@@ -33,6 +33,7 @@ from calm_jax.decoding.state import DecodeCarry, DecodeState
 from calm_jax.decoding.step import advance, finished
 from calm_jax.decoding.trace import cut, trace_of, trace_of_written, written
 from calm_jax.models.config import TransformerConfig
+from calm_jax.tasks import Task
 from calm_jax.types import Array, HeadColumns, Trace
 
 # Room for generated tokens grows by steps, so that one more token compiles nothing new.
@@ -199,13 +200,13 @@ def read(
     decided: Decided,
     decoding: Decoding = Decoding(),
     *,
-    everywhere: bool,
+    task: Task,
     kept: int | None = None,
     outermost: bool = False,
 ) -> Readout:
     """What the head of a task says of texts that are decided upon, as `read_rows`; kept: its room; outermost: as `program`."""
     run = read_program.way(outermost)
-    return run(config, params, dict(head), decided, _stateful(decoding).resolved(), everywhere=everywhere, kept=kept)
+    return run(config, params, dict(head), decided, _stateful(decoding).resolved(), task=task, kept=kept)
 
 
 def insert(state: DecodeState, slots: Any, prefilled: DecodeState) -> DecodeState:
@@ -331,10 +332,10 @@ def finish_program(config, params, inputs, carry, decoding, *, packing) -> Trace
     return trace_of(config, state)
 
 
-@compiled(static_argnames=('config', 'everywhere', 'kept'))
-def read_program(config, params, head, decided, decoding, *, everywhere, kept) -> Readout:
+@compiled(static_argnames=('config', 'task', 'kept'))
+def read_program(config, params, head, decided, decoding, *, task, kept) -> Readout:
     """`read`, compiled."""
-    return read_rows(bound(config, params), config, decided, decoding, head, everywhere, kept)
+    return read_rows(bound(config, params), config, decided, decoding, head, task, kept)
 
 
 @compiled()

@@ -16,12 +16,13 @@ from calm_jax.decoding.decoding import Decoding
 from calm_jax.models import planned
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.positions import standing
-from calm_jax.models.task_head import head_flops, task_scores
+from calm_jax.models.task_head import behind_start, head_flops, label_places, task_scores
+from calm_jax.tasks import Labels, Task
 from calm_jax.types import Array, Plan, PrefillWork, Work
 
 
 class Readout(NamedTuple):
-    """What a head says of texts. scores: float32 [B, C] at their last tokens, or [B, S, C] at all of them, of places that are
+    """What a head says of texts. scores: float32 [B, C] of labels, or [B, S, 2] of spans at every place, those too that are not
     there. work: of the decoder, a column for each token; prefill: of the encoder. plan: what they ran within; None:
     everything."""
 
@@ -37,11 +38,10 @@ def read_rows(
     decided: Decided,
     decoding: Decoding,
     head: Mapping[str, Any],
-    everywhere: bool,
+    task: Task,
     room: int | None = None,
 ) -> Readout:
-    """Reads texts that are decided upon. everywhere: whether the head reads every state, or the last token's (static); room: as
-    `encoded_rows`."""
+    """Reads texts that are decided upon, for a task (static); room: as `encoded_rows`."""
     source, mask, plan = decided.source, decided.mask, decided.plan
     after = 0 if decoding.plan is None else decoding.plan.after
     prefill, cross, x, first = no_prefill(len(source)), None, decided.states, after
@@ -52,15 +52,18 @@ def read_rows(
         cross = planned.CrossAttention(encoded.states, call(encoded.mask, method='cross_bias'))
         prefill, x, first = encoded.work, None, 0
     if x is None:
-        tokens = source if config.decoder_only else behind_start(source, config.decoder_start_id)
+        tokens = source
+        if not config.decoder_only:
+            tokens = behind_start(source, mask, config.decoder_start_id, task.wraps)
         x = call(tokens, positions, method='embed')
     for layer in range(first, config.num_decoder_layers):
         x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, plan, planned.skipped)
-    last = mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
-    if not everywhere:
-        x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+    scored = mask
+    if isinstance(task, Labels):
+        place = label_places(config, source, mask)
+        x = jnp.take_along_axis(x, place[:, None, None], axis=1)[:, 0]
+        scored = (jnp.arange(mask.shape[1]) == place[:, None]) & mask
     scores = task_scores(head, call(x, method='top'))
-    scored = mask if everywhere else (jnp.arange(mask.shape[1]) == last[:, None]) & mask
     there = jnp.any(mask, axis=1).astype(jnp.int32)
     if decoding.plan is not None:
         units = config.sizes.units(decoding.plan.flops(config.sizes))
@@ -70,11 +73,6 @@ def read_rows(
     if not config.decoder_only:
         prefill = prefill._replace(cross_keys_values=across * there)
     return Readout(scores, work, prefill, plan)
-
-
-def behind_start(tokens: Int[Array, 'B S'], start_id: int) -> Int[Array, 'B S']:
-    """What the decoder is given of a text that it reads: all but its last token, behind the start token."""
-    return jnp.concatenate([jnp.full_like(tokens[:, :1], start_id), tokens[:, :-1]], axis=1)
 
 
 def _work(config: TransformerConfig, mask: Array, plan: Plan | None, decisions: Int[Array, 'B S']) -> tuple[Work, Array]:

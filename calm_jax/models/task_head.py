@@ -46,6 +46,25 @@ def task_scores(head: Mapping[str, Any], states: Array) -> Array:
     return scores
 
 
+def label_places(config: TransformerConfig, tokens: Array, mask: Array) -> Array:
+    """Where a label is read off texts int32 [B, S] of which mask bool [B, S] is there: at the last token, where there is an
+    encoder at the last that ends a sequence; int32 [B]."""
+    places = mask
+    if not config.decoder_only:
+        ends = mask & jnp.any(tokens[..., None] == jnp.asarray(config.eos_ids), axis=-1)
+        places = jnp.where(jnp.any(ends, axis=1, keepdims=True), ends, mask)
+    return places.shape[1] - 1 - jnp.argmax(places[:, ::-1], axis=1)
+
+
+def behind_start(tokens: Array, mask: Array, start_id: int, wraps: bool) -> Array:
+    """What the decoder is given of texts int32 [B, S] that it reads: all but the last token, behind the start token, or where a
+    task `wraps` behind that last token."""
+    start = jnp.full_like(tokens[:, :1], start_id)
+    if wraps:
+        start = jnp.take_along_axis(tokens, jnp.sum(mask, axis=1, keepdims=True) - 1, axis=1)
+    return jnp.concatenate([start, tokens[:, :-1]], axis=1)
+
+
 def init_task_head(config: TransformerConfig, key: Array, outputs: int, dense: bool, bias: bool = True) -> dict[str, Array]:
     """Random parameters of a head for a model, as `TaskHead`. Consumes `key`."""
     states = jnp.zeros((1, config.embedding_dim or config.emb_dim))

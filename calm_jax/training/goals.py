@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
+from calm_jax.models.config import TransformerConfig
 from calm_jax.models.task_head import task_scores
 from calm_jax.tasks import Task
 from calm_jax.training import losses
@@ -47,8 +48,8 @@ class TaskGoal:
 
     reads: ClassVar[bool] = True
 
-    def __init__(self, task: Task):
-        self.task = task
+    def __init__(self, task: Task, config: TransformerConfig):
+        self.task, self.config = task, config
 
     def there(self, batch: Batch) -> Array:
         return batch['task_weights'] > 0
@@ -60,7 +61,7 @@ class TaskGoal:
         return batch['decoder_mask'] & self.there(batch)[:, None]
 
     def losses(self, call: Callable, head: Any, states: Array, batch: Batch) -> Array:
-        states = of_positions(self.task, states, batch)
+        states = of_positions(self.task, self.config, states, batch)
         return task_losses(self.task, task_scores(head, call(states, method='top')), batch)
 
 

@@ -24,7 +24,7 @@ from calm_jax.data.tokenizers import Tokenizer, load_tokenizer
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import init_params
 from calm_jax.progress import progress
-from calm_jax.tasks import Labels, Spans, Task
+from calm_jax.tasks import Labels, Task
 from calm_jax.training import classifier, constrained, losses, policy
 from calm_jax.training.multi_exit import multi_exit_stage
 from calm_jax.training.optimizer import Optimizer
@@ -136,10 +136,7 @@ class PairedText:
         model = {'decoder_only': config.decoder_only, 'vocab_size': config.vocab_size}
         if task is not None:
             layout = {name: where[name] for name in ('source_end', 'decoder_only', 'start_ids')}
-            where |= {
-                'decoder_only': False,
-                'lay_out': functools.partial(collate_task, places=isinstance(task, Spans), **layout),
-            }
+            where |= {'decoder_only': False, 'lay_out': functools.partial(collate_task, task=task, **layout)}
 
         def tokenized(records, watch=iter):
             if task is not None:
@@ -329,7 +326,7 @@ def train_task(
     begun = native.load(checkpoint)
     if task is None:
         own = begun.task.names if isinstance(begun.task, Labels) else None
-        task = Labels(tuple(labels or own or data.labels()))
+        task = Labels(tuple(labels or own or data.labels()), wraps=bool(begun.tokenizer.languages))
     heads = begun.heads if task == begun.task else {name: head for name, head in (begun.heads or {}).items() if name != 'task'}
     limits = {'max_source_length': data.generation['limits']['max_source_length']}
     stage = task_stage(

@@ -339,7 +339,7 @@ def policy_stage(
     decided, policy = parts_of(parts, sizes), Policy(sizes.encoder_layers, sizes.layers)
     others = dict(heads or {})
     head = others.pop('policy', None)
-    goal = NextTokens() if task is None else TaskGoal(task)
+    goal = NextTokens() if task is None else TaskGoal(task, config)
     whole = {'model': params, 'task': {} if task is None else others['task']}
     if head is None:
         nothing = jnp.zeros((1, 1, config.emb_dim)), jnp.ones((1, 1), bool)

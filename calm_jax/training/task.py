@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from calm_jax.checkpoints import native
 from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.task_head import init_task_head, task_scores
+from calm_jax.models.task_head import init_task_head, label_places, task_scores
 from calm_jax.models.transformer import Transformer
 from calm_jax.tasks import Labels, Task
 from calm_jax.training.multi_exit import layer_states
@@ -45,7 +45,7 @@ def task_stage(
 
     def scores(trained, backbone, batch, key=None):
         now = trained.get('model', backbone)
-        states = of_positions(task, layer_states(model, now, batch, key)[-1], batch)
+        states = of_positions(task, config, layer_states(model, now, batch, key)[-1], batch)
         return task_scores(trained['task'], cast(Array, model.apply({'params': now}, states, method='top')))
 
     def loss(trained, backbone, batch, key):
@@ -78,12 +78,13 @@ def task_stage(
     return Stage(start, backbone, of_loss(loss), measure, report, ('loss', 'accuracy'), export)
 
 
-def of_positions(task: Task, states: Array, batch: Batch) -> Array:
-    """The decoder's last states [B, S, D] that a head reads: of labels those at the last tokens, [B, 1, D]."""
+def of_positions(task: Task, config: TransformerConfig, states: Array, batch: Batch) -> Array:
+    """The decoder's last states [B, S, D] that a head reads: of labels those at their places, [B, 1, D]."""
     if not isinstance(task, Labels):
         return states
-    last = states.shape[1] - 1 - jnp.argmax(batch['decoder_mask'][:, ::-1], axis=1)
-    return jnp.take_along_axis(states, last[:, None, None], axis=1)
+    tokens = batch['decoder_input_tokens'] if config.decoder_only else batch['encoder_input_tokens']
+    place = label_places(config, tokens, batch['decoder_mask'])
+    return jnp.take_along_axis(states, place[:, None, None], axis=1)
 
 
 def choices(task: Task, scores: Array, batch: Batch) -> Array:

@@ -105,7 +105,10 @@ class PublishedTokenizer:
         return ids[: len(ids) - self._dropped] + list(self._behind)
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
-        inner = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        # A space put before a text spells none of its characters, whichever it is told to lie on.
+        blank = [not piece.strip() for piece in self.pieces(encoded.ids)]
+        inner = [(a, a) if spells_nothing else (a, b) for spells_nothing, (a, b) in zip(blank, encoded.offsets)]
         return [*[(0, 0)] * len(self.start_ids), *inner, *[(0, 0)] * len(self.end_ids)]
 
     def decode(self, ids: Sequence[int]) -> str:

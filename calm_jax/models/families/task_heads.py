@@ -21,6 +21,9 @@ _CALLED_TRANSFORMER = {('T5', Labels), ('MT5', Labels), ('UMT5', Labels), ('Llam
 _OF_LOGITS = frozenset(('lm_head.weight', 'final_logits_bias'))
 
 
+_WRAPS = ('mbart',)  # whose decoder starts from its source's last token
+
+
 def task_of(published: Mapping[str, Any]) -> Task | None:
     """The task of a published configuration (a dict); None where its model goes on.
 
@@ -30,8 +33,9 @@ def task_of(published: Mapping[str, Any]) -> Task | None:
     kinds = [kind for ending, kind in _CLASSES.items() if any(str(name).endswith(ending) for name in named)]
     if not kinds:
         return None
+    wraps = published.get('model_type') in _WRAPS
     if kinds[0] is Spans:
-        return Spans()
+        return Spans(wraps=wraps)
     problem = published.get('problem_type')
     if problem not in (None, 'single_label_classification'):
         raise ValueError(f'problem_type is {problem!r}; expected single_label_classification')
@@ -41,7 +45,7 @@ def task_of(published: Mapping[str, Any]) -> Task | None:
     if not isinstance(names, Mapping) or sorted(map(str, names)) != sorted(map(str, range(len(names)))):
         raise ValueError(f'id2label is {names!r}; expected a label for each number from 0')
     by_number = {int(number): name for number, name in names.items()}
-    return Labels(tuple(by_number[number] for number in range(len(by_number))))
+    return Labels(tuple(by_number[number] for number in range(len(by_number))), wraps)
 
 
 def weights_of(task: Task, encodes: bool) -> dict[str, Weight]:
@@ -67,6 +71,8 @@ def published_task(task: Task, architecture: str) -> dict[str, Any]:
     is no such class."""
     family = _family(architecture)
     ending = next(ending for ending, kind in _CLASSES.items() if isinstance(task, kind))
+    if task.wraps != (family.lower() in _WRAPS):
+        raise ValueError(f'{task.kind} of {family}: its decoder {"starts" if task.wraps else "does not start"} from the text')
     if family not in _HAVE:
         raise ValueError(f'{task.kind} of {family} cannot be published; there is no {family}{ending}')
     made: dict[str, Any] = {'architectures': [family + ending]}
