@@ -29,7 +29,7 @@ def label_of(scores: np.ndarray, task: Labels) -> Answer:
 
 def span_of(scores: np.ndarray, offsets: Offsets, text: str, passage: range, task: Spans) -> Answer:
     """The answer whose first and last token together score most, of at most `task.longest` tokens that spell something of a
-    passage; none, where that is allowed and the first token scores more for both.
+    passage; none, where that is allowed and the first token alone scores as much.
 
     scores: [n, 2], of the text's tokens. passage: which characters of the text may be answered with. An answer is the text's
     own characters, without white space around them.
@@ -44,7 +44,7 @@ def span_of(scores: np.ndarray, offsets: Offsets, text: str, passage: range, tas
         if sums[start] > best:
             best, place = float(sums[start]), (start, start + length)
     none = float(scores[0].sum()) if task.unanswerable and len(scores) else -np.inf
-    if best == -np.inf or none > best:
+    if best == -np.inf or none >= best:
         return Answer('', range(0), _chance(scores, spells, task, 0, 0) if none > -np.inf else 1.0)
     start, stop = place
     begins, ends = max(offsets[start][0], passage.start), min(offsets[stop - 1][1], passage.stop)
