@@ -7,6 +7,7 @@ import pytest
 
 from calm_jax.checkpoints import native
 from calm_jax.cli import main
+from calm_jax.data.jsonl import Template
 from calm_jax.model import load
 from calm_jax.tasks import Labels, Spans
 
@@ -85,8 +86,9 @@ def test_a_policy_over_labels_is_trained_calibrated_and_decoded_within_its_certi
     decode = ['--input', data, '--source_field', 'text', '--output', str(out), '--certificate', certificate, '--quiet']
     assert main(['generate', '--checkpoint', f'{policy}/last', *decode]) == 0
     assert {each['text'] for each in lines(out)} <= {'no', 'pet'}
-    assert main(['generate', '--checkpoint', str(tasks / 'spans' / 'best'), *decode, '--overwrite']) == 2
-    assert 'does not cover this run' in capsys.readouterr().err
+    (tmp_path / 'policy' / 'last' / 'task.json').write_text('{"task": "labels", "names": ["pet", "no"]}')
+    assert main(['generate', '--checkpoint', f'{policy}/last', *decode, '--overwrite']) == 2
+    assert 'does not cover this run: task is ' in capsys.readouterr().err
 
 
 def test_the_backbone_stays_as_it_was_where_it_is_frozen(tasks, checkpoint, tmp_path):
@@ -109,7 +111,7 @@ def test_a_text_without_an_answer_is_learned_where_that_may_be(tasks, checkpoint
     assert main([*begin, '--gin.UNANSWERABLE=True']) == 0
     model = load(tmp_path / 'model' / 'best')
     assert model.task == Spans(unanswerable=True)
-    said = [each.text for each in model.generate([f'w?{each["context"]}' for each in records])]
+    said = [each.text for each in model.generate([Template(SPANS)(each) for each in records])]
     assert said == [each['answer'] for each in records]
 
 
