@@ -11,7 +11,7 @@ class Labels:
     """Sequence classification: one of these labels, from the decoder's state at a text's last token; where there is an encoder,
     at its last end of sequence.
 
-    wraps: whether the decoder starts from the text's last token, as mBART's does, and not from the model's start token.
+    wraps: whether the decoder starts from the text's last token, and not from the model's start token (Liu et al. 2020).
     Raises ValueError for fewer than two labels, one that is empty, and one that is there twice.
     """
 

@@ -1,7 +1,7 @@
 """Writes a native checkpoint as a Hugging Face directory, which transformers loads and generates from.
 
-The weights keep their bits unless --dtype says otherwise; importing the result gives the same parameters. Exit
-classifiers and other heads have no place in that format and stay behind.
+The weights keep their bits unless --dtype says otherwise; importing the result gives the same parameters. The
+head of a task goes along; exit classifiers and other heads have no place in that format and stay behind.
 """
 
 import functools
@@ -30,6 +30,7 @@ def run(args):
     watch = functools.partial(progress, description='writing', quiet=args.quiet, unit='tensors')
     huggingface.write(output, checkpoint, dtype=args.dtype, overwrite=args.overwrite, watch=watch)
     if not args.quiet:
-        left = f'; without its heads ({", ".join(sorted(checkpoint.heads))})' if checkpoint.heads else ''
+        behind = sorted(set(checkpoint.heads or {}) - {'task'})
+        left = f'; without its heads ({", ".join(behind)})' if behind else ''
         print(f'{source}: {describe(checkpoint)}')
         print(f'{output}: written, {megabytes(output)}{left}')

@@ -12,8 +12,8 @@ from calm_jax.types import Array
 
 
 class TaskHead(nn.Module):
-    """A linear map of the state, after tanh of another one where it is `dense` (Lewis et al. 2019, §3.1; as BART and T5 have
-    it for labels), with a bias or without (decoder-only models' labels). float32.
+    """A linear map of the state, after tanh of another one where it is `dense` (Lewis et al. 2019, §3.1: encoder-decoders'
+    labels), with a bias or without (decoder-only models' labels). float32.
 
     outputs: C, scores of a position.
     """
