@@ -101,7 +101,7 @@ class TokenBuckets:
         axis = Buckets.for_limit(max(each.limit for each in axes), length_multiple)
         numbers = np.array([axis.number(int(longer)) for longer in sides.max(axis=1, initial=0)], np.int64)
         self.buckets: list[Bucket] = []
-        for number in np.unique(numbers):
+        for number in np.unique(numbers)[::-1]:  # the longest first, so that they are named where they do not fit
             members = np.flatnonzero(numbers == number)
             longest, whole = sides[members].max(axis=0), axis.length(int(number) * axis.step)
             source, target = (min(each.length(int(length)), whole) for each, length in zip(axes, longest))

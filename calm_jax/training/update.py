@@ -65,7 +65,7 @@ class Update:
         read = everywhere, everywhere, by_row
         self._whole = self._compiled(whole, in_shardings=read, donate_argnums=0)
         self._add = self._compiled(add, in_shardings=(everywhere, *read, everywhere), donate_argnums=0)
-        self._take = self._compiled(take, in_shardings=(everywhere, everywhere), donate_argnums=(0, 1))
+        self._take = self._compiled(take, in_shardings=everywhere, donate_argnums=0)
         self._zeros: Callable[[], Made] | None = None
 
     def __call__(self, state: TrainState, frozen: Any, batches: Iterable[Batch]) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -72,34 +72,34 @@ def test_a_batch_is_a_function_of_its_step_whatever_was_read_before():
 def test_every_epoch_has_each_example_once_but_for_the_last_n_mod_b_of_its_order(count, batch_size, window):
     examples = EXAMPLES[:count] if count <= 509 else made_examples(count)
     batches = made_batches(examples, batch_size, window=window)
-    assert batches.steps_per_epoch == count // batch_size
+    assert batches.batches_per_epoch == count // batch_size
     epochs = []
     for epoch in range(3):
-        steps = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)
+        steps = range(epoch * batches.batches_per_epoch, (epoch + 1) * batches.batches_per_epoch)
         seen = [name for step in steps for name in names(batches[step])]
         assert len(seen) == len(set(seen)) == count - count % batch_size
-        assert set(seen) == set(batches.order(epoch).tolist())
+        assert set(seen) == set(batches.groups.order(epoch).tolist())
         epochs.append(seen)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
 def test_what_an_epoch_leaves_out_changes_with_the_epoch():
     batches = made_batches(EXAMPLES[:31])
-    left_out = [frozenset(range(31)) - set(batches.order(epoch).tolist()) for epoch in range(8)]
+    left_out = [frozenset(range(31)) - set(batches.groups.order(epoch).tolist()) for epoch in range(8)]
     assert all(len(rest) == 15 for rest in left_out)
     assert len(set(left_out)) == 8
 
 
 def test_seeds_and_epochs_give_unlike_orders_and_the_same_seed_the_same():
-    orders = [tuple(made_batches(seed=seed).order(epoch)) for seed in range(4) for epoch in range(4)]
+    orders = [tuple(made_batches(seed=seed).groups.order(epoch)) for seed in range(4) for epoch in range(4)]
     assert len(set(orders)) == 16
-    assert orders[:4] == [tuple(made_batches(seed=0).order(epoch)) for epoch in range(4)]
+    assert orders[:4] == [tuple(made_batches(seed=0).groups.order(epoch)) for epoch in range(4)]
 
 
 def test_each_place_of_the_order_is_uniform_over_examples():
     # Over 600 epochs each of 10 examples is expected first 60 times: chi-square with 9 degrees, 99.9% quantile 27.9.
     batches = made_batches(EXAMPLES[:10], 10)
-    orders = np.array([batches.order(epoch) for epoch in range(600)])
+    orders = np.array([batches.groups.order(epoch) for epoch in range(600)])
     for place in (0, 4, 9):
         counts = np.bincount(orders[:, place], minlength=10)
         assert ((counts - 60) ** 2 / 60).sum() < 27.9
@@ -126,7 +126,7 @@ def test_the_order_of_a_window_s_batches_is_drawn_anew_for_each_window_epoch_and
 
 def test_rows_hold_source_end_and_padding_and_inputs_are_targets_shifted_right():
     batches = made_batches()
-    for step in range(batches.steps_per_epoch):
+    for step in range(batches.batches_per_epoch):
         batch = batches[step]
         for row, name in enumerate(names(batch)):
             source, target = (ids.tolist() for ids in EXAMPLES[name])
@@ -165,7 +165,7 @@ def test_a_prompt_that_is_too_long_keeps_its_start_and_its_end():
 
 def test_lengths_are_the_smallest_multiples_that_hold_the_longest_row():
     batches = made_batches()
-    for step in range(batches.steps_per_epoch):
+    for step in range(batches.batches_per_epoch):
         batch = batches[step]
         for key in ('encoder_input_tokens', 'decoder_target_tokens'):
             longest = int((batch[key] != 0).sum(axis=1).max())
@@ -176,7 +176,7 @@ def test_lengths_are_the_smallest_multiples_that_hold_the_longest_row():
 def test_lengths_have_at_most_eight_values_by_default(limit, least, values):
     examples = [Example(np.full(length, 5), np.array([5])) for length in range(limit + 10)]
     batches = TrainingBatches(examples, 1, max_source_length=limit, max_target_length=4)
-    lengths = {batches[step]['encoder_input_tokens'].shape[1] for step in range(batches.steps_per_epoch)}
+    lengths = {batches[step]['encoder_input_tokens'].shape[1] for step in range(batches.batches_per_epoch)}
     assert len(lengths) == values <= 8
     assert all(length % 8 == 0 for length in lengths)
     assert max(lengths) == -(-limit // 8) * 8 and min(lengths) == least
@@ -188,7 +188,7 @@ def test_windows_of_similar_lengths_pad_little():
 
     def share_of_padding(**settings):
         batches = TrainingBatches(examples, 32, **LIMITS, **settings)
-        arrays = [batches[step] for step in range(batches.steps_per_epoch)]
+        arrays = [batches[step] for step in range(batches.batches_per_epoch)]
         return 1 - real / sum(a['encoder_input_tokens'].size + a['decoder_target_tokens'].size for a in arrays)
 
     # Rounding 2…39 up to multiples of 8 pads 17% by itself.
@@ -290,6 +290,14 @@ def test_records_are_a_source_for_grain(tmp_path):
         ({'window': 0}, 'window of 0 batches'),
         ({'max_source_length': 0}, 'length limit 0'),
         ({'length_multiple': 0}, 'length multiple 0'),
+        ({'batch_tokens': 64}, 'batch_size is 16 and batch_tokens is 64; expected one of the two to be None'),
+        ({'batch_size': None}, 'batch_size is None and batch_tokens is None; expected one of the two to be None'),
+        ({'batch_size': None, 'batch_tokens': 0}, 'batch_tokens is 0; expected at least 1'),
+        (
+            {'batch_size': None, 'batch_tokens': 70, 'row_multiple': 2, 'process_count': 4},
+            'batch_tokens is 70; expected 128 or more, 4 rows of 32 tokens, padding included, or shorter texts',
+        ),
+        ({'examples': [], 'batch_size': None, 'batch_tokens': 64}, '0 examples fill no batch'),
     ],
 )
 def test_settings_that_make_no_batches_are_refused(settings, message):
@@ -297,7 +305,82 @@ def test_settings_that_make_no_batches_are_refused(settings, message):
         made_batches(**settings)
 
 
-def test_steps_count_from_zero():
+def by_tokens(examples=EXAMPLES, batch_tokens=256, **settings):
+    return made_batches(examples, None, batch_tokens=batch_tokens, **settings)
+
+
+def test_a_batch_of_tokens_holds_as_many_rows_of_like_length_as_the_limit_allows_in_few_shapes():
+    batches, shapes, rows = by_tokens(), set(), 0
+    for number in range(batches.batches_per_epoch):
+        batch = batches[number]
+        (count, source), (_, target) = (batch[key].shape for key in (KEYS[0], KEYS[3]))
+        shapes.add((count, source, target))
+        assert count * max(source, target) <= 256 < (count + 1) * max(source, target)
+        there = batch['decoder_loss_weights'].any(axis=1)
+        rows += there.sum()
+        longer = np.maximum(batch['encoder_mask'].sum(axis=1), batch['decoder_loss_weights'].sum(axis=1))[there]
+        assert (longer > max(source, target) - 8).all()  # no row would do with a bucket less
+    assert rows == len(EXAMPLES)
+    assert {count for count, *_ in shapes} == set(batches.row_counts) and len(shapes) == len(batches.row_counts) == 4
+    assert batches.batches_per_epoch < len(EXAMPLES) / 8  # mostly full: with 8 rows each, the longest fit too
+
+
+@pytest.mark.parametrize('decoder_only', (False, True))
+def test_every_epoch_of_batches_of_tokens_has_each_example_once_in_an_order_of_its_own(decoder_only):
+    batches = by_tokens(decoder_only=decoder_only, pad_id=-1)
+    orders = []
+    for epoch in range(3):
+        numbers = range(epoch * batches.batches_per_epoch, (epoch + 1) * batches.batches_per_epoch)
+        targets = [batches[number]['decoder_target_tokens'] for number in numbers]
+        seen = [int(each) for rows in targets for each in rows[rows >= 1000]]
+        assert [batch.size <= 256 for batch in targets] == [True] * len(targets)
+        assert sorted(seen) == [1000 + index for index in range(len(EXAMPLES))]
+        orders.append(seen)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    other = by_tokens(decoder_only=decoder_only, pad_id=-1, seed=1)[0]['decoder_target_tokens']
+    assert other.shape != batches[0]['decoder_target_tokens'].shape or (other != batches[0]['decoder_target_tokens']).any()
+
+
+def test_batches_of_tokens_are_a_function_of_their_number_whatever_was_read_before():
+    batches, jumping = by_tokens(), by_tokens()
+    numbers = range(2 * batches.batches_per_epoch)
+    expected = [batches[number] for number in numbers]
+    for number in np.random.default_rng(0).permutation(numbers)[:20]:
+        assert_same(jumping[number], expected[number])
+    assert_same(by_tokens()[numbers[-1]], expected[-1])
+
+
+def test_short_and_long_batches_of_tokens_are_mixed_and_rows_that_fill_up_have_no_weight():
+    batches = by_tokens()
+    epoch = [batches[number] for number in range(batches.batches_per_epoch)]
+    lengths = [batch['encoder_input_tokens'].shape[1] for batch in epoch]
+    changes = sum(one != other for one, other in zip(lengths, lengths[1:]))
+    assert changes > len(lengths) / 3
+    filling = [int((~batch['decoder_loss_weights'].any(axis=1)).sum()) for batch in epoch]
+    assert 0 < sum(filling) < sum(batches.row_counts) and sum(count > 0 for count in filling) <= len(batches.row_counts)
+
+
+def test_what_no_bucket_holds_is_cut_to_the_limits():
+    examples = [Example(np.arange(3, 3 + n), np.arange(3, 3 + m)) for n, m in [(60, 2), (2, 60), (60, 60)]]
+    epoch = by_tokens(examples, 80)
+    assert epoch.row_counts == (1, 2)  # the second is no longer than its target's limit, 24
+    (rows,) = [batch for batch in (epoch[0], epoch[1], epoch[2])[: epoch.batches_per_epoch] if len(batch[KEYS[0]]) == 2]
+    assert rows['encoder_input_tokens'].shape == (2, 40) and (rows['encoder_input_tokens'][:, -1] == 1).all()
+    assert sorted(rows['decoder_loss_weights'].sum(axis=1)) == [3, 24]
+
+
+@pytest.mark.parametrize('count', (1, 2, 4))
+def test_processes_share_out_the_rows_of_a_batch_of_tokens_too(count):
+    parts = [by_tokens(process_index=index, process_count=count) for index in range(count)]
+    whole = by_tokens(row_multiple=count)
+    assert all(rows % count == 0 for rows in whole.row_counts)
+    for number in range(8):
+        for name, array in whole[number].items():
+            joined = np.stack([part[number][name] for part in parts], axis=1).reshape(array.shape)
+            np.testing.assert_array_equal(joined, array)
+
+
+def test_numbers_count_from_zero():
     with pytest.raises(IndexError):
         made_batches()[-1]
 

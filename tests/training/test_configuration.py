@@ -135,6 +135,30 @@ def test_every_run_file_reads_with_its_required_macros(file):
     assert "MODEL_DIR = 'a'" in resolved and 'REQUIRED' not in resolved
 
 
+@pytest.mark.parametrize(
+    'name, batch, steps, warmup, rate',
+    [
+        ('cnndm', {'batch_size': None, 'batch_tokens': 2048, 'accumulate': 4}, 50_000, 500, 3e-5),
+        ('squad', {'batch_size': 3, 'batch_tokens': None, 'accumulate': 2}, 5_430, 326, 1.5e-5),
+        ('mnli', {'batch_size': 128, 'batch_tokens': None, 'accumulate': 1}, 30_968, 1_858, 5e-6),
+        ('rte', {'batch_size': 32, 'batch_tokens': None, 'accumulate': 1}, 1_018, 61, 1e-5),
+        ('sst2', {'batch_size': 128, 'batch_tokens': None, 'accumulate': 1}, 5_233, 314, 5e-6),
+    ],
+)
+def test_recipes_have_the_numbers_of_switchable_decision(name, batch, steps, warmup, rate):
+    # Zhang et al. 2024, §4.2, A.3 and Table 15.
+    read = configuration.read([f'runs/policy_{name}.gin'], [*REQUIRED[:4], "CHECKPOINT='d'"])
+    with gin_state.apart(read.state):
+        options = gin.get_configurable('LoopOptions')()
+        with gin.config_scope('backbone'):
+            backbone = gin.get_configurable('Optimizer')().of(options.steps)
+        data = gin.get_bindings('PairedText')
+    found = {'batch_size': data['batch_size'], 'batch_tokens': data['batch_tokens'], 'accumulate': options.accumulate}
+    assert (found, options.steps) == (batch, steps)
+    assert (backbone.name, backbone.learning_rate, backbone.warmup, backbone.total_steps) == ('adamw', rate, warmup, steps)
+    assert (backbone.decay, backbone.weight_decay) == ('linear', 0.01)
+
+
 def test_both_stages_share_data_and_loop_and_have_their_own_loss_and_rate():
     first = configuration.bindings(configuration.read(['runs/train.gin'], REQUIRED).text)
     second = configuration.bindings(configuration.read(['runs/classifier.gin'], [*REQUIRED[:4], "CHECKPOINT='d'"]).text)
@@ -202,7 +226,10 @@ def test_bindings_are_found_however_gin_wraps_them(tmp_path):
     'binding, message',
     [
         ("TRAIN_STEPS='a'", "TRAIN_STEPS is 'a'; expected a whole number"),
-        ('BATCH_SIZE=1.5', 'BATCH_SIZE is 1.5; expected a whole number'),
+        ('BATCH_SIZE=1.5', 'BATCH_SIZE is 1.5; expected a whole number or None'),
+        ("BATCH_TOKENS='a'", "BATCH_TOKENS is 'a'; expected a whole number or None"),
+        ('ACCUMULATE=None', 'ACCUMULATE is None; expected a whole number'),
+        ('PATIENCE=0.5', 'PATIENCE is 0.5; expected a whole number'),
         ("LEARNING_RATE='a'", "LEARNING_RATE is 'a'; expected a number"),
         ("BEST_IS_HIGHER='no'", "BEST_IS_HIGHER is 'no'; expected True or False"),
         ("Limits.max_new_tokens='a'", "Limits.max_new_tokens is 'a'; expected a whole number or None"),

@@ -64,6 +64,7 @@ def files(model_dir):
 
 def test_two_processes_leave_what_one_does_and_go_on_after_it(tmp_path, arguments):
     arguments = [*arguments, '--gin.DROPOUT_RATE=0.0', '--gin.SAMPLED_EXITS=False', '--gin.LOG_EVERY=1', '--gin.EVAL_EVERY=1']
+    arguments += ['--accumulate=2', '--patience=2']
     loud = [argument for argument in arguments if argument != '--quiet']
     assert main([*arguments, f'--output={tmp_path}/alone']) == 0
     codes, first_errors = train_together([*loud, '--steps=1', '--max_minutes=30'])

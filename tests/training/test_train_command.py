@@ -127,6 +127,25 @@ def test_an_existing_model_folder_is_never_written_by_accident(tmp_path, light, 
     assert [json.loads(text)['step'] for text in (model_dir / 'metrics.jsonl').read_text().splitlines()] == [1, 2, 2]
 
 
+def test_flags_choose_batches_by_tokens_updates_of_several_and_an_early_end(tmp_path, light, capsys):
+    # Nothing is learned at this rate: the first evaluation stays the best.
+    flags = ['--batch_tokens=32', '--accumulate=3', '--patience=2', '--steps=50', '--gin.EVAL_EVERY=1', '--learning_rate=1e-12']
+    command = [argument for argument in light if not argument.startswith(('--batch_size', '--quiet', '--learning'))] + flags
+    assert main(command) == 0
+    model_dir = tmp_path / 'model'
+    said, log = capsys.readouterr().err, [json.loads(line) for line in (model_dir / 'metrics.jsonl').read_text().splitlines()]
+    assert log[-1]['step'] == 3 and log[-1]['patience'] == 2 and 'step 3: ends, loss was not better than' in said
+    written = (model_dir / 'config.gin').read_text()
+    for line in ('BATCH_SIZE = None', 'BATCH_TOKENS = 32', 'ACCUMULATE = 3', 'PATIENCE = 2'):
+        assert line in written
+    assert main([*command, '--resume', '--patience=4']) == 0
+    assert json.loads((model_dir / 'metrics.jsonl').read_text().splitlines()[-1])['step'] == 5
+    # A flag for rows takes the tokens of a gin file back.
+    (tmp_path / 'mine.gin').write_text('BATCH_SIZE = None\nBATCH_TOKENS = 32\n')
+    assert main([*light, f'--gin_file={tmp_path}/mine.gin', f'--output={tmp_path}/rows']) == 0
+    assert 'BATCH_TOKENS = None' in (tmp_path / 'rows' / 'config.gin').read_text()
+
+
 def test_an_interruption_says_what_is_saved(tmp_path, light, monkeypatch, capsys):
     real = jobs.fit
 
@@ -157,6 +176,7 @@ def test_a_folder_that_no_run_made_is_left_alone(tmp_path, arguments, capsys, fl
         (['--gin_file=runs/train.gin', '--stage=exits'], '--stage chooses a gin file, and --gin_file names one'),
         (['--gin_file=runs/train.gin'], 'MODEL_DIR, SOURCE, TARGET, TOKENIZER, TRAIN_DATA are required'),
         (['--gin_file=runs/train.gin', '--resume', '--overwrite'], 'not allowed with argument'),
+        (['--batch_size=8', '--batch_tokens=64'], '--batch_tokens: not allowed with argument --batch_size'),
         (['--gin_file=runs/train.gin', '--steps', 'many'], "invalid int value: 'many'"),
     ],
 )
@@ -175,6 +195,9 @@ def test_what_a_user_can_get_wrong_is_one_line_and_exit_code_2(capsys, extra, me
         ('--gin.TRAIN_DATA=[]', 'no input files'),
         ('--gin.TOKENIZER=5', 'TOKENIZER'),
         ('--gin.CLIP_NORM=-1', 'clip_norm'),
+        ('--gin.BATCH_TOKENS=64', 'batch_size is 8 and batch_tokens is 64; expected one of the two to be None'),
+        ('--accumulate=0', 'accumulate is 0'),
+        ('--patience=-1', 'patience is -1'),
         ('--learning_rate=nan', '--learning_rate is nan; expected a number'),
         ('--seed=-1', 'seed'),
         (f'--seed={10**20}', 'seed'),

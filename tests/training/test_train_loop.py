@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 import io
 import itertools
 import json
@@ -12,14 +11,15 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from calm_jax.checkpoints import native
-from calm_jax.training import losses, train_state
+from calm_jax.data.batching import TrainingBatches
+from calm_jax.training import losses
 from calm_jax.training.multi_exit import multi_exit_stage
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions, fit
+from tests.training.conftest import LENGTHS
 
 OPTIMIZER = Optimizer('adamw', 0.01, 2)
 OPTIONS = LoopOptions(steps=6, eval_every=3, save_every=2, log_every=1)
@@ -33,7 +33,7 @@ class BreaksAt:
     """Batches that cannot be read from some step on: a run that dies."""
 
     def __init__(self, batches, step):
-        self.batches, self.step, self.batch_size = batches, step, batches.batch_size
+        self.batches, self.step, self.row_counts = batches, step, batches.row_counts
 
     def __getitem__(self, step):
         if step >= self.step:
@@ -41,16 +41,32 @@ class BreaksAt:
         return self.batches[step]
 
 
+class SameBatch:
+    """One batch, whatever its number."""
+
+    def __init__(self, batches):
+        self.batch, self.row_counts = batches[0], batches.row_counts
+
+    def __getitem__(self, number):
+        return self.batch
+
+
 class PoisonedFrom:
     """Batches whose weights are not numbers from some step on."""
 
     def __init__(self, batches, step):
-        self.batches, self.step, self.batch_size = batches, step, batches.batch_size
+        self.batches, self.step, self.row_counts = batches, step, batches.row_counts
 
     def __getitem__(self, step):
         batch = self.batches[step]
         poison = np.nan if step >= self.step else 1.0
         return {**batch, 'decoder_loss_weights': batch['decoder_loss_weights'] * np.float32(poison)}
+
+
+def scripted(toy, *losses):
+    """The toy whose evaluations say these losses."""
+    said = iter(losses)
+    return toy._replace(report=lambda sums: {'loss': next(said)})
 
 
 def test_a_killed_and_resumed_run_ends_bit_identical(tmp_path, toy, batches, eval_batches):
@@ -75,43 +91,29 @@ def test_a_killed_and_resumed_run_ends_bit_identical(tmp_path, toy, batches, eva
     assert [step for step, evaluated, _ in steps[0] if evaluated] == [3, 6]
 
 
+def test_a_run_of_batches_of_tokens_that_are_accumulated_resumes_bit_identical(tmp_path, toy, examples, eval_batches):
+    batches = TrainingBatches(examples, batch_tokens=32, length_multiple=4, **LENGTHS)
+    assert len(batches.row_counts) == 2
+    options = dataclasses.replace(OPTIONS, accumulate=3)
+    whole = fit(toy, OPTIMIZER, batches, eval_batches, tmp_path / 'whole', options, quiet=True)
+    with pytest.raises(Exception, match='no step 13'):
+        fit(toy, OPTIMIZER, BreaksAt(batches, 13), eval_batches, tmp_path / 'parts', options, quiet=True)
+    resumed = fit(toy, OPTIMIZER, batches, eval_batches, tmp_path / 'parts', options, quiet=True)
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    assert int(whole.step) == 6 and [record['step'] for record in records(tmp_path / 'whole')] == [1, 2, 3, 3, 4, 5, 6, 6]
+    single = fit(toy, OPTIMIZER, batches, [], tmp_path / 'single', dataclasses.replace(OPTIONS, steps=18), quiet=True)
+    assert np.any(single.params['w'] != whole.params['w'])
+
+
 def test_the_end_depends_on_the_seed_and_on_every_step_s_draw(tmp_path, toy, batches):
     ends = [
         fit(toy, OPTIMIZER, batches, [], tmp_path / str(seed), dataclasses.replace(OPTIONS, seed=seed), quiet=True)
         for seed in (0, 1)
     ]
     assert np.any(ends[0].params['w'] != ends[1].params['w'])
-    state = train_state.initial_state(toy, toy.params, OPTIMIZER)
-    step_fn = jax.jit(functools.partial(train_state.update, toy, OPTIMIZER, 1, 0))
-    drawn = {float(step_fn(state._replace(step=jnp.int32(step)), {}, batches[0])[1]['loss']) for step in (0, 1, 0)}
-    assert len(drawn) == 2
-
-
-def test_micro_batches_give_the_large_batch_s_update(toy, batches):
-    # No noise: its draws differ. Rows differ in length, so a mean of the parts' means would not do.
-    quiet_loss = train_state.of_loss(lambda params, frozen, batch, key: tuple(toy.measure(params, frozen, batch).values()))
-    stage = toy._replace(gradients=quiet_loss)
-    state = train_state.initial_state(toy, toy.params, OPTIMIZER)
-    batch = batches[0]
-    lengths = batch['decoder_loss_weights'].sum(1)
-    assert lengths[0::2].sum() != lengths[1::2].sum() and lengths[:2].sum() != lengths[2:].sum()
-    found = {
-        parts: jax.jit(functools.partial(train_state.update, stage, OPTIMIZER, parts, 0))(state, {}, batch)
-        for parts in (1, 2, 4)
-    }
-    for parts in (2, 4):
-        np.testing.assert_allclose(found[parts][1]['loss'], found[1][1]['loss'], rtol=1e-6)
-        np.testing.assert_allclose(found[parts][1]['grad_norm'], found[1][1]['grad_norm'], rtol=1e-6)
-        # Adam's first step is the sign of a gradient; its first moment is the gradient.
-        first_moments = [optax.tree.get(found[count][0].optimizer, 'mu')['w'] for count in (1, parts)]
-        np.testing.assert_allclose(*first_moments, rtol=1e-5, atol=1e-9)
-
-
-def test_every_row_is_in_one_micro_batch():
-    rows = jnp.arange(12).reshape(6, 2)
-    parts = train_state._micro_batches(rows, 3)
-    assert parts.shape == (3, 2, 2)
-    assert sorted(np.ravel(parts)) == list(range(12))
+    # Nothing is learned at this rate, so that of one batch only draws make the loss another at every step.
+    one = fit(toy, Optimizer('adamw', 1e-12, 0), SameBatch(batches), [], tmp_path / 'same', OPTIONS, quiet=True)
+    assert int(one.step) == 6 and len({record['loss'] for record in records(tmp_path / 'same')}) == 6
 
 
 def test_a_transformer_learns_and_its_best_checkpoint_is_the_best(tmp_path, config, params, tokenizer, batches, eval_batches):
@@ -129,8 +131,7 @@ def test_a_transformer_learns_and_its_best_checkpoint_is_the_best(tmp_path, conf
 
 def test_the_best_checkpoint_stays_when_evaluations_get_worse(tmp_path, toy, batches, eval_batches):
     # Ever larger steps overshoot; the report is scripted so that the second of three is best.
-    scripted = iter([3.0, 1.0, 2.0])
-    stage = toy._replace(report=lambda sums: {'loss': next(scripted)})
+    stage = scripted(toy, 3.0, 1.0, 2.0)
     options = LoopOptions(steps=3, eval_every=1, save_every=1, log_every=1)
     state = fit(stage, OPTIMIZER, batches, eval_batches, tmp_path, options, quiet=True)
     assert float(state.best) == 1.0
@@ -139,10 +140,35 @@ def test_the_best_checkpoint_stays_when_evaluations_get_worse(tmp_path, toy, bat
 
 
 def test_a_higher_metric_can_be_the_better_one(tmp_path, toy, batches, eval_batches):
-    scripted = iter([3.0, 5.0, 4.0])
-    stage = toy._replace(report=lambda sums: {'loss': next(scripted)})
+    stage = scripted(toy, 3.0, 5.0, 4.0)
     options = LoopOptions(steps=3, eval_every=1, log_every=1, best_is_higher=True)
     assert float(fit(stage, OPTIMIZER, batches, eval_batches, tmp_path, options, quiet=True).best) == 5.0
+
+
+def test_a_run_ends_when_patience_is_lost_and_goes_on_with_more_of_it(tmp_path, toy, batches, eval_batches, capsys):
+    options = LoopOptions(steps=9, eval_every=1, save_every=5, log_every=1, patience=2)
+    state = fit(scripted(toy, 3.0, 1.0, 1.0, 2.0), OPTIMIZER, batches, eval_batches, tmp_path, options)
+    assert (int(state.step), float(state.best), int(state.waited)) == (4, 1.0, 2)
+    assert records(tmp_path)[-1] == {'step': 4, 'patience': 2, 'best': 1.0}
+    assert 'step 4: ends, loss was not better than 1.0000 in 2 evaluations (patience)\n' in capsys.readouterr().err
+    assert (tmp_path / 'last' / 'w.npy').exists() and (tmp_path / 'state' / '4').exists()
+    log = (tmp_path / 'metrics.jsonl').read_text()
+    again = fit(scripted(toy), OPTIMIZER, batches, eval_batches, tmp_path, options, quiet=True)
+    jax.tree.map(np.testing.assert_array_equal, state, again)
+    assert (tmp_path / 'metrics.jsonl').read_text() == log
+    # A better evaluation is waited for anew.
+    more = dataclasses.replace(options, patience=3)
+    losses = scripted(toy, 0.5, 0.7, 0.6, 0.5)
+    longer = fit(losses, OPTIMIZER, batches, eval_batches, tmp_path, more, quiet=True)
+    assert (int(longer.step), float(longer.best), int(longer.waited)) == (8, 0.5, 3)
+
+
+def test_how_long_a_better_evaluation_is_waited_for_survives_a_resumption(tmp_path, toy, batches, eval_batches):
+    options = LoopOptions(steps=9, eval_every=1, save_every=1, log_every=1, patience=2, best_is_higher=True)
+    with pytest.raises(Exception, match='no step 2'):
+        fit(scripted(toy, 5.0, 4.0), OPTIMIZER, BreaksAt(batches, 2), eval_batches, tmp_path, options, quiet=True)
+    resumed = fit(scripted(toy, 4.5), OPTIMIZER, batches, eval_batches, tmp_path, options, quiet=True)
+    assert (int(resumed.step), float(resumed.best)) == (3, 5.0)
 
 
 def test_evaluation_counts_every_example_once(tmp_path, toy, batches, eval_batches, examples):
@@ -218,6 +244,9 @@ def test_a_terminal_gets_bars_of_training_and_of_evaluations_one_at_a_time(tmp_p
         ({'steps': 0}, 'steps is 0'),
         ({'steps': 1, 'log_every': 0}, 'log_every is 0'),
         ({'steps': 1, 'eval_every': -1}, 'eval_every is -1'),
+        ({'steps': 1, 'accumulate': 0}, 'accumulate is 0'),
+        ({'steps': 1, 'patience': -1}, 'patience is -1'),
+        ({'steps': 1, 'patience': 1, 'eval_every': 0}, 'patience is 1 and eval_every is 0; expected evaluations before'),
     ],
 )
 def test_wrong_options_are_named(settings, message):
@@ -225,9 +254,9 @@ def test_wrong_options_are_named(settings, message):
         LoopOptions(**settings)
 
 
-def test_a_batch_that_cannot_be_split_is_refused(tmp_path, toy, batches):
-    with pytest.raises(ValueError, match='batch size 4 cannot be split over .* use a multiple of'):
-        fit(toy, OPTIMIZER, batches, [], tmp_path, dataclasses.replace(OPTIONS, micro_batches=3), quiet=True)
+def test_patience_without_evaluations_is_refused(tmp_path, toy, batches):
+    with pytest.raises(ValueError, match='patience is 2; expected evaluation data to lose it with'):
+        fit(toy, OPTIMIZER, batches, [], tmp_path, dataclasses.replace(OPTIONS, patience=2), quiet=True)
 
 
 def test_an_unknown_best_metric_is_refused_before_training(tmp_path, toy, batches, eval_batches):
@@ -246,13 +275,22 @@ from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions, fit
 assert jax.device_count() == int(sys.argv[2])
 examples = [Example(*pair) for pair in np.random.RandomState(0).randint(3, 99, size=(12, 2, 5)).astype(np.int32)]
-batches = TrainingBatches(examples, 4, max_source_length=8, max_target_length=8)
-options = LoopOptions(steps=4, micro_batches=2, log_every=1)
+batches = TrainingBatches(examples, batch_tokens=32, row_multiple=2, max_source_length=8, max_target_length=8)
+assert batches.row_counts == (4,)
+options = LoopOptions(steps=4, accumulate=2, log_every=1)
 fit(toy_stage(noise=0.0), Optimizer('adamw', 0.01, 2), batches, [], pathlib.Path(sys.argv[3]), options, quiet=True)
+if jax.device_count() > 1:
+    odd = TrainingBatches(examples, 3, max_source_length=8, max_target_length=8)
+    try:
+        fit(toy_stage(), Optimizer(), odd, [], pathlib.Path(sys.argv[3]), options, quiet=True)
+    except ValueError as error:
+        assert str(error) == 'batch size 3 cannot be split over 2 devices; use a multiple of 2', error
+    else:
+        sys.exit('three rows were split over two devices')
 """
 
 
-def test_two_devices_train_as_one_does(tmp_path):
+def test_two_devices_train_as_one_does_and_refuse_a_batch_that_they_cannot_share(tmp_path):
     runs = []
     for devices in (1, 2):
         environment = {**os.environ, 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu'}
