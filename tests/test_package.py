@@ -91,7 +91,7 @@ MAY_IMPORT = {
         'stages',
         'sweep',
     },
-    'gin_registry': {'options', 'models', 'decoding', 'training'},
+    'gin_registry': {'options', 'models', 'depth', 'decoding', 'training'},
     'recorded': {'types', 'formats', 'files', 'calibration', 'data', 'decoding'},
     'sweep': {'calibration', 'certified', 'data', 'decoding', 'model', 'recorded', 'runs'},
     'measured': {'calibration', 'data', 'decoding', 'metrics', 'recorded', 'sweep'},
@@ -128,6 +128,7 @@ MAY_IMPORT = {
         'data',
         'metrics',
         'checkpoints',
+        'files',
         'progress',
     },
 }

@@ -186,6 +186,20 @@ class TrainingBatches:
         batch = self._collate(examples, self._source_buckets, self._target_buckets, **self._ids)
         return {name: array[self._process_rows] for name, array in batch.items()}
 
+    def once(self) -> Iterator[Batch]:
+        """Every example once, those of like length together; rows that fill up the last batch have weights 0."""
+        for examples in _filled_batches(sorted(self.examples, key=self._sort_key), self.batch_size):
+            batch = self._collate(examples, self._source_buckets, self._target_buckets, **self._ids)
+            yield {name: array[self._process_rows] for name, array in batch.items()}
+
+    def token_counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of the source, or the prompt, and of the target of every example in a batch, int64 [N] each."""
+        sides = (self._source_buckets.limit, self.source_end), (self._target_buckets.limit, self._ids['target_end'])
+        lengths = np.array([[len(side) for side in example] for example in self.examples])
+        # A prompt of nothing is the id that decoding starts from.
+        source, target = (np.clip(lengths[:, at] + len(end), 1, limit) for at, (limit, end) in enumerate(sides))
+        return source, target
+
     def order(self, epoch: int) -> np.ndarray:
         """Indices of an epoch's examples, in the order its windows are cut from, [steps_per_epoch · batch_size]."""
         held = self._held_order
