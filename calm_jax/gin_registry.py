@@ -8,6 +8,7 @@ from gin import config as gin_config
 
 from calm_jax import tasks
 from calm_jax.decoding.decoding import Decoding
+from calm_jax.depth.search import Route
 from calm_jax.models.config import TransformerConfig
 from calm_jax.options import classes
 from calm_jax.training import classifier, constrained, jobs, losses, policy
@@ -18,7 +19,7 @@ from calm_jax.training.train_state import TrainState
 MODULE = 'calm_jax'
 
 
-def job(run: Callable[..., TrainState]) -> Callable:
+def job(run: Callable[..., TrainState] | Callable[..., Route]) -> Callable:
     """What a gin file makes the command do: `job.run = @train_model`."""
     return run
 
@@ -33,7 +34,9 @@ CONFIGURABLES: tuple[Callable, ...] = (
     jobs.train_exit_classifier,
     jobs.train_policy,
     jobs.train_task,
+    tasks.Labels,
     tasks.Spans,
+    jobs.search_plan,
     losses.proportional_to_layer,
     losses.uniform,
     losses.last_only,

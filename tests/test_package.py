@@ -97,7 +97,7 @@ MAY_IMPORT = {
         'stages',
         'sweep',
     },
-    'gin_registry': {'options', 'models', 'decoding', 'tasks', 'training'},
+    'gin_registry': {'options', 'models', 'depth', 'decoding', 'tasks', 'training'},
     'recorded': {'types', 'formats', 'files', 'calibration', 'data', 'decoding'},
     'sweep': {'calibration', 'certified', 'data', 'decoding', 'model', 'recorded', 'runs'},
     'measured': {'calibration', 'data', 'decoding', 'metrics', 'recorded', 'sweep'},
@@ -135,6 +135,7 @@ MAY_IMPORT = {
         'data',
         'metrics',
         'checkpoints',
+        'files',
         'progress',
     },
 }

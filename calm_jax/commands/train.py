@@ -25,6 +25,7 @@ from calm_jax.commands import configuration, gin_flags
 from calm_jax.compilation import use_compilation_cache
 from calm_jax.files import read_json, write_json, write_text
 from calm_jax.outputs import check_apart
+from calm_jax.training.search_run import EVALUATIONS
 
 # Everyday flags and the macros they set.
 _FLAGS = {
@@ -180,10 +181,12 @@ def _how_to_resume(model_dir: pathlib.Path, overwrite: bool) -> str:
     """What is said after Ctrl-C."""
     state = model_dir / 'state'
     steps = [int(path.name) for path in state.iterdir() if path.name.isdigit()] if state.is_dir() else []
-    if not steps:
+    searched = (state / EVALUATIONS).is_file()
+    if not steps and not searched:
         return 'nothing was saved yet'
+    saved = 'what was measured is saved' if searched else f'step {max(steps)} is saved'
     instead = ' in place of --overwrite' if overwrite else ''
-    return f'step {max(steps)} is saved: the same command with --resume{instead} goes on after it'
+    return f'{saved}: the same command with --resume{instead} goes on after it'
 
 
 def _next(model_dir: pathlib.Path, macros: dict) -> str:
@@ -195,8 +198,8 @@ def _next(model_dir: pathlib.Path, macros: dict) -> str:
     source = macros.get('SOURCE')
     words = ['calm', 'generate', '--checkpoint', str(folder), '--input', data, '--source_field']
     words += [source if isinstance(source, str) else 'FIELD', '--output', f'{shown}.jsonl']
-    if 'ESTIMATOR' in macros:
-        words += ['--plan', 'policy']
+    if 'PARTS' in macros:
+        words += ['--plan', 'policy', *(['--policy_drawn'] if macros.get('RANDOM') is not None else [])]
     elif 'FROZEN' not in macros:
         words += ['--measure', 'classifier' if 'OBJECTIVE' in macros else 'softmax_gap', '--threshold', '0.9']
     return f'{folder}: {"of the best evaluation" if best else "of the last step"}; next: {shlex.join(words)}'

@@ -197,6 +197,23 @@ class TrainingBatches:
         batch = self._collate(examples, *buckets, **self._ids)
         return {name: array[self._process_rows] for name, array in batch.items()}
 
+    def once(self) -> Iterator[Batch]:
+        """Every example once, those of like length together; rows that fill up the last batch have weights 0."""
+        if isinstance(self.groups, TokenBuckets):
+            yield from (self[number] for number in range(self.batches_per_epoch))
+            return
+        for examples in _filled_batches(sorted(self.examples, key=self._sort_key), *self.row_counts):
+            batch = self._collate(examples, self._source_buckets, self._target_buckets, **self._ids)
+            yield {name: array[self._process_rows] for name, array in batch.items()}
+
+    def token_counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of the source, or the prompt, and of the target of every example in a batch, int64 [N] each."""
+        sides = (self._source_buckets.limit, self.source_end), (self._target_buckets.limit, self._ids['target_end'])
+        lengths = np.array([[len(side) for side in example] for example in self.examples])
+        # A prompt of nothing is the id that decoding starts from.
+        source, target = (np.clip(lengths[:, at] + len(end), 1, limit) for at, (limit, end) in enumerate(sides))
+        return source, target
+
     def _sort_key(self, example: Example) -> tuple[int, int]:
         # The larger of the two bucket numbers first: on translation data it pads as little as sorting by the source's
         # bucket and then the target's length, and meets a third fewer (S, T) shapes.

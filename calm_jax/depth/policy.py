@@ -23,6 +23,7 @@ LIKELY = 0.9  # probability to run, and to keep all tokens, of a policy that has
 SHARPNESS = 10.0  # of the tilt of token choices, beside that of a sub-layer
 STEEPEST = 80.0  # |κ|, where λ is next to 0 or 1
 ALWAYS = 1e4  # a logit that no tilt reaches
+NEVER = 40.0  # one that a tilt reaches at λ = 1 alone, in float32, and one draw in eight million
 PLANNING = 0x706C616E  # a position that no token has
 
 
@@ -123,7 +124,11 @@ def pooled(states: Float[Array, 'B S D'], mask: Bool[Array, 'B S']) -> Float[Arr
 def tilted(logits: Logits, level: Array | float) -> Logits:
     """The logits under the dial λ in [0, 1]."""
     level = jnp.asarray(level, jnp.float32)
-    kappa = jnp.clip(jnp.log(level) - jnp.log1p(-level), -STEEPEST, STEEPEST)
+    return raised(logits, jnp.clip(jnp.log(level) - jnp.log1p(-level), -STEEPEST, STEEPEST))
+
+
+def raised(logits: Logits, kappa: Array | float) -> Logits:
+    """The logits with κ added to each sub-layer's, and κ · 10 · share to each choice's of tokens."""
     shares = jnp.array([choice.share for choice in TOKEN_CHOICES], jnp.float32)
     return Logits(logits.encoder + kappa, logits.decoder + kappa, logits.tokens + kappa * SHARPNESS * shares)
 
@@ -175,6 +180,22 @@ class Parts(NamedTuple):
         )
 
 
+def saying(decisions: Decisions) -> Logits:
+    """Logits of these decisions alone, drawn or not, under every dial below 1; at 1 all runs and all is kept."""
+    encoder, decoder = (jnp.where(each, ALWAYS, -NEVER) for each in decisions[:2])
+    rows = jnp.arange(decisions.tokens.shape[0])
+    dropped = 1 - jnp.array([choice.share for choice in TOKEN_CHOICES], jnp.float32)[decisions.tokens]
+    tokens = jnp.full((rows.shape[0], len(TOKEN_CHOICES)), -ALWAYS).at[:, 0].set(-NEVER * SHARPNESS * dropped)
+    return Logits(encoder, decoder, tokens.at[rows, decisions.tokens].set(0.0))
+
+
+def unread(logits: Logits, width: int) -> dict[str, Array]:
+    """The head of a policy that says these logits, of one row, of every input. width: D, of the states it would read."""
+    bias = jnp.concatenate([each.reshape(-1) for each in logits])
+    of_width = {name: jnp.zeros(width) for name in ('scale', 'shift', 'hidden_bias')}
+    return {**of_width, 'hidden_kernel': jnp.zeros((width, width)), 'kernel': jnp.zeros((width, len(bias))), 'bias': bias}
+
+
 PARTS = ('encoder', 'decoder', 'tokens')
 
 
@@ -192,7 +213,8 @@ def decided_alone(head: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
 
 def parts_of(names: Sequence[str] | None, sizes: Sizes) -> Parts:
     """The parts of a model with these sizes. names: of `PARTS`, None: all that it has; the first layer, which the policy reads
-    after, is in none. Raises ValueError for other names, none, and for tokens of a model that drops none."""
+    after, is in none. Raises ValueError for other names, none, tokens of a model that drops none, and an encoder of one layer
+    or none."""
     if isinstance(names, str) or (names is not None and not names):
         raise ValueError(f'parts is {names!r}; expected a list of {", ".join(PARTS)}, or None for all')
     unknown = [name for name in names or () if name not in PARTS]
@@ -201,6 +223,9 @@ def parts_of(names: Sequence[str] | None, sizes: Sizes) -> Parts:
     if 'tokens' in (names or ()) and not sizes.drops_tokens:
         why = 'its encoder reads nearby tokens' if sizes.encoder_layers else 'it has no encoder'
         raise ValueError(f'parts holds tokens, and this model cannot drop any: {why}')
+    if 'encoder' in (names or ()) and sizes.encoder_layers < 2:
+        why = 'the only layer of its encoder always runs' if sizes.encoder_layers else 'it has no encoder'
+        raise ValueError(f'parts holds encoder, and this model decides of none of its layers: {why}')
     names = PARTS if names is None else names
     encoder = jnp.arange(sizes.encoder_layers)[:, None] > 0
     decoder = jnp.arange(sizes.layers)[:, None] > (-1 if sizes.encoder_layers else 0)

@@ -1,7 +1,9 @@
 """Whole training jobs, from files to a model directory: what `calm train` runs."""
 
+import dataclasses
 import functools
 import os
+import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
@@ -21,15 +23,19 @@ from calm_jax.data.jsonl import Records, Template
 from calm_jax.data.sources import open_records
 from calm_jax.data.task_examples import TaskExamples, collate_task
 from calm_jax.data.tokenizers import Tokenizer, load_tokenizer
+from calm_jax.depth import search
+from calm_jax.depth.policy import parts_of, saying, unread
+from calm_jax.metrics import plan_cost
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import init_params
 from calm_jax.progress import progress
 from calm_jax.tasks import Labels, Task
-from calm_jax.training import classifier, constrained, losses, policy
+from calm_jax.training import baselines, classifier, constrained, losses, policy
 from calm_jax.training.multi_exit import multi_exit_stage
 from calm_jax.training.optimizer import Optimizer
-from calm_jax.training.task import task_stage
-from calm_jax.training.train_loop import LoopOptions, fit
+from calm_jax.training.search_run import SearchRun
+from calm_jax.training.task import new_head, task_stage
+from calm_jax.training.train_loop import LoopOptions, evaluate, fit
 from calm_jax.training.train_state import Stage, TrainState
 
 Paths = str | Sequence[str]
@@ -255,7 +261,8 @@ def train_exit_classifier(
     begun = native.load(checkpoint)
     generation = begun.generation or data.generation
     stage = classifier.classifier_stage(begun.config, begun.params, begun.tokenizer, objective, begun.heads, generation)
-    return _fit_head(stage, begun, data, optimizer, model_dir, options, quiet, start)
+    batches = data.batches(begun.tokenizer, begun.config, quiet, begun.generation)
+    return _fit_head(stage, begun, data, batches, optimizer, model_dir, options, quiet, start)
 
 
 def train_policy(
@@ -266,6 +273,7 @@ def train_policy(
     checkpoint: str | os.PathLike,
     parts: Sequence[str] | None = None,
     constant: bool = False,
+    random: float | None = None,
     estimator: policy.Estimator = policy.self_critical,
     rule: constrained.Rule = constrained.DualAscent(),
     tolerance: float = 0.05,
@@ -273,15 +281,26 @@ def train_policy(
     entropy_floor: float = 0.0,
     backbone: Optimizer | None = None,
     dropout_steps: int = 0,
+    task: Task | None = None,
     quiet: bool = False,
     start: Start = _nothing,
 ) -> TrainState:
     """Trains a policy of a native checkpoint, on its model as it is or together with it.
 
     model_dir: see `train_loop.fit`; its checkpoints hold the model too. optimizer: of the policy. start: see `train_model`.
-    For the others see `policy.policy_stage` and `train_loop.fit`.
+    random: a share of the full model's operations, in place of a policy that learns: decisions are drawn alike for all inputs,
+    which cost that on average over the training data, and the model learns under them; where it is frozen nothing learns, and
+    the run is of one step. task: what is asked, where the checkpoint does not say: its head is begun anew. For the others see
+    `policy.policy_stage` and `train_loop.fit`.
+
+    Raises ValueError for a share that is none, or that cannot be reached.
     """
+    if random is not None:
+        baselines.check_share('random', random)
     begun = native.load(checkpoint)
+    if task is not None and begun.task is None:
+        head = new_head(begun.config, task, options.seed)
+        begun = begun._replace(task=task, heads={**(begun.heads or {}), 'task': head})
     stage = policy.policy_stage(
         begun.config,
         begun.params,
@@ -294,13 +313,20 @@ def train_policy(
         entropy_floor=entropy_floor,
         exact_cost=exact_cost,
         constant=constant,
+        random=random is not None,
         dropout_steps=dropout_steps,
         seed=options.seed,
         heads=begun.heads,
         generation=begun.generation or data.generation,
         task=begun.task,
     )
-    return _fit_head(stage, begun, data, optimizer, model_dir, options, quiet, start, begun.task)
+    batches = data.batches(begun.tokenizer, begun.config, quiet, begun.generation, begun.task)
+    if random is not None:
+        prices = _mean_prices(begun, batches[0])
+        scores = baselines.drawn_alike(prices, parts_of(parts, begun.config.sizes), begun.config.decoder_only, random)
+        stage = stage._replace(params={**stage.params, 'policy': unread(scores, begun.config.emb_dim)})
+        options = options if backbone else dataclasses.replace(options, steps=1)
+    return _fit_head(stage, begun, data, batches, optimizer, model_dir, options, quiet, start)
 
 
 def train_task(
@@ -339,22 +365,83 @@ def train_task(
         heads=heads,
         generation={'limits': limits},
     )
-    return _fit_head(stage, begun, data, optimizer, model_dir, options, quiet, start, task)
+    batches = data.batches(begun.tokenizer, begun.config, quiet, begun.generation, task)
+    return _fit_head(stage, begun, data, batches, optimizer, model_dir, options, quiet, start)
+
+
+def search_plan(
+    model_dir: str | os.PathLike,
+    data: PairedText,
+    checkpoint: str | os.PathLike,
+    share: float,
+    parts: Sequence[str] | None = None,
+    beam: int = 1,
+    max_evaluations: int = 10_000,
+    quiet: bool = False,
+    start: Start = _nothing,
+) -> search.Route:
+    """Searches the plan that is the same for every input and costs at most a share of the full model's operations on the
+    training data, and stores it as a policy that reads nothing.
+
+    Writes, under `model_dir`:
+      state/         evaluations.jsonl, the loss of every plan that was measured: what a search that goes on does not measure
+                     again.
+      last/          the checkpoint, for decoding.
+      metrics.jsonl  {"step", "loss", "full_loss", "cost", "dropped"}, the route to the plan, one thing less at each
+                     step, and {"step", "eval": {…}} of the evaluation data, as of a policy.
+
+    share: of the full model's operations, the mean over texts. parts: see `policy.policy_stage`. beam, max_evaluations: see
+    `depth.search.search`. start: see `train_model`.
+
+    Raises ValueError for a share that is none, or that cannot be reached, and for several processes.
+    """
+    baselines.check_share('share', share)
+    if jax.process_count() > 1:
+        raise ValueError(f'a plan is searched for by one process; here are {jax.process_count()}')
+    begun = native.load(checkpoint)
+    config, decided = begun.config, parts_of(parts, begun.config.sizes)
+    generation = begun.generation or data.generation
+    stage = policy.policy_stage(
+        config, begun.params, begun.tokenizer, parts=parts, heads=begun.heads, generation=generation, task=begun.task
+    )
+    training, evaluation = data.batches(begun.tokenizer, config, quiet, begun.generation, begun.task)
+    plans = (
+        baselines.StaticPlan.full(config.sizes),
+        functools.partial(baselines.droppable, decided),
+        baselines.cost_of(_mean_prices(begun, training), config.decoder_only),
+    )
+    search.check(*plans, share, beam, max_evaluations)
+    start(_inputs(data, training, begun.tokenizer, begun.params))
+    run = SearchRun(model_dir, quiet)
+    head = (begun.heads or {}).get('task')
+    loss_of = run.remembered(baselines.loss_of(config, begun.params, list(training.once()), begun.task, head))
+    route = search.search(*plans, loss_of, share, beam=beam, max_evaluations=max_evaluations, watch=run.dropped)
+    trained = {'policy': unread(saying(route.steps[-1].plan.decisions()), config.emb_dim)}
+    run.end(route, evaluate(stage, jax.jit(stage.measure), trained, stage.frozen, evaluation) if evaluation else None)
+    stage.export(trained, pathlib.Path(model_dir) / 'last')
+    return route
+
+
+def _mean_prices(begun: native.Checkpoint, training: TrainingBatches) -> plan_cost.Prices:
+    """Of one input, what decisions cost on average over the training data."""
+    source, target = training.token_counts()
+    read = begun.task is not None
+    return baselines.mean_prices(begun.config, source, source if read else target, read)
 
 
 def _fit_head(
     stage: Stage,
     begun: native.Checkpoint,
     data: PairedText,
+    batches: tuple[TrainingBatches, list],
     optimizer: Optimizer,
     model_dir: str | os.PathLike,
     options: LoopOptions,
     quiet: bool,
     start: Start,
-    task: Task | None = None,
 ) -> TrainState:
-    """Trains what a stage adds to the checkpoint that it began from."""
-    training, evaluation = data.batches(begun.tokenizer, begun.config, quiet, begun.generation, task)
+    """Trains what a stage adds to the checkpoint that it began from, on batches of the data for it."""
+    training, evaluation = batches
     inputs = _inputs(data, training, begun.tokenizer, begun.params)
     return fit(stage, optimizer, training, evaluation, model_dir, options, quiet, functools.partial(start, inputs))
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from calm_jax.checkpoints import native
@@ -33,6 +32,7 @@ from calm_jax.depth.policy import (
     parts_of,
     plan_of,
     policy_flops,
+    unread,
 )
 from calm_jax.metrics import plan_cost
 from calm_jax.models import planned
@@ -50,6 +50,7 @@ SHARES = tuple((choice.numerator, choice.denominator) for choice in TOKEN_CHOICE
 REMEMBERED = 0.95  # of the running difference to the full plan's loss, at each step
 ABOVE = 10.0  # what a nat above the bound weighs against all of the full model's operations, where the best step is chosen
 DRAWN_COST = 7  # of the keys of a batch's draws, those that a cost is estimated from
+FOREVER = 2**31 - 1  # steps
 
 
 class Read(NamedTuple):
@@ -207,6 +208,12 @@ def straight_through(draws: Draws, temperature: float = 1.0) -> Sampled:
     return Sampled(loss + (jax.lax.stop_gradient(loss) - greedy) * score, loss)
 
 
+def untaught(draws: Draws) -> Sampled:
+    """The loss of one draw, of which the policy learns nothing."""
+    loss = draws.loss_of(draws.parts.limited(drawn(draws.logits, draws.keys(0))))
+    return Sampled(loss, loss)
+
+
 Estimator = Callable[[Draws], Sampled]
 
 
@@ -309,6 +316,7 @@ def policy_stage(
     entropy_floor: float = 0.0,
     exact_cost: bool = True,
     constant: bool = False,
+    random: bool = False,
     dropout_steps: int = 0,
     seed: int = 0,
     heads: dict | None = None,
@@ -321,9 +329,10 @@ def policy_stage(
     loss. rule: how a direction is made of loss and cost. tolerance: nats per token by which the drawn plans' loss may be above
     the full plan's. backbone: of the model, which follows the loss of the drawn plans; None: it is frozen. entropy_floor: mean
     nats of a decision, below which entropy is raised. exact_cost: whether the gradient of the expected cost is exact; else it
-    is estimated as that of the loss is. constant: whether the policy is fed ones, whatever the input is. dropout_steps: in
-    which the model alone learns, under draws of a policy that has learned nothing. heads: those of the checkpoint, of which a
-    policy is trained on. task: of the checkpoint; its head learns with the model.
+    is estimated as that of the loss is. constant: whether the policy is fed ones, whatever the input is. random: whether
+    the policy learns nothing at all: the model does, under its draws, and evaluations are of draws. dropout_steps: in which the
+    model alone learns, under draws of a policy that has learned nothing. heads: those of the checkpoint, of which a policy is
+    trained on. task: of the checkpoint; its head learns with the model.
 
     Raises ValueError for parts that the model does not have.
     """
@@ -335,6 +344,10 @@ def policy_stage(
         raise ValueError(f'entropy_floor is {entropy_floor}; expected 0 or more')
     if dropout_steps < 0 or (dropout_steps and backbone is None):
         raise ValueError(f'dropout_steps is {dropout_steps}; expected 0 or more, and 0 where the model is frozen')
+    if random and constant:
+        raise ValueError('constant and random are two policies; choose one')
+    if random:
+        estimator, dropout_steps = untaught, FOREVER
     model, sizes = Transformer(config), config.sizes
     decided, policy = parts_of(parts, sizes), Policy(sizes.encoder_layers, sizes.layers)
     others = dict(heads or {})
@@ -424,7 +437,7 @@ def policy_stage(
         seen = read(call, config, batch, goal)
         logits, there = scored(trained['policy'], seen), goal.there(batch).astype(jnp.float32)
         within = functools.partial(nats, call, config, batch, seen, goal=goal, head=now['task'])
-        decisions = decided.limited(likeliest(logits))
+        decisions = decided.limited(drawn(logits, of_texts(seed, batch)) if random else likeliest(logits))
         plan = plan_of(decisions, seen.context)
         of_row = {
             'loss': within(plan),
@@ -482,9 +495,19 @@ def policy_stage(
     )
 
 
+def of_texts(seed: int, batch: Batch) -> Array:
+    """A key for each row [B], of its target alone, or of the text that is read for a task: the same at every evaluation, and
+    others for other texts."""
+    if 'decoder_mask' in batch:
+        tokens, there = batch['decoder_input_tokens'], batch['decoder_mask']
+    else:
+        tokens, there = batch['decoder_target_tokens'], batch['decoder_loss_weights'] > 0
+    tokens = tokens.astype(jnp.uint32) * there
+    places = 2 * jnp.arange(tokens.shape[1], dtype=jnp.uint32) + 1
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.sum(tokens * places, axis=1, dtype=jnp.uint32))
+
+
 def fed_ones(policy: Policy, head: dict) -> dict:
     """The policy that says of every input what this one says of ones."""
     ones = jnp.ones((1, 1, head['scale'].shape[0])), jnp.ones((1, 1), bool)
-    scores = cast(Logits, policy.apply({'params': head}, *ones))
-    flat = [np.asarray(each).reshape(-1) for each in scores]
-    return {**head, 'kernel': np.zeros_like(head['kernel']), 'bias': np.concatenate(flat)}
+    return unread(cast(Logits, policy.apply({'params': head}, *ones)), head['scale'].shape[0])

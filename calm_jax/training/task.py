@@ -36,12 +36,7 @@ def task_stage(
     this is trained on.
     """
     model, others = Transformer(config), dict(heads or {})
-    head = others.pop('task', None)
-    if head is None or head['kernel'].shape[1] != task.outputs:
-        # As they are published: labels of an encoder-decoder by two maps, of a decoder-only model by one without a bias.
-        labels = isinstance(task, Labels)
-        shape = task.outputs, labels and not config.decoder_only, not (labels and config.decoder_only)
-        head = init_task_head(config, jax.random.key(seed), *shape)
+    head = others.pop('task', None) or new_head(config, task, seed)
 
     def scores(trained, backbone, batch, key=None):
         now = trained.get('model', backbone)
@@ -76,6 +71,14 @@ def task_stage(
     start = {'task': head} if frozen else {'task': head, 'model': params}
     backbone = params if frozen else {}
     return Stage(start, backbone, of_loss(loss), measure, report, ('loss', 'accuracy'), export)
+
+
+def new_head(config: TransformerConfig, task: Task, seed: int) -> dict[str, Array]:
+    """A head that has learned nothing, of the form that is published: labels of an encoder-decoder by two maps, those of a
+    decoder-only model by one without a bias."""
+    labels = isinstance(task, Labels)
+    form = labels and not config.decoder_only, not (labels and config.decoder_only)
+    return init_task_head(config, jax.random.key(seed), task.outputs, *form)
 
 
 def of_positions(task: Task, config: TransformerConfig, states: Array, batch: Batch) -> Array:
