@@ -199,7 +199,7 @@ def _next(model_dir: pathlib.Path, macros: dict) -> str:
     words = ['calm', 'generate', '--checkpoint', str(folder), '--input', data, '--source_field']
     words += [source if isinstance(source, str) else 'FIELD', '--output', f'{shown}.jsonl']
     if 'PARTS' in macros:
-        words += ['--plan', 'policy', *(['--policy_drawn'] if macros.get('RANDOM') is not None else [])]
+        words += ['--plan', 'policy', *(['--policy_drawn', 'true'] if macros.get('RANDOM') is not None else [])]
     elif 'FROZEN' not in macros:
         words += ['--measure', 'classifier' if 'OBJECTIVE' in macros else 'softmax_gap', '--threshold', '0.9']
     return f'{folder}: {"of the best evaluation" if best else "of the last step"}; next: {shlex.join(words)}'

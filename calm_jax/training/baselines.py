@@ -36,9 +36,13 @@ def mean_prices(
 ) -> plan_cost.Prices:
     """The prices of one input that costs within any plan what texts of these lengths, int [N], cost on average. reads: as
     `plan_cost.prices`."""
-    lengths = jnp.asarray(source_tokens), jnp.asarray(target_tokens)
-    each = plan_cost.prices(config, *lengths, SHARES, policy_flops(config.sizes), reads)
-    return jax.tree.map(lambda prices: jnp.mean(prices, axis=0, keepdims=True), each)
+
+    @jax.jit
+    def mean(source_tokens, target_tokens):
+        each = plan_cost.prices(config, source_tokens, target_tokens, SHARES, policy_flops(config.sizes), reads)
+        return jax.tree.map(lambda prices: jnp.mean(prices, axis=0, keepdims=True), each)
+
+    return mean(np.asarray(source_tokens), np.asarray(target_tokens))
 
 
 def drawn_alike(prices: plan_cost.Prices, parts: Parts, decoder_only: bool, share: float) -> Logits:

@@ -1,5 +1,6 @@
 """A tiny transformer, and records that it can learn, for the tests of training."""
 
+import dataclasses
 import functools
 import json
 
@@ -40,6 +41,14 @@ def params(config):
         lambda leaf: np.ones(leaf.shape, np.float32) if leaf.ndim == 1 else (random.randn(*leaf.shape) / 4).astype(np.float32),
         shapes,
     )
+
+
+@pytest.fixture(scope='session')
+def deeper(config, params):
+    """(configuration, parameters) with a second encoder layer, so that source tokens may be dropped."""
+    other = jax.tree.map(lambda leaf: np.roll(leaf, 1, axis=0), params['encoder']['layers_0'])
+    encoder = {**params['encoder'], 'layers_1': other}
+    return dataclasses.replace(config, num_encoder_layers=2, dropout_rate=0.0), {**params, 'encoder': encoder}
 
 
 @pytest.fixture(scope='session')

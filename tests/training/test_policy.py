@@ -1,6 +1,5 @@
 """A policy's stage: estimators against the enumeration of every plan, exact costs, and a policy that learns."""
 
-import dataclasses
 import itertools
 import json
 
@@ -159,14 +158,6 @@ def test_the_expected_cost_is_the_mean_over_every_plan(toy):
     mean = jnp.sum(likelihood * plan_cost.expected(prices, chances_of(plans), False))
     one = jax.tree.map(lambda each: each[:1], prices)
     np.testing.assert_allclose(plan_cost.expected(one, chances(logits, parts), False)[0], mean, rtol=1e-5)
-
-
-@pytest.fixture(scope='module')
-def deeper(config, params):
-    """(configuration, parameters) with a second encoder layer, so that source tokens may be dropped."""
-    other = jax.tree.map(lambda leaf: np.roll(leaf, 1, axis=0), params['encoder']['layers_0'])
-    encoder = {**params['encoder'], 'layers_1': other}
-    return dataclasses.replace(config, num_encoder_layers=2, dropout_rate=0.0), {**params, 'encoder': encoder}
 
 
 def train(folder, deeper, tokenizer, batches, eval_batches=(), steps=6, rate=0.05, **options):
