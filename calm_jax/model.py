@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import itertools
 import math
 import os
@@ -35,7 +36,7 @@ from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import join, split
 from calm_jax.models.transformer import Transformer
 from calm_jax.options import check_values
-from calm_jax.output import DecodeReport, Output, Outputs
+from calm_jax.output import DecodeReport, Output, Outputs, SequencePlan
 from calm_jax.request import (
     BATCH_SIZE,
     PACKS,
@@ -52,7 +53,7 @@ from calm_jax.request import (
 )
 from calm_jax.stop_strings import StopStrings
 from calm_jax.streamed_text import StreamedText
-from calm_jax.types import Array, HeadColumns
+from calm_jax.types import Array, HeadColumns, Plan
 
 PACKED_BATCHES = 16  # of a window, from which on packing is worth what compiling it takes
 NEW_TOKENS, SOURCE_LENGTH = 128, 512  # limits where neither the decoding nor the checkpoint says any
@@ -461,15 +462,16 @@ class Model:
             landings = itertools.chain.from_iterable(each)
         else:
             landings = decode_batches(*model, window, request.decoding, wanted=wanted, **parts)
+        sources = _Sources(window)
         before = compile_seconds()
         for landing in landings:
             compiling, before = compile_seconds() - before, compile_seconds()
             landing = landing._replace(seconds=max(0.0, landing.seconds - compiling), trace=stops.cut(landing.trace))
-            outputs = self._rows_of(landing, request)
+            outputs = self._rows_of(landing, request, sources)
             kept = {row: outputs[row] for row in sorted(outputs) if row in wanted}
             yield kept, landing.report(beams(request.decoding))._replace(compile_seconds=compiling)
 
-    def _rows_of(self, landing: Landing, request: Request) -> dict[int, Output]:
+    def _rows_of(self, landing: Landing, request: Request, sources: '_Sources') -> dict[int, Output]:
         """Outputs by row of the input."""
         trace, source_tokens = landing.trace, landing.source_tokens
         flops = cost.exact(self.config, source_tokens, trace.work, trace.prefill).total
@@ -498,8 +500,30 @@ class Model:
                 log_probabilities=None if scores is None else scores[row, :length].tolist(),
                 sequence=index % request.sequences,
                 text_index=index // request.sequences,
+                plan=None if trace.plan is None else self._plan_of(trace.plan, row, request, sources, index),
             )
         return outputs
+
+    def _plan_of(self, plan: Plan, row: int, request: Request, sources: '_Sources', index: int) -> SequencePlan:
+        """The plan of a row of a trace; index: of the input, by which its source is known."""
+        crosses = not self.config.decoder_only
+        dropped, pieces, choice = [], [], None
+        if plan.source is not None:
+            tokens = sources[index]
+            dropped = np.flatnonzero(~np.asarray(plan.source[row, : len(tokens)])).tolist()
+            pieces = self.tokenizer.pieces(tokens.tolist()) if dropped else []
+        if plan.choice is not None and request.decoding.plan is not None:
+            choice = request.decoding.plan.choices[int(plan.choice[row])]
+        return SequencePlan(
+            self_attention=plan.self_attention[row].tolist(),
+            cross_attention=plan.cross_attention[row].tolist() if crosses else [],
+            feed_forward=plan.feed_forward[row].tolist(),
+            encoder_attention=plan.encoder_attention[row].tolist(),
+            encoder_feed_forward=plan.encoder_feed_forward[row].tolist(),
+            dropped=dropped,
+            source=pieces,
+            choice=choice,
+        )
 
     def _text_parts(self, prompt: str, request: Request) -> Iterator[str]:
         source = self.encode(prompt, request.languages.of_source(0), request.date)
@@ -526,6 +550,21 @@ class Model:
                 break
         if part := text.end():
             yield part
+
+
+class _Sources:
+    """The sources of a window by their rows of the input, int32 [n] each, looked up when the first is asked for."""
+
+    def __init__(self, window: Sequence[DecodeBatch]):
+        self._window = window
+
+    @functools.cached_property
+    def _places(self) -> dict[int, tuple[DecodeBatch, int]]:
+        return {row: (batch, place) for batch in self._window for place, row in enumerate(batch.rows.tolist()) if row >= 0}
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        batch, place = self._places[row]
+        return batch.tokens[place][batch.mask[place]]
 
 
 def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
