@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 from calm_jax.reporting import cells
@@ -131,6 +131,8 @@ def _draw_plans(plans: Plans) -> Figure:
     blocks = [cells.Block(name, runs[order][:, last - layers : last]) for (name, layers), last in zip(plans.sub_layers, ends)]
     figure, axes = cells.draw(blocks, heights, height=4.2)
     axes[0].yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.0f}'))
+    axes[0].set_ylabel('texts')
     figure.supxlabel('layer', fontsize=9.5)
     cells.legend(figure, 'runs', 'skipped')
     return figure

@@ -11,8 +11,10 @@ _PIECES = 400  # of a source, that are shown
 
 
 class Stretch(NamedTuple):
-    """Part of a source as printed. kind: 'kept', 'dropped', or 'between' for words about what is left out here."""
+    """Part of a source as printed: the space before it, and its text. kind: 'kept', 'dropped', or 'between' for words about what
+    is left out here."""
 
+    space: str
     text: str
     kind: str
 
@@ -35,23 +37,27 @@ def printed(cut: CutSource) -> CutText:
 
 def _stretches(cut: CutSource) -> list[Stretch]:
     """The source in stretches of kept and of dropped tokens; of long ones the ends alone, of a long source its beginning."""
-    places, found = range(len(cut.pieces)), []
-    for dropped, group in itertools.groupby(places, key=cut.dropped.__contains__):
-        stretch, kind = list(group), 'dropped' if dropped else 'kept'
-        if len(stretch) > _LONG:
-            between = len(stretch) - 2 * _ENDS
-            found += [(stretch[:_ENDS], kind), (between, 'between'), (stretch[-_ENDS:], kind)]
-        else:
-            found.append((stretch, kind))
     stretches, shown = [], 0
-    for stretch, kind in found:
-        if kind == 'between':
-            stretches.append(Stretch(f' … {number(stretch)} tokens … ', kind))
-        elif shown + len(stretch) > _PIECES:
-            stretches.append(Stretch(f' … {number(len(cut.pieces) - stretch[0])} more tokens', 'between'))
+    for dropped, group in itertools.groupby(range(len(cut.pieces)), key=cut.dropped.__contains__):
+        places, kind = list(group), 'dropped' if dropped else 'kept'
+        if shown >= _PIECES:
+            stretches.append(Stretch(' ', f'… {number(len(cut.pieces) - places[0])} more tokens', 'between'))
             break
+        if len(places) > _LONG:
+            left_out = f'… {number(len(places) - 2 * _ENDS)} more {kind} …'
+            stretches += [
+                _stretch(cut.pieces, places[:_ENDS], kind),
+                Stretch(' ', left_out, 'between'),
+                _stretch(cut.pieces, places[-_ENDS:], kind),
+            ]
         else:
-            text = ''.join(cut.pieces[place] for place in stretch).replace('▁', ' ')
-            stretches.append(Stretch(text if stretches else text.removeprefix(' '), kind))
-            shown += len(stretch)
+            stretches.append(_stretch(cut.pieces, places, kind))
+        shown += min(len(places), 2 * _ENDS)
     return stretches
+
+
+def _stretch(pieces: tuple[str, ...], places: list[int], kind: str) -> Stretch:
+    text = ''.join(pieces[place] for place in places).replace('▁', ' ')
+    words = text.lstrip(' ')
+    space = '' if places[0] == 0 else text[: len(text) - len(words)]
+    return Stretch(space, words, kind)
