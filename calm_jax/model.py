@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import itertools
 import math
 import os
@@ -38,7 +39,7 @@ from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import join, split
 from calm_jax.models.transformer import Transformer
 from calm_jax.options import check_values
-from calm_jax.output import DecodeReport, Output, Outputs
+from calm_jax.output import DecodeReport, Output, Outputs, SequencePlan
 from calm_jax.readouts import Reading, read_window
 from calm_jax.request import (
     BATCH_SIZE,
@@ -58,7 +59,7 @@ from calm_jax.request import (
 from calm_jax.stop_strings import StopStrings
 from calm_jax.streamed_text import StreamedText
 from calm_jax.tasks import Labels, Spans, Task
-from calm_jax.types import Array, HeadColumns
+from calm_jax.types import Array, HeadColumns, Plan
 
 PACKED_BATCHES = 16  # of a window, from which on packing is worth what compiling it takes
 NEW_TOKENS, SOURCE_LENGTH = 128, 512  # limits where neither the decoding nor the checkpoint says any
@@ -485,11 +486,12 @@ class Model:
             landings = itertools.chain.from_iterable(each)
         else:
             landings = decode_batches(*model, window, request.decoding, wanted=wanted, **parts)
+        sources = _Sources(window)
         before = compile_seconds()
         for landing in landings:
             compiling, before = compile_seconds() - before, compile_seconds()
             landing = landing._replace(seconds=max(0.0, landing.seconds - compiling), trace=stops.cut(landing.trace))
-            outputs = self._rows_of(landing, request)
+            outputs = self._rows_of(landing, request, sources)
             kept = {row: outputs[row] for row in sorted(outputs) if row in wanted}
             yield kept, landing.report(beams(request.decoding))._replace(compile_seconds=compiling)
 
@@ -523,7 +525,7 @@ class Model:
 
     def _answers(self, reading: Reading, request: Request, seconds: float, asked: dict[int, str]) -> dict[int, Output]:
         """Outputs by row of the input. seconds: of each."""
-        config, (given, work, prefill, _) = self.config, reading.readout
+        config, (given, work, prefill, plan) = self.config, reading.readout
         scores = np.asarray(given)
         lengths = np.array([len(tokens) for tokens in reading.tokens])
         # What reads a text of a decoder-only model are its columns: there is no prompt before them.
@@ -555,6 +557,7 @@ class Model:
                 truncated=bool(reading.truncated[place]),
                 batch_seconds=seconds,
                 text_index=row,
+                plan=None if plan is None else self._plan_of(plan, place, request, reading.tokens, place),
             )
         return outputs
 
@@ -567,7 +570,7 @@ class Model:
         offsets = [offsets[place] for place in places] + [(0, 0)] * (len(scores) - len(places))
         return span_of(scores, offsets, text, answerable(text), task)
 
-    def _rows_of(self, landing: Landing, request: Request) -> dict[int, Output]:
+    def _rows_of(self, landing: Landing, request: Request, sources: '_Sources') -> dict[int, Output]:
         """Outputs by row of the input."""
         trace, source_tokens = landing.trace, landing.source_tokens
         flops = cost.exact(self.config, source_tokens, trace.work, trace.prefill).total
@@ -596,8 +599,32 @@ class Model:
                 log_probabilities=None if scores is None else scores[row, :length].tolist(),
                 sequence=index % request.sequences,
                 text_index=index // request.sequences,
+                plan=None if trace.plan is None else self._plan_of(trace.plan, row, request, sources, index),
             )
         return outputs
+
+    def _plan_of(
+        self, plan: Plan, row: int, request: Request, sources: '_Sources | Sequence[np.ndarray]', index: int
+    ) -> SequencePlan:
+        """The plan of a row of a trace; index: by which its source is known."""
+        crosses = not self.config.decoder_only
+        dropped, pieces, choice = [], [], None
+        if plan.source is not None:
+            tokens = sources[index]
+            dropped = np.flatnonzero(~np.asarray(plan.source[row, : len(tokens)])).tolist()
+            pieces = self.tokenizer.pieces(tokens.tolist()) if dropped else []
+        if plan.choice is not None and request.decoding.plan is not None:
+            choice = request.decoding.plan.choices[int(plan.choice[row])]
+        return SequencePlan(
+            self_attention=plan.self_attention[row].tolist(),
+            cross_attention=plan.cross_attention[row].tolist() if crosses else [],
+            feed_forward=plan.feed_forward[row].tolist(),
+            encoder_attention=plan.encoder_attention[row].tolist(),
+            encoder_feed_forward=plan.encoder_feed_forward[row].tolist(),
+            dropped=dropped,
+            source=pieces,
+            choice=choice,
+        )
 
     def _text_parts(self, prompt: str, request: Request) -> Iterator[str]:
         source = self.encode(prompt, request.languages.of_source(0), request.date)
@@ -624,6 +651,21 @@ class Model:
                 break
         if part := text.end():
             yield part
+
+
+class _Sources:
+    """The sources of a window by their rows of the input, int32 [n] each, looked up when the first is asked for."""
+
+    def __init__(self, window: Sequence[DecodeBatch]):
+        self._window = window
+
+    @functools.cached_property
+    def _places(self) -> dict[int, tuple[DecodeBatch, int]]:
+        return {row: (batch, place) for batch in self._window for place, row in enumerate(batch.rows.tolist()) if row >= 0}
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        batch, place = self._places[row]
+        return batch.tokens[place][batch.mask[place]]
 
 
 def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:

@@ -7,6 +7,26 @@ from typing import NamedTuple, overload
 
 
 @dataclasses.dataclass(frozen=True)
+class SequencePlan:
+    """What the plan of one sequence ran, and what it dropped of its source.
+
+    self_attention, cross_attention, feed_forward: of each decoder layer, whether it ran; encoder_attention,
+    encoder_feed_forward: of each encoder layer. Those that the model does not have are empty.
+    dropped: places of the source tokens that were dropped, rising, from 0; source: a printable string for each of its tokens
+    where any was, else empty. choice: the name of what was chosen for the source, None where the plan maker names none.
+    """
+
+    self_attention: list[bool]
+    cross_attention: list[bool]
+    feed_forward: list[bool]
+    encoder_attention: list[bool]
+    encoder_feed_forward: list[bool]
+    dropped: list[int] = dataclasses.field(default_factory=list)
+    source: list[str] = dataclasses.field(default_factory=list)
+    choice: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Output:
     """One decoded sequence.
 
@@ -19,6 +39,7 @@ class Output:
         their slots, over the sequences that left then. Time that went into compiling is left out.
     log_probabilities: of each token under the model's own logits at its exit, before rules and temperature; None where they
     were not asked for. text_index: which of the texts it is of, sequence: which of the text's sequences it is, both from 0.
+    plan: what ran, where there is a plan and its dial does not stand at 1; else None: everything.
     """
 
     text: str
@@ -36,6 +57,7 @@ class Output:
     log_probabilities: list[float] | None = None
     sequence: int = 0
     text_index: int = 0
+    plan: SequencePlan | None = None
 
 
 class DecodeReport(NamedTuple):

@@ -1,4 +1,5 @@
-"""What result files hold, declared once for those who write them and for the report: points of a curve, outputs, examples.
+"""What result files hold, declared once for those who write them and for the report: points of a curve, outputs, examples,
+plans.
 
 Written as `dataclasses.asdict` has them; a field that is null counts as not there.
 """
@@ -6,6 +7,8 @@ Written as `dataclasses.asdict` has them; a field that is null counts as not the
 import dataclasses
 
 FULL_MODEL = 'full model'  # the label of its outputs
+# The names of a policy's choices of source tokens, by what they drop, in the order of `calm_jax.depth.policy.TOKEN_CHOICES`.
+TOKEN_CHOICES = ('none', 'last 10%', 'last 20%', 'evenly 25%', 'last 30%', 'evenly 33%', 'evenly 50%')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -119,6 +119,7 @@ class Plan(NamedTuple):
     """Which sub-layers each row runs for the whole sequence: bool [B, L]; for the encoder bool [B, its layers].
 
     source: bool [B, S], the source tokens that go on after the encoder's first layer, which the plan maker has seen; None: all.
+    choice: int32 [B], which of the maker's named choices that is (`PlanMaker.choices`), for reports alone; None: of none.
     """
 
     self_attention: Array
@@ -127,6 +128,7 @@ class Plan(NamedTuple):
     encoder_attention: Array
     encoder_feed_forward: Array
     source: Array | None = None
+    choice: Array | None = None
 
 
 class Work(NamedTuple):

@@ -2,6 +2,9 @@
 
 import math
 
+# Of `calm_jax.output.SequencePlan`.
+SUB_LAYERS = ('encoder_attention', 'encoder_feed_forward', 'self_attention', 'cross_attention', 'feed_forward')
+
 
 def record(example_id, output) -> dict:
     """What a line holds of a `calm_jax.output.Output`: all that is a function of input and settings, so no times.
@@ -19,7 +22,16 @@ def record(example_id, output) -> dict:
         'flops_elbayad': output.flops_elbayad,
         'source_tokens': output.source_tokens,
         'truncated': output.truncated,
+        **({} if output.plan is None else {'plan': _plan(output.plan)}),
     }
+
+
+def _plan(plan) -> dict:
+    """A `calm_jax.output.SequencePlan`: of sub-layers a text with 1 for each layer that ran and 0 for each that did not, the
+    rest as it is; without what is empty."""
+    runs = {name: ''.join(map(str, map(int, getattr(plan, name)))) for name in SUB_LAYERS}
+    content = {**runs, 'choice': plan.choice, 'dropped': plan.dropped, 'source': plan.source}
+    return {name: value for name, value in content.items() if value}
 
 
 # The fields that results are computed from, and their types; an id may be of any.

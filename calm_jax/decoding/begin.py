@@ -121,8 +121,13 @@ def _checked_plan(maker: PlanMaker, plan: Any, mask: Bool[Array, 'B S'], config:
         if getattr(part, 'shape', None) != shape or str(part.dtype) != 'bool':
             given = f'{getattr(part, "dtype", type(part).__name__)} {getattr(part, "shape", "")}'
             raise ValueError(f'{type(maker).__name__} gave {given} as {name}; expected bool {list(shape)}')
-    plan = jax.tree.map(lambda part: part | stands_at_one(maker), plan)
-    return plan if plan.source is None else plan._replace(source=plan.source & mask)
+    if plan.choice is not None and (plan.source is None or plan.choice.shape != (rows,) or not maker.choices):
+        raise ValueError(f'{type(maker).__name__} gave a choice; expected None, or int [{rows}] of its choices, beside source')
+    everything, choice = stands_at_one(maker), plan.choice
+    plan = jax.tree.map(lambda part: part | everything, plan._replace(choice=None))
+    if plan.source is None:
+        return plan
+    return plan._replace(source=plan.source & mask, choice=None if choice is None else jnp.where(everything, 0, choice))
 
 
 def _with_first_layers(plan: Plan, after: int, config: TransformerConfig) -> Plan:

@@ -18,11 +18,13 @@ class PlanMaker:
     after: after how many encoder layers, or layers over the prompt, it is asked; 0: from ids and tokens alone. Those layers
     run for every row, whatever the plan says. No row's plan may depend on its neighbours.
     dial: the field that turns it off at 1, if it has one; head: the head of a checkpoint that holds its trained arrays.
+    choices: names of what it chooses from for the source tokens, everything first, which `Plan.choice` counts; () if nothing.
     """
 
     after: ClassVar[int] = 0
     dial: ClassVar[str | None] = None
     head: ClassVar[str | None] = None
+    choices: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, context: Context) -> Plan:
         raise NotImplementedError
@@ -87,7 +89,8 @@ class GivenPlan(PlanMaker):
     plan: Plan
 
     def __call__(self, context: Context) -> Plan:
-        return jax.tree.map(lambda rows: jnp.asarray(rows, bool), self.plan)
+        runs = jax.tree.map(lambda rows: jnp.asarray(rows, bool), self.plan._replace(choice=None))
+        return runs._replace(choice=self.plan.choice)
 
 
 def layers_of(share: float, num_layers: int) -> int:

@@ -254,9 +254,9 @@ def kept(choices: Int[Array, ' B'], mask: Bool[Array, 'B S'], protected: Bool[Ar
 
 def plan_of(decisions: Decisions, context: Context) -> Plan:
     """The plan that decisions come to; the decoder's self- and cross-attention run together."""
-    source = None
+    source = choice = None
     if context.protected is not None:
-        source = kept(decisions.tokens, context.mask, context.protected)
+        source, choice = kept(decisions.tokens, context.mask, context.protected), decisions.tokens
     attention, feed_forward = decisions.decoder[..., 0], decisions.decoder[..., 1]
     return Plan(
         self_attention=attention,
@@ -265,6 +265,7 @@ def plan_of(decisions: Decisions, context: Context) -> Plan:
         encoder_attention=decisions.encoder[..., 0],
         encoder_feed_forward=decisions.encoder[..., 1],
         source=source,
+        choice=choice,
     )
 
 
@@ -290,6 +291,7 @@ class PolicyPlan(PlanMaker):
     after: ClassVar[int] = 1
     dial: ClassVar[str | None] = 'level'
     head: ClassVar[str | None] = 'policy'
+    choices: ClassVar[tuple[str, ...]] = tuple(choice.name for choice in TOKEN_CHOICES)
 
     scale: Array = array()
     shift: Array = array()

@@ -20,6 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from calm_jax.reporting.numerals import deltas
 from calm_jax.reporting.palette import DARK, LIGHT
 from calm_jax.reporting.run import Curve, Trials
+from calm_jax.reporting.sources import CutText
 
 Hues = dict[str, int]
 
@@ -44,13 +45,15 @@ class Table(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Figures that belong together, how to read them, findings to print in words, and one table for all of them."""
+    """Figures that belong together, how to read them, findings to print in words, one table for all of them, and sources to
+    print below."""
 
     title: str
     drawings: tuple[Drawing, ...]
     caption: str
     notes: tuple[str, ...]
     table: Table
+    texts: tuple[CutText, ...] = ()
 
 
 class Rendered(NamedTuple):

@@ -2,7 +2,8 @@
 
 The files are curve.json, trials.json, examples.json, results.json, sensitivity.json, ranks.json, confidence.json,
 certificate*.json and, of training, metrics.jsonl. Certificates, tables and analyses, whose names a user chooses, are also known
-by what they hold. Reading them needs neither a model nor the packages that wrote them.
+by what they hold, and decoded files with plans by their headers. Reading them needs neither a model nor the packages that wrote
+them.
 """
 
 import json
@@ -10,6 +11,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 
 from calm_jax import formats
+from calm_jax.reporting import decoded
 from calm_jax.reporting.document import Document, load, search
 from calm_jax.reporting.run import (
     Certificate,
@@ -17,11 +19,13 @@ from calm_jax.reporting.run import (
     Confidences,
     Curve,
     Examples,
+    PolicyTraining,
     Provenance,
     Ranks,
     Results,
     Run,
     Sensitivity,
+    Series,
     Tested,
     Tolerance,
     Training,
@@ -42,6 +46,23 @@ PATTERNS = (
     'examples.json',
 )
 METRICS = 'metrics.jsonl'
+# What a policy's stage logs beside the loss, of batches or at evaluations.
+POLICY_NUMBERS = (
+    'full_loss',
+    'cost',
+    'entropy',
+    'multiplier',
+    'above_bound',
+    'loss_grad_norm',
+    'cost_grad_norm',
+    'loss_grad_noise',
+)
+POLICY_RUNS = {
+    'encoder_attention': 'encoder attention',
+    'encoder_feed_forward': 'encoder feed-forward',
+    'decoder_attention': 'decoder attention',
+    'decoder_feed_forward': 'decoder feed-forward',
+}
 KINDS = ('measure', 'static', 'oracle')
 OBJECTIVES = ('textual', 'risk')
 
@@ -89,6 +110,11 @@ def read(directory: str | pathlib.Path) -> Run:
             provenance = _provenance(document)
             if provenance and provenance not in run.provenances:
                 run.provenances.append(provenance)
+    for path in decoded.planned_files(directory):
+        relative = path.relative_to(directory)
+        if (plans := decoded.plans(path, relative)) is not None:
+            run.plans.append(plans)
+            run.files.append(relative)
     for path in search(directory, METRICS):
         relative = path.relative_to(directory)
         if (training := _training(path, relative)) is not None:
@@ -96,8 +122,8 @@ def read(directory: str | pathlib.Path) -> Run:
             run.files.append(relative)
     if not run.files:
         raise FileNotFoundError(
-            f'{directory}: nothing to report; looked at any depth for {", ".join([*PATTERNS, METRICS])}, and for '
-            'certificates and tables of other names'
+            f'{directory}: nothing to report; looked at any depth for {", ".join([*PATTERNS, METRICS])}, for '
+            'certificates and tables of other names, and for files that were decoded within plans'
         )
     return run
 
@@ -362,7 +388,7 @@ def _training(path: pathlib.Path, relative: pathlib.Path) -> Training | None:
 
     Raises ValueError naming file and line for any other that is no JSON object with a step.
     """
-    losses, evaluations = [], []
+    losses, evaluations, batches, evaluated = [], [], [], []
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
         if not line.endswith(b'\n'):
             break
@@ -373,9 +399,32 @@ def _training(path: pathlib.Path, relative: pathlib.Path) -> Training | None:
         step = document.integer('step', low=1)
         if document.has('loss'):
             losses.append((step, document.number('loss')))
+            batches.append((step, document))
         elif document.has('eval') and document.at('eval').has('loss'):
             evaluations.append((step, document.at('eval').number('loss')))
-    return Training(relative, tuple(losses), tuple(evaluations)) if losses else None
+            evaluated.append((step, document.at('eval')))
+    if not losses:
+        return None
+    of_policy = all(document.has(name) for _, document in batches for name in ('full_loss', 'cost', 'multiplier'))
+    policy = _policy_training(batches, evaluated) if of_policy else None
+    return Training(relative, tuple(losses), tuple(evaluations), policy)
+
+
+def _policy_training(batches: list[tuple[int, Document]], evaluated: list[tuple[int, Document]]) -> PolicyTraining:
+    def series(records: list[tuple[int, Document]], names: tuple[str, ...]) -> dict[str, Series]:
+        logged = {name: [(step, each.number(name)) for step, each in records if each.has(name)] for name in names}
+        return {name: tuple(points) for name, points in logged.items() if points}
+
+    def lists(name: str) -> list[tuple[int, tuple[float, ...]]]:
+        return [(step, each.numbers(name, 0, 1 + 1e-6)) for step, each in evaluated if each.has(name) and each.items(name)]
+
+    runs: dict[int, dict[str, tuple[float, ...]]] = {}
+    for name, kind in POLICY_RUNS.items():
+        for step, shares in lists(name):
+            runs.setdefault(step, {})[kind] = shares
+    return PolicyTraining(
+        series(batches, POLICY_NUMBERS), series(evaluated, POLICY_NUMBERS), tuple(runs.items()), tuple(lists('token_choices'))
+    )
 
 
 def _output(node: Document, label: str, num_layers: int) -> Output:

@@ -1,5 +1,5 @@
 """What a RUN directory holds, as values: certificates, results, curves, trials, sensitivities, ranks, confidences,
-examples, training.
+examples, plans, training.
 
 Exit layers count from 1 to L; layers are sub-layers that ran over those of a layer. Paths are relative to the directory.
 """
@@ -188,12 +188,59 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Training:
-    """A run of training: (step, loss) of batches and at evaluations, steps rising; losses has one or more."""
+class CutSource:
+    """A decoded text whose plan dropped tokens of its source. id: of its record; pieces: of the source; dropped: places among
+    them; choice: what was chosen, where the plan maker names it; output: the text that was generated."""
+
+    id: str
+    pieces: tuple[str, ...]
+    dropped: frozenset[int]
+    choice: str | None
+    output: str
+
+
+@dataclass(frozen=True)
+class Plans:
+    """The plans of a decoded file's texts.
+
+    label: the plan maker with its numbers. sub_layers: kinds of sub-layers, such as 'encoder attention', each with how many
+    layers have it. counts: the different plans, of each kind a text with 1 for each layer that ran, and how many texts had
+    each. choices: how many texts had which choice of source tokens, empty where none is named. cut: some texts with dropped
+    tokens.
+    """
 
     path: pathlib.Path
-    losses: tuple[tuple[int, float], ...]
-    evaluations: tuple[tuple[int, float], ...]
+    label: str
+    sub_layers: tuple[tuple[str, int], ...]
+    counts: tuple[tuple[tuple[str, ...], int], ...]
+    choices: dict[str, int]
+    cut: tuple[CutSource, ...]
+
+
+Series = tuple[tuple[int, float], ...]
+"""(step, number), steps rising."""
+
+
+@dataclass(frozen=True)
+class PolicyTraining:
+    """What else a policy's run logs. batches: of each step's batch, evaluated: at evaluations, by the names in the file. At
+    evaluations too, runs: (step, by kind of sub-layer the share of texts that run each layer); choices: (step, the share of
+    each choice of source tokens)."""
+
+    batches: dict[str, Series]
+    evaluated: dict[str, Series]
+    runs: tuple[tuple[int, dict[str, tuple[float, ...]]], ...]
+    choices: tuple[tuple[int, tuple[float, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run of training: (step, loss) of batches and at evaluations; losses has one or more. policy: of a policy's run."""
+
+    path: pathlib.Path
+    losses: Series
+    evaluations: Series
+    policy: PolicyTraining | None = None
 
 
 @dataclass(frozen=True)
@@ -209,6 +256,7 @@ class Run:
     ranks: list[Ranks] = field(default_factory=list)
     confidences: list[Confidences] = field(default_factory=list)
     examples: list[Examples] = field(default_factory=list)
+    plans: list[Plans] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)
     provenances: list[Provenance] = field(default_factory=list)
     files: list[pathlib.Path] = field(default_factory=list)

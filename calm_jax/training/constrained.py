@@ -64,11 +64,16 @@ class Products(NamedTuple):
 
 def products(loss: Any, cost: Any) -> Products:
     """Inner products of two gradients, pytrees alike."""
+    return Products(squared_norm(loss), squared_norm(cost), _inner(loss, cost))
 
-    def inner(one, other):
-        return sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y, dtype=jnp.float32), one, other)), jnp.zeros(()))
 
-    return Products(inner(loss, loss), inner(cost, cost), inner(loss, cost))
+def squared_norm(gradient: Any) -> jax.Array:
+    """float32 [], of a pytree."""
+    return _inner(gradient, gradient)
+
+
+def _inner(one: Any, other: Any) -> jax.Array:
+    return sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y, dtype=jnp.float32), one, other)), jnp.zeros(()))
 
 
 @pytree

@@ -40,7 +40,7 @@ from calm_jax.models.config import TransformerConfig
 from calm_jax.models.positions import standing
 from calm_jax.models.transformer import DROPS_OUT, Transformer
 from calm_jax.tasks import Task
-from calm_jax.training.constrained import RULES, DualAscent, Rule
+from calm_jax.training.constrained import RULES, TINY, DualAscent, Rule, squared_norm
 from calm_jax.training.goals import Goal, NextTokens, TaskGoal
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_state import Batch, Stage
@@ -48,6 +48,7 @@ from calm_jax.types import Array, Context, Plan
 
 SHARES = tuple((choice.numerator, choice.denominator) for choice in TOKEN_CHOICES)
 REMEMBERED = 0.95  # of the running difference to the full plan's loss, at each step
+AVERAGED = 0.99  # of the running mean of the loss's gradient
 ABOVE = 10.0  # what a nat above the bound weighs against all of the full model's operations, where the best step is chosen
 DRAWN_COST = 7  # of the keys of a batch's draws, those that a cost is estimated from
 FOREVER = 2**31 - 1  # steps
@@ -247,15 +248,42 @@ def chances_of(decisions: Decisions) -> plan_cost.Chances:
     return plan_cost.Chances(decisions.encoder.astype(jnp.float32), decisions.decoder.astype(jnp.float32), tokens)
 
 
+class Noise(NamedTuple):
+    """Running means of a gradient, pulled to 0 at first: mean, of itself, like parameters; square: float32 [], of its squared
+    norm."""
+
+    mean: Any
+    square: Array
+
+    def after(self, gradient: Any) -> 'Noise':
+        """With one more gradient."""
+
+        def running(old, new):
+            return AVERAGED * old + (1 - AVERAGED) * new
+
+        return Noise(jax.tree.map(running, self.mean, gradient), running(self.square, squared_norm(gradient)))
+
+    def ratio(self, count: Array) -> Array:
+        """float32 [], the mean squared norm over the squared norm of the mean, after `count` gradients: 1 where they are all
+        alike, about (1 + m) / (1 − m) at most, m = `AVERAGED`, where they have nothing in common."""
+        weight = 1 - AVERAGED ** count.astype(jnp.float32)
+        return self.square * weight / jnp.maximum(squared_norm(self.mean), TINY)
+
+
 class PolicyState(NamedTuple):
     """Of the optimizers of a policy and its model. excess: float32 [], the running difference of the drawn plans' loss and the
-    full plan's, NaN before the first step."""
+    full plan's, NaN before the first step; above_bound: float32 [], by how much that is above the tolerance, q − c.
+    loss_norm, cost_norm: float32 [], of the last gradients of both objectives by the policy; noise: of the loss's."""
 
     step: Array
     rule: Any
     policy: Any
     backbone: Any
     excess: Array
+    above_bound: Array
+    loss_norm: Array
+    cost_norm: Array
+    noise: Noise
 
 
 def optimizers(
@@ -276,13 +304,18 @@ def optimizers(
             policy=of_policy.init(params['policy']),
             backbone=None if of_backbone is None else of_backbone.init(params['backbone']),
             excess=jnp.full((), jnp.nan, jnp.float32),
+            above_bound=jnp.full((), jnp.nan, jnp.float32),
+            loss_norm=jnp.zeros((), jnp.float32),
+            cost_norm=jnp.zeros((), jnp.float32),
+            noise=Noise(jax.tree.map(jnp.zeros_like, params['policy']), jnp.zeros((), jnp.float32)),
         )
 
     def update(updates: Any, state: PolicyState, params: Any = None, **extra: Any) -> tuple[Any, PolicyState]:
         means = extra['means']
         now = means['loss'] - means['full_loss']
         excess = jnp.where(jnp.isnan(state.excess), now, REMEMBERED * state.excess + (1 - REMEMBERED) * now)
-        direction, followed = of_rule.update(updates['loss'], state.rule, cost=updates['cost'], excess=excess - tolerance)
+        above_bound = excess - tolerance
+        direction, followed = of_rule.update(updates['loss'], state.rule, cost=updates['cost'], excess=above_bound)
         if 'entropy' in updates:
             direction = jax.tree.map(jnp.add, direction, updates['entropy'])
         steps, learned = of_policy.update(direction, state.policy, params['policy'])
@@ -293,14 +326,31 @@ def optimizers(
             made['backbone'], trained = of_backbone.update(updates['backbone'], state.backbone, params['backbone'])
         kept = jax.tree.map(lambda new, old: jnp.where(waits, old, new), (followed, learned), (state.rule, state.policy))
         rule_state, policy_state = kept
-        return made, PolicyState(state.step + 1, rule_state, policy_state, trained, excess)
+        return made, PolicyState(
+            step=state.step + 1,
+            rule=rule_state,
+            policy=policy_state,
+            backbone=trained,
+            excess=excess,
+            above_bound=above_bound,
+            loss_norm=jnp.sqrt(squared_norm(updates['loss'])),
+            cost_norm=jnp.sqrt(squared_norm(updates['cost'])),
+            noise=state.noise.after(updates['loss']),
+        )
 
     return optax.GradientTransformationExtraArgs(init, cast(Any, update))
 
 
 def watched(state: PolicyState) -> dict[str, Array]:
     """What is logged of the optimizers, float32 [] each."""
-    return {'multiplier': state.rule.multiplier, 'excess': state.excess}
+    return {
+        'multiplier': state.rule.multiplier,
+        'excess': state.excess,
+        'above_bound': state.above_bound,
+        'loss_grad_norm': state.loss_norm,
+        'cost_grad_norm': state.cost_norm,
+        'loss_grad_noise': state.noise.ratio(state.step),
+    }
 
 
 def policy_stage(

@@ -205,7 +205,9 @@ def test_a_joint_run_that_was_interrupted_ends_with_the_same_bits_and_its_policy
     resumed = train(tmp_path / 'parts', deeper, tokenizer, batches, steps=4, **options)
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
     assert (resumed.params['policy']['bias'][2:] != first['bias'][2:]).all()
-    moved = jax.tree.map(lambda new, old: bool((np.asarray(new) != old).any()), whole.params['backbone']['model'], dict(deeper[1]))
+    moved = jax.tree.map(
+        lambda new, old: bool((np.asarray(new) != old).any()), whole.params['backbone']['model'], dict(deeper[1])
+    )
     assert sum(jax.tree.leaves(moved)) > 0.8 * len(jax.tree.leaves(moved))
 
 
