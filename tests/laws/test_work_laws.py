@@ -116,6 +116,8 @@ def test_the_cost_of_a_decode_is_the_products_that_its_program_multiplies(config
     expected += 0 if decoding.plan is None else decoding.plan.flops(config.sizes)
     assert multiplied == expected
     assert trace.lengths[0] == TOKENS
+    whole = cost.at_full_depth(config, [SOURCE], [TOKENS])
+    assert whole == counted.total if not parts else whole != counted.total
 
 
 def test_tokens_that_a_plan_drops_cost_nothing_after_the_first_layer():

@@ -35,7 +35,7 @@ from calm_jax.training.policy import (
     weighted,
 )
 from calm_jax.training.train_loop import LoopOptions, fit
-from calm_jax.types import Plan, PrefillWork, Sizes, Work
+from calm_jax.types import Plan, Sizes
 from tests.laws.test_work_laws import LLAMA, T5, policy
 
 SIZES = Sizes(layers=1, width=8, vocabulary=14, embedding=8, encoder_layers=2, drops_tokens=True)
@@ -124,19 +124,10 @@ def test_the_price_of_a_plan_is_its_cost_when_it_is_decoded(config):
         assert trace.lengths[0] == length
         flops = plan.flops(config.sizes)
         counted = float(cost.exact(config, [source], trace.work, trace.prefill).total[0])
-        whole = float(cost.exact(config, [source], *full_depth(config, length)).total[0])
+        whole = float(cost.at_full_depth(config, [source], [length])[0])
         prices = plan_cost.prices(config, jnp.array([source]), jnp.array([length]), SHARES, flops)
         share = plan_cost.expected(prices, chances_of(decisions_of(trace.plan, source)), config.decoder_only)
         np.testing.assert_allclose(float(share[0]), counted / whole, rtol=1e-5)
-
-
-def full_depth(config, length):
-    """What every token and the prefill ran, where everything runs."""
-    layers, encoders, one = config.num_decoder_layers, config.num_encoder_layers, np.ones((1, length), int)
-    cross, prompt = (0, layers) if config.decoder_only else (layers, 0)
-    work = Work(layers * one, cross * one, layers * one, layers * one, one, config.vocab_size * one, 0 * one)
-    counts = (encoders, encoders, cross, prompt, prompt, prompt, 0, 0, 0, 0)
-    return work, PrefillWork(*(np.full(1, count) for count in counts))
 
 
 def decisions_of(plan: Plan, source: int) -> Decisions:
