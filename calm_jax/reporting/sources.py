@@ -11,8 +11,8 @@ _PIECES = 400  # of a source, that are shown
 
 
 class Stretch(NamedTuple):
-    """Part of a source as printed: the space before it, and its text. kind: 'kept', 'dropped', or 'between' for words about what
-    is left out here."""
+    """Part of a source as printed: the space before it, and its text. kind: 'kept', 'dropped', or 'between' for words about
+    what is left out here."""
 
     space: str
     text: str
