@@ -187,7 +187,9 @@ def test_a_cost_that_weighs_much_makes_a_policy_of_a_frozen_model_run_less(tmp_p
     assert costs[0] > 0.85 and costs[-1] < 0.6
     assert {'multiplier', 'excess', 'entropy', 'full_loss'} <= records[0].keys()
     assert all(abs(each['excess'] - each['above_bound'] - 0.05) < 1e-6 for each in records if 'cost' in each)
-    assert all(each['cost_grad_norm'] > 0 and each['loss_grad_noise'] >= 1 - 1e-4 for each in records if 'cost' in each)
+    assert all(each['cost_grad_norm'] > 0 for each in records if 'cost' in each)
+    noise = [each['loss_grad_noise'] for each in records if 'cost' in each]
+    assert max(noise) > 1 and all(each == 0 or each >= 1 - 1e-3 for each in noise)
     evaluated = [record['eval'] for record in records if 'eval' in record][-1]
     assert evaluated['cost'] < 0.5 and evaluated['encoder_attention'][0] == 1  # the layer that is read after
     assert len(evaluated['decoder_feed_forward']) == 2 and abs(sum(evaluated['token_choices']) - 1) < 1e-5
