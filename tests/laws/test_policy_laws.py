@@ -192,6 +192,9 @@ def test_rows_that_come_in_by_what_their_plans_keep_are_what_they_are_alone(conf
         for row, (trace, at) in rows.items():
             assert trace.tokens[at, :LENGTH].tolist() == whole.tokens[row].tolist()
             assert trace.prefill.dropped_tokens[at] == whole.prefill.dropped_tokens[row]
+            width = trace.plan.source.shape[1]
+            assert trace.plan.source[at].tolist() == whole.plan.source[row, :width].tolist() + [False] * (width - 16)
+            assert trace.plan.choice[at] == whole.plan.choice[row]
 
 
 def test_the_whole_sequence_at_once_says_what_was_decoded_token_by_token(config, params, sources, decode):

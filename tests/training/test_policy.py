@@ -19,8 +19,10 @@ from calm_jax.models.transformer import Transformer, init_params
 from calm_jax.training.constrained import DualAscent, FixedWeight
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.policy import (
+    AVERAGED,
     SHARES,
     Draws,
+    Noise,
     caller,
     chances,
     chances_of,
@@ -166,6 +168,10 @@ def test_a_cost_that_weighs_much_makes_a_policy_of_a_frozen_model_run_less(tmp_p
     costs = [record['cost'] for record in records if 'cost' in record]
     assert costs[0] > 0.85 and costs[-1] < 0.6
     assert {'multiplier', 'excess', 'entropy', 'full_loss'} <= records[0].keys()
+    assert all(abs(each['excess'] - each['above_bound'] - 0.05) < 1e-6 for each in records if 'cost' in each)
+    assert all(each['cost_grad_norm'] > 0 for each in records if 'cost' in each)
+    noise = [each['loss_grad_noise'] for each in records if 'cost' in each]
+    assert max(noise) > 1 and all(each == 0 or each >= 1 - 1e-3 for each in noise)
     evaluated = [record['eval'] for record in records if 'eval' in record][-1]
     assert evaluated['cost'] < 0.5 and evaluated['encoder_attention'][0] == 1  # the layer that is read after
     assert len(evaluated['decoder_feed_forward']) == 2 and abs(sum(evaluated['token_choices']) - 1) < 1e-5
@@ -176,6 +182,24 @@ def test_a_cost_that_weighs_much_makes_a_policy_of_a_frozen_model_run_less(tmp_p
     texts = ['abc', 'defgh']
     full, early = (trained.generate(texts, limits=Limits(max_new_tokens=4), plan=each) for each in (None, plan))
     assert all(one.flops < 0.7 * other.flops for one, other in zip(early, full))
+    for text, one, other in zip(texts, early, full):
+        assert other.plan is None and one.plan.encoder_attention[0] and one.plan.encoder_feed_forward[0]
+        ran = sum(map(sum, (one.plan.self_attention, one.plan.cross_attention, one.plan.feed_forward)))
+        assert one.sub_layers == [ran] * len(one.tokens)
+        assert one.plan.choice in PolicyPlan.choices and (one.plan.choice == 'none' or one.plan.dropped)
+        if one.plan.dropped:
+            assert len(one.plan.source) == one.source_tokens == len(trained.encode(text)) + 1
+            assert 0 not in one.plan.dropped and one.source_tokens - 1 not in one.plan.dropped
+
+
+def test_noise_is_one_where_gradients_agree_and_counts_them_where_they_have_nothing_in_common():
+    zeros, axes = {'x': jnp.zeros(300)}, jnp.eye(300)
+    alike = apart = Noise(zeros, jnp.zeros(()))
+    for count in range(1, 41):
+        alike, apart = alike.after({'x': 3 * axes[0]}), apart.after({'x': axes[count]})
+        np.testing.assert_allclose(alike.ratio(jnp.asarray(count)), 1, rtol=1e-4)
+        weights = AVERAGED ** np.arange(count)
+        np.testing.assert_allclose(apart.ratio(jnp.asarray(count)), weights.sum() ** 2 / (weights**2).sum(), rtol=1e-4)
 
 
 def test_a_bound_that_is_passed_raises_its_multiplier_and_with_it_what_runs(tmp_path, deeper, tokenizer, batches):
