@@ -6,9 +6,9 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen import partitioning
 
 from calm_jax.models.config import TransformerConfig
+from calm_jax.models.parameters import parameter
 from calm_jax.models.positions import rotate
 from calm_jax.types import HeadColumns, HeadRows
 
@@ -56,7 +56,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        scale = partitioning.param_with_axes('scale', nn.initializers.ones, (x.shape[-1],), jnp.float32, axes=('embed',))
+        scale = parameter(self, 'scale', nn.initializers.ones, (x.shape[-1],), ('embed',))
         wide = widened(x)
         wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.config.norm_epsilon)
         return (wide * scale).astype(self.config.dtype)
@@ -70,8 +70,8 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x):
         shape = (x.shape[-1],)
-        scale = partitioning.param_with_axes('scale', nn.initializers.ones, shape, jnp.float32, axes=('embed',))
-        bias = partitioning.param_with_axes('bias', nn.initializers.zeros, shape, jnp.float32, axes=('embed',))
+        scale = parameter(self, 'scale', nn.initializers.ones, shape, ('embed',))
+        bias = parameter(self, 'bias', nn.initializers.zeros, shape, ('embed',))
         wide = widened(x)
         wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
         wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.config.norm_epsilon)
@@ -111,13 +111,13 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        kernel = partitioning.param_with_axes('kernel', self.init, (x.shape[-1], self.features), jnp.float32, axes=self.axes)
+        kernel = parameter(self, 'kernel', self.init, (x.shape[-1], self.features), self.axes)
         dtype = self.config.state_dtype if self.adds else self.config.dtype
         wider = None if dtype == self.config.dtype else dtype
         y = product(x.astype(dtype), kernel.astype(dtype), wider)
         if not self.bias:
             return y
-        bias = partitioning.param_with_axes('bias', nn.initializers.zeros, (self.features,), jnp.float32, axes=self.axes[1:])
+        bias = parameter(self, 'bias', nn.initializers.zeros, (self.features,), self.axes[1:])
         return y + bias.astype(dtype)
 
 
@@ -136,9 +136,7 @@ class Embedding(nn.Module):
     def setup(self):
         config = self.config
         shape, spread = (config.vocab_size, config.embedding_dim or config.emb_dim), config.embedding_spread
-        self.embedding = partitioning.param_with_axes(
-            'embedding', nn.initializers.normal(spread), shape, jnp.float32, axes=('vocab', 'embed')
-        )
+        self.embedding = parameter(self, 'embedding', nn.initializers.normal(spread), shape, ('vocab', 'embed'))
 
     def __call__(self, ids):
         return jnp.take(self.embedding, ids, axis=0, mode='clip').astype(self.config.dtype)  # padding may be −1
@@ -153,13 +151,9 @@ class Head(nn.Module):
     def setup(self):
         config = self.config
         if not config.tied_head:
-            self.kernel = partitioning.param_with_axes(
-                'kernel', _fan_in, (config.emb_dim, config.vocab_size), jnp.float32, axes=('embed', 'vocab')
-            )
+            self.kernel = parameter(self, 'kernel', _fan_in, (config.emb_dim, config.vocab_size), ('embed', 'vocab'))
         if config.head_bias:
-            self.bias = partitioning.param_with_axes(
-                'bias', nn.initializers.zeros, (config.vocab_size,), jnp.float32, axes=('vocab',)
-            )
+            self.bias = parameter(self, 'bias', nn.initializers.zeros, (config.vocab_size,), ('vocab',))
 
     def __call__(self, x, embedding, part=None):
         """Every logit; with HeadRows, of states [B, width], those of each row's own ids, [B, k]; with HeadColumns those of

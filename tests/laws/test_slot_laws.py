@@ -139,24 +139,36 @@ ONE_WIDTH = Packing((1, 2), (2,))
 # An encoder that reads nearby tokens ends before the slots begin: its decoder is another's.
 DECODERS = [name for name in NAMES if name != 'longt5_global']
 CASES = [(name, 'lazy', PACKED if name in ('t5_1_0', 'gpt2') else ONE_WIDTH) for name in DECODERS]
-CASES += [('t5_1_0', decisions, NEVER) for decisions in ('full', 'lazy', 'eager', 'drawn')]
+# Layers that wait where nothing is packed: llama_3 within a plan, and where the host ends rows.
+CASES += [('t5_1_0', decisions, NEVER) for decisions in ('full', 'eager', 'drawn')]
 CASES += [
     ('t5_1_0', decisions, ONE_WIDTH)
     for decisions in ('first', 'pruned', 'frequent', 'contrast', 'plan', 'gate', 'oracle', 'depth')
 ]
 CASES += [('llama_3', 'full', NEVER), ('llama_3', 'plan', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]
-# Slots that grow on the way are another two programs: in every family, with and without an exit, and where rules read a prompt.
-GROWING = [each for each in CASES if each[1] == 'lazy' and each[2] != NEVER]
+# Slots that grow on the way are another two programs: beside an encoder and without one, with and without an exit, and where
+# rules read a prompt and positions turn.
+GROWING = [('t5_1_0', 'lazy', PACKED), ('gpt2', 'lazy', PACKED)]
 GROWING += [('t5_1_0', 'full', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]
+
+
+SCORED = ('full', 'lazy', 'depth')  # with log-probabilities
+
+
+def decoding_of(decisions):
+    return Decoding(limits=Limits(max_new_tokens=LENGTH), **DECISIONS[decisions])
+
+
+def settings_of(decisions):
+    """What each text has of its own."""
+    thresholds = np.linspace(0.05, 1, TEXTS).astype(np.float32) if 'exit' in DECISIONS[decisions] else None
+    return Rows(threshold=thresholds, depth=DEPTHS if decisions == 'depth' else None, limit=LIMITS)
 
 
 @pytest.mark.parametrize('name, decisions, packing', CASES)
 def test_a_row_in_flight_is_what_it_is_alone(name, decisions, packing):
     config, params, sources, mask = texts(name)
-    decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), **DECISIONS[decisions])
-    thresholds = None if decoding.exit is None else np.linspace(0.05, 1, TEXTS).astype(np.float32)
-    settings = Rows(threshold=thresholds, depth=DEPTHS if decisions == 'depth' else None, limit=LIMITS)
-    scored = decisions in ('full', 'lazy', 'depth')
+    decoding, settings, scored = decoding_of(decisions), settings_of(decisions), decisions in SCORED
     narrow = NARROW if (name, decisions, packing) in GROWING else sources.shape[1]
     found = in_flight(config, params, sources, mask, decoding, settings, scored, packing, narrow)
     assert sorted(found) == list(range(TEXTS))
@@ -175,7 +187,7 @@ ENOUGH = np.array([1, 20, 3, 9, 5, 2, 20, 4, 1])  # tokens after which the host 
 
 def test_rows_that_the_host_ends_say_the_same_whenever_it_looks_and_leave_their_slots(monkeypatch):
     config, params, sources, mask = texts('t5_1_0')
-    decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), **DECISIONS['lazy'])
+    decoding = decoding_of('lazy')
     expected = jax.device_get(generate(config, params, sources, mask, decoding))
     ends = np.minimum(expected.lengths, ENOUGH)
     batches = [
@@ -208,22 +220,25 @@ def test_rows_that_the_host_ends_say_the_same_whenever_it_looks_and_leave_their_
     assert flown(3)[1] == places[1]  # a function of texts and settings
 
 
-@pytest.mark.parametrize('name', ['t5_1_0', 'gpt2'])
-def test_a_row_that_is_let_into_a_running_state_goes_on_as_alone(name):
+@pytest.mark.parametrize('name, decisions', [('t5_1_0', 'gate'), ('gpt2', 'lazy')])
+def test_a_row_that_is_let_into_a_running_state_goes_on_as_alone(name, decisions):
     config, params, sources, mask = texts(name)
-    decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), exit=Exit(SoftmaxGap(), 0.2), propagation=Lazy(3))
-    options = {'decoding': decoding, 'capacity': LENGTH, 'cursor': np.int32(5)}
-    state = begin(config, params, sources[4:7], mask[4:7], example_ids=np.arange(3, dtype=np.int32), **options)
+    decoding, settings, scored = decoding_of(decisions), settings_of(decisions), decisions in SCORED
+
+    def begun(rows):
+        own = jax.tree.map(lambda each: each[rows], settings)
+        options = {'rows': own, 'log_probabilities': scored, 'capacity': LENGTH, 'cursor': np.int32(1000)}
+        return begin(config, params, sources[rows], mask[rows], decoding, example_ids=rows.astype(np.int32), **options)
+
+    state = begun(np.array([4, 5]))
     for _ in range(4):
         state = step(config, params, state, decoding)
-    arriving = begin(config, params, sources[7:9], mask[7:9], example_ids=np.arange(2, dtype=np.int32), **options)
-    state = insert(state, [1, -1], arriving)  # the second stays out
+    state = insert(state, [1, -1], begun(np.array([7, 8])))  # the second stays out
     for _ in range(LENGTH):
         state = step(config, params, state, decoding)
     trace = jax.device_get(trace_of(config, state))
-    for row, source in ((0, 4), (1, 7), (2, 6)):
-        row_alone = slice(source, source + 1)
-        alone = jax.device_get(generate(config, params, sources[row_alone], mask[row_alone], decoding))
+    together = jax.device_get(generate(config, params, sources, mask, decoding, rows=settings, log_probabilities=scored))
+    for row, source in ((0, 4), (1, 7)):
         for field in ('tokens', 'exit_layers', 'lengths', 'confidence'):
-            one, other = getattr(trace, field)[row], getattr(alone, field)[0]
+            one, other = getattr(trace, field)[row], getattr(together, field)[source]
             np.testing.assert_allclose(one[:LENGTH] if one.ndim else one, other, atol=1e-6, err_msg=f'{field} {row}')

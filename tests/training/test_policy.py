@@ -279,9 +279,17 @@ def test_the_loss_of_a_plan_is_that_of_the_tokens_that_are_decoded_within_it(con
         batch |= {'encoder_input_tokens': source, 'encoder_mask': np.ones_like(source, bool)}
     batch['decoder_loss_weights'] = weights.astype(np.float32)
     call = caller(Transformer(config), params)
-    seen = read(call, config, batch)
-    assert seen.source_tokens.tolist() == [5] * 3 and seen.new_tokens.tolist() == [4] * 3
-    made = nats(call, config, batch, seen, jax.tree.map(jnp.asarray, plan))
+
+    @jax.jit
+    def losses(plan, weights):
+        seen = read(call, config, batch)
+        return (
+            seen.source_tokens,
+            seen.new_tokens,
+            *(nats(call, config, batch, seen, *how) for how in ((plan,), (weights, weighted))),
+        )
+
+    sources, targets, made, soft = losses(plan, jax.tree.map(lambda each: each.astype(np.float32), plan))
+    assert sources.tolist() == [5] * 3 and targets.tolist() == [4] * 3
     np.testing.assert_allclose(made, -np.mean(trace.log_probabilities[:, :4], axis=1), rtol=1e-4)
-    soft = nats(call, config, batch, seen, jax.tree.map(lambda each: jnp.asarray(each, jnp.float32), plan), weighted)
     np.testing.assert_allclose(made, soft, rtol=1e-4)
