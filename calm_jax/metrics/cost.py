@@ -102,8 +102,9 @@ def at_full_depth(
     """
     sources = np.asarray(source_tokens, np.int64)
     lengths = sources if reads else np.asarray(new_tokens, np.int64)
-    there = (np.arange(max(1, int(lengths.max(initial=0)))) < lengths[:, None]).astype(np.int64)
-    layers, one = config.num_decoder_layers, np.ones_like(sources)
+    there: Any = (np.arange(max(1, int(lengths.max(initial=0)))) < lengths[:, None]).astype(np.int64)
+    one: Any = np.ones_like(sources)
+    layers = config.num_decoder_layers
     across = 0 if config.decoder_only else layers
     scored = 0 if reads else 1
     work = Work(

@@ -1,9 +1,10 @@
 """Parameters of modules: float32 arrays under t5x's names and logical axes."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import partitioning
+from flax.linen.spmd import with_logical_constraint
+from jax.sharding import PartitionSpec
 
 from calm_jax.types import Array
 
@@ -22,4 +23,4 @@ def parameter(
     if jnp.shape(value) != shape:
         path = '/'.join((*module.path, name))
         raise ValueError(f'the parameter {path} is of shape {list(jnp.shape(value))}; expected {list(shape)}')
-    return partitioning.with_sharding_constraint(value, jax.sharding.PartitionSpec(*axes))
+    return with_logical_constraint(value, PartitionSpec(*axes))

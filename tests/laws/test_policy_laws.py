@@ -202,7 +202,8 @@ def test_the_whole_sequence_at_once_says_what_was_decoded_token_by_token(config,
     trace = decode(plan)
     assert trace.prefill.dropped_tokens.any()
     model = Transformer(dataclasses.replace(config, dtype='float64'))
-    call = partial(model.apply, {'params': jax.tree.map(lambda x: jnp.asarray(x, 'float64'), params)})
+    run = jax.jit(model.apply, static_argnames='method')
+    call = partial(run, {'params': jax.tree.map(lambda x: jnp.asarray(x, 'float64'), params)})
     encoded = call(sources, sources != config.pad_id, trace.plan, method='encode')
     said = np.concatenate([np.full((len(sources), 1), config.decoder_start_id), trace.tokens], axis=1)[:, :-1]
     states = call(encoded, trace.plan.source, said, None, trace.plan, method='decode')
@@ -242,12 +243,14 @@ def test_the_log_likelihood_sums_to_one_over_all_plans_and_its_gradient_is_finit
         unflat = Logits(logits.encoder, flat[:2].reshape(1, 1, 2), flat[2:][None])
         return log_likelihood(unflat, decisions, parts)[0]
 
+    likelihood = jax.jit(likelihood)
+    slope = jax.jit(jax.value_and_grad(likelihood))
     flat, total, score = jnp.concatenate([logits.decoder.ravel(), logits.tokens.ravel()]), 0.0, 0.0
     for attention in (False, True):
         for feed in (False, True):
             for choice in range(len(TOKEN_CHOICES)):
                 decisions = Decisions(jnp.ones((1, 1, 2), bool), jnp.array([[[attention, feed]]]), jnp.array([choice]))
-                value, gradient = jax.value_and_grad(likelihood)(flat, decisions)
+                value, gradient = slope(flat, decisions)
                 step = 1e-6 * np.eye(len(flat))
                 numeric = [(likelihood(flat + e, decisions) - likelihood(flat - e, decisions)) / 2e-6 for e in step]
                 np.testing.assert_allclose(gradient, numeric, atol=1e-7)
