@@ -101,7 +101,7 @@ class Study:
     decode: tuple = ('--batch_size', '32')
 
 
-SUMMARIES = {'MAX_SOURCE_LENGTH': 384, 'MAX_TARGET_LENGTH': 64, 'LENGTH_MULTIPLE': 64, 'BATCH_SIZE': 16}
+SUMMARIES = {'MAX_SOURCE_LENGTH': 256, 'MAX_TARGET_LENGTH': 64, 'LENGTH_MULTIPLE': 64, 'BATCH_SIZE': 16}
 STEPS = {'TRAIN_STEPS': 600, 'EVAL_EVERY': 200, 'SAVE_EVERY': 100, 'LOG_EVERY': 20, 'MAX_MINUTES': 60.0}
 LEARNED = {'LEARNING_RATE': 5e-3, 'WARMUP_STEPS': 20, 'ENTROPY_FLOOR': 0.1, 'TOLERANCE': 0.05, 'DECAY': 'constant'}
 WITH_MODEL = {'DROPOUT_STEPS': 100, 'backbone/Optimizer.learning_rate': 3e-4, 'backbone/Optimizer.decay': 'linear'}
@@ -230,7 +230,7 @@ class Queue:
         if 'searched' in run.gin:
             lengths = ('MAX_SOURCE_LENGTH', 'MAX_TARGET_LENGTH', 'LENGTH_MULTIPLE')
             bindings |= {name: self.study.bindings[name] for name in lengths if name in self.study.bindings}
-        bindings |= run.bindings | ({'TRAIN_STEPS': self.args.steps} if self.args.steps else {})
+        bindings |= run.bindings | ({'TRAIN_STEPS': self.args.steps} if self.args.steps and 'searched' not in run.gin else {})
         if run.share:
             bindings[run.share] = round(json.loads((self.folder(run.equal_to) / 'scores.json').read_text())['share'], 3)
         data = {'TRAIN_DATA': self.args.heldout if 'searched' in run.gin else self.args.train, 'EVAL_DATA': self.args.heldout}
@@ -250,10 +250,10 @@ class Queue:
 
     def calm(self, command, more=(), done=False):
         """Remembers a command, and runs it unless it is done; a failing one ends the queue."""
-        self.commands.append(shlex.join(['calm', *command]))
+        self.commands.append(typed(['calm', *command]))
         if done:
             return
-        print(f'[{datetime.datetime.now():%H:%M:%S}] {shlex.join(["calm", *command, *more])}', flush=True)
+        print(f'[{datetime.datetime.now():%H:%M:%S}] {typed(["calm", *command, *more])}', flush=True)
         if code := subprocess.run([sys.executable, '-m', 'calm_jax', *command, *more, '--quiet'], check=False).returncode:
             raise SystemExit(code)
 
@@ -289,6 +289,13 @@ class Queue:
                 'runs': [{'name': run.name, 'seeds': run.seeds, 'paper': run.paper} for run in self.study.runs],
             },
         )
+
+
+def typed(command):
+    """A command as it is typed, gin's texts within double quotes."""
+    return ' '.join(
+        f'"{each}"' if "'" in each and '"' not in each and '$' not in each else shlex.quote(each) for each in command
+    )
 
 
 def skipped(records):
