@@ -293,9 +293,8 @@ class Queue:
 
 def typed(command):
     """A command as it is typed, gin's texts within double quotes."""
-    return ' '.join(
-        f'"{each}"' if "'" in each and '"' not in each and '$' not in each else shlex.quote(each) for each in command
-    )
+    plain = (("'" in each and '"' not in each and '$' not in each, each) for each in command)
+    return ' '.join(f'"{each}"' if quoted else shlex.quote(each) for quoted, each in plain)
 
 
 def skipped(records):
