@@ -39,8 +39,8 @@ def policy_section(directories):
     lines = [
         'Every run starts from the study’s checkpoint and trains as many steps; FLOPs are the mean over the test texts of what '
         'a text took, as counted, over what the full model takes for a text of as many tokens. Differences are to `full` on '
-        'the same texts, with the 95 % interval of a paired bootstrap. Skipped are shares of attentions, feed-forwards and source '
-        'tokens, plans how many different ones the test texts got.',
+        'the same texts, with the 95 % interval of a paired bootstrap. Skipped are shares of attentions, feed-forwards and '
+        'source tokens, plans how many different ones the test texts got.',
         '',
     ]
     for directory in directories:
