@@ -230,7 +230,7 @@ def test_a_model_that_learns_under_random_plans_is_the_same_after_an_interruptio
     assert sum(jax.tree.leaves(moved)) > 0.8 * len(jax.tree.leaves(moved))
     assert {*trained.heads} == {'other', 'policy'}
     records = [json.loads(line) for line in (tmp_path / 'whole' / 'metrics.jsonl').read_text().splitlines()]
-    assert all(abs(record['cost'] - 0.8) < 0.01 for record in records if 'cost' in record)
+    assert all(abs(record['cost'] - 0.8) < 0.05 for record in records if 'cost' in record)
     # Evaluations are of draws: of the likeliest plan, which is the full one, all would run.
     evaluated = records[-1]['eval']
     assert abs(evaluated['cost'] - 0.8) < 0.1 and 0 < evaluated['decoder_attention'][0] < 1
