@@ -230,16 +230,15 @@ def test_a_model_that_learns_under_random_plans_is_the_same_after_an_interruptio
     assert sum(jax.tree.leaves(moved)) > 0.8 * len(jax.tree.leaves(moved))
     assert {*trained.heads} == {'other', 'policy'}
     records = [json.loads(line) for line in (tmp_path / 'whole' / 'metrics.jsonl').read_text().splitlines()]
-    assert all(abs(record['cost'] - 0.8) < 0.01 for record in records if 'cost' in record)
+    assert all(abs(record['cost'] - 0.8) < 0.05 for record in records if 'cost' in record)
     # Evaluations are of draws: of the likeliest plan, which is the full one, all would run.
     evaluated = records[-1]['eval']
     assert abs(evaluated['cost'] - 0.8) < 0.1 and 0 < evaluated['decoder_attention'][0] < 1
 
     plan = PolicyPlan(**trained.heads['policy'], drawn=True)
-    texts = ['abc', 'defgh', 'abc', 'ab']
-    some, again, other = (trained.generate(texts, limits=Limits(max_new_tokens=3), plan=plan, seed=seed) for seed in (0, 0, 1))
-    assert [each.flops for each in some] == [each.flops for each in again] != [each.flops for each in other]
-    assert some[0].flops != some[2].flops  # the same text at another place
+    decodings = [Decoding(limits=Limits(max_new_tokens=3), plan=plan, seed=seed) for seed in (0, 0, 1)]
+    some, again, other = ([each.flops for each in trained.generate(6 * ['abc'], decoding)] for decoding in decodings)
+    assert some == again != other and len(set(some)) > 1  # each text's own draws, of the seed
 
     alone = train('frozen', 50, None)
     assert int(alone.step) == 1
