@@ -674,8 +674,8 @@ SAMPLED = {**SHORT, 'choice': {'class': 'sampled', 'temperature': 1.5}}
     [('bart', LIMITS), ('llama_1', LIMITS), ('t5_1_0', BEAM), ('llama_1', BEAM), ('bart', SAMPLED), ('gpt2', SAMPLED)],
 )
 def test_python_and_the_command_decode_by_the_defaults_of_the_checkpoint(name, defaults, tmp_path, capsys):
-    *checkpoint, _ = huggingface.read(FIXTURES / name, 'float32')
-    native.save(tmp_path / 'model', *checkpoint, defaults)
+    checkpoint = huggingface.read(FIXTURES / name, 'float32')
+    native.save(tmp_path / 'model', *checkpoint._replace(generation=defaults))
     model, text = load(tmp_path / 'model'), 'the quick brown fox'
     output = model.generate(text)
     assert output.tokens == model.generate(text, codec.from_json(defaults)).tokens

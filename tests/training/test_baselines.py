@@ -40,7 +40,6 @@ from calm_jax.training.policy import SHARES, caller, chances, chances_of, nats, 
 from calm_jax.training.train_loop import LoopOptions
 from tests.laws.test_work_laws import LLAMA, T5
 from tests.training.conftest import LENGTHS
-from tests.training.test_policy import full_depth
 
 SOURCES, TARGETS = np.array([3, 9, 9, 14, 30]), np.array([2, 5, 7, 7, 11])
 
@@ -72,7 +71,7 @@ def test_what_draws_run_is_what_they_were_to_cost(config, share):
     decoding = Decoding(limits=Limits(max_new_tokens=length), plan=plan)
     tokens, target = rng.integers(2, 14, (rows, source)), rng.integers(2, 14, (rows, length))
     trace = generate(config, params, tokens, None, decoding, forced=target)
-    whole = float(cost.exact(config, [source], *full_depth(config, length)).total[0])
+    whole = float(cost.at_full_depth(config, [source], [length])[0])
     shares = cost.exact(config, [source] * rows, trace.work, trace.prefill).total / whole
     error = shares.std() / np.sqrt(rows)
     assert abs(shares.mean() - share) < 4 * error and error < 0.02
