@@ -171,7 +171,8 @@ def main():
     parser.add_argument('--test', required=True, help='JSONL that nothing before the end looks at')
     parser.add_argument('--test_limit', type=int, help='records of it (default all)')
     parser.add_argument('--output', required=True, type=pathlib.Path)
-    parser.add_argument('--steps', type=int, help='of every training, to try it out')
+    parser.add_argument('--steps', type=int, help='of every training, in place of the study’s')
+    parser.add_argument('--batch_size', type=int, help='of every training, in place of the study’s')
     parser.add_argument('--only', action='append', help='name of a run; repeatable')
     parser.add_argument('--minutes', type=float, default=1e9, help='wall time after which nothing more is begun')
     args = parser.parse_args()
@@ -230,7 +231,10 @@ class Queue:
         if 'searched' in run.gin:
             lengths = ('MAX_SOURCE_LENGTH', 'MAX_TARGET_LENGTH', 'LENGTH_MULTIPLE')
             bindings |= {name: self.study.bindings[name] for name in lengths if name in self.study.bindings}
-        bindings |= run.bindings | ({'TRAIN_STEPS': self.args.steps} if self.args.steps and 'searched' not in run.gin else {})
+        bindings |= run.bindings
+        if 'searched' not in run.gin:
+            others = {'TRAIN_STEPS': self.args.steps, 'BATCH_SIZE': self.args.batch_size}
+            bindings |= {name: value for name, value in others.items() if value}
         if run.share:
             bindings[run.share] = round(json.loads((self.folder(run.equal_to) / 'scores.json').read_text())['share'], 3)
         data = {'TRAIN_DATA': self.args.heldout if 'searched' in run.gin else self.args.train, 'EVAL_DATA': self.args.heldout}
