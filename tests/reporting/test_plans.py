@@ -139,9 +139,9 @@ def test_of_a_long_source_it_is_said_how_much_is_left_out(period):
     dropped = frozenset(range(2000, 3000)) if period > 3000 else frozenset(range(0, 3000, period + 1))
     stretches = printed(CutSource('x', pieces, dropped, None, '')).stretches
     words = [each.text.split() for each in stretches]
-    told = sum(int(each[1].replace(',', '')) for each, stretch in zip(words, stretches) if stretch.kind == 'between')
+    left_out = sum(int(each[1].replace(',', '')) for each, stretch in zip(words, stretches) if stretch.kind == 'between')
     shown = [int(word) for each, stretch in zip(words, stretches) if stretch.kind != 'between' for word in each]
-    assert len(shown) < 500 and len(shown) + told == 3000
+    assert len(shown) < 500 and len(shown) + left_out == 3000
     for stretch, each in zip(stretches, words):
         if stretch.kind != 'between':
             assert {int(word) in dropped for word in each} == {stretch.kind == 'dropped'}
