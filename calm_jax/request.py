@@ -14,8 +14,8 @@ from calm_jax.data.conversation import Conversation, Messages
 from calm_jax.data.jsonl import Template, is_unicode
 from calm_jax.decoding.choice import Beam, Choice, Greedy, Sampled
 from calm_jax.decoding.decoding import Decoding, Limits, off
-from calm_jax.decoding.generate import can_pack
-from calm_jax.decoding.packing import Packing
+from calm_jax.decoding.generate import of_use
+from calm_jax.decoding.packing import SUB_LAYERS, Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import Gate
@@ -199,9 +199,10 @@ def checked_pack(value: Any, num_layers: int, batch_size: int) -> str | Packing:
         return value
     packing = value
     if not isinstance(packing, Packing):
-        if not isinstance(value, str) or ':' not in value:
+        if not isinstance(value, str) or not (':' in value or value == SUB_LAYERS):
             raise ValueError(
-                f'pack is {_short(value)}; expected {", ".join(map(repr, PACKS))} or LAYERS:WIDTHS, such as 1,3:8,16'
+                f'pack is {_short(value)}; expected {", ".join(map(repr, PACKS))} or LAYERS:WIDTHS, such as 1,3:8,16 or '
+                f'{SUB_LAYERS}:8,16'
             )
         packing = Packing.parse(value)
     if any(point >= num_layers for point in packing.points):
@@ -214,9 +215,10 @@ def checked_pack(value: Any, num_layers: int, batch_size: int) -> str | Packing:
 
 def check_packs(pack: str | Packing, decoding: Decoding, rows: Rows | None) -> None:
     """Raises ValueError for a packing of a decoding whose rows are never packed."""
-    if isinstance(pack, Packing) and not can_pack(decoding, rows):
+    if isinstance(pack, Packing) and not of_use(pack, decoding, rows):
         raise ValueError(
-            f'pack {pack} changes nothing: rows are packed where tokens leave early and skipped layers wait (lazy)'
+            f'pack {pack} changes nothing: rows are packed after layers where tokens leave early and skipped layers wait '
+            '(lazy), and by sub_layers within a plan or behind a gate'
         )
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from calm_jax.decoding.choice import example_keys
 from calm_jax.decoding.decoding import Decoding, stands_at_one
-from calm_jax.decoding.packing import taken
+from calm_jax.decoding.packing import NEVER, Packing, taken
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState
 from calm_jax.depth.plans import PlanMaker
@@ -163,27 +163,27 @@ def prefill_rows(
     head_table: Array | HeadColumns | None = None,
     log_probabilities: bool = False,
     cursor: Int[Array, ''] | int | None = None,
-    packed: bool = False,
+    packing: Packing = NEVER,
     kept: int | None = None,
 ) -> DecodeState:
     """The state before the first token.
 
     capacity: generated tokens that caches and trace have room for (static), at least every row's limit.
     cursor: the index of the first generated token, which is otherwise that of the first free slot: for states whose rows stand
-    apart, so that others may come in (`slots.py`). packed: whether rows are packed (static). kept: room for the source tokens
-    that a plan keeps, at least those of every row (static); None: for all.
+    apart, so that others may come in (`slots.py`). packing: of the rows (static). kept: room for the source tokens that a plan
+    keeps, at least those of every row (static); None: for all.
     """
     count = decided.source.shape[0]
     adaptive = decoding.exit is not None or rows.depth is not None
     read = decided.source.shape[1] - 1 if config.decoder_only else 0
     ring = _rounded_up(read + capacity, decoding.propagation.window)
     after = 0 if decoding.plan is None else decoding.plan.after
-    cross_kv, cross_mask = None, decided.mask
+    cross_kv, cross_mask, run = None, decided.mask, planned.Skipped(packing.sub_layers)
     if config.decoder_only:
-        layers, work = _read_prompt(call, config, decided, ring, after, decoding.plan_prompt == 'plan')
+        layers, work = _read_prompt(call, config, decided, ring, after, decoding.plan_prompt == 'plan', run)
     else:
         layers = _empty(config, count, ring)
-        cross_kv, cross_mask, work = _read_source(call, config, decided, after, kept)
+        cross_kv, cross_mask, work = _read_source(call, config, decided, after, kept, run)
     if decoding.plan is not None:
         units = config.sizes.units(decoding.plan.flops(config.sizes))
         work = work._replace(decisions=jnp.any(decided.mask, axis=1) * jnp.asarray(units, jnp.int32))
@@ -225,7 +225,7 @@ def prefill_rows(
         lengths=jnp.zeros(count, jnp.int32),
         cache=DecoderCache(
             layers,
-            (jnp.broadcast_to(first, (count,)) if packed else first,) * len(layers),
+            (jnp.broadcast_to(first, (count,)) if packing else first,) * len(layers),
             jnp.zeros((count, ring, config.emb_dim), config.state_dtype) if waits else None,
         ),
         own_filled=_own_filled(decided, len(layers), config) if waits else None,
@@ -298,7 +298,7 @@ def _kept(mask: Bool[Array, 'B S'], states: Array, room: int) -> tuple[Bool[Arra
 
 
 def _read_source(
-    call: Callable, config: TransformerConfig, decided: Decided, after: int, room: int | None
+    call: Callable, config: TransformerConfig, decided: Decided, after: int, room: int | None, run: planned.Skipped
 ) -> tuple[tuple[KVCache, ...], Bool[Array, 'B K'], PrefillWork]:
     """Keys and values of the encoder's output, which of its positions are there, and the work of that.
 
@@ -311,12 +311,15 @@ def _read_source(
         dropped = jnp.sum(mask & ~plan.source, axis=1, dtype=jnp.int32)
         mask, x, positions = _kept(plan.source, x, mask.shape[1] if room is None else room)
     context = call(mask, positions, method='encoder_context')
-    x = planned.encode(call, range(after, config.num_encoder_layers), x, context, plan, planned.skipped)
+    x = planned.encode(call, range(after, config.num_encoder_layers), x, context, plan, run)
     encoded = call(x, method='encoder_norm')
     cross_kv = []
     for layer in range(config.num_decoder_layers):
-        reads = None if plan is None else plan.cross_attention[:, layer]
-        made = planned.projected(lambda x, i=layer: call(i, x, method='cross_kv'), encoded, reads)
+
+        def project(x, places=None, layer=layer):
+            return call(layer, x, method='cross_kv')
+
+        made = project(encoded) if plan is None else run.project(plan.cross_attention[:, layer], project, encoded)
         cross_kv.append(KVCache(*made))
     parts = None if plan is None else (plan.encoder_attention, plan.encoder_feed_forward, plan.cross_attention)
     layers = (config.num_encoder_layers, config.num_encoder_layers, config.num_decoder_layers)
@@ -337,7 +340,7 @@ def _read_source(
 
 
 def _read_prompt(
-    call: Callable, config: TransformerConfig, decided: Decided, ring: int, after: int, within: bool
+    call: Callable, config: TransformerConfig, decided: Decided, ring: int, after: int, within: bool, run: planned.Skipped
 ) -> tuple[tuple[KVCache, ...], PrefillWork]:
     """Caches with the keys and values of all prompt tokens but the last, and the work of that; within: whether of the plan."""
     mask, plan, rows = decided.mask, decided.plan if within else None, decided.mask.shape[0]
@@ -354,7 +357,7 @@ def _read_prompt(
             if layer < after:
                 made = KVCache(*(each[:, :-1] for each in decided.keys_values[layer]))
             else:
-                x, made = planned.decoder_layer(call, layer, x, positions, bias, None, plan, planned.skipped, reach)
+                x, made = planned.decoder_layer(call, layer, x, positions, bias, None, plan, run, reach)
             layers[layer] = kv_cache.write(layers[layer], 0, *made)
     parts = None if plan is None else (plan.self_attention, plan.feed_forward, plan.self_attention)
     counts, nothing = _layers_of(mask, parts, (config.num_decoder_layers,) * 3), jnp.zeros(rows, jnp.int32)

@@ -15,42 +15,56 @@ from jaxtyping import Int
 
 from calm_jax.types import Array, Sizes
 
+SUB_LAYERS = 'sub_layers'
+
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
     """Where rows are packed, and how.
 
-    points: layers after which it is done, ascending, from 1. widths: into how many rows, ascending; a batch of no more rows is
-    not packed into them. Nothing in either: never.
-    Raises ValueError for numbers that are not so.
+    points: layers after which it is done for those that are still inside, ascending, from 1. widths: into how many rows,
+    ascending; a batch of no more rows is not packed into them. sub_layers: whether it is done for every sub-layer besides, for
+    the rows that a plan or gate has run it: in a step into the widths, if there are any, and in a prefill some rows at a time.
+    Nothing in any: never.
+    Raises ValueError for what is not so.
     """
 
     points: tuple[int, ...] = ()
     widths: tuple[int, ...] = ()
+    sub_layers: bool = False
 
     def __post_init__(self):
         for name in ('points', 'widths'):
             numbers = getattr(self, name)
             if any(not isinstance(each, int) or each < 1 for each in numbers) or list(numbers) != sorted(set(numbers)):
                 raise ValueError(f'{name} are {numbers}; expected whole numbers from 1 on, ascending')
-        if bool(self.points) != bool(self.widths):
+        if self.points and not self.widths or self.widths and not self:
             raise ValueError(f'packing after layers {self.points} into {self.widths} rows: expected both or neither')
 
     @classmethod
     def parse(cls, text: str) -> 'Packing':
-        """Of '1,3:8,16': after layers 1 and 3 into 8 or 16 rows. Raises ValueError for what is not so."""
+        """Of '1,3:8,16': after layers 1 and 3 into 8 or 16 rows; 'sub_layers:8,16': at every sub-layer; 'sub_layers,1,3:8,16':
+        both; 'sub_layers': in prefills alone. Raises ValueError for what is not so."""
         points, colon, widths = text.partition(':')
+        names, numbers = points.split(','), widths.split(',') if colon else []
         try:
-            return cls(*(tuple(int(each) for each in part.split(',')) for part in (points, widths)))
+            layers, rows = (tuple(int(each) for each in part if each != SUB_LAYERS) for part in (names, numbers))
+            return cls(layers, rows, SUB_LAYERS in names)
         except ValueError as error:
             more = f' ({error})' if colon and 'invalid literal' not in str(error) else ''
             raise ValueError(f'packing {text!r}: expected LAYERS:WIDTHS, such as 1,3:8,16{more}') from None
 
     def __str__(self) -> str:
-        return ':'.join(','.join(map(str, numbers)) for numbers in (self.points, self.widths))
+        points = [*([SUB_LAYERS] if self.sub_layers else []), *map(str, self.points)]
+        return ','.join(points) + (':' + ','.join(map(str, self.widths)) if self.widths else '')
 
     def __bool__(self) -> bool:
-        return bool(self.points)
+        return bool(self.points) or self.sub_layers
+
+    def part(self, points: bool, sub_layers: bool) -> 'Packing':
+        """That at points alone, at sub-layers alone, or never."""
+        kept = Packing(self.points, self.widths) if points and self.points else NEVER
+        return dataclasses.replace(self, points=kept.points) if sub_layers and self.sub_layers else kept
 
     def within(self, rows: int) -> tuple[int, ...]:
         """The widths below this number of rows."""
