@@ -21,6 +21,7 @@ from calm_jax.models import cache as kv_cache
 from calm_jax.models import planned
 from calm_jax.models.cache import KVCache
 from calm_jax.models.config import TransformerConfig
+from calm_jax.models.layers import Some
 from calm_jax.types import Array, Context, Evidence, HeadColumns, HeadRows
 
 
@@ -40,13 +41,12 @@ class SubLayers(NamedTuple):
 class Way(NamedTuple):
     """How some of a loop's rows take a layer, or a sub-layer.
 
-    taken: bool [], whether it is the way. loop: over its rows. places: int32 [n], which of the rows of the whole loop those
-    are; None: all.
+    taken: bool [], whether it is the way. loop: over its rows. some: which of the rows of the whole loop those are; None: all.
     """
 
     taken: Array
     loop: 'LayerLoop'
-    places: Array | None
+    some: Some | None
 
 
 class LayerLoop(NamedTuple):
@@ -54,8 +54,7 @@ class LayerLoop(NamedTuple):
 
     call: (*args, method) → a method of the model, parameters bound. choose: of `Evidence`, a `Chooser` where rows are packed.
     packing: where rows are packed.
-    rows: int32 [w], which of the `count` rows of the batch inputs, token and states are of; None: all of them. Caches are the
-    batch's.
+    some: which of the `count` rows of the batch inputs, token and states are of; None: all of them. Caches are the batch's.
     """
 
     call: Callable
@@ -65,8 +64,13 @@ class LayerLoop(NamedTuple):
     token: TokenInputs
     choose: Callable
     packing: Packing = NEVER
-    rows: Array | None = None
+    some: Some | None = None
     count: int = 0
+
+    @property
+    def rows(self) -> Array | None:
+        """int32 [w], which rows of the batch the loop is over; None: all."""
+        return None if self.some is None else self.some.rows
 
     @property
     def every_layer(self) -> bool:
@@ -114,8 +118,10 @@ class LayerLoop(NamedTuple):
             return [Way(jnp.any(some), self, None)]
         many, least, ways = jnp.sum(some, dtype=jnp.int32), 0, []
         order = jnp.argsort(~some, stable=True).astype(jnp.int32)
+        ranks = jnp.maximum(jnp.cumsum(some, dtype=jnp.int32) - 1, 0)
         for width in widths:
-            ways.append(Way((many > least) & (many <= width), self._of_rows(order[:width], count), order[:width]))
+            packed = Some(order[:width], jnp.minimum(ranks, width - 1))
+            ways.append(Way((many > least) & (many <= width), self._of_rows(packed, count), packed))
             least = width
         return [*ways, Way(many > least, self, None)]
 
@@ -123,14 +129,15 @@ class LayerLoop(NamedTuple):
         """The ways of a sub-layer that these of the loop's rows run."""
         return self.ways(runs) if self.packing.sub_layers else [Way(jnp.any(runs), self, None)]
 
-    def _of_rows(self, places: Int[Array, ' n'], count: int) -> 'LayerLoop':
+    def _of_rows(self, some: Some, count: int) -> 'LayerLoop':
         """The loop over some of its `count` rows."""
+        own = some if self.some is None else Some(self.some.rows[some.rows], some.ranks[self.some.ranks])
         return self._replace(
-            inputs=self.inputs.of_rows(places, count),
-            token=self.token.of_rows(places, count),
-            choose=cast(Chooser, self.choose).of_rows(places, count),
-            rows=places if self.rows is None else self.rows[places],
-            count=count if self.rows is None else self.count,
+            inputs=self.inputs.of_rows(some.rows, count),
+            token=self.token.of_rows(some.rows, count),
+            choose=cast(Chooser, self.choose).of_rows(some.rows, count),
+            some=own,
+            count=count if self.some is None else self.count,
         )
 
     def _first_state(self, hidden: Float[Array, 'B D'], cache: DecoderCache) -> LayerState:
@@ -243,13 +250,13 @@ class LayerLoop(NamedTuple):
         if self.every_layer:
             return sub_layer(self, x), []
         ways = self._parts(runs)
-        for taken_now, loop, places in ways:
+        for taken_now, loop, some in ways:
 
-            def add(x, loop=loop, places=places):
-                if places is None:
+            def add(x, loop=loop, some=some):
+                if some is None:
                     return planned.masked(runs, partial(sub_layer, loop), x)
-                own = taken((runs, x), places, runs.shape[0])
-                return put(x, places, planned.masked(own[0], partial(sub_layer, loop), own[1]), runs.shape[0])
+                new = sub_layer(loop, jnp.take(x, some.rows, axis=0))
+                return planned.masked(runs, lambda x: jnp.take(new, some.ranks, axis=0), x)
 
             x = jax.lax.cond(taken_now, add, lambda x: x, x)
         return x, ways
@@ -285,14 +292,14 @@ class LayerLoop(NamedTuple):
         if self.every_layer or (self.inputs.plan is None and not self.packing.sub_layers):
             return *self._attend(layer, own, held, asks, cache, filled, exit_states), []
         x, ways = state.hidden[:, None], self._parts(held)
-        for taken_now, loop, places in ways:
+        for taken_now, loop, some in ways:
 
-            def attend(x, cache, filled, loop=loop, places=places):
-                if places is None:
+            def attend(x, cache, filled, loop=loop, some=some):
+                if some is None:
                     return loop._attend(layer, own, held, asks, cache, filled, exit_states)
-                some = taken((own, held, asks), places, asks.shape[0])
-                new, cache, filled = loop._attend(layer, *some, cache, filled, exit_states)
-                return put(x, places, new, asks.shape[0]), cache, filled
+                packed = taken((own, held, asks), some.rows, asks.shape[0])
+                new, cache, filled = loop._attend(layer, *packed, cache, filled, exit_states)
+                return planned.masked(asks, lambda x: jnp.take(new, some.ranks, axis=0), x), cache, filled
 
             x, cache, filled = jax.lax.cond(taken_now, attend, lambda *carry: carry, x, cache, filled)
         return x, cache, filled, ways
@@ -315,10 +322,10 @@ class LayerLoop(NamedTuple):
         # Where a gate may keep all rows from asking, queries wait until one does.
         waits = self.decoding.gate is not None
         queries, entering = (None, self._passing(layer, state)) if waits else self._entering(layer, state)
-        if self.rows is None:
-            cache = kv_cache.write(cache, token.slot, *entering)
-        else:
-            cache = kv_cache.put(cache, self.rows, jnp.broadcast_to(token.slot, self.rows.shape), *entering)
+        if self.some is not None:
+            # What there is of the others is filled in later, or never read; to write some rows alone takes longer.
+            entering = taken(entering, self.some.ranks, self.some.rows.shape[0])
+        cache = kv_cache.write(cache, token.slot, *entering)
         seen = self._seen(cache, planned.of_layer(token.self_bias, layer))
 
         def read(x):
@@ -328,10 +335,10 @@ class LayerLoop(NamedTuple):
         x = read(x) if self.every_layer else planned.Skipped()(asks, read, x)
         return x, cache, self._filled(filled, inside)
 
-    def _seen(self, cache: KVCache, bias: Float[Array, 'rows heads 1 S']) -> tuple[Array, Array, Array, Array | None]:
-        """(keys, values, bias, rows) that the loop's rows attend with: their own, or everybody's with who they are."""
+    def _seen(self, cache: KVCache, bias: Float[Array, 'rows heads 1 S']) -> tuple[Array, Array, Array, Some | None]:
+        """(keys, values, bias, some) that the loop's rows attend with: their own, or everybody's with who they are."""
         if self.rows is None or not gathers(self.rows.shape[0], self.count):
-            return cache.keys, cache.values, bias, self.rows
+            return cache.keys, cache.values, bias, self.some
         bias = bias if bias.shape[0] == 1 else taken(bias, self.rows, self.count)
         cache = taken(cache, self.rows, self.count)
         return cache.keys, cache.values, bias, None
@@ -354,7 +361,7 @@ class LayerLoop(NamedTuple):
             return state._replace(executed=state.executed + self.sub_layers * count)
         ran, places = jnp.stack(rows, axis=1), jnp.zeros((), jnp.int32)
         for runs, each in zip(rows, ways):
-            widths = [jnp.where(way.taken, count if way.places is None else way.places.shape[0], 0) for way in each]
+            widths = [jnp.where(way.taken, count if way.some is None else way.some.rows.shape[0], 0) for way in each]
             places = places + jnp.any(runs) * (sum(widths[1:], widths[0]) if widths else count)
         executed = _counted(state.executed, places.astype(jnp.int32))
         return state._replace(sub_layers=_counted(state.sub_layers, ran), executed=executed)
