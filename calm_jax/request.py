@@ -45,8 +45,9 @@ class Options(TypedDict, total=False):
     pack: how rows are kept together. 'none': texts stay in the batch that they were put in until the last of it has ended.
         'refill': a row that has ended gives its slot to the next text, where there are more texts than rows and nothing
         searches with beams. A `Packing`, or '1,3:8,16': besides, after layers 1 and 3 rows that are still inside are packed
-        into 8 or 16. 'auto', the default: 'refill', and the packing that was measured best for such a model here
-        (`calm_jax.decoding.packing.measured`), if any, where there are 16 batches or more.
+        into 8 or 16; 'sub_layers:8,16': rows that run a sub-layer within their plan are, for it, and a prefill computes it for
+        these alone; 'sub_layers': in prefills. 'auto', the default: 'refill', and the packing that was measured best for such a
+        model here (`calm_jax.decoding.packing.measured`), if any, where there are 16 batches or more.
     num_return_sequences: how many draws of each text, text by text; for `Sampled` alone.
     log_probabilities: whether outputs hold those of their tokens.
     """

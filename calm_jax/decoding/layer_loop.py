@@ -78,6 +78,11 @@ class LayerLoop(NamedTuple):
         return self.decoding.gate is None and self.inputs.plan is None
 
     @property
+    def by_sub_layer(self) -> bool:
+        """Whether each sub-layer, self-attention with what it writes, is a part that no row or some rows run."""
+        return self.inputs.plan is not None or (self.packing.sub_layers and not self.every_layer)
+
+    @property
     def decides(self) -> bool:
         """Whether anything may keep a row from running a layer; where nothing does there is no conditional at all."""
         return not (self.every_layer and self.decoding.exit is None and self.inputs.depth is None)
@@ -125,19 +130,14 @@ class LayerLoop(NamedTuple):
             least = width
         return [*ways, Way(many > least, self, None)]
 
-    def _parts(self, runs: Bool[Array, ' w']) -> 'list[Way]':
-        """The ways of a sub-layer that these of the loop's rows run."""
-        return self.ways(runs) if self.packing.sub_layers else [Way(jnp.any(runs), self, None)]
-
     def _of_rows(self, some: Some, count: int) -> 'LayerLoop':
         """The loop over some of its `count` rows."""
-        own = some if self.some is None else Some(self.some.rows[some.rows], some.ranks[self.some.ranks])
         return self._replace(
             inputs=self.inputs.of_rows(some.rows, count),
             token=self.token.of_rows(some.rows, count),
             choose=cast(Chooser, self.choose).of_rows(some.rows, count),
-            some=own,
-            count=count if self.some is None else self.count,
+            some=some,
+            count=count,
         )
 
     def _first_state(self, hidden: Float[Array, 'B D'], cache: DecoderCache) -> LayerState:
@@ -172,7 +172,8 @@ class LayerLoop(NamedTuple):
         """(state, cache, filled) after one layer, entered while any row runs, and which rows ran any of it, bool [B].
 
         A conditional for every width, with nothing on its other side: XLA copies the caches that one of several branches
-        carries, and those of one that also asks the measure.
+        carries, those of one that also asks the measure, and those of one within another. Where sub-layers have conditionals of
+        their own the layer has none.
         """
         nobody = jnp.zeros_like(state.active)
 
@@ -181,7 +182,7 @@ class LayerLoop(NamedTuple):
                 cache = kv_cache.write(cache, self.token.slot, *self._passing(layer, state))
             return state, cache, filled, nobody
 
-        if not self.decides:
+        if not self.decides or self.by_sub_layer:
             return self._visit(layer, state, cache, filled, exit_states)
         if ways is None:
             alone = partial(self._visit, layer, exit_states=exit_states)
@@ -235,7 +236,10 @@ class LayerLoop(NamedTuple):
         ran = rows.any
         hidden = jnp.where(ran[:, None], x[:, 0], state.hidden)
         if self.decoding.propagation.copies:
-            state = state._replace(exit_kv=self._passing(layer, state))
+            passed = jax.lax.cond(
+                jnp.any(state.active), lambda state: self._passing(layer, state), lambda state: state.exit_kv, state
+            )
+            state = state._replace(exit_kv=passed)
         state = state._replace(
             hidden=hidden,
             first=hidden if layer == 0 and state.first is not None else state.first,
@@ -249,7 +253,7 @@ class LayerLoop(NamedTuple):
         """(states after a sub-layer of the rows that run it, those that entered it of the others; the ways there are of it)."""
         if self.every_layer:
             return sub_layer(self, x), []
-        ways = self._parts(runs)
+        ways = self.ways(runs) if self.by_sub_layer else [Way(jnp.any(runs), self, None)]
         for taken_now, loop, some in ways:
 
             def add(x, loop=loop, some=some):
@@ -289,9 +293,9 @@ class LayerLoop(NamedTuple):
         if self.inputs.plan is not None:
             held = held & self.inputs.plan.self_attention[:, layer]
         own = _of_attention(state)
-        if self.every_layer or (self.inputs.plan is None and not self.packing.sub_layers):
+        if not self.by_sub_layer:
             return *self._attend(layer, own, held, asks, cache, filled, exit_states), []
-        x, ways = state.hidden[:, None], self._parts(held)
+        x, ways = state.hidden[:, None], self.ways(held)
         for taken_now, loop, some in ways:
 
             def attend(x, cache, filled, loop=loop, some=some):

@@ -1,9 +1,9 @@
-"""Rows that are still inside, packed: fewer rows through the layers that not everybody enters.
+"""Rows that run a layer, or a sub-layer, packed: fewer rows through what not everybody enters.
 
 A layer that any row enters is computed for all of them, however many have left: with tokens that need 2 of 8 layers on average,
 a batch of 32 runs 6.3. After some layers the states that are still inside are gathered to the front instead, and the layers
 up to the next such point run at the least of a few static widths that holds them; each width is a conditional with nothing on
-its other side, because XLA copies what a conditional of several branches carries.
+its other side, because XLA copies what a conditional of several branches carries. Within plans every sub-layer is such a point.
 """
 
 import dataclasses
@@ -46,10 +46,10 @@ class Packing:
         """Of '1,3:8,16': after layers 1 and 3 into 8 or 16 rows; 'sub_layers:8,16': at every sub-layer; 'sub_layers,1,3:8,16':
         both; 'sub_layers': in prefills alone. Raises ValueError for what is not so."""
         points, colon, widths = text.partition(':')
-        names, numbers = points.split(','), widths.split(',') if colon else []
+        names = points.split(',')
         try:
-            layers, rows = (tuple(int(each) for each in part if each != SUB_LAYERS) for part in (names, numbers))
-            return cls(layers, rows, SUB_LAYERS in names)
+            layers = tuple(int(each) for each in names if each != SUB_LAYERS)
+            return cls(layers, tuple(map(int, widths.split(','))) if colon else (), SUB_LAYERS in names)
         except ValueError as error:
             more = f' ({error})' if colon and 'invalid literal' not in str(error) else ''
             raise ValueError(f'packing {text!r}: expected LAYERS:WIDTHS, such as 1,3:8,16{more}') from None
