@@ -195,7 +195,7 @@ def check_count(name: str, value: Any) -> int:
 
 def checked_pack(value: Any, num_layers: int, batch_size: int) -> str | Packing:
     """One of `PACKS`, or a packing. Raises ValueError for what is neither, for layers that the model does not have, and for
-    widths that do not divide the batch."""
+    widths that are not below the batch, or after layers do not divide it."""
     if value in PACKS:
         return value
     packing = value
@@ -209,8 +209,9 @@ def checked_pack(value: Any, num_layers: int, batch_size: int) -> str | Packing:
     if any(point >= num_layers for point in packing.points):
         raise ValueError(f'pack {packing} packs after layer {packing.points[-1]}; the decoder has {num_layers} layers')
     for width in packing.widths:
-        if batch_size % width or width == batch_size:
-            raise ValueError(f'pack {packing} packs into {width} rows, which do not divide a batch of {batch_size}')
+        if width >= batch_size or (packing.points and batch_size % width):
+            words = 'which do not divide' if packing.points else 'no fewer than'
+            raise ValueError(f'pack {packing} packs into {width} rows, {words} a batch of {batch_size}')
     return packing
 
 

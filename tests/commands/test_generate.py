@@ -163,7 +163,7 @@ def test_what_an_interrupted_run_has_journalled_is_not_decoded_again(generate, m
         ('2,1:2', 'ascending'),
         ('1:', "packing '1:': expected LAYERS:WIDTHS"),
         ('1:2,sub_layers', "packing '1:2,sub_layers': expected LAYERS:WIDTHS"),
-        ('sub_layers:8', 'which do not divide a batch of 8'),
+        ('sub_layers:3,8', 'pack sub_layers:3,8 packs into 8 rows, no fewer than a batch of 8'),
         ('sub_layers', 'pack sub_layers changes nothing'),
     ],
 )
