@@ -57,7 +57,7 @@ def read_rows(
             tokens = behind_start(source, mask, config.decoder_start_id, task.wraps)
         x = call(tokens, positions, method='embed')
     for layer in range(first, config.num_decoder_layers):
-        x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, plan, planned.skipped)
+        x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, plan, planned.Skipped())
     scored = mask
     if isinstance(task, Labels):
         place = label_places(config, source, mask)

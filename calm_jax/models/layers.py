@@ -2,6 +2,7 @@
 between is resolved here, once."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from flax import linen as nn
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.parameters import parameter
 from calm_jax.models.positions import rotate
-from calm_jax.types import HeadColumns, HeadRows
+from calm_jax.types import Array, HeadColumns, HeadRows
 
 _FUNCTIONS = {
     'gelu': nn.gelu,
@@ -192,6 +193,14 @@ class Head(nn.Module):
         return self.bias.astype(self.config.dtype)[ids] if self.config.head_bias else None
 
 
+class Some(NamedTuple):
+    """Some rows of a batch. rows: int32 [w], which; ranks: int32 [B], where each stands among them; of the others anything
+    below w."""
+
+    rows: Array
+    ranks: Array
+
+
 class Attention(nn.Module):
     """Multi-head attention in halves: queries, keys and values of some states, then what the ones read from the others.
 
@@ -249,14 +258,13 @@ class Attention(nn.Module):
             return self.heads(x)[part]
         return [self._heads(each(x)) for each in (self.query, self.key, self.value)[part]]
 
-    def __call__(self, queries, keys, values, bias, deterministic=True, rows=None):
+    def __call__(self, queries, keys, values, bias, deterministic=True, some=None):
         """What queries [B, T, N, H] read from keys and values [B·Nₖᵥ, S, H], [B, T, D], scores increased by bias
-        [B|1, N|1, T, S]. rows: int32 [w], where queries [w, T, N, H] are of these alone."""
-        if rows is None:
+        [B|1, N|1, T, S]. some: `Some`, where queries [w, T, N, H] are of these alone."""
+        if some is None:
             return self.out(self._read(queries, keys, values, bias, deterministic))
-        count = keys.shape[0] // self.config.kv_heads
-        asking = jnp.zeros((count, *queries.shape[1:]), queries.dtype).at[rows].set(queries)
-        return self.out(jnp.take(self._read(asking, keys, values, bias, deterministic), rows, axis=0))
+        asking = jnp.take(queries, some.ranks, axis=0)
+        return self.out(jnp.take(self._read(asking, keys, values, bias, deterministic), some.rows, axis=0))
 
     def _read(self, queries, keys, values, bias, deterministic):
         """Sums of values [B, T, N·H]."""

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from calm_jax.calibration import Certificate, Point, calibrate
-from calm_jax.certified import environment
+from calm_jax.certified import environment, kept_together
 from calm_jax.checkpoints import huggingface, native
 from calm_jax.cli import main
 from calm_jax.data import jsonl
@@ -163,6 +163,9 @@ def test_what_an_interrupted_run_has_journalled_is_not_decoded_again(generate, m
         ('3:2', 'packs after layer 3; the decoder has 3 layers'),
         ('2,1:2', 'ascending'),
         ('1:', "packing '1:': expected LAYERS:WIDTHS"),
+        ('1:2,sub_layers', "packing '1:2,sub_layers': expected LAYERS:WIDTHS"),
+        ('sub_layers:3,8', 'pack sub_layers:3,8 packs into 8 rows, no fewer than a batch of 8'),
+        ('sub_layers', 'pack sub_layers changes nothing'),
     ],
 )
 def test_a_packing_that_cannot_be_is_refused_in_a_line(generate, capsys, pack, message):
@@ -619,6 +622,27 @@ def test_how_rows_are_kept_together_is_warned_of_where_it_may_change_a_token(
             model.certified(made, 4, count, pack=pack)
             differs = here == 'none' or (decoding is not plan and here != '1:2')
             assert [f'pack is "{here}" here, "1:2"' in record.message for record in caplog.records] == [True] * differs
+
+
+def test_a_decoding_is_packed_as_far_as_it_has_a_use_for_that(checkpoint):
+    exits, plan = Decoding(exit=Exit(StateSimilarity(), 0.9)), Decoding(plan=Uniform(share=0.67))
+    both, off = Decoding(exit=exits.exit, plan=plan.plan), Decoding(exit=Exit(StateSimilarity(), 1.0), plan=Uniform(share=1.0))
+    expected = {
+        '1:2': ('1:2', 'refill', '1:2', 'refill'),
+        'sub_layers:2,4': ('refill', 'sub_layers:2,4', 'sub_layers:2,4', 'refill'),
+        'sub_layers,1:2': ('1:2', 'sub_layers:2', 'sub_layers,1:2', 'refill'),
+        'sub_layers': ('refill', 'sub_layers', 'sub_layers', 'refill'),
+    }
+    model = load(checkpoint)
+    for pack, ways in expected.items():
+        assert str(model.packing(8, 1, pack)) == pack
+        for decoding, way in zip((exits, plan, both, off), ways):
+            assert kept_together(decoding, pack) == kept_together(decoding, Packing.parse(pack)) == way
+            if way == 'refill':
+                with pytest.raises(ValueError, match='changes nothing'):
+                    model.check(decoding, batch_size=8, pack=pack)
+            else:
+                model.check(decoding, batch_size=8, pack=pack)
 
 
 def test_records_have_their_own_threshold(generate, data, tmp_path, capsys):

@@ -12,6 +12,7 @@ from calm_jax.data.windows import decode_windows
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import generate
+from calm_jax.decoding.packing import Packing
 from calm_jax.depth.policy import (
     TOKEN_CHOICES,
     Decisions,
@@ -164,7 +165,8 @@ def test_a_plan_does_not_depend_on_neighbours_or_padding(decode, config, sources
 
 
 def test_rows_that_come_in_by_what_their_plans_keep_are_what_they_are_alone(config, params, decode):
-    """In flight, cut to what is kept, and in batches, cut too, beside arrays of the whole width."""
+    """In flight, cut to what is kept and packed for every sub-layer, and in batches, cut too, beside arrays of the whole
+    width."""
     rng, plan = np.random.default_rng(0), policy(config, 0.4)
     texts = [rng.integers(2, 14, rng.integers(1, 15)).tolist() for _ in range(13)]
     [window] = decode_windows(texts, 4, max_source_length=16, pad_id=config.pad_id, eos_id=config.eos_id)
@@ -176,7 +178,8 @@ def test_rows_that_come_in_by_what_their_plans_keep_are_what_they_are_alone(conf
         'settings': lambda rows: None,
         'wanted': set(range(len(texts))),
     }
-    flown = list(fly_window(*wide, window, decoding, 4, **options))
+    packing = Packing((), (1, 2), sub_layers=True)
+    flown = list(fly_window(*wide, window, decoding, 4, packing=packing, **options))
     assert min(width for landing in flown for width in landing.widths) == 8
     found = [
         {row: (landing.trace, at) for landing in landings for at, row in enumerate(landing.rows.tolist())}
@@ -195,6 +198,10 @@ def test_rows_that_come_in_by_what_their_plans_keep_are_what_they_are_alone(conf
             width = trace.plan.source.shape[1]
             assert trace.plan.source[at].tolist() == whole.plan.source[row, :width].tolist() + [False] * (width - 16)
             assert trace.plan.choice[at] == whole.plan.choice[row]
+            for one, part in zip((*trace.prefill, *trace.plan[:5]), (*whole.prefill, *whole.plan[:5])):
+                np.testing.assert_array_equal(one[at], part[row])
+            for one, part in zip(trace.work, whole.work):
+                np.testing.assert_array_equal(one[at, :LENGTH], part[row])
 
 
 def test_the_whole_sequence_at_once_says_what_was_decoded_token_by_token(config, params, sources, decode):

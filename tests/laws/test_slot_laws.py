@@ -18,9 +18,10 @@ from calm_jax.depth.confidence import Oracle, SoftmaxGap, StateSimilarity
 from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import Gate
-from calm_jax.depth.plans import Uniform
+from calm_jax.depth.plans import PlanMaker
 from calm_jax.depth.vocabulary import FixedPruning, FrequentIds
 from calm_jax.pytrees import pytree
+from calm_jax.types import Plan
 from tests.laws.test_family_laws import NAMES, load
 
 
@@ -30,6 +31,18 @@ class Closed(Gate):
 
     def __call__(self, memory, context):
         return memory, jax.vmap(lambda key: jax.random.bernoulli(key, 0.7, (3,)))(context.keys)
+
+
+@pytree
+class DrawnPlan(PlanMaker):
+    """Sub-layers by draws of the row's own."""
+
+    def __call__(self, context):
+        def drawn(kind, count):
+            return jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, kind), 0.5, (count,)))(context.keys)
+
+        layers, encoder = context.sizes.layers, context.sizes.encoder_layers
+        return Plan(*(drawn(kind, count) for kind, count in enumerate((layers, layers, layers, encoder, encoder))))
 
 
 LENGTH, SLOTS, TEXTS = 12, 3, 9
@@ -61,7 +74,8 @@ DECISIONS = {
     'copied': {'exit': Exit(SoftmaxGap(), 0.1), 'propagation': CopyKV()},
     'pruned': {'exit': Exit(WeightedContrast(vocabulary=FixedPruning(keep=6)), 0.2)},
     'frequent': {'exit': Exit(WeightedContrast(vocabulary=FREQUENT), 0.1)},
-    'plan': {'plan': Uniform(0.5), 'exit': Exit(SoftmaxGap(), 0.1), 'propagation': Lazy(2)},
+    'plan': {'plan': DrawnPlan(), 'exit': Exit(SoftmaxGap(), 0.1), 'propagation': Lazy(2)},
+    'plan alone': {'plan': DrawnPlan(), 'plan_prompt': 'plan'},
     'depth': {},
     'oracle': {'exit': Exit(Oracle(), 0.5), 'propagation': Lazy(3)},
     'gate': {'gate': Closed(), 'exit': Exit(SoftmaxGap(), 0.1), 'propagation': FirstState(4)},
@@ -111,6 +125,7 @@ def in_flight(config, params, sources, mask, decoding, settings, scored, packing
             'capacity': LENGTH,
             'cursor': np.int32(1000),
             'example_ids': rows.astype(np.int32),
+            'packing': packing,
         }
         prefilled = begin(config, params, tokens, present, decoding, **options)
         if slots is None:
@@ -136,13 +151,16 @@ def collect(found, numbers, trace):
 PACKED = Packing((1, 2), (1, 2))
 # Every width is a copy of the layers: one will do where it is what a measure remembers that is packed, from point to point.
 ONE_WIDTH = Packing((1, 2), (2,))
+BY_SUB_LAYER = Packing((), (1, 2), sub_layers=True)
 # An encoder that reads nearby tokens ends before the slots begin: its decoder is another's.
 DECODERS = [name for name in NAMES if name != 'longt5_global']
 CASES = [(name, 'lazy', PACKED if name in ('t5_1_0', 'gpt2') else ONE_WIDTH) for name in DECODERS]
-# Layers that wait where nothing is packed: llama_3 within a plan, and where the host ends rows.
+# Layers that wait where nothing is packed: where the host ends rows.
 CASES += [('t5_1_0', decisions, NEVER) for decisions in ('full', 'eager', 'drawn')]
-CASES += [('t5_1_0', decisions, ONE_WIDTH) for decisions in ('pruned', 'frequent', 'plan', 'gate', 'oracle', 'depth')]
-CASES += [('llama_3', 'full', NEVER), ('llama_3', 'plan', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]
+CASES += [('t5_1_0', decisions, ONE_WIDTH) for decisions in ('pruned', 'frequent', 'plan', 'oracle', 'depth')]
+CASES += [('t5_1_0', 'gate', BY_SUB_LAYER), ('llama_3', 'plan', BY_SUB_LAYER)]
+CASES += [(name, 'plan alone', BY_SUB_LAYER) for name in DECODERS]
+CASES += [('llama_3', 'full', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]
 # Slots that grow on the way are another two programs: beside an encoder and without one, with and without an exit, and where
 # rules read a prompt and positions turn.
 GROWING = [('t5_1_0', 'lazy', PACKED), ('gpt2', 'lazy', PACKED)]
