@@ -599,7 +599,8 @@ class CountedHead(NamedTuple):
 
 def _of_attention(state: LayerState) -> LayerState:
     """What queries, keys and values of a layer are made of, alone."""
-    alone = LayerState(*[None] * len(LayerState._fields))
+    nothing: Any = None
+    alone = LayerState(*[nothing] * len(LayerState._fields))
     return alone._replace(hidden=state.hidden, first=state.first, active=state.active, exit_kv=state.exit_kv)
 
 
