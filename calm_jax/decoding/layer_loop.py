@@ -301,8 +301,8 @@ class LayerLoop(NamedTuple):
             def attend(x, cache, filled, loop=loop, some=some):
                 if some is None:
                     return loop._attend(layer, own, held, asks, cache, filled, exit_states)
-                packed = taken((own, held, asks), some.rows, asks.shape[0])
-                new, cache, filled = loop._attend(layer, *packed, cache, filled, exit_states)
+                packed, holds, reads = taken((own, held, asks), some.rows, asks.shape[0])
+                new, cache, filled = loop._attend(layer, packed, holds, reads, cache, filled, exit_states)
                 return planned.masked(asks, lambda x: jnp.take(new, some.ranks, axis=0), x), cache, filled
 
             x, cache, filled = jax.lax.cond(taken_now, attend, lambda *carry: carry, x, cache, filled)
@@ -599,9 +599,8 @@ class CountedHead(NamedTuple):
 
 def _of_attention(state: LayerState) -> LayerState:
     """What queries, keys and values of a layer are made of, alone."""
-    nothing: Any = None
-    alone = LayerState(*[nothing] * len(LayerState._fields))
-    return alone._replace(hidden=state.hidden, first=state.first, active=state.active, exit_kv=state.exit_kv)
+    others = set(LayerState._fields) - {'hidden', 'first', 'active', 'exit_kv'}
+    return state._replace(**dict.fromkeys(others))
 
 
 def _counted(before: Int[Array, '*shape'] | None, more: Shaped[Array, '*shape']) -> Int[Array, '*shape']:
