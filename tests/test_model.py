@@ -131,12 +131,11 @@ def test_in_float64_outputs_are_the_same_whatever_the_rows_of_their_batch(name, 
         model = dataclasses.replace(single, config=dataclasses.replace(single.config, dtype='float64'), params=params)
         parts = {'exit': Exit(SoftmaxGap(), threshold), 'choice': DRAWS, 'limits': Limits(32, 8)}
         texts = ['the quick brown fox', 'a', 'layers', 'lazy dog', 'the']
-        whole, small, one = (list(model.generate(texts, batch_size=size, **parts)) for size in (8, 2, 1))
+        whole, alone = (list(model.generate(texts, batch_size=size, **parts)) for size in (8, 1))
         assert len({layer for output in whole for layer in output.exit_layers}) > 1
-        for other in (small, one):
-            assert tokens(other) == tokens(whole)
-            assert [each.exit_layers for each in other] == [each.exit_layers for each in whole]
-            assert [each.flops for each in other] == [each.flops for each in whole]
+        assert tokens(alone) == tokens(whole)
+        assert [each.exit_layers for each in alone] == [each.exit_layers for each in whole]
+        assert [each.flops for each in alone] == [each.flops for each in whole]
 
 
 def test_rows_cost_what_there_are_of_them_and_not_a_whole_batch(model):
@@ -362,7 +361,8 @@ def test_what_is_derived_from_arrays_follows_them(name):
     if not model.config.tied_head:
         head = model.params['decoder']['logits_dense']
         head['kernel'] = jnp.flip(head['kernel'], axis=1)
-    anew = Model(model.config, split(model.params, model.config), model.tokenizer, model.heads, model.generation)
+    params = join(split(model.params, model.config), model.config)
+    anew = Model(model.config, params, model.tokenizer, model.heads, model.generation)
     assert results(model) == results(anew) != before
     np.testing.assert_allclose(sure(model), sure(anew), atol=1e-4)
     assert np.abs(sure(model) - sure_before).max() > 1e-3
