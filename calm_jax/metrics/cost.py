@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from calm_jax.models.config import TransformerConfig
+from calm_jax.models.flops import of_token
 from calm_jax.types import PrefillWork, Work
 
 
@@ -88,24 +89,6 @@ def exact(config: TransformerConfig, source_tokens: Sequence[int] | np.ndarray, 
         keys_values=counts.keys_values.sum(axis=1) * keys_values,
         decisions=_decisions(counts, prefill_counts) * width,
         head=counts.head_ids.sum(axis=1) * id_flops(config) + counts.head_states.sum(axis=1) * state_flops(config),
-    )
-
-
-class TokenFlops(NamedTuple):
-    """Operations of one position in one layer: projections of queries and outputs of one attention, 4·D·A; of keys and values,
-    4·D·K; the feed-forward, 2·D·F·(m + 1)."""
-
-    queries_outputs: int
-    keys_values: int
-    feed_forward: int
-
-
-def of_token(config: TransformerConfig) -> TokenFlops:
-    """Those of a model."""
-    return TokenFlops(
-        4 * config.emb_dim * config.num_heads * config.head_dim,
-        4 * config.emb_dim * config.kv_heads * config.head_dim,
-        2 * config.emb_dim * config.mlp_dim * (len(config.mlp_activations) + 1),
     )
 
 
