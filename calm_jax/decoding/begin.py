@@ -103,11 +103,9 @@ def decide_rows(
     protected = planned.protected(config.eos_ids, tokens, mask) if config.sizes.drops_tokens else None
     if maker.layerwise:
         so_far = so_far._replace(plan=plans.full(tokens.shape[0], config.sizes))
-        return (
-            so_far
-            if config.decoder_only
-            else _decide_encoder(call, config, so_far, course_of(config, so_far, maker, protected))
-        )
+        if config.decoder_only:
+            return so_far
+        return _decide_encoder(call, config, so_far, course_of(config, so_far, maker, protected))
     if maker.after:
         read = _first_prompt_layers if config.decoder_only else _first_encoder_layers
         so_far = read(call, so_far, maker.after)
