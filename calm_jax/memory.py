@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from calm_jax.arrivals import DECIDED, GROUPS, plans_by_input
+from calm_jax.decoding.begin import layers_run
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.generate import capacity_of
 from calm_jax.decoding.packing import NEVER, Packing, gathers
@@ -66,9 +67,10 @@ def planned_bytes(held: Held, rows: int) -> int:
     if not plans_by_input(decoding):
         return 0
     assert decoding.plan is not None
-    read = config.emb_dim
+    run = layers_run(config, decoding.plan)
+    read = config.emb_dim if run else 0
     if config.decoder_only:
-        read += 2 * decoding.plan.after * config.kv_heads * config.head_dim
+        read += 2 * run * config.kv_heads * config.head_dim
     waiting = 2 * DECIDED * rows if held.flight else rows
     left = 0 if held.flight else state_bytes(held, rows, held.width)
     return waiting * held.width * read * _itemsize(config) + left

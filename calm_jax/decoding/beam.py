@@ -75,7 +75,7 @@ def beam_search(
         prompt=repeat(state.inputs.prompt),
         start=repeat(state.inputs.start),
         limit=repeat(state.inputs.limit),
-        plan=repeat(decided.plan),
+        plan=repeat(state.inputs.plan),
         rules=repeat(state.inputs.rules),
         cross_kv=repeat(state.inputs.cross_kv),
         cross_bias=repeat(state.inputs.cross_bias),
@@ -124,7 +124,7 @@ def beam_search(
 
     begun = _search(beam, alive, repeat(state.carry.cache.layers), state.carry.cache.filled, length)
     final = jax.lax.while_loop(unfinished, body, begun)
-    return _trace(config, final, alive, decided.plan, state.inputs, beam)
+    return _trace(config, final, alive, state.inputs.plan, state.inputs, beam)
 
 
 def _search(

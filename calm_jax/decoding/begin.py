@@ -1,7 +1,8 @@
 """Where the token loop begins: the source or prompt is planned and read, before anything is said.
 
 `decide_rows` asks the plan maker, on the states of as many layers as it wants to see; `prefill_rows` goes on from those
-states, to the first `DecodeState`.
+states, to the first `DecodeState`. Of a maker that decides layer by layer the first runs the encoder, and the second plans the
+decoder, whose first position it knows.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +14,14 @@ from jaxtyping import Bool, Float, Int
 
 from calm_jax.decoding.choice import example_keys
 from calm_jax.decoding.decoding import Decoding, stands_at_one
+from calm_jax.decoding.first_position import FirstPosition, first_position_units
 from calm_jax.decoding.packing import NEVER, Packing, taken
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState
+from calm_jax.depth import plans
+from calm_jax.depth.layerwise import Course
 from calm_jax.depth.plans import PlanMaker
+from calm_jax.depth.policy import Decisions
 from calm_jax.models import cache as kv_cache
 from calm_jax.models import planned
 from calm_jax.models.cache import KVCache
@@ -30,8 +35,9 @@ from calm_jax.types import Array, Context, HeadColumns, Plan, PrefillWork, Work
 class Decided(NamedTuple):
     """What is known before the prefill. source: int32 [B, S]; mask: bool [B, S]; example_ids: int32 [B]; keys: [B].
 
-    plan: sub-layers that rows run; None: all. states: [B, S, D], after the `after` layers that the plan maker asked for, None
-    where it asked for none; keys_values: those of these layers, of a prompt.
+    plan: sub-layers that rows run; None: all. Of a maker that decides layer by layer the decoder's are not decided yet, but for
+    the first behind an encoder. states: [B, S, D], after the layers that have run (`layers_run`), None where none has;
+    keys_values: those of these layers, of a prompt.
     """
 
     source: Array
@@ -94,12 +100,52 @@ def decide_rows(
     maker = decoding.plan
     if maker is None:
         return so_far
+    protected = planned.protected(config.eos_ids, tokens, mask) if config.sizes.drops_tokens else None
+    if maker.layerwise:
+        so_far = so_far._replace(plan=plans.full(tokens.shape[0], config.sizes))
+        if config.decoder_only:
+            return so_far
+        return _decide_encoder(call, config, so_far, course_of(config, so_far, maker, protected))
     if maker.after:
         read = _first_prompt_layers if config.decoder_only else _first_encoder_layers
         so_far = read(call, so_far, maker.after)
-    protected = planned.protected(config.eos_ids, tokens, mask) if config.sizes.drops_tokens else None
     plan = maker(Context(config.sizes, example_ids, tokens, mask, so_far.states, keys, protected=protected))
     return so_far._replace(plan=_with_first_layers(_checked_plan(maker, plan, mask, config), maker.after, config))
+
+
+def course_of(config: TransformerConfig, decided: Decided, maker: PlanMaker | None, protected: Array | None = None) -> Course:
+    """What is decided, and how it goes on: not at all, unless the maker decides layer by layer. protected: as of `Context`."""
+    if maker is None or not maker.layerwise:
+        return Course(decided.plan)
+
+    def decide(layer, states, mask):
+        context = Context(config.sizes, decided.example_ids, decided.source, mask, states, decided.keys)
+        decisions, everything = maker.decide(layer, context), stands_at_one(maker)
+        tokens = jnp.where(everything, 0, decisions.tokens)
+        return None, Decisions(decisions.encoder | everything, decisions.decoder | everything, tokens)
+
+    return Course(decided.plan, decide, protected)
+
+
+def layers_run(config: TransformerConfig, maker: PlanMaker | None) -> int:
+    """How many layers have run when rows are decided upon: of the encoder, or over a prompt."""
+    if maker is None or not maker.layerwise:
+        return 0 if maker is None else maker.after
+    return config.num_encoder_layers
+
+
+def _decide_encoder(call: Callable, config: TransformerConfig, decided: Decided, course: Course) -> Decided:
+    """The encoder layer by layer, and the decoder's first layer. Dropped tokens are hidden and stay where they are: how many
+    are kept is not known here."""
+    mask, x = decided.mask, call(decided.source, method='embed_source')
+    context = call(mask, method='encoder_context')
+    for layer in range(config.num_encoder_layers):
+        x = planned.encode(call, (layer,), x, context, course.plan if layer else None, planned.Skipped())
+        course = course.after(layer, x, mask)
+        if layer == 0 and course.source is not None:
+            mask = course.source
+            context = call(mask, method='encoder_context')
+    return decided._replace(states=x, plan=course.plan)
 
 
 def _checked_plan(maker: PlanMaker, plan: Any, mask: Bool[Array, 'B S'], config: TransformerConfig) -> Plan:
@@ -147,14 +193,17 @@ def _first_encoder_layers(call: Callable, decided: Decided, after: int) -> Decid
     return decided._replace(states=planned.encode(call, range(after), x, context))
 
 
-def _first_prompt_layers(call: Callable, decided: Decided, after: int) -> Decided:
+def _first_prompt_layers(call: Callable, decided: Decided, after: int, course: Course = Course(None)) -> Decided:
+    """So many layers over prompts; course: what is decided of later ones on the way."""
     positions = standing(decided.source.shape[1], decided.mask)
     bias = call(decided.source.shape[1], decided.mask, method='causal_bias')
     x, keys_values = call(decided.source, positions, method='embed'), []
     for layer in range(after):
         x, made = planned.decoder_layer(call, layer, x, positions, bias)
         keys_values.append(made)
-    return decided._replace(states=x, keys_values=tuple(keys_values))
+        course = course.after(layer, x, decided.mask)
+    plan = decided.plan if course.plan is None else course.plan
+    return decided._replace(plan=plan, states=x, keys_values=tuple(keys_values))
 
 
 def prefill_rows(
@@ -182,16 +231,23 @@ def prefill_rows(
     adaptive = decoding.exit is not None or rows.depth is not None
     read = decided.source.shape[1] - 1 if config.decoder_only else 0
     ring = _rounded_up(read + capacity, decoding.propagation.window)
-    after = 0 if decoding.plan is None else decoding.plan.after
-    cross_kv, cross_mask, run = None, decided.mask, planned.Skipped(packing.sub_layers)
+    after, course = layers_run(config, decoding.plan), course_of(config, decided, decoding.plan)
+    cross_kv, cross_mask, start_ids = None, decided.mask, _start_ids(config, rows, count)
+    run = planned.Skipped(packing.sub_layers)
+    if config.decoder_only and course.decide is not None:
+        after = config.num_decoder_layers - 1
+        decided = _first_prompt_layers(call, decided, after, course)
     if config.decoder_only:
         layers, work = _read_prompt(call, config, decided, ring, after, decoding.plan_prompt == 'plan', run)
     else:
         layers = _empty(config, count, ring)
-        cross_kv, cross_mask, work = _read_source(call, config, decided, after, kept, run)
+        cross_kv, cross_mask, work, course = _read_source(call, config, decided, after, kept, run, course, start_ids)
+        decided = decided._replace(plan=course.plan)
     if decoding.plan is not None:
-        units = config.sizes.units(decoding.plan.flops(config.sizes))
-        work = work._replace(decisions=jnp.any(decided.mask, axis=1) * jnp.asarray(units, jnp.int32))
+        units = jnp.asarray(config.sizes.units(decoding.plan.flops(config.sizes)), jnp.int32)
+        if course.decide is not None and not config.decoder_only and course.plan is not None:
+            units = units + first_position_units(config, course.plan, jnp.sum(cross_mask, axis=1, dtype=jnp.int32))
+        work = work._replace(decisions=jnp.any(decided.mask, axis=1) * units)
     first, start = jnp.asarray(read, jnp.int32), None
     if config.decoder_only:
         start = jnp.sum(~decided.mask, axis=1, dtype=jnp.int32)
@@ -201,7 +257,6 @@ def prefill_rows(
         first = jnp.broadcast_to(first + shift, (count,))
         start = (jnp.zeros(count, jnp.int32) if start is None else start) + shift
     waits = adaptive and decoding.propagation.lazy
-    start_ids = _start_ids(config, rows, count)
     inputs = DecodeInputs(
         source=decided.source,
         mask=decided.mask,
@@ -337,7 +392,7 @@ def encoded_rows(
     work = no_prefill(rows)._replace(
         encoder_attention=attention,
         encoder_feed_forward=feed_forward,
-        encoder_first=jnp.where(dropped > 0, after, 0).astype(jnp.int32),
+        encoder_first=jnp.where(dropped > 0, 1, 0).astype(jnp.int32),
         dropped_tokens=dropped,
     )
     return Encoded(call(x, method='encoder_norm'), mask, work)
@@ -349,22 +404,36 @@ def no_prefill(rows: int) -> PrefillWork:
 
 
 def _read_source(
-    call: Callable, config: TransformerConfig, decided: Decided, after: int, room: int | None, run: planned.Skipped
-) -> tuple[tuple[KVCache, ...], Bool[Array, 'B K'], PrefillWork]:
-    """Keys and values of the encoder's output, which of its positions are there, and the work of that; room, run: as
-    `encoded_rows`."""
-    (encoded, mask, work), plan = encoded_rows(call, config, decided, after, room, run), decided.plan
-    cross_kv = []
+    call: Callable,
+    config: TransformerConfig,
+    decided: Decided,
+    after: int,
+    room: int | None,
+    run: planned.Skipped,
+    course: Course,
+    start_ids: Int[Array, ' B'],
+) -> tuple[tuple[KVCache, ...], Bool[Array, 'B K'], PrefillWork, Course]:
+    """Keys and values of the encoder's output, which of its positions are there, the work of that, and what was decided on the
+    way, from the first position, that of the start ids; room, run: as `encoded_rows`."""
+    encoded, mask, work = encoded_rows(call, config, decided, after, room, run)
+    cross_kv, first = [], None
+    if course.decide is not None:
+        first = FirstPosition.at(call, start_ids, planned.CrossAttention(encoded, call(mask, method='cross_bias')))
     for layer in range(config.num_decoder_layers):
 
         def project(x, places=None, layer=layer):
             return call(layer, x, method='cross_kv')
 
+        plan = course.plan
         made = project(encoded) if plan is None else run.project(plan.cross_attention[:, layer], project, encoded)
         cross_kv.append(KVCache(*made))
+        if first is not None and layer < config.num_decoder_layers - 1:
+            first = first.after(call, layer, cross_kv[-1], course.plan)
+            course = course.after(config.num_encoder_layers + layer, first.state, first.there)
+    plan = course.plan
     parts = None if plan is None else (plan.cross_attention,)
     (read,) = _layers_of(mask, parts, (config.num_decoder_layers,))
-    return tuple(cross_kv), mask, work._replace(cross_keys_values=read)
+    return tuple(cross_kv), mask, work._replace(cross_keys_values=read), course
 
 
 def _read_prompt(

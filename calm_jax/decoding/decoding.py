@@ -104,6 +104,10 @@ class Decoding:
                 raise TypeError(f'{name} is {value!r}; expected {example}')
         if self.plan_prompt not in ('full', 'plan'):
             raise ValueError(f'plan_prompt is {self.plan_prompt!r}; expected full or plan')
+        if self.plan_prompt == 'plan' and self.plan is not None and self.plan.layerwise:
+            raise ValueError(
+                'plan_prompt is plan, and the policy decides layer by layer from a prompt that is read in full; expected full'
+            )
         if isinstance(self.choice, Beam) and not (self.exit is None and self.gate is None):
             other = 'an exit' if self.exit is not None else 'a gate'
             raise ValueError(

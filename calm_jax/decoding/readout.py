@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Int
 
-from calm_jax.decoding.begin import Decided, encoded_rows, no_prefill
+from calm_jax.decoding.begin import Decided, course_of, encoded_rows, layers_run, no_prefill
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.models import planned
 from calm_jax.models.config import TransformerConfig
@@ -42,8 +42,8 @@ def read_rows(
     room: int | None = None,
 ) -> Readout:
     """Reads texts that are decided upon, for a task (static); room: as `encoded_rows`."""
-    source, mask, plan = decided.source, decided.mask, decided.plan
-    after = 0 if decoding.plan is None else decoding.plan.after
+    source, mask = decided.source, decided.mask
+    after, course = layers_run(config, decoding.plan), course_of(config, decided, decoding.plan)
     prefill, cross, x, first = no_prefill(len(source)), None, decided.states, after
     positions = standing(source.shape[1], mask if config.decoder_only else None)
     bias = call(source.shape[1], mask if config.decoder_only else None, method='causal_bias')
@@ -57,8 +57,9 @@ def read_rows(
             tokens = behind_start(source, mask, config.decoder_start_id, task.wraps)
         x = call(tokens, positions, method='embed')
     for layer in range(first, config.num_decoder_layers):
-        x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, plan, planned.Skipped())
-    scored = mask
+        x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, course.plan, planned.Skipped())
+        course = course.after(config.num_encoder_layers + layer, x, mask)
+    scored, plan = mask, course.plan
     if isinstance(task, Labels):
         place = label_places(config, source, mask)
         x = jnp.take_along_axis(x, place[:, None, None], axis=1)[:, 0]

@@ -1,6 +1,6 @@
 """Makers of plans: which sub-layers each row runs for its whole sequence."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ class PlanMaker:
     run for every row, whatever the plan says. No row's plan may depend on its neighbours.
     dial: the field that turns it off at 1, if it has one; head: the head of a checkpoint that holds its trained arrays.
     choices: names of what it chooses from for the source tokens, everything first, which `Plan.choice` counts; () if nothing.
+    layerwise: whether it is not called but asked to `decide`, after each layer about the next one.
     """
 
     after: ClassVar[int] = 0
@@ -26,7 +27,18 @@ class PlanMaker:
     head: ClassVar[str | None] = None
     choices: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def layerwise(self) -> bool:
+        return False
+
     def __call__(self, context: Context) -> Plan:
+        raise NotImplementedError
+
+    def decide(self, layer: int, context: Context) -> Any:
+        """`depth.policy.Decisions`, of which those about the layer after this one are taken, and after the first that about the
+        source tokens. layer: static, counted through both stacks, the encoder's first. The context's hidden states and mask are
+        those after this layer: of the source, of a prompt that is read in full, of a text that is read for a task, or of the
+        first position of the decoder."""
         raise NotImplementedError
 
     def flops(self, sizes: Sizes) -> int:

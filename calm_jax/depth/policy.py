@@ -86,22 +86,55 @@ class Policy(nn.Module):
 
     @nn.compact
     def __call__(self, states: Float[Array, 'B S D'], mask: Bool[Array, 'B S']) -> Logits:
-        width, choices = states.shape[-1], len(TOKEN_CHOICES)
-        outputs = 2 * (self.encoder_layers + self.decoder_layers) + choices
-        zeros, small = nn.initializers.zeros, nn.initializers.lecun_normal()
-        scale = self.param('scale', nn.initializers.ones, (width,))
-        shift = self.param('shift', zeros, (width,))
-        hidden_kernel = self.param('hidden_kernel', small, (width, width))
-        hidden_bias = self.param('hidden_bias', zeros, (width,))
-        kernel = self.param('kernel', zeros, (width, outputs))
-        bias = self.param('bias', _first_bias, (outputs,))
-
-        x = pooled(states, mask)
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * scale + shift
-        scores = jax.nn.relu(x @ hidden_kernel + hidden_bias) @ kernel + bias
+        choices, p = len(TOKEN_CHOICES), _parameters(self, states.shape[-1], self.encoder_layers + self.decoder_layers)
+        scores = _hidden(pooled(states, mask), p['scale'], p['shift'], p) @ p['kernel'] + p['bias']
         runs = scores[:, :-choices].reshape(len(scores), -1, 2)
         return Logits(runs[:, : self.encoder_layers], runs[:, self.encoder_layers :], scores[:, -choices:])
+
+
+class LayerwisePolicy(nn.Module):
+    """A policy that decides of each layer from the states of the layer before (Zhang et al. 2024, Table 11).
+
+    Of the form of `Policy`, but that each layer whose states are read has a norm of its own: their scales differ, and the head
+    says by this shape how it decides. Layers count through both stacks as they run, the encoder's first.
+    """
+
+    encoder_layers: int
+    decoder_layers: int
+
+    @nn.compact
+    def __call__(self, layer: int, states: Float[Array, 'B S D'], mask: Bool[Array, 'B S']) -> Logits:
+        """The scores that follow from the states after a layer (static, from 0): of running the next one and, after the first,
+        of the choices of tokens; all others are 0."""
+        layers, choices = self.encoder_layers + self.decoder_layers, len(TOKEN_CHOICES)
+        p = _parameters(self, states.shape[-1], layers, (layers - 1,))
+        columns = jnp.array([2 * layer + 2, 2 * layer + 3, *range(2 * layers, 2 * layers + choices)[: 0 if layer else choices]])
+        x = _hidden(pooled(states, mask), p['scale'][layer], p['shift'][layer], p)
+        scores = x @ p['kernel'][:, columns] + p['bias'][columns]
+        runs = jnp.zeros((len(scores), layers, 2), scores.dtype).at[:, layer + 1].set(scores[:, :2])
+        tokens = jnp.zeros((len(scores), choices), scores.dtype) if layer else scores[:, 2:]
+        return Logits(runs[:, : self.encoder_layers], runs[:, self.encoder_layers :], tokens)
+
+
+def _parameters(module: nn.Module, width: int, layers: int, norms: tuple[int, ...] = ()) -> dict[str, Array]:
+    """Those of a policy's module. norms: of what shape norms it has; (): one."""
+    outputs = 2 * layers + len(TOKEN_CHOICES)
+    zeros = nn.initializers.zeros
+    return {
+        'scale': module.param('scale', nn.initializers.ones, (*norms, width)),
+        'shift': module.param('shift', zeros, (*norms, width)),
+        'hidden_kernel': module.param('hidden_kernel', nn.initializers.lecun_normal(), (width, width)),
+        'hidden_bias': module.param('hidden_bias', zeros, (width,)),
+        'kernel': module.param('kernel', zeros, (width, outputs)),
+        'bias': module.param('bias', _first_bias, (outputs,)),
+    }
+
+
+def _hidden(x: Float[Array, 'B D'], scale: Array, shift: Array, parameters: Mapping[str, Array]) -> Float[Array, 'B D']:
+    """The hidden layer, of pooled states."""
+    x = x - jnp.mean(x, axis=-1, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * scale + shift
+    return jax.nn.relu(x @ parameters['hidden_kernel'] + parameters['hidden_bias'])
 
 
 def _first_bias(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -274,16 +307,19 @@ def outputs_of(sizes: Sizes) -> int:
     return 2 * (sizes.encoder_layers + sizes.layers) + len(TOKEN_CHOICES)
 
 
-def policy_flops(sizes: Sizes) -> int:
-    """Floating-point operations of scoring one input."""
-    return 2 * sizes.width * (sizes.width + outputs_of(sizes))
+def policy_flops(sizes: Sizes, layerwise: bool = False) -> int:
+    """Floating-point operations of scoring one input: all at once, or each layer from the states of the layer before."""
+    readings = sizes.encoder_layers + sizes.layers - 1 if layerwise else 1
+    outputs = 2 * readings + len(TOKEN_CHOICES) if layerwise else outputs_of(sizes)
+    return 2 * sizes.width * (readings * sizes.width + outputs)
 
 
 @pytree(static=('drawn',))
 class PolicyPlan(PlanMaker):
     """The most likely decisions of a trained policy under its dial.
 
-    scale, shift, hidden_bias: float32 [D]; hidden_kernel: [D, D]; kernel: [D, outputs]; bias: [outputs]: of `Policy`.
+    scale, shift, hidden_bias: float32 [D]; hidden_kernel: [D, D]; kernel: [D, outputs]; bias: [outputs]: of `Policy`; scale and
+    shift [layers − 1, D] of `LayerwisePolicy`, which decides one layer after the other.
 
     Raises ValueError for a level outside [0, 1].
     """
@@ -326,21 +362,36 @@ class PolicyPlan(PlanMaker):
             raise ValueError(f"plan is 'policy:{text}'; expected policy:λ with a number from 0 to 1")
         return {'level': level}
 
+    @property
+    def layerwise(self) -> bool:
+        return jnp.ndim(self.scale) == 2
+
     def logits(self, context: Context) -> Logits:
         """What the policy scores of each row's input."""
         assert context.hidden is not None  # asked after one layer
-        names = ('scale', 'shift', 'hidden_kernel', 'hidden_bias', 'kernel', 'bias')
         policy = Policy(context.sizes.encoder_layers, context.sizes.layers)
-        params = {name: getattr(self, name) for name in names}
-        return cast(Logits, policy.apply({'params': params}, context.hidden, context.mask))
+        return cast(Logits, policy.apply({'params': self._head()}, context.hidden, context.mask))
 
     def __call__(self, context: Context) -> Plan:
-        logits = tilted(self.logits(context), self.level)
+        return plan_of(self._chosen(self.logits(context), context), context)
+
+    def decide(self, layer: int, context: Context) -> Decisions:
+        assert context.hidden is not None  # those after the layer
+        policy = LayerwisePolicy(context.sizes.encoder_layers, context.sizes.layers)
+        logits = policy.apply({'params': self._head()}, layer, context.hidden, context.mask)
+        return self._chosen(cast(Logits, logits), context)
+
+    def _head(self) -> dict[str, Array]:
+        names = ('scale', 'shift', 'hidden_kernel', 'hidden_bias', 'kernel', 'bias')
+        return {name: getattr(self, name) for name in names}
+
+    def _chosen(self, logits: Logits, context: Context) -> Decisions:
+        logits = tilted(logits, self.level)
         decisions = drawn(logits, context.keys) if self.drawn else likeliest(logits)
-        return plan_of(parts_of(None, context.sizes).limited(decisions), context)
+        return parts_of(None, context.sizes).limited(decisions)
 
     def flops(self, sizes: Sizes) -> int:
-        return policy_flops(sizes)
+        return policy_flops(sizes, self.layerwise)
 
     def check(self, sizes: Sizes) -> None:
         super().check(sizes)
@@ -349,4 +400,10 @@ class PolicyPlan(PlanMaker):
             raise ValueError(
                 f'the policy head is [{", ".join(map(str, self.kernel.shape))}], of another model; expected '
                 f'[{width}, {outputs}] for {sizes.encoder_layers} + {sizes.layers} layers'
+            )
+        norms = (sizes.encoder_layers + sizes.layers - 1, width)
+        if self.layerwise and self.scale.shape != norms:
+            raise ValueError(
+                f'the policy head has norms [{", ".join(map(str, self.scale.shape))}], of another model; expected '
+                f'[{norms[0]}, {width}], one after each layer but the last'
             )

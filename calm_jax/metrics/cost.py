@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from calm_jax.models.config import TransformerConfig
+from calm_jax.models.flops import of_token
 from calm_jax.types import PrefillWork, Work
 
 
@@ -130,24 +131,6 @@ def at_full_depth(
         dropped_tokens=0 * one,
     )
     return exact(config, one if reads and config.decoder_only else sources, work, prefill).total
-
-
-class TokenFlops(NamedTuple):
-    """Operations of one position in one layer: projections of queries and outputs of one attention, 4·D·A; of keys and values,
-    4·D·K; the feed-forward, 2·D·F·(m + 1)."""
-
-    queries_outputs: int
-    keys_values: int
-    feed_forward: int
-
-
-def of_token(config: TransformerConfig) -> TokenFlops:
-    """Those of a model."""
-    return TokenFlops(
-        4 * config.emb_dim * config.num_heads * config.head_dim,
-        4 * config.emb_dim * config.kv_heads * config.head_dim,
-        2 * config.emb_dim * config.mlp_dim * (len(config.mlp_activations) + 1),
-    )
 
 
 def encoder_attention(config: TransformerConfig, tokens: Any) -> Any:

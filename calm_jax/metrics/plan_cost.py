@@ -25,6 +25,8 @@ class Prices(NamedTuple):
     fixed: [B], what no decision is about: the layer that the policy reads after, the head, a prompt.
     encoder_attention, encoder_feed_forward: [B, J], of a layer after the first, by the choice of source tokens.
     decoder_attention: [B, J], self- and cross-attention of a layer with their keys and values; decoder_feed_forward: [B].
+    again_attention, again_feed_forward: [B, J] and [B], of every decoder layer but the last, of the first position, which is
+    run before for a policy that decides layer by layer; else 0.
     """
 
     fixed: Array
@@ -32,6 +34,8 @@ class Prices(NamedTuple):
     encoder_feed_forward: Array
     decoder_attention: Array
     decoder_feed_forward: Array
+    again_attention: Array
+    again_feed_forward: Array
 
 
 class Chances(NamedTuple):
@@ -50,11 +54,13 @@ def prices(
     shares: Sequence[Share],
     decision_flops: int = 0,
     reads: bool = False,
+    layerwise: bool = False,
 ) -> Prices:
     """The prices of B inputs of so many source and new tokens, int [B], T ≥ 1; shares: J of them, what each choice keeps.
 
     decision_flops: what the policy itself takes. A decoder-only model's prompt runs in full. reads: whether the decoder goes
     over so many tokens in one pass, for a task, with no prompt before them and no logits behind; its head is left out.
+    layerwise: whether the policy decides layer by layer.
     """
     of, read = cost.of_token(config), 4 * config.num_heads * config.head_dim  # of one key by all heads
     decision = config.emb_dim * config.sizes.units(decision_flops)
@@ -63,6 +69,7 @@ def prices(
     t, m = length[:, None], kept
     feed_forward = length * of.feed_forward
     own = t * (of.queries_outputs + of.keys_values)
+    again_attention, again_feed_forward = jnp.zeros_like(m), jnp.zeros_like(length)
     fixed = 0 * length if reads else (config.vocab_size * cost.id_flops(config) + cost.state_flops(config)) * length
     if config.decoder_only:
         sources = jnp.ones_like(sources) if reads else sources  # all of the text is new
@@ -72,20 +79,26 @@ def prices(
         prompt = before * (of.queries_outputs + of.keys_values + of.feed_forward) + read * before * (before + 1) / 2
         fixed = fixed + config.num_decoder_layers * prompt + attention[:, 0] + feed_forward
         if not reads:
-            # What the policy looks at is a layer over the last token of the prompt too, which the full model runs once.
-            decision = decision + of.queries_outputs + of.keys_values + read * sources + of.feed_forward
+            # What the policy looks at are layers over the last token of the prompt too, which the full model runs once.
+            looked_at = config.num_decoder_layers - 1 if layerwise else 1
+            last = of.queries_outputs + of.keys_values + read * sources + of.feed_forward
+            decision = decision + looked_at * last
         encoder_layers, decoder_layers = 0, config.num_decoder_layers - 1
     else:
         attention = own + read * t * (t + 1) / 2 + t * of.queries_outputs + read * t * m + m * of.keys_values
         encoder_attention, encoder_feed = cost.encoder_attention(config, m), m * of.feed_forward
         fixed = fixed + cost.encoder_attention(config, sources) + sources * of.feed_forward
+        if layerwise and not reads:
+            again_attention = 2 * of.queries_outputs + of.keys_values + read + read * m
+            again_feed_forward = jnp.full_like(length, of.feed_forward)
         encoder_layers, decoder_layers = config.num_encoder_layers - 1, config.num_decoder_layers
     whole = (
         fixed
         + encoder_layers * (encoder_attention[:, 0] + encoder_feed[:, 0])
         + decoder_layers * (attention[:, 0] + feed_forward)
     )
-    made = Prices(fixed + decision, encoder_attention, encoder_feed, attention, feed_forward)
+    decoder = attention, feed_forward, again_attention, again_feed_forward
+    made = Prices(fixed + decision, encoder_attention, encoder_feed, *decoder)
     return jax.tree.map(lambda each: each / whole.reshape(-1, *(1,) * (each.ndim - 1)), made)
 
 
@@ -93,9 +106,12 @@ def expected(prices: Prices, chances: Chances, decoder_only: bool) -> Array:
     """The expected share of the full model's operations, [B]; exact where the chances are 0 and 1."""
     encoder = jnp.sum(chances.encoder[:, 1:], axis=1)
     decoder = jnp.sum(chances.decoder[:, 1 if decoder_only else 0 :], axis=1)
+    again = jnp.sum(chances.decoder[:, :-1], axis=1)
     by_choice = (
         encoder[:, :1] * prices.encoder_attention
         + encoder[:, 1:] * prices.encoder_feed_forward
         + decoder[:, :1] * prices.decoder_attention
+        + again[:, :1] * prices.again_attention
     )
-    return prices.fixed + jnp.sum(chances.tokens * by_choice, axis=1) + decoder[:, 1] * prices.decoder_feed_forward
+    feed_forward = decoder[:, 1] * prices.decoder_feed_forward + again[:, 1] * prices.again_feed_forward
+    return prices.fixed + jnp.sum(chances.tokens * by_choice, axis=1) + feed_forward

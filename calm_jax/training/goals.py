@@ -36,6 +36,11 @@ class NextTokens:
         weights = batch['decoder_loss_weights']
         return ((jnp.cumsum(weights, axis=1) - weights) == 0) & self.there(batch)[:, None]
 
+    def looked_at(self, states: Array, batch: Batch) -> tuple[Array, Array]:
+        """(states of the decoder behind an encoder that a policy which decides layer by layer reads, which of them are there):
+        the first position's."""
+        return states[:, :1], jnp.ones_like(states[:, :1, 0], bool)
+
     def losses(self, call: Callable, head: Any, states: Array, batch: Batch) -> Array:
         """Nats of each row, per target token, float32 [B], of the last states [B, T, D]."""
         weights = batch['decoder_loss_weights']
@@ -59,6 +64,10 @@ class TaskGoal:
 
     def prompt(self, batch: Batch) -> Array:
         return batch['decoder_mask'] & self.there(batch)[:, None]
+
+    def looked_at(self, states: Array, batch: Batch) -> tuple[Array, Array]:
+        """(all that a policy which decides layer by layer reads of the decoder, which of it is there)."""
+        return states, batch['decoder_mask']
 
     def losses(self, call: Callable, head: Any, states: Array, batch: Batch) -> Array:
         states = of_positions(self.task, self.config, states, batch)

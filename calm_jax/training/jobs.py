@@ -274,10 +274,11 @@ def train_policy(
     parts: Sequence[str] | None = None,
     constant: bool = False,
     random: float | None = None,
+    layerwise: bool = False,
     estimator: policy.Estimator = policy.self_critical,
     rule: constrained.Rule = constrained.DualAscent(),
     tolerance: float = 0.05,
-    exact_cost: bool = True,
+    exact_cost: bool | None = None,
     entropy_floor: float = 0.0,
     backbone: Optimizer | None = None,
     dropout_steps: int = 0,
@@ -314,6 +315,7 @@ def train_policy(
         exact_cost=exact_cost,
         constant=constant,
         random=random is not None,
+        layerwise=layerwise,
         dropout_steps=dropout_steps,
         seed=options.seed,
         heads=begun.heads,
@@ -401,8 +403,9 @@ def search_plan(
     begun = native.load(checkpoint)
     config, decided = begun.config, parts_of(parts, begun.config.sizes)
     generation = begun.generation or data.generation
+    heads = {name: head for name, head in (begun.heads or {}).items() if name != 'policy'}
     stage = policy.policy_stage(
-        config, begun.params, begun.tokenizer, parts=parts, heads=begun.heads, generation=generation, task=begun.task
+        config, begun.params, begun.tokenizer, parts=parts, heads=heads, generation=generation, task=begun.task
     )
     training, evaluation = data.batches(begun.tokenizer, config, quiet, begun.generation, begun.task)
     plans = (

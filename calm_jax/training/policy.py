@@ -7,6 +7,7 @@ is exact, because the cost is a sum over decisions (`metrics/plan_cost.py`). A r
 """
 
 import functools
+import inspect
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -14,14 +15,17 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from calm_jax.checkpoints import native
 from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.depth import plans
+from calm_jax.depth.layerwise import Course
 from calm_jax.depth.policy import (
     TOKEN_CHOICES,
     Decisions,
+    LayerwisePolicy,
     Logits,
     Parts,
     Policy,
@@ -44,7 +48,7 @@ from calm_jax.training.constrained import RULES, DualAscent, Rule, squared_norm
 from calm_jax.training.goals import Goal, NextTokens, TaskGoal
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_state import Batch, Stage
-from calm_jax.types import Array, Context, Plan
+from calm_jax.types import Array, Context, Plan, Sizes
 
 SHARES = tuple((choice.numerator, choice.denominator) for choice in TOKEN_CHOICES)
 REMEMBERED = 0.95  # of the running difference to the full plan's loss, at each step
@@ -98,6 +102,51 @@ def read(call: Callable, config: TransformerConfig, batch: Batch, goal: Goal = N
     return Read(seen, jnp.sum(mask, axis=1, dtype=jnp.int32), new_tokens)
 
 
+def followed(
+    call: Callable,
+    config: TransformerConfig,
+    batch: Batch,
+    seen: Read,
+    course: Course,
+    run: Any = planned.masked,
+    goal: Goal = NextTokens(),
+) -> tuple[Array, Course]:
+    """(the decoder's last states [B, T, D], what was decided on the way) of a batch; the layer that was read is not run again.
+
+    A plan that is there is a course with nothing to decide.
+    """
+    tokens, states = batch['decoder_input_tokens'], seen.context.hidden
+    assert states is not None  # read
+    length = tokens.shape[1]
+    positions, bias = standing(length), call(length, method='causal_bias')
+    course = course.after(0, states, seen.context.mask)
+    if config.decoder_only:
+        x, cross, first = states, None, 1
+        if not goal.reads:
+            if course.decide is not None:
+                # The prompt is read in full, whatever is decided.
+                whole = states
+                for layer in range(1, config.num_decoder_layers - 1):
+                    whole, _ = planned.decoder_layer(call, layer, whole, positions, bias)
+                    course = course.after(layer, whole, seen.context.mask)
+                course = course.ended()
+            # But for its last token, which is followed by the first decision.
+            prompt = seen.context.mask & (jnp.cumsum(seen.context.mask, axis=1) < seen.source_tokens[:, None])
+            run = functools.partial(planned.outside, prompt, run)
+    else:
+        mask = seen.context.mask if course.source is None else course.source
+        context, source = call(mask, method='encoder_context'), states
+        for layer in range(1, config.num_encoder_layers):
+            source = planned.encode(call, (layer,), source, context, course.plan, run)
+            course = course.after(layer, source, mask)
+        cross = planned.CrossAttention(call(source, method='encoder_norm'), call(mask, method='cross_bias'))
+        x, first = call(tokens, positions, method='embed'), 0
+    for layer in range(first, config.num_decoder_layers):
+        x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, course.plan, run)
+        course = course.after(config.num_encoder_layers + layer, *goal.looked_at(x, batch))
+    return x, course
+
+
 def nats(
     call: Callable,
     config: TransformerConfig,
@@ -108,26 +157,9 @@ def nats(
     goal: Goal = NextTokens(),
     head: Any = None,
 ) -> Array:
-    """The loss of each row under a plan, in nats, float32 [B]; the layer that was read is not run again. head: of a task."""
-    tokens, states = batch['decoder_input_tokens'], seen.context.hidden
-    assert states is not None  # read
-    length = tokens.shape[1]
-    positions, bias = standing(length), call(length, method='causal_bias')
-    if config.decoder_only:
-        x, cross, first = states, None, 1
-        if not goal.reads:
-            # A prompt is read in full, but for its last token, which is followed by the first decision.
-            prompt = seen.context.mask & (jnp.cumsum(seen.context.mask, axis=1) < seen.source_tokens[:, None])
-            run = functools.partial(planned.outside, prompt, run)
-    else:
-        mask = seen.context.mask if plan.source is None else plan.source
-        context = call(mask, method='encoder_context')
-        source = planned.encode(call, range(1, config.num_encoder_layers), states, context, plan, run)
-        cross = planned.CrossAttention(call(source, method='encoder_norm'), call(mask, method='cross_bias'))
-        x, first = call(tokens, positions, method='embed'), 0
-    for layer in range(first, config.num_decoder_layers):
-        x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, plan, run)
-    return goal.losses(call, head, x, batch)
+    """The loss of each row under a plan, in nats, float32 [B]. head: of a task."""
+    states, _ = followed(call, config, batch, seen, Course(plan), run, goal)
+    return goal.losses(call, head, states, batch)
 
 
 def weighted(rows: Array, sub_layer: Callable[[Array], Array], x: Array) -> Array:
@@ -139,11 +171,24 @@ class Sampled(NamedTuple):
     """What an estimator made of a batch, each float32 [B] unless said otherwise.
 
     objective: its gradient by the policy is an estimate of that of the expected loss, by the model that of the loss of the
-    drawn plans. loss: of the drawn plans, in nats.
+    drawn plans. loss: of the drawn plans, in nats. logits: what the policy scored, of one draw.
     """
 
     objective: Array
     loss: Array
+    logits: Logits
+
+
+class Pass(NamedTuple):
+    """A plan of each row, and what came of it. logits: what the policy scored; loss: in nats, [B]."""
+
+    logits: Logits
+    decisions: Decisions
+    loss: Array
+
+    def likelihood(self, parts: Parts) -> Array:
+        """log π of the plan, [B]."""
+        return log_likelihood(self.logits, self.decisions, parts)
 
 
 class Draws(NamedTuple):
@@ -157,29 +202,57 @@ class Draws(NamedTuple):
     soft_loss_of: Callable[[Logits, Decisions], Array]
     keys: Callable[[int], Array]
 
+    def drawn(self, number: int) -> Pass:
+        """A plan as likely as the policy has it."""
+        return self._pass(drawn(self.logits, self.keys(number)))
 
-def self_critical(draws: Draws) -> Sampled:
+    def likeliest(self) -> Pass:
+        """Of each decision the likelier way."""
+        return self._pass(likeliest(self.logits))
+
+    def _pass(self, decisions):
+        decisions = self.parts.limited(decisions)
+        return Pass(self.logits, decisions, self.loss_of(decisions))
+
+
+class LayerwiseDraws(NamedTuple):
+    """As `Draws`, of decisions that are made layer by layer: each plan has scores of its own. follow: (`Logits` of which a
+    layer is scored → decisions) → what comes of it."""
+
+    parts: Parts
+    follow: Callable[[Callable[[Logits], Decisions]], Pass]
+    keys: Callable[[int], Array]
+
+    def drawn(self, number: int) -> Pass:
+        """A plan as likely as the policy has it."""
+        keys = self.keys(number)
+        return self.follow(lambda logits: drawn(logits, keys))
+
+    def likeliest(self) -> Pass:
+        """Of each decision the likelier way, after those before it."""
+        return self.follow(likeliest)
+
+
+def self_critical(draws: Draws | LayerwiseDraws) -> Sampled:
     """(ℓ(a) − ℓ(â)) ∇ log π(a): one draw against the likeliest plan (Rennie et al. 2017; Zhang et al. 2024, §3.2)."""
-    decisions = draws.parts.limited(drawn(draws.logits, draws.keys(0)))
-    loss = draws.loss_of(decisions)
-    greedy = jax.lax.stop_gradient(draws.loss_of(draws.parts.limited(likeliest(draws.logits))))
-    advantage = jax.lax.stop_gradient(loss) - greedy
-    return Sampled(advantage * log_likelihood(draws.logits, decisions, draws.parts) + loss, loss)
+    made, likely = draws.drawn(0), draws.likeliest()
+    advantage = jax.lax.stop_gradient(made.loss - likely.loss)
+    return Sampled(advantage * made.likelihood(draws.parts) + made.loss, made.loss, made.logits)
 
 
-def leave_one_out(draws: Draws, samples: int = 2) -> Sampled:
+def leave_one_out(draws: Draws | LayerwiseDraws, samples: int = 2) -> Sampled:
     """Σ_k (ℓ(a_k) − mean of the others) ∇ log π(a_k) / K: every draw is the baseline of the others (Kool et al. 2019).
 
     samples: K. Raises ValueError below 2.
     """
     if samples < 2:
         raise ValueError(f'leave_one_out.samples is {samples}; expected 2 or more')
-    decisions = [draws.parts.limited(drawn(draws.logits, draws.keys(k))) for k in range(samples)]
-    loss = jnp.stack([draws.loss_of(each) for each in decisions])
+    made = [draws.drawn(k) for k in range(samples)]
+    loss = jnp.stack([each.loss for each in made])
     fixed = jax.lax.stop_gradient(loss)
     advantages = (fixed - jnp.mean(fixed, axis=0)) * samples / (samples - 1)
-    likelihoods = jnp.stack([log_likelihood(draws.logits, each, draws.parts) for each in decisions])
-    return Sampled(jnp.mean(advantages * likelihoods + loss, axis=0), jnp.mean(loss, axis=0))
+    likelihoods = jnp.stack([each.likelihood(draws.parts) for each in made])
+    return Sampled(jnp.mean(advantages * likelihoods + loss, axis=0), jnp.mean(loss, axis=0), made[0].logits)
 
 
 def straight_through(draws: Draws, temperature: float = 1.0) -> Sampled:
@@ -203,19 +276,19 @@ def straight_through(draws: Draws, temperature: float = 1.0) -> Sampled:
     decoder, runs_decoder = gates(noise[1], draws.logits.decoder, draws.parts.decoder)
     decisions = draws.parts.limited(Decisions(runs_encoder, runs_decoder, decisions.tokens))
     loss = draws.soft_loss_of(Logits(encoder, decoder, draws.logits.tokens), decisions)
-    greedy = jax.lax.stop_gradient(draws.loss_of(draws.parts.limited(likeliest(draws.logits))))
+    greedy = jax.lax.stop_gradient(draws.likeliest().loss)
     alone = draws.parts._replace(encoder=jnp.zeros_like(draws.parts.encoder), decoder=jnp.zeros_like(draws.parts.decoder))
     score = log_likelihood(draws.logits, decisions, alone)
-    return Sampled(loss + (jax.lax.stop_gradient(loss) - greedy) * score, loss)
+    return Sampled(loss + (jax.lax.stop_gradient(loss) - greedy) * score, loss, draws.logits)
 
 
-def untaught(draws: Draws) -> Sampled:
+def untaught(draws: Draws | LayerwiseDraws) -> Sampled:
     """The loss of one draw, of which the policy learns nothing."""
-    loss = draws.loss_of(draws.parts.limited(drawn(draws.logits, draws.keys(0))))
-    return Sampled(loss, loss)
+    made = draws.drawn(0)
+    return Sampled(made.loss, made.loss, made.logits)
 
 
-Estimator = Callable[[Draws], Sampled]
+Estimator = Callable[[Any], Sampled]
 
 
 def entropy(logits: Logits, parts: Parts) -> Array:
@@ -364,9 +437,10 @@ def policy_stage(
     tolerance: float = 0.05,
     backbone: Optimizer | None = None,
     entropy_floor: float = 0.0,
-    exact_cost: bool = True,
+    exact_cost: bool | None = None,
     constant: bool = False,
     random: bool = False,
+    layerwise: bool = False,
     dropout_steps: int = 0,
     seed: int = 0,
     heads: dict | None = None,
@@ -379,12 +453,14 @@ def policy_stage(
     loss. rule: how a direction is made of loss and cost. tolerance: nats per token by which the drawn plans' loss may be above
     the full plan's. backbone: of the model, which follows the loss of the drawn plans; None: it is frozen. entropy_floor: mean
     nats of a decision, below which entropy is raised. exact_cost: whether the gradient of the expected cost is exact; else it
-    is estimated as that of the loss is. constant: whether the policy is fed ones, whatever the input is. random: whether
-    the policy learns nothing at all: the model does, under its draws, and evaluations are of draws. dropout_steps: in which the
-    model alone learns, under draws of a policy that has learned nothing. heads: those of the checkpoint, of which a policy is
-    trained on. task: of the checkpoint; its head learns with the model.
+    is estimated as that of the loss is; None: where it can be. constant: whether the policy is fed ones, whatever the input is.
+    random: whether the policy learns nothing at all: the model does, under its draws, and evaluations are of draws. layerwise:
+    whether it decides each layer from the states of the layer before (`depth.policy.LayerwisePolicy`), a layer drawn after the
+    other; then the cost depends on draws, unless it is of prompts that are read in full, and has no exact gradient.
+    dropout_steps: in which the model alone learns, under draws of a policy that has learned nothing. heads: those of the
+    checkpoint, of which a policy is trained on. task: of the checkpoint; its head learns with the model.
 
-    Raises ValueError for parts that the model does not have.
+    Raises ValueError for parts that the model does not have, and for what does not go together with deciding layer by layer.
     """
     if not isinstance(rule, Rule):
         raise ValueError(f'rule is {rule!r}; expected {", ".join(f"{each.__name__}()" for each in RULES)}')
@@ -399,31 +475,75 @@ def policy_stage(
     if random:
         estimator, dropout_steps = untaught, FOREVER
     model, sizes = Transformer(config), config.sizes
-    decided, policy = parts_of(parts, sizes), Policy(sizes.encoder_layers, sizes.layers)
+    decided, layers = parts_of(parts, sizes), (sizes.encoder_layers, sizes.layers)
+    policy, by_layer = Policy(*layers), LayerwisePolicy(*layers)
     others = dict(heads or {})
     head = others.pop('policy', None)
     goal = NextTokens() if task is None else TaskGoal(task, config)
+    depends = layerwise and (goal.reads or not config.decoder_only)  # on what was drawn before
+    exact_cost = not depends if exact_cost is None else exact_cost
+    if layerwise:
+        _check_layerwise(sizes, estimator, exact_cost and depends, constant or random)
+    if head is not None and (np.ndim(head['scale']) == 2) != layerwise:
+        stored = 'all at once' if layerwise else 'layer by layer'
+        raise ValueError(
+            f"the checkpoint's policy decides {stored}; expected layerwise={not layerwise}, or a checkpoint without a policy"
+        )
     whole = {'model': params, 'task': {} if task is None else others['task']}
     if head is None:
-        nothing = jnp.zeros((1, 1, config.emb_dim)), jnp.ones((1, 1), bool)
-        head = cast(dict, policy.init(jax.random.key(seed), *nothing)['params'])
+        nothing, key = (jnp.zeros((1, 1, config.emb_dim)), jnp.ones((1, 1), bool)), jax.random.key(seed)
+        made = by_layer.init(key, 0, *nothing) if layerwise else policy.init(key, *nothing)
+        head = cast(dict, made['params'])
 
     def scored(head, seen):
         states = jax.lax.stop_gradient(seen.context.hidden)
         states = jnp.ones_like(states) if constant else states
         return cast(Logits, policy.apply({'params': head}, states, seen.context.mask))
 
+    def followed_by(call, head, batch, seen, choose):
+        """`followed`, of a policy that decides layer by layer. choose: as `LayerwiseDraws.follow`."""
+
+        def decide(layer, states, mask):
+            logits = cast(Logits, by_layer.apply({'params': head}, layer, jax.lax.stop_gradient(states), mask))
+            return logits, decided.limited(choose(logits))
+
+        course = Course(plans.full(len(seen.context.mask), sizes), decide, seen.context.protected)
+        return followed(call, config, batch, seen, course, goal=goal)
+
+    def passes(call, now, head, batch, seen):
+        """What `LayerwiseDraws` follow."""
+
+        def follow(choose):
+            states, course = followed_by(call, head, batch, seen, choose)
+            return Pass(cast(Logits, course.logits), course.decisions(), goal.losses(call, now['task'], states, batch))
+
+        return follow
+
+    def decides(call, head, batch, seen, choose):
+        """(scores, decisions) alone: of a policy that decides layer by layer nothing is run that it does not look at."""
+        if not layerwise:
+            logits = scored(head, seen)
+            return logits, decided.limited(choose(logits))
+        if not (goal.reads or config.decoder_only):
+            batch = {**batch, 'decoder_input_tokens': batch['decoder_input_tokens'][:, :1]}
+        _, course = followed_by(call, head, batch, seen, choose)
+        return cast(Logits, course.logits), course.decisions()
+
+    def drawing(key, rows):
+        keys = jax.random.split(jax.random.fold_in(key, DRAWN_COST), rows)
+        return lambda logits: drawn(logits, keys)
+
     def priced(seen):
         tokens = seen.source_tokens, jnp.maximum(seen.new_tokens, 1)
-        return plan_cost.prices(config, *tokens, SHARES, policy_flops(sizes), goal.reads)
+        return plan_cost.prices(config, *tokens, SHARES, policy_flops(sizes, layerwise), goal.reads, layerwise)
 
     def objective(trained, frozen, batch, key):
         """(float32 [], sums) of a batch; its gradients by policy and model are those that the steps take."""
         now = trained.get('backbone', frozen)
-        dropout, drawing = jax.random.split(key)
+        dropout, draws = jax.random.split(key)
         call = caller(model, now['model'], dropout if config.dropout_rate and backbone is not None else None)
         seen = read(call, config, batch, goal)
-        logits, there = scored(trained['policy'], seen), goal.there(batch).astype(jnp.float32)
+        there = goal.there(batch).astype(jnp.float32)
         within = functools.partial(nats, call, config, batch, seen, goal=goal, head=now['task'])
 
         def loss_of(decisions):
@@ -440,34 +560,43 @@ def policy_stage(
             return within(plan, weighted)
 
         def keys(number):
-            return jax.random.split(jax.random.fold_in(drawing, number), len(there))
+            return jax.random.split(jax.random.fold_in(draws, number), len(there))
 
-        made = estimator(Draws(logits, decided, loss_of, soft_loss_of, keys))
-        uncertain = entropy(logits, decided)
+        if layerwise:
+            made = estimator(LayerwiseDraws(decided, passes(call, now, trained['policy'], batch, seen), keys))
+        else:
+            made = estimator(Draws(scored(trained['policy'], seen), decided, loss_of, soft_loss_of, keys))
+        uncertain = entropy(made.logits, decided)
         full = jax.lax.stop_gradient(within(plans.full(len(there), sizes)))
         sums = {'loss': made.loss, 'full_loss': full, 'entropy': uncertain}
         return jnp.sum(made.objective * there), {name: jnp.sum(each * there) for name, each in sums.items()}
 
     def cost(head, backbone_params, batch, key):
         """float32 [], the sum of the expected cost over a batch's rows, or what has its gradient on average."""
-        seen = read(caller(model, backbone_params['model']), config, batch, goal)
-        logits, there = scored(head, seen), goal.there(batch).astype(jnp.float32)
-        prices = priced(seen)
-        share = plan_cost.expected(prices, chances(logits, decided), config.decoder_only)
+        call = caller(model, backbone_params['model'])
+        seen = read(call, config, batch, goal)
+        there, prices = goal.there(batch).astype(jnp.float32), priced(seen)
+
+        def of_chances(chances):
+            return plan_cost.expected(prices, chances, config.decoder_only)
+
+        likely_logits, likely = decides(call, head, batch, seen, likeliest)
         if exact_cost:
+            share = of_chances(chances(likely_logits, decided))
             return jnp.sum(share * there), jnp.sum(share * there)
-        likely = decided.limited(likeliest(logits))
-        decisions = decided.limited(drawn(logits, jax.random.split(jax.random.fold_in(key, DRAWN_COST), len(there))))
-        drawn_cost, likely_cost = (
-            plan_cost.expected(prices, chances_of(each), config.decoder_only) for each in (decisions, likely)
-        )
+        logits, decisions = decides(call, head, batch, seen, drawing(key, len(there)))
+        drawn_cost, likely_cost = (of_chances(chances_of(each)) for each in (decisions, likely))
         score = jax.lax.stop_gradient(drawn_cost - likely_cost) * log_likelihood(logits, decisions, decided)
+        share = drawn_cost if depends else of_chances(chances(logits, decided))
         return jnp.sum(score * there), jnp.sum(share * there)
 
-    def lacking(head, backbone_params, batch):
-        """float32 [], what a batch's decisions lack of the entropy that they are to have, summed over its rows."""
-        seen = read(caller(model, backbone_params['model']), config, batch, goal)
-        return jnp.sum(jax.nn.relu(entropy_floor - entropy(scored(head, seen), decided)) * goal.there(batch))
+    def lacking(head, backbone_params, batch, key):
+        """float32 [], what a batch's decisions lack of the entropy that they are to have, summed over its rows; of one draw,
+        where they depend on draws."""
+        call = caller(model, backbone_params['model'])
+        seen = read(call, config, batch, goal)
+        logits, _ = decides(call, head, batch, seen, drawing(key, len(seen.new_tokens)))
+        return jnp.sum(jax.nn.relu(entropy_floor - entropy(logits, decided)) * goal.there(batch))
 
     def gradients(trained, frozen, batch, key):
         (_, sums), by = jax.value_and_grad(objective, has_aux=True)(trained, frozen, batch, key)
@@ -476,7 +605,7 @@ def policy_stage(
         there = jnp.sum(goal.there(batch), dtype=jnp.float32)
         made = {'loss': by['policy'], 'cost': cost_by}
         if entropy_floor:
-            made['entropy'] = jax.grad(lacking)(trained['policy'], backbone_params, batch)
+            made['entropy'] = jax.grad(lacking)(trained['policy'], backbone_params, batch, key)
         if backbone is not None:
             made['backbone'] = by['backbone']
         return {**sums, 'cost': share, 'weight': there}, made
@@ -485,12 +614,16 @@ def policy_stage(
         now = trained.get('backbone', frozen)
         call = caller(model, now['model'])
         seen = read(call, config, batch, goal)
-        logits, there = scored(trained['policy'], seen), goal.there(batch).astype(jnp.float32)
+        there = goal.there(batch).astype(jnp.float32)
         within = functools.partial(nats, call, config, batch, seen, goal=goal, head=now['task'])
-        decisions = decided.limited(drawn(logits, of_texts(seed, batch)) if random else likeliest(logits))
-        plan = plan_of(decisions, seen.context)
+        if layerwise:
+            logits, decisions, loss = passes(call, now, trained['policy'], batch, seen)(likeliest)
+        else:
+            logits = scored(trained['policy'], seen)
+            decisions = decided.limited(drawn(logits, of_texts(seed, batch)) if random else likeliest(logits))
+            loss = within(plan_of(decisions, seen.context))
         of_row = {
-            'loss': within(plan),
+            'loss': loss,
             'full_loss': within(plans.full(len(there), sizes)),
             'cost': plan_cost.expected(priced(seen), chances_of(decisions), config.decoder_only),
             'entropy': entropy(logits, decided),
@@ -543,6 +676,22 @@ def policy_stage(
         optimizer=lambda optimizer: optimizers(optimizer, backbone, rule, tolerance, dropout_steps),
         watch=watched,
     )
+
+
+def _check_layerwise(sizes: Sizes, estimator: Estimator, exact: bool, unread: bool) -> None:
+    """Raises ValueError for what does not go together with deciding layer by layer."""
+    if sizes.encoder_layers + sizes.layers < 2:
+        raise ValueError('layerwise is True, and the only layer of this model always runs; expected False')
+    if inspect.unwrap(getattr(estimator, 'func', estimator)) is straight_through:
+        raise ValueError(
+            'layerwise is True, and straight_through is of decisions made at once; expected self_critical or leave_one_out'
+        )
+    if exact:
+        raise ValueError(
+            'exact_cost is True, and the cost of decisions that depend on draws has no exact gradient; expected False or None'
+        )
+    if unread:
+        raise ValueError('constant and random policies read nothing, and layerwise is of what is read; choose one')
 
 
 def of_texts(seed: int, batch: Batch) -> Array:

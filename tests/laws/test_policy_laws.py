@@ -153,8 +153,9 @@ def test_a_choice_keeps_its_share_and_what_is_protected(choice):
     assert not (protected & ~stays).any() and not (stays & ~mask).any()
 
 
-def test_a_plan_does_not_depend_on_neighbours_or_padding(decode, config, sources):
-    plan = policy(config)
+@pytest.mark.parametrize('layerwise', (False, True), ids=('at once', 'layer by layer'))
+def test_a_plan_does_not_depend_on_neighbours_or_padding(decode, config, sources, layerwise):
+    plan = policy(config, layerwise=layerwise)
     together, wider = decode(plan), decode(plan, np.pad(sources, ((0, 0), (0, 3)), constant_values=config.pad_id))
     for row in range(len(sources)):
         alone = decode(plan, sources[row : row + 1], example_ids=np.array([row], np.int32))
@@ -164,10 +165,11 @@ def test_a_plan_does_not_depend_on_neighbours_or_padding(decode, config, sources
                 assert one[row].tolist() == part[0].tolist()
 
 
-def test_rows_that_come_in_by_what_their_plans_keep_are_what_they_are_alone(config, params, decode):
+@pytest.mark.parametrize('layerwise', (False, True), ids=('at once', 'layer by layer'))
+def test_rows_that_come_in_by_what_their_plans_keep_are_what_they_are_alone(config, params, decode, layerwise):
     """In flight, cut to what is kept and packed for every sub-layer, and in batches, cut too, beside arrays of the whole
     width."""
-    rng, plan = np.random.default_rng(0), policy(config, 0.4)
+    rng, plan = np.random.default_rng(0), policy(config, 0.4, layerwise=layerwise)
     texts = [rng.integers(2, 14, rng.integers(1, 15)).tolist() for _ in range(13)]
     [window] = decode_windows(texts, 4, max_source_length=16, pad_id=config.pad_id, eos_id=config.eos_id)
     assert {batch.tokens.shape[1] for batch in window} == {8, 16}

@@ -9,7 +9,7 @@ import pytest
 
 from calm_jax.data.windows import decode_windows
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.generate import decide, read, read_program
+from calm_jax.decoding.generate import decide, decide_program, read, read_program
 from calm_jax.metrics import cost, plan_cost
 from calm_jax.models.task_head import init_task_head
 from calm_jax.models.transformer import Transformer, init_params
@@ -38,9 +38,11 @@ def texts(config, count=9):
     return [[*rng.integers(2, 14, rng.integers(1, 17)), config.eos_id] for _ in range(count)]
 
 
-@pytest.mark.parametrize('config, name', CASES, ids=NAMES)
-@pytest.mark.parametrize('drawn', (False, True), ids=('likeliest', 'drawn'))
-def test_a_text_is_read_alike_alone_and_beside_others_of_other_plans(config, name, drawn):
+@pytest.mark.parametrize(
+    'config, name, drawn, layerwise',
+    [(*case, drawn, False) for case in CASES for drawn in (False, True)] + [(*case, True, True) for case in CASES[1:3]],
+)
+def test_a_text_is_read_alike_alone_and_beside_others_of_other_plans(config, name, drawn, layerwise):
     task = TASKS[name]
     with jax.enable_x64(True):
         config = dataclasses.replace(config, dtype='float64')
@@ -48,7 +50,7 @@ def test_a_text_is_read_alike_alone_and_beside_others_of_other_plans(config, nam
             lambda x: jnp.asarray(x, 'float64'), jax.jit(init_params, static_argnums=0)(config, jax.random.key(4))
         )
         head = jax.tree.map(lambda x: jnp.asarray(x, 'float64'), head_of(config, task))
-        decoding = Decoding(plan=dataclasses.replace(policy(config, 0.4), drawn=drawn), seed=5)
+        decoding = Decoding(plan=dataclasses.replace(policy(config, 0.4, layerwise=layerwise), drawn=drawn), seed=5)
         layout = {'max_source_length': 24, 'pad_id': config.pad_id, 'eos_id': None, 'left': config.decoder_only}
         sources = texts(config)
 
@@ -137,6 +139,27 @@ def test_the_cost_of_reading_is_the_products_that_its_program_multiplies(config,
         multiplied += attending * (2 * SOURCE * (SOURCE + 1) - 4 * SOURCE * SOURCE) * width
         counted -= before(config, decoding)
         assert counted == multiplied
+
+
+@pytest.mark.parametrize('config, name', CASES[1:3], ids=NAMES[1:3])
+def test_the_cost_of_reading_and_deciding_layer_by_layer_is_the_products_of_both(config, name):
+    task, parts = TASKS[name], ['decoder'] if config.decoder_only else ['encoder', 'decoder']
+    params, head = jax.jit(init_params, static_argnums=0)(config, jax.random.key(4)), head_of(config, task)
+    decoding = Decoding(plan=policy(config, 0.5, parts=parts, layerwise=True))
+    tokens = np.random.default_rng(7).integers(2, 14, (1, SOURCE)).astype(np.int32)
+
+    def run(params, head):
+        given = tokens, np.ones((1, SOURCE), bool), np.zeros(1, np.int32), decoding.resolved()
+        decided = decide_program.__wrapped__(config, params, *given)
+        return read_program.__wrapped__(config, params, head, decided, decoding.resolved(), task=task, kept=None)
+
+    multiplied, made = products(run, params, head)
+    counted = cost.exact(config, [1 if config.decoder_only else SOURCE], made.work, made.prefill).total[0]
+    decisions = config.emb_dim * int(made.prefill.decisions[0])
+    assert 0 <= decisions - decoding.plan.flops(config.sizes) < config.emb_dim
+    # All pairs of positions are multiplied, and each with itself and those before it are counted.
+    pairs = int(made.work.self_attention[0, 0]) * (2 * SOURCE * (SOURCE + 1) - 4 * SOURCE * SOURCE)
+    assert counted - decisions + decoding.plan.flops(config.sizes) == multiplied + pairs * config.num_heads * config.head_dim
 
 
 def before(config, decoding):

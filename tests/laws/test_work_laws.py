@@ -22,7 +22,7 @@ from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import ScriptedGate
 from calm_jax.depth.plans import GivenPlan, PlanMaker
-from calm_jax.depth.policy import Policy, PolicyPlan, decided_alone, parts_of
+from calm_jax.depth.policy import LayerwisePolicy, Policy, PolicyPlan, decided_alone, parts_of
 from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, FrequentIds
 from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
@@ -63,12 +63,15 @@ class DrawnPlan(PlanMaker):
         return Plan(*(jnp.asarray(rng.random((context.tokens.shape[0], count)) < 0.6) for count in layers))
 
 
-def policy(config, level=0.5, seed=3, parts=None):
+def policy(config, level=0.5, seed=3, parts=None, layerwise=False):
     """A policy that decides one way and the other, and drops tokens where there is a source."""
     sizes, rng = config.sizes, np.random.default_rng(seed)
-    made = Policy(sizes.encoder_layers, sizes.layers)
-    head = made.init(jax.random.key(0), jnp.zeros((1, 2, sizes.width)), jnp.ones((1, 2), bool))['params']
+    made = (LayerwisePolicy if layerwise else Policy)(sizes.encoder_layers, sizes.layers)
+    nothing = jnp.zeros((1, 2, sizes.width)), jnp.ones((1, 2), bool)
+    head = made.init(jax.random.key(0), *([0] if layerwise else []), *nothing)['params']
     head = {**head, 'kernel': 2 * rng.normal(size=head['kernel'].shape), 'bias': head['bias'] / 8}
+    if layerwise:
+        head['scale'] = head['scale'] + 0.5 * rng.normal(size=head['scale'].shape)
     head = decided_alone(head, parts_of(parts, sizes))
     return PolicyPlan(**{name: jnp.asarray(each, jnp.float32) for name, each in head.items()}, level=level)
 
@@ -100,6 +103,8 @@ CASES = {
     'decoder-only, a narrower head of listed ids': (OPT, {'exit': Exit(SoftmaxMax(LISTED), threshold=0.4)}),
     'a policy and exits': (T5, {'plan': policy(T5, 0.2, parts=('encoder', 'decoder')), 'exit': exits()}),
     'decoder-only, a policy': (LLAMA, {'plan': policy(LLAMA)}),
+    'a layer-wise policy': (T5, {'plan': policy(T5, parts=('encoder', 'decoder'), layerwise=True)}),
+    'decoder-only, a layer-wise policy': (LLAMA, {'plan': policy(LLAMA, layerwise=True)}),
     'all together, of listed ids': (T5, {'exit': Exit(SoftmaxMax(LISTED), threshold=0.6), 'gate': GATE, 'plan': DrawnPlan()}),
 }
 
@@ -114,7 +119,7 @@ def test_the_cost_of_a_decode_is_the_products_that_its_program_multiplies(config
 
     counted = cost.exact(config, [SOURCE], trace.work, trace.prefill)
     expected = counted.total - counted.decisions + _padding(config, decoding, trace)
-    expected += 0 if decoding.plan is None else decoding.plan.flops(config.sizes)
+    expected += 0 if decoding.plan is None else decoding.plan.flops(config.sizes) + _first_position(config, decoding, trace)
     assert multiplied == expected
     assert trace.lengths[0] == TOKENS
     whole = cost.at_full_depth(config, [SOURCE], [TOKENS])
@@ -204,13 +209,22 @@ def first_layer(prefill):
     return nothing._replace(encoder_attention=one, encoder_feed_forward=one)
 
 
+def _first_position(config, decoding, trace):
+    """Operations of the first position in the decoder's layers but the last, where each is decided from the one before."""
+    if config.decoder_only or not decoding.plan.layerwise:
+        return 0
+    of, key = cost.of_token(config), 4 * config.num_heads * config.head_dim
+    prices = of.queries_outputs + of.keys_values + key, of.queries_outputs + SOURCE * key, of.feed_forward
+    return sum(price * int(part[0, :-1].sum()) for price, part in zip(prices, trace.plan[:3]))
+
+
 def _padding(config, decoding, trace):
     """The operations of keys that are read and hidden, and of looking embeddings up where they are projected."""
     read = SOURCE - 1 if config.decoder_only else 0
     hidden = read + TOKENS - (read + np.arange(1, trace.work.self_attention.shape[1] + 1))
     pairs = np.sum(trace.work.self_attention * hidden)
     if config.decoder_only:
-        after = 0 if decoding.plan is None else decoding.plan.after
+        after = trace.prefill.prompt_last[0]
         pairs = pairs + after * (SOURCE**2 - SOURCE * (SOURCE + 1) // 2)
         pairs = pairs + (trace.prefill.prompt_attention[0] - after) * (read**2 - read * (read + 1) // 2)
     looked_up = read + int(trace.lengths[0]) if config.embedding_dim else 0

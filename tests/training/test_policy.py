@@ -1,5 +1,6 @@
 """A policy's stage: estimators against the enumeration of every plan, exact costs, and a policy that learns."""
 
+import dataclasses
 import itertools
 import json
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import calm_jax
+from calm_jax.decoding.codec import from_json, to_json
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import generate
 from calm_jax.depth.plans import GivenPlan
@@ -227,6 +229,31 @@ def test_a_joint_run_that_was_interrupted_ends_with_the_same_bits_and_its_policy
     assert sum(jax.tree.leaves(moved)) > 0.8 * len(jax.tree.leaves(moved))
 
 
+def test_a_policy_that_decides_layer_by_layer_is_trained_and_decoded_as_its_head_says(
+    tmp_path, deeper, tokenizer, batches, eval_batches
+):
+    options = {'backbone': Optimizer('adamw', learning_rate=1e-3, warmup_steps=0), 'estimator': leave_one_out}
+    options |= {'entropy_floor': 0.5, 'rule': FixedWeight(50.0), 'layerwise': True}
+    state = train(tmp_path, deeper, tokenizer, batches, eval_batches, **options)
+    first = policy_stage(*deeper, tokenizer, layerwise=True).params['policy']
+    moved = {name: bool((np.asarray(state.params['policy'][name]) != first[name]).any()) for name in first}
+    assert all(moved.values())
+    costs = [json.loads(line).get('cost') for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    assert 0 < min(cost for cost in costs if cost is not None) < 1
+    model = calm_jax.load(tmp_path / 'best')
+    document = {'plan': {'class': 'policy', 'level': 0.4}, 'limits': {'max_new_tokens': 4}}
+    decoding = from_json(document, heads=model.heads)
+    assert decoding.plan.layerwise and from_json(to_json(decoding), heads=model.heads).plan.layerwise
+    assert model.generate(['abc'], plan=decoding.plan, limits=decoding.limits)[0].plan is not None
+    with pytest.raises(ValueError, match=r'policy decides layer by layer; expected layerwise=True, or a checkpoint without a'):
+        policy_stage(*deeper, tokenizer, heads=model.heads)
+    with pytest.raises(
+        ValueError, match=r'has norms \[3, 16\], of another model; expected \[4, 16\], one after each layer but'
+    ):
+        plan = dataclasses.replace(policy(T5, layerwise=True), kernel=np.ones((16, 17)), scale=np.ones((3, 16)))
+        plan.check(T5.sizes._replace(width=16))
+
+
 def test_a_policy_that_is_fed_ones_is_stored_as_one_that_says_the_same_of_all(deeper):
     sizes = deeper[0].sizes
     policy = Policy(sizes.encoder_layers, sizes.layers)
@@ -248,6 +275,12 @@ def test_a_policy_that_is_fed_ones_is_stored_as_one_that_says_the_same_of_all(de
         ({'entropy_floor': -1.0}, 'entropy_floor is -1.0; expected 0 or more'),
         ({'rule': FixedWeight}, r'expected DynamicBarrier\(\), PrintedBarrier\(\), FixedWeight\(\), DualAscent\(\)'),
         ({'dropout_steps': 3}, 'dropout_steps is 3; expected 0 or more, and 0 where the model is frozen'),
+        ({'layerwise': True, 'exact_cost': True}, 'exact_cost is True, and the cost of decisions that depend on draws has no'),
+        (
+            {'layerwise': True, 'estimator': straight_through},
+            'straight_through is of decisions made at once; expected self_cri',
+        ),
+        ({'layerwise': True, 'constant': True}, 'constant and random policies read nothing, and layerwise is of what is read'),
         ({'parts': ['head']}, "parts holds 'head'; expected some of encoder, decoder, tokens"),
     ),
 )
