@@ -19,7 +19,7 @@ from calm_jax.data.windows import row_bucket
 from calm_jax.decoding import codec
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.generate import can_pack
+from calm_jax.decoding.generate import of_use
 from calm_jax.decoding.packing import Packing
 from calm_jax.machine import device
 from calm_jax.models.config import TransformerConfig
@@ -64,11 +64,13 @@ def environment(batch_size: int, pack: str | Packing, examples: int | None = Non
 
 
 def kept_together(decoding: Decoding, pack: str | Packing) -> str:
-    """What a pack, as `environment` takes it, comes to for one decoding: a packing only refills where rows are never packed,
-    and beams stay in their batches."""
+    """What a pack, as `environment` takes or records it, comes to for one decoding: a packing is that part of it which the
+    decoding has a use for, only refills where there is none, and beams stay in their batches."""
     if isinstance(decoding.choice, Beam):
         return 'none'
-    return str(pack) if pack in ('none', 'refill') or can_pack(decoding.resolved()) else 'refill'
+    if pack in ('none', 'refill'):
+        return str(pack)
+    return str(of_use(pack if isinstance(pack, Packing) else Packing.parse(pack), decoding) or 'refill')
 
 
 def decoding_of(certificate: Certificate, heads: dict | None = None, classes: Sequence[type] = ()) -> Decoding:

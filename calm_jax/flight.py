@@ -19,19 +19,7 @@ import numpy as np
 from calm_jax.arrivals import Arrival, arrivals, groups_of, planned_arrivals, plans_by_input, room_of
 from calm_jax.data.windows import DecodeBatch
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.generate import (
-    can_pack,
-    capacity_of,
-    decide,
-    finish,
-    fly,
-    generate,
-    landed,
-    prefill,
-    progress,
-    vacant,
-    widen,
-)
+from calm_jax.decoding.generate import capacity_of, decide, finish, fly, generate, landed, prefill, progress, vacant, widen
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.slots import Flown, Pause, Slots
@@ -96,10 +84,8 @@ def decode_batches(
         if plans_by_input(decoding):
             decided = decide(*model, batch.tokens, batch.mask, decoding, ids, outermost=True)
             room = room_of(jax.device_get(decided.plan), width)
-            packs = bool(packing) and can_pack(decoding, options['rows'])
-            state = prefill(
-                *model, decided, decoding, **options, packed=packs, kept=room, capacity=capacity(decoding), outermost=True
-            )
+            options |= {'packing': packing, 'kept': room, 'capacity': capacity(decoding)}
+            state = prefill(*model, decided, decoding, **options, outermost=True)
             width = state.inputs.room
             trace = finish(*model, state, decoding, packing, outermost=True)
         else:
@@ -158,6 +144,7 @@ def fly_window(
             decoding,
             rows=settings(arrival.rows),
             cursor=np.int32(width - 1 if config.decoder_only else 0),
+            packing=packing,
             kept=arrival.room,
             outermost=True,
             **options,

@@ -29,7 +29,7 @@ from calm_jax.data.windows import WINDOW, DecodeBatch, decode_windows
 from calm_jax.decoding import codec
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.generate import begin, can_pack, step
+from calm_jax.decoding.generate import begin, of_use, step
 from calm_jax.decoding.packing import NEVER, Packing, measured
 from calm_jax.flight import Landing, decode_batches, fly_window
 from calm_jax.languages import Languages
@@ -472,7 +472,7 @@ class Model:
             narrower=widths[-2] if flight and len(widths) > 1 else 0,
             beams=beams(request.decoding),
             flight=flight or bool(stops.texts),
-            packing=parts['packing'] if can_pack(request.decoding, request.rows) else NEVER,
+            packing=of_use(parts['packing'], request.decoding, request.rows),
         )
         rows = max(batch.tokens.shape[0] for batch in window)
         shape = held._replace(decoding=jax.tree.structure(held.decoding)), rows

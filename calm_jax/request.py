@@ -14,8 +14,8 @@ from calm_jax.data.conversation import Conversation, Messages
 from calm_jax.data.jsonl import Template, is_unicode
 from calm_jax.decoding.choice import Beam, Choice, Greedy, Sampled
 from calm_jax.decoding.decoding import Decoding, Limits, off
-from calm_jax.decoding.generate import can_pack
-from calm_jax.decoding.packing import Packing
+from calm_jax.decoding.generate import of_use
+from calm_jax.decoding.packing import SUB_LAYERS, Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import Gate
@@ -46,8 +46,9 @@ class Options(TypedDict, total=False):
     pack: how rows are kept together. 'none': texts stay in the batch that they were put in until the last of it has ended.
         'refill': a row that has ended gives its slot to the next text, where there are more texts than rows and nothing
         searches with beams. A `Packing`, or '1,3:8,16': besides, after layers 1 and 3 rows that are still inside are packed
-        into 8 or 16. 'auto', the default: 'refill', and the packing that was measured best for such a model here
-        (`calm_jax.decoding.packing.measured`), if any, where there are 16 batches or more.
+        into 8 or 16; 'sub_layers:8,16': rows that run a sub-layer within their plan are, for it, and a prefill computes it for
+        these alone; 'sub_layers': in prefills. 'auto', the default: 'refill', and the packing that was measured best for such a
+        model here (`calm_jax.decoding.packing.measured`), if any, where there are 16 batches or more.
     num_return_sequences: how many draws of each text, text by text; for `Sampled` alone.
     log_probabilities: whether outputs hold those of their tokens.
     """
@@ -195,29 +196,32 @@ def check_count(name: str, value: Any) -> int:
 
 def checked_pack(value: Any, num_layers: int, batch_size: int) -> str | Packing:
     """One of `PACKS`, or a packing. Raises ValueError for what is neither, for layers that the model does not have, and for
-    widths that do not divide the batch."""
+    widths that are not below the batch, or after layers do not divide it."""
     if value in PACKS:
         return value
     packing = value
     if not isinstance(packing, Packing):
-        if not isinstance(value, str) or ':' not in value:
+        if not isinstance(value, str) or not (':' in value or value == SUB_LAYERS):
             raise ValueError(
-                f'pack is {_short(value)}; expected {", ".join(map(repr, PACKS))} or LAYERS:WIDTHS, such as 1,3:8,16'
+                f'pack is {_short(value)}; expected {", ".join(map(repr, PACKS))} or LAYERS:WIDTHS, such as 1,3:8,16 or '
+                f'{SUB_LAYERS}:8,16'
             )
         packing = Packing.parse(value)
     if any(point >= num_layers for point in packing.points):
         raise ValueError(f'pack {packing} packs after layer {packing.points[-1]}; the decoder has {num_layers} layers')
     for width in packing.widths:
-        if batch_size % width or width == batch_size:
-            raise ValueError(f'pack {packing} packs into {width} rows, which do not divide a batch of {batch_size}')
+        if width >= batch_size or (packing.points and batch_size % width):
+            words = 'which do not divide' if packing.points else 'no fewer than'
+            raise ValueError(f'pack {packing} packs into {width} rows, {words} a batch of {batch_size}')
     return packing
 
 
 def check_packs(pack: str | Packing, decoding: Decoding, rows: Rows | None) -> None:
     """Raises ValueError for a packing of a decoding whose rows are never packed."""
-    if isinstance(pack, Packing) and not can_pack(decoding, rows):
+    if isinstance(pack, Packing) and not of_use(pack, decoding, rows):
         raise ValueError(
-            f'pack {pack} changes nothing: rows are packed where tokens leave early and skipped layers wait (lazy)'
+            f'pack {pack} changes nothing: rows are packed after layers where tokens leave early and skipped layers wait '
+            '(lazy), and by sub_layers within a plan or behind a gate'
         )
 
 

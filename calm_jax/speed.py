@@ -10,7 +10,7 @@ from calm_jax.calibration.certificate import AS_BEFORE
 from calm_jax.certified import environment, kept_together, speed_conditions
 from calm_jax.data.windows import row_bucket
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.generate import can_pack
+from calm_jax.decoding.generate import of_use
 from calm_jax.decoding.packing import Packing
 from calm_jax.model import Model
 from calm_jax.output import DecodeReport
@@ -48,7 +48,7 @@ def time_decodings(
     """
     if not len(texts):
         raise ValueError('texts: expected one or more to time, found none')
-    ways = ['refill' if isinstance(pack, Packing) and not can_pack(each) else pack for each in decodings]
+    ways = [(of_use(pack, each) or 'refill') if isinstance(pack, Packing) else pack for each in decodings]
     seconds, tokens = np.zeros((1 + rounds, len(decodings))), np.zeros(len(decodings), int)
     reports: list[list[DecodeReport]] = [[] for _ in decodings]
     for number in progress(range(1 + rounds), 'timing', quiet=quiet, unit='rounds'):

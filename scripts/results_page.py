@@ -22,6 +22,7 @@ import vocabulary_section  # noqa: E402
 from certified_section import certified_section  # noqa: E402
 from flight_section import flight_section  # noqa: E402
 from page import cell, certificate, read, table, threshold_cell  # noqa: E402
+from policy_section import policy_section  # noqa: E402
 from steps_section import steps_section  # noqa: E402
 from tables import markdown  # noqa: E402
 
@@ -86,6 +87,9 @@ def main():
     )
     parser.add_argument('--certified_by', action='append', default=[], metavar='COMMAND', help='what made them; repeatable')
     parser.add_argument('--experiments', type=Path, metavar='DIR', help='folder of scripts/experiments.py')
+    parser.add_argument(
+        '--policy', type=Path, action='append', default=[], metavar='DIR', help='folder of scripts/policy_study.py; repeatable'
+    )
     parser.add_argument('--vocabularies', type=Path, metavar='DIR', help='folder of scripts/vocabularies.py')
     parser.add_argument(
         '--headline', action='store_true', help='of the experiments: compare with the paper, write the table of the README'
@@ -114,6 +118,8 @@ def main():
     if args.experiments:
         facts = read(args.experiments / 'experiments.json')
         sections[facts['title']] = experiments_section(args, facts)
+    if args.policy:
+        sections['Plans by a policy (Switchable Decision)'] = policy_section(args.policy)
     if args.vocabularies:
         facts = read(args.vocabularies / 'vocabularies.json')
         figures = args.output.parent / 'figures' / args.vocabularies.resolve().parent.name

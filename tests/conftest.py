@@ -34,7 +34,7 @@ from calm_jax.data.tokenizers import ByteTokenizer  # noqa: E402
 from calm_jax.models.config import TransformerConfig  # noqa: E402
 from calm_jax.models.transformer import init_params  # noqa: E402
 
-MOST_MAPPED = 20_000  # areas of memory, of the 65,530 that Linux gives a process
+MOST_MAPPED = 40_000  # areas of memory, of the 65,530 that Linux gives a process
 
 
 @pytest.hookimpl(tryfirst=True)

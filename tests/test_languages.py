@@ -107,7 +107,7 @@ def test_records_name_their_languages_and_the_command_says_the_same(both, tmp_pa
         ({'source_language': 'ro_RA'}, "^source_language is 'ro_RA'; .* has no such language; did you mean ro_RO[?]$"),
         ({'target_language': '한국어'}, '^target_language is .* no such language; expected one of [0-9]+, such as ar_AR$'),
         ({'target_language': ['ro_RO']}, '^target_language has 1 languages for 2 texts; expected one for each$'),
-        ({'target_language': ['ro_RO', None]}, r"^target_language is \['ro_RO', None\]; expected a code, .* for each$"),
+        ({'target_language': ['ro_RO', None]}, r"^target_language is \['ro_RO', None\]; expected a code, .* for each text$"),
     ],
     ids=str,
 )

@@ -36,7 +36,7 @@ def test_the_state_is_counted_to_the_byte(config):
     _, params, *inputs = arguments(config, 5, 24)
     decoding, rows, settings = generate.resolved(EARLY, None, None)
     options = {'forced': None, 'head_table': None, 'log_probabilities': False, 'cursor': None, **settings}
-    options |= {'packed': False, 'kept': None}
+    options |= {'packing': Packing(), 'kept': None}
 
     def begin(params, *inputs):
         decided = generate.decide_program(config, params, *inputs, decoding)

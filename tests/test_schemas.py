@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
+from calm_jax.depth.policy import PolicyPlan
 from calm_jax.examples import examples, telling
 from calm_jax.files import write_json
 from calm_jax.reporting import reader
-from calm_jax.schemas import FULL_MODEL, Example, Output, Point
+from calm_jax.schemas import FULL_MODEL, TOKEN_CHOICES, Example, Output, Point
 
 
 def test_every_field_of_a_point_is_read_as_it_was_written(tmp_path):
@@ -19,6 +20,10 @@ def test_every_field_of_a_point_is_read_as_it_was_written(tmp_path):
     write_json(tmp_path / 'curve.json', {**curve, 'points': points, 'full': points[1]})
     (read,) = reader.read(tmp_path).curves
     assert read.points == (whole, bare) and read.full == bare
+
+
+def test_choices_of_tokens_have_the_names_that_a_policy_gives_them():
+    assert TOKEN_CHOICES == PolicyPlan.choices
 
 
 def test_examples_are_read_as_they_were_written(tmp_path):

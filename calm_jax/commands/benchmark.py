@@ -37,7 +37,7 @@ from calm_jax.decoding import ahead
 from calm_jax.decoding.choice import Beam, Greedy
 from calm_jax.decoding.codec import describe, to_json
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.generate import can_pack, program
+from calm_jax.decoding.generate import of_use, program
 from calm_jax.decoding.layout import at
 from calm_jax.decoding.packing import Packing
 from calm_jax.depth.confidence import StaticDepth
@@ -174,7 +174,7 @@ def check_pack(args, model: Model, compared: dict[str, Decoding], sizes: list[in
         raise ValueError(f'--pack {args.pack} is of texts, which end one by one; pass --input, or leave it out')
     for batch_size in sizes:
         packing = model.packing(batch_size, 1, args.pack)
-        if packing and not any(map(can_pack, compared.values())):
+        if packing and not any(of_use(packing, each) for each in compared.values()):
             check_packs(packing, next(iter(compared.values())), None)
 
 
@@ -189,7 +189,7 @@ def time_texts(args, model: Model, compared: dict[str, Decoding], texts: list[st
             sum(getattr(each, part) for each in reports) for part in ('tokens', 'places', 'needed', 'executed')
         )
         layers, ran = needed / per_layer / max(1, tokens), executed / per_layer / beams(decoding) / max(1, places)
-        packed = 'refill' if isinstance(pack, Packing) and not can_pack(decoding) else str(pack)
+        packed = str((of_use(pack, decoding) or 'refill') if isinstance(pack, Packing) else pack)
         decoded = [Decoded(each, tokens, places / slots, layers, ran) for each in seconds]
         rows.append(row(batch_size, name, decoded, rows[0] if rows else None) | {'pack': packed})
     return rows

@@ -13,6 +13,9 @@ from typing import Any
 from calm_jax.calibration import Certificate
 from calm_jax.commands.plain_table import plain_table
 
+# What outputs are held against: of the parameters that the certificate is bound to.
+REFERENCE = 'this checkpoint, all layers and the full plan'
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `calm certificate`."""
@@ -38,6 +41,7 @@ def parts(certificate: Certificate) -> dict[str, dict[str, Any]]:
         'promise': {
             'objective': certificate.objective,
             'metric': certificate.metric,
+            'reference': REFERENCE if 'parameters' in provenance else None,
             'δ': certificate.tolerance,
             'ε': certificate.epsilon,
             'certificates that share ε': certificate.joint if certificate.joint > 1 else None,

@@ -90,8 +90,9 @@ def add_pack(parser: argparse.ArgumentParser) -> None:
         default=PACKS[0],
         metavar='auto|refill|none|LAYERS:WIDTHS',
         help='none: texts are decoded batch by batch; refill: a text that has ended gives its place to the next; 1,3:8,16: '
-        'besides, after layers 1 and 3 rows that are still inside are packed into 8 or 16; auto (default): refill, and the '
-        'packing that was measured best here, if any',
+        'besides, after layers 1 and 3 rows that are still inside are packed into 8 or 16; sub_layers:8,16: for every '
+        'sub-layer those rows are that run it within their plans, in prefills too; sub_layers: in prefills alone; auto '
+        '(default): refill, and the packing that was measured best here, if any',
     )
 
 

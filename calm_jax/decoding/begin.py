@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from calm_jax.decoding.choice import example_keys
 from calm_jax.decoding.decoding import Decoding, stands_at_one
 from calm_jax.decoding.first_position import FirstPosition, first_position_units
-from calm_jax.decoding.packing import taken
+from calm_jax.decoding.packing import NEVER, Packing, taken
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState
 from calm_jax.depth import plans
@@ -140,7 +140,7 @@ def _decide_encoder(call: Callable, config: TransformerConfig, decided: Decided,
     mask, x = decided.mask, call(decided.source, method='embed_source')
     context = call(mask, method='encoder_context')
     for layer in range(config.num_encoder_layers):
-        x = planned.encode(call, (layer,), x, context, course.plan if layer else None, planned.skipped)
+        x = planned.encode(call, (layer,), x, context, course.plan if layer else None, planned.Skipped())
         course = course.after(layer, x, mask)
         if layer == 0 and course.source is not None:
             mask = course.source
@@ -217,15 +217,15 @@ def prefill_rows(
     head_table: Array | HeadColumns | None = None,
     log_probabilities: bool = False,
     cursor: Int[Array, ''] | int | None = None,
-    packed: bool = False,
+    packing: Packing = NEVER,
     kept: int | None = None,
 ) -> DecodeState:
     """The state before the first token.
 
     capacity: generated tokens that caches and trace have room for (static), at least every row's limit.
     cursor: the index of the first generated token, which is otherwise that of the first free slot: for states whose rows stand
-    apart, so that others may come in (`slots.py`). packed: whether rows are packed (static). kept: room for the source tokens
-    that a plan keeps, at least those of every row (static); None: for all.
+    apart, so that others may come in (`slots.py`). packing: of the rows (static). kept: room for the source tokens that a plan
+    keeps, at least those of every row (static); None: for all.
     """
     count = decided.source.shape[0]
     adaptive = decoding.exit is not None or rows.depth is not None
@@ -233,14 +233,15 @@ def prefill_rows(
     ring = _rounded_up(read + capacity, decoding.propagation.window)
     after, course = layers_run(config, decoding.plan), course_of(config, decided, decoding.plan)
     cross_kv, cross_mask, start_ids = None, decided.mask, _start_ids(config, rows, count)
+    run = planned.Skipped(packing.sub_layers)
     if config.decoder_only and course.decide is not None:
         after = config.num_decoder_layers - 1
         decided = _first_prompt_layers(call, decided, after, course)
     if config.decoder_only:
-        layers, work = _read_prompt(call, config, decided, ring, after, decoding.plan_prompt == 'plan')
+        layers, work = _read_prompt(call, config, decided, ring, after, decoding.plan_prompt == 'plan', run)
     else:
         layers = _empty(config, count, ring)
-        cross_kv, cross_mask, work, course = _read_source(call, config, decided, after, kept, course, start_ids)
+        cross_kv, cross_mask, work, course = _read_source(call, config, decided, after, kept, run, course, start_ids)
         decided = decided._replace(plan=course.plan)
     if decoding.plan is not None:
         units = jnp.asarray(config.sizes.units(decoding.plan.flops(config.sizes)), jnp.int32)
@@ -284,7 +285,7 @@ def prefill_rows(
         lengths=jnp.zeros(count, jnp.int32),
         cache=DecoderCache(
             layers,
-            (jnp.broadcast_to(first, (count,)) if packed else first,) * len(layers),
+            (jnp.broadcast_to(first, (count,)) if packing else first,) * len(layers),
             jnp.zeros((count, ring, config.emb_dim), config.state_dtype) if waits else None,
         ),
         own_filled=_own_filled(decided, len(layers), config) if waits else None,
@@ -365,10 +366,18 @@ class Encoded(NamedTuple):
     work: PrefillWork
 
 
-def encoded_rows(call: Callable, config: TransformerConfig, decided: Decided, after: int, room: int | None = None) -> Encoded:
+def encoded_rows(
+    call: Callable,
+    config: TransformerConfig,
+    decided: Decided,
+    after: int,
+    room: int | None = None,
+    run: planned.Skipped = planned.Skipped(),
+) -> Encoded:
     """What the encoder makes of sources within their plans.
 
-    after: how many layers have run. room: K, of the source tokens that a plan keeps (static); None: as many as there are.
+    after: how many layers have run. room: K, of the source tokens that a plan keeps (static); None: as many as there are. run:
+    how sub-layers are skipped.
     """
     mask, plan, rows, positions = decided.mask, decided.plan, decided.mask.shape[0], None
     x = call(decided.source, method='embed_source') if decided.states is None else decided.states
@@ -377,7 +386,7 @@ def encoded_rows(call: Callable, config: TransformerConfig, decided: Decided, af
         dropped = jnp.sum(mask & ~plan.source, axis=1, dtype=jnp.int32)
         mask, x, positions = _kept(plan.source, x, mask.shape[1] if room is None else room)
     context = call(mask, positions, method='encoder_context')
-    x = planned.encode(call, range(after, config.num_encoder_layers), x, context, plan, planned.skipped)
+    x = planned.encode(call, range(after, config.num_encoder_layers), x, context, plan, run)
     parts = None if plan is None else (plan.encoder_attention, plan.encoder_feed_forward)
     attention, feed_forward = _layers_of(mask, parts, (config.num_encoder_layers,) * 2)
     work = no_prefill(rows)._replace(
@@ -400,18 +409,23 @@ def _read_source(
     decided: Decided,
     after: int,
     room: int | None,
+    run: planned.Skipped,
     course: Course,
     start_ids: Int[Array, ' B'],
 ) -> tuple[tuple[KVCache, ...], Bool[Array, 'B K'], PrefillWork, Course]:
     """Keys and values of the encoder's output, which of its positions are there, the work of that, and what was decided on the
-    way, from the first position, that of the start ids; room: as `encoded_rows`."""
-    encoded, mask, work = encoded_rows(call, config, decided, after, room)
+    way, from the first position, that of the start ids; room, run: as `encoded_rows`."""
+    encoded, mask, work = encoded_rows(call, config, decided, after, room, run)
     cross_kv, first = [], None
     if course.decide is not None:
         first = FirstPosition.at(call, start_ids, planned.CrossAttention(encoded, call(mask, method='cross_bias')))
     for layer in range(config.num_decoder_layers):
-        reads = None if course.plan is None else course.plan.cross_attention[:, layer]
-        made = planned.projected(lambda x, i=layer: call(i, x, method='cross_kv'), encoded, reads)
+
+        def project(x, places=None, layer=layer):
+            return call(layer, x, method='cross_kv')
+
+        plan = course.plan
+        made = project(encoded) if plan is None else run.project(plan.cross_attention[:, layer], project, encoded)
         cross_kv.append(KVCache(*made))
         if first is not None and layer < config.num_decoder_layers - 1:
             first = first.after(call, layer, cross_kv[-1], course.plan)
@@ -423,7 +437,7 @@ def _read_source(
 
 
 def _read_prompt(
-    call: Callable, config: TransformerConfig, decided: Decided, ring: int, after: int, within: bool
+    call: Callable, config: TransformerConfig, decided: Decided, ring: int, after: int, within: bool, run: planned.Skipped
 ) -> tuple[tuple[KVCache, ...], PrefillWork]:
     """Caches with the keys and values of all prompt tokens but the last, and the work of that; within: whether of the plan."""
     mask, plan, rows = decided.mask, decided.plan if within else None, decided.mask.shape[0]
@@ -440,7 +454,7 @@ def _read_prompt(
             if layer < after:
                 made = KVCache(*(each[:, :-1] for each in decided.keys_values[layer]))
             else:
-                x, made = planned.decoder_layer(call, layer, x, positions, bias, None, plan, planned.skipped, reach)
+                x, made = planned.decoder_layer(call, layer, x, positions, bias, None, plan, run, reach)
             layers[layer] = kv_cache.write(layers[layer], 0, *made)
     parts = None if plan is None else (plan.self_attention, plan.feed_forward, plan.self_attention)
     attention, feed_forward, keys_values = _layers_of(mask, parts, (config.num_decoder_layers,) * 3)

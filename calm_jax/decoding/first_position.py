@@ -38,7 +38,7 @@ class FirstPosition(NamedTuple):
             return made if method == 'cross_kv' else call(*args, method=method)
 
         bias = call(1, method='causal_bias')
-        state, _ = planned.decoder_layer(with_made, layer, self.state, standing(1), bias, self.read, plan, planned.skipped)
+        state, _ = planned.decoder_layer(with_made, layer, self.state, standing(1), bias, self.read, plan, planned.Skipped())
         return self._replace(state=state)
 
 

@@ -14,7 +14,7 @@ from calm_jax.decoding.beam import beam_search
 from calm_jax.decoding.begin import Decided, bound, chosen_rows, decide_rows, joined_rows, prefill_rows
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.compiled import compiled
-from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.decoding import Decoding, off
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.readout import Readout, read_rows
 from calm_jax.decoding.rows import Rows
@@ -85,7 +85,7 @@ def program(
     head_table: the head as the measure reads it beside the whole, where it is at hand: [V, E] to prune
         (`Transformer.head_table`), HeadColumns of listed ids (`head_columns`); else it is made, once a call.
     log_probabilities: whether the trace has those of the tokens under the model's own logits at the exit.
-    packing: of the rows that are still inside after some layers (`Packing`), where tokens leave early and skipped layers wait.
+    packing: of the rows that are still inside after some layers, or that run a sub-layer (`Packing`), as far as that is of use.
     outermost: whether this is no part of another program, and may have this machine's compiler options (`compiled.py`).
     """
     if not isinstance(decoding, Decoding):
@@ -99,7 +99,7 @@ def program(
     if log_probabilities and decoding.exit is not None and decoding.exit.measure.prunes:
         raise ValueError('log-probabilities are of the whole vocabulary, and the measure looks at a part of it')
     options = {'rows': rows, 'forced': forced, 'head_table': head_table, 'log_probabilities': log_probabilities}
-    options['packing'] = packing if can_pack(decoding, rows) else NEVER
+    options['packing'] = of_use(packing, decoding, rows)
     return generate_program.way(outermost), arguments, {**settings, **options}
 
 
@@ -133,11 +133,11 @@ def prefill(
     head_table: Array | HeadColumns | None = None,
     log_probabilities: bool = False,
     cursor: Any = None,
-    packed: bool = False,
+    packing: Packing = NEVER,
     kept: int | None = None,
     outermost: bool = False,
 ) -> DecodeState:
-    """The state before the first token, from what was decided; arguments as `program`; cursor, packed and kept as
+    """The state before the first token, from what was decided; arguments as `program`; cursor and kept as
     `prefill_rows`."""
     decoding, rows, settings = resolved(_stateful(decoding), rows, capacity)
     options = {
@@ -145,7 +145,7 @@ def prefill(
         'head_table': head_table,
         'log_probabilities': log_probabilities,
         'cursor': cursor,
-        'packed': packed,
+        'packing': of_use(packing, decoding, rows),
         'kept': kept,
     }
     state = prefill_program.way(outermost)(config, params, decided, decoding, rows=rows, **settings, **options)
@@ -188,7 +188,7 @@ def finish(
 ) -> Trace:
     """What a state comes to: steps until every row has ended. decoding: as it began; packing, outermost: as `program`."""
     decoding = _as_begun(decoding, state)
-    packing = packing if can_pack(decoding, Rows(depth=state.inputs.depth)) else NEVER
+    packing = of_use(packing, decoding, Rows(depth=state.inputs.depth))
     run = finish_program.way(outermost)
     return run(config, params, state.inputs, state.carry, decoding, packing=packing)
 
@@ -244,7 +244,7 @@ def fly(
     outermost: as `program`. The old slots are donated."""
     numbers, last = np.asarray(numbers, np.int32), np.asarray(last)
     decoding, inputs = _as_begun(decoding, slots.state), slots.state.inputs
-    packing = packing if can_pack(decoding, Rows(depth=inputs.depth)) else NEVER
+    packing = of_use(packing, decoding, Rows(depth=inputs.depth))
     # The table is the model's own: no state may give it away.
     bare = slots.with_head_table(None), prefilled.with_head_table(None)
     run, table = fly_program.way(outermost), inputs.head_table
@@ -302,7 +302,7 @@ def generate_program(
     """`generate`, compiled: decide, prefill, then steps while any row is alive."""
     call = bound(config, params)
     decided = decide_rows(call, config, tokens, mask, decoding, example_ids)
-    options = {'log_probabilities': log_probabilities, 'packed': bool(packing)}
+    options = {'log_probabilities': log_probabilities, 'packing': packing}
     state = prefill_rows(call, config, decided, decoding, capacity, rows, forced, head_table, **options)
     return trace_of(config, finished(call, config, state, decoding, packing))
 
@@ -313,14 +313,14 @@ def decide_program(config, params, tokens, mask, example_ids, decoding) -> Decid
     return decide_rows(bound(config, params), config, tokens, mask, decoding, example_ids)
 
 
-@compiled(static_argnames=('config', 'capacity', 'log_probabilities', 'packed', 'kept'))
+@compiled(static_argnames=('config', 'capacity', 'log_probabilities', 'packing', 'kept'))
 def prefill_program(
-    config, params, decided, decoding, *, capacity, rows, forced, head_table, log_probabilities, cursor, packed, kept
+    config, params, decided, decoding, *, capacity, rows, forced, head_table, log_probabilities, cursor, packing, kept
 ) -> DecodeState:
     """`prefill`, compiled."""
     call, options = bound(config, params), {'log_probabilities': log_probabilities, 'cursor': cursor}
     arguments = call, config, decided, decoding, capacity, rows, forced, head_table
-    state = prefill_rows(*arguments, **options, packed=packed, kept=kept)
+    state = prefill_rows(*arguments, **options, packing=packing, kept=kept)
     # One that is at hand would be copied on its way out.
     return state if head_table is None else state.with_head_table(None)
 
@@ -406,10 +406,14 @@ def capacity_of(longest: int) -> int:
     return -(-longest // CAPACITY_STEP) * CAPACITY_STEP
 
 
-def can_pack(decoding: Decoding, rows: Rows | None = None) -> bool:
-    """Whether rows of the decoding may be packed: where tokens leave early, and skipped layers wait."""
-    leaves = decoding.exit is not None or (rows is not None and rows.depth is not None)
-    return leaves and decoding.propagation.lazy and not isinstance(decoding.choice, Beam)
+def of_use(packing: Packing, decoding: Decoding, rows: Rows | None = None) -> Packing:
+    """What of a packing a decoding has a use for: points where tokens leave early, and skipped layers wait; sub-layers where
+    plans or gates say who runs them."""
+    if isinstance(decoding.choice, Beam):
+        return NEVER
+    rows = Rows() if rows is None else rows
+    leaves = not off(decoding.exit) or (decoding.exit is not None and rows.threshold is not None) or rows.depth is not None
+    return packing.part(leaves and decoding.propagation.lazy, not (off(decoding.plan) and off(decoding.gate)))
 
 
 def _longest(decoding, rows):

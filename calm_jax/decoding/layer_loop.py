@@ -21,6 +21,7 @@ from calm_jax.models import cache as kv_cache
 from calm_jax.models import planned
 from calm_jax.models.cache import KVCache
 from calm_jax.models.config import TransformerConfig
+from calm_jax.models.layers import Some
 from calm_jax.types import Array, Context, Evidence, HeadColumns, HeadRows
 
 
@@ -37,13 +38,23 @@ class SubLayers(NamedTuple):
         return self.self_attention | self.cross_attention | self.feed_forward
 
 
+class Way(NamedTuple):
+    """How some of a loop's rows take a layer, or a sub-layer.
+
+    taken: bool [], whether it is the way. loop: over its rows. some: which of the rows of the whole loop those are; None: all.
+    """
+
+    taken: Array
+    loop: 'LayerLoop'
+    some: Some | None
+
+
 class LayerLoop(NamedTuple):
     """What one token's way through the layers needs to know and does not change.
 
     call: (*args, method) → a method of the model, parameters bound. choose: of `Evidence`, a `Chooser` where rows are packed.
     packing: where rows are packed.
-    rows: int32 [w], which of the `count` rows of the batch inputs, token and states are of; None: all of them. Caches are the
-    batch's.
+    some: which of the `count` rows of the batch inputs, token and states are of; None: all of them. Caches are the batch's.
     """
 
     call: Callable
@@ -53,13 +64,23 @@ class LayerLoop(NamedTuple):
     token: TokenInputs
     choose: Callable
     packing: Packing = NEVER
-    rows: Array | None = None
+    some: Some | None = None
     count: int = 0
+
+    @property
+    def rows(self) -> Array | None:
+        """int32 [w], which rows of the batch the loop is over; None: all."""
+        return None if self.some is None else self.some.rows
 
     @property
     def every_layer(self) -> bool:
         """Whether all rows run every layer until they leave."""
         return self.decoding.gate is None and self.inputs.plan is None
+
+    @property
+    def by_sub_layer(self) -> bool:
+        """Whether each sub-layer, self-attention with what it writes, is a part that no row or some rows run."""
+        return self.inputs.plan is not None or (self.packing.sub_layers and not self.every_layer)
 
     @property
     def decides(self) -> bool:
@@ -94,26 +115,28 @@ class LayerLoop(NamedTuple):
             state = state._replace(predicted=state.predicted & (~state.active | ran))
         return state, DecoderCache(tuple(layers), tuple(filled), self._exit_states(cache.exit_states, state))
 
-    def ways(self, some: Bool[Array, ' B']) -> 'list[tuple[Array, LayerLoop]]':
-        """(whether it is taken, the loop over the rows that it holds) for every width of the packing, and for all rows: the
-        least that holds these rows is taken, none where there are none."""
+    def ways(self, some: Bool[Array, ' w']) -> 'list[Way]':
+        """A way for every width of the packing, and one for all of the loop's rows: the least that holds these rows is taken,
+        none where there are none."""
         count, widths = some.shape[0], self.packing.within(some.shape[0])
         if not widths:
-            return [(jnp.any(some), self)]
+            return [Way(jnp.any(some), self, None)]
         many, least, ways = jnp.sum(some, dtype=jnp.int32), 0, []
         order = jnp.argsort(~some, stable=True).astype(jnp.int32)
+        ranks = jnp.maximum(jnp.cumsum(some, dtype=jnp.int32) - 1, 0)
         for width in widths:
-            ways.append(((many > least) & (many <= width), self._of_rows(order[:width], count)))
+            packed = Some(order[:width], jnp.minimum(ranks, width - 1))
+            ways.append(Way((many > least) & (many <= width), self._of_rows(packed, count), packed))
             least = width
-        return [*ways, (many > least, self)]
+        return [*ways, Way(many > least, self, None)]
 
-    def _of_rows(self, rows: Int[Array, ' w'], count: int) -> 'LayerLoop':
-        """The loop over some of `count` rows."""
+    def _of_rows(self, some: Some, count: int) -> 'LayerLoop':
+        """The loop over some of its `count` rows."""
         return self._replace(
-            inputs=self.inputs.of_rows(rows, count),
-            token=self.token.of_rows(rows, count),
-            choose=cast(Chooser, self.choose).of_rows(rows, count),
-            rows=rows,
+            inputs=self.inputs.of_rows(some.rows, count),
+            token=self.token.of_rows(some.rows, count),
+            choose=cast(Chooser, self.choose).of_rows(some.rows, count),
+            some=some,
             count=count,
         )
 
@@ -149,7 +172,8 @@ class LayerLoop(NamedTuple):
         """(state, cache, filled) after one layer, entered while any row runs, and which rows ran any of it, bool [B].
 
         A conditional for every width, with nothing on its other side: XLA copies the caches that one of several branches
-        carries, and those of one that also asks the measure.
+        carries, those of one that also asks the measure, and those of one within another. Where sub-layers have conditionals of
+        their own the layer has none.
         """
         nobody = jnp.zeros_like(state.active)
 
@@ -158,13 +182,13 @@ class LayerLoop(NamedTuple):
                 cache = kv_cache.write(cache, self.token.slot, *self._passing(layer, state))
             return state, cache, filled, nobody
 
-        if not self.decides:
+        if not self.decides or self.by_sub_layer:
             return self._visit(layer, state, cache, filled, exit_states)
         if ways is None:
             alone = partial(self._visit, layer, exit_states=exit_states)
             return jax.lax.cond(jnp.any(state.active), alone, skip, state, cache, filled)
         goes_on, ran = jnp.any(state.active), nobody
-        for taken_now, loop in ways:
+        for taken_now, loop, _ in ways:
 
             def visit(state, cache, filled, ran, loop=loop):
                 return loop._visit_packed(layer, state, cache, filled, exit_states, ran)
@@ -204,57 +228,121 @@ class LayerLoop(NamedTuple):
     ) -> tuple[LayerState, KVCache, Array, Bool[Array, ' w']]:
         """One layer: keys and values, then sub-layers."""
         state, rows = self._who_runs(layer, state)
-        run = planned.everyone if self.every_layer else planned.skipped
-        token, inputs, call = self.token, self.inputs, self.call
-
-        def attend(x, cache, filled):
-            if exit_states is not None:
-                cache = self._fill(layer, cache, filled, exit_states, state.active)
-            queries, entering = self._entering(layer, state) if self.every_layer else (None, self._passing(layer, state))
-            if self.rows is None:
-                cache = kv_cache.write(cache, token.slot, *entering)
-            else:
-                cache = kv_cache.put(cache, self.rows, jnp.broadcast_to(token.slot, self.rows.shape), *entering)
-            seen = self._seen(cache, planned.of_layer(token.self_bias, layer))
-
-            def read(x):
-                # Where a gate or plan may keep all rows from asking, queries wait until one does.
-                asking = call(layer, x, token.place, method='self_queries') if queries is None else queries
-                return call(layer, x, asking, *seen, method='self_attend')
-
-            x = run(rows.self_attention, read, x)
-            return x, cache, self._filled(filled, state.active)
-
-        x = state.hidden[:, None]
-        if inputs.plan is None:
-            x, cache, filled = attend(x, cache, filled)
-        else:
-            # A gate that closes still writes keys and values; a plan that skips self-attention never needs them. Rows that
-            # have left wait for `_fill`, or, where nothing is filled later, are written now.
-            held = token.alive if exit_states is None else state.active
-            reads = held & inputs.plan.self_attention[:, layer]
-            x, cache, filled = jax.lax.cond(jnp.any(reads), attend, lambda *carry: carry, x, cache, filled)
-        if inputs.cross_kv is not None:
-            assert inputs.cross_bias is not None  # beside cross_kv
-            seen_of_source = self._seen(inputs.cross_kv[layer], inputs.cross_bias)
-            x = run(rows.cross_attention, lambda x: call(layer, x, *seen_of_source, method='cross_attend'), x)
-        x = run(rows.feed_forward, lambda x: call(layer, x, method='feed_forward'), x)[:, 0]
-
+        x, cache, filled, attending = self._attended(layer, state, rows.self_attention, cache, filled, exit_states)
+        reading, feeding = [], []
+        if self.inputs.cross_kv is not None:
+            x, reading = self._added(rows.cross_attention, partial(LayerLoop._read_source, layer=layer), x)
+        x, feeding = self._added(rows.feed_forward, partial(LayerLoop._fed, layer=layer), x)
         ran = rows.any
-        hidden = jnp.where(ran[:, None], x, state.hidden)
+        hidden = jnp.where(ran[:, None], x[:, 0], state.hidden)
         if self.decoding.propagation.copies:
-            state = state._replace(exit_kv=self._passing(layer, state))
+            passed = jax.lax.cond(
+                jnp.any(state.active), lambda state: self._passing(layer, state), lambda state: state.exit_kv, state
+            )
+            state = state._replace(exit_kv=passed)
         state = state._replace(
             hidden=hidden,
             first=hidden if layer == 0 and state.first is not None else state.first,
             visited=jnp.where(state.active, layer + 1, state.visited),
         )
-        return self._count(state, rows), cache, filled, ran
+        return self._count(state, rows, (attending, reading, feeding)), cache, filled, ran
 
-    def _seen(self, cache: KVCache, bias: Float[Array, 'rows heads 1 S']) -> tuple[Array, Array, Array, Array | None]:
-        """(keys, values, bias, rows) that the loop's rows attend with: their own, or everybody's with who they are."""
+    def _added(
+        self, runs: Bool[Array, ' w'], sub_layer: 'Callable[[LayerLoop, Array], Array]', x: Float[Array, 'w 1 D']
+    ) -> 'tuple[Array, list[Way]]':
+        """(states after a sub-layer of the rows that run it, those that entered it of the others; the ways there are of it)."""
+        if self.every_layer:
+            return sub_layer(self, x), []
+        ways = self.ways(runs) if self.by_sub_layer else [Way(jnp.any(runs), self, None)]
+        for taken_now, loop, some in ways:
+
+            def add(x, loop=loop, some=some):
+                if some is None:
+                    return planned.masked(runs, partial(sub_layer, loop), x)
+                new = sub_layer(loop, jnp.take(x, some.rows, axis=0))
+                return planned.masked(runs, lambda x: jnp.take(new, some.ranks, axis=0), x)
+
+            x = jax.lax.cond(taken_now, add, lambda x: x, x)
+        return x, ways
+
+    def _read_source(self, x: Float[Array, 'w 1 D'], layer: int) -> Float[Array, 'w 1 D']:
+        """States after cross-attention."""
+        assert self.inputs.cross_kv is not None and self.inputs.cross_bias is not None
+        seen = self._seen(self.inputs.cross_kv[layer], self.inputs.cross_bias)
+        return self.call(layer, x, *seen, method='cross_attend')
+
+    def _fed(self, x: Float[Array, 'w 1 D'], layer: int) -> Float[Array, 'w 1 D']:
+        """States after the feed-forward."""
+        return self.call(layer, x, method='feed_forward')
+
+    def _attended(
+        self,
+        layer: int,
+        state: LayerState,
+        asks: Bool[Array, ' w'],
+        cache: KVCache,
+        filled: Int[Array, '*rows'],
+        exit_states: Float[Array, 'B R D'] | None,
+    ) -> 'tuple[Array, KVCache, Array, list[Way]]':
+        """(states after self-attention of the rows that ask, the cache, up to where it is filled, the ways there are of it).
+
+        A gate that closes still writes keys and values; a plan that skips self-attention never needs them. Rows that have left
+        wait for `_fill`, or, where nothing is filled later, are written now.
+        """
+        held = self.token.alive if exit_states is None else state.active
+        if self.inputs.plan is not None:
+            held = held & self.inputs.plan.self_attention[:, layer]
+        own = _of_attention(state)
+        if not self.by_sub_layer:
+            return *self._attend(layer, own, held, asks, cache, filled, exit_states), []
+        x, ways = state.hidden[:, None], self.ways(held)
+        for taken_now, loop, some in ways:
+
+            def attend(x, cache, filled, loop=loop, some=some):
+                if some is None:
+                    return loop._attend(layer, own, held, asks, cache, filled, exit_states)
+                packed, holds, reads = taken((own, held, asks), some.rows, asks.shape[0])
+                new, cache, filled = loop._attend(layer, packed, holds, reads, cache, filled, exit_states)
+                return planned.masked(asks, lambda x: jnp.take(new, some.ranks, axis=0), x), cache, filled
+
+            x, cache, filled = jax.lax.cond(taken_now, attend, lambda *carry: carry, x, cache, filled)
+        return x, cache, filled, ways
+
+    def _attend(
+        self,
+        layer: int,
+        state: LayerState,
+        held: Bool[Array, ' w'],
+        asks: Bool[Array, ' w'],
+        cache: KVCache,
+        filled: Int[Array, '*rows'],
+        exit_states: Float[Array, 'B R D'] | None,
+    ) -> tuple[Float[Array, 'w 1 D'], KVCache, Int[Array, '*rows']]:
+        """(states after self-attention, the cache, up to where it is filled) of the loop's rows: held, those whose keys and
+        values are wanted; asks, those that attend."""
+        token, x, inside = self.token, state.hidden[:, None], held & state.active
+        if exit_states is not None:
+            cache = self._fill(layer, cache, filled, exit_states, inside)
+        # Where a gate may keep all rows from asking, queries wait until one does.
+        waits = self.decoding.gate is not None
+        queries, entering = (None, self._passing(layer, state)) if waits else self._entering(layer, state)
+        if self.some is not None:
+            # What there is of the others is filled in later, or never read; to write some rows alone takes longer.
+            entering = taken(entering, self.some.ranks, self.some.rows.shape[0])
+        cache = kv_cache.write(cache, token.slot, *entering)
+        seen = self._seen(cache, planned.of_layer(token.self_bias, layer))
+
+        def read(x):
+            asking = self.call(layer, x, token.place, method='self_queries') if queries is None else queries
+            return self.call(layer, x, asking, *seen, method='self_attend')
+
+        x = read(x) if self.every_layer else planned.Skipped()(asks, read, x)
+        return x, cache, self._filled(filled, inside)
+
+    def _seen(self, cache: KVCache, bias: Float[Array, 'rows heads 1 S']) -> tuple[Array, Array, Array, Some | None]:
+        """(keys, values, bias, some) that the loop's rows attend with: their own, or everybody's with who they are."""
         if self.rows is None or not gathers(self.rows.shape[0], self.count):
-            return cache.keys, cache.values, bias, self.rows
+            return cache.keys, cache.values, bias, self.some
         bias = bias if bias.shape[0] == 1 else taken(bias, self.rows, self.count)
         cache = taken(cache, self.rows, self.count)
         return cache.keys, cache.values, bias, None
@@ -267,16 +355,20 @@ class LayerLoop(NamedTuple):
             return jnp.where(active, self.token.cursor + 1, filled)
         return filled.at[self.rows].set(jnp.where(active, self.token.cursor + 1, filled[self.rows]))
 
-    def _count(self, state: LayerState, rows: SubLayers) -> LayerState:
-        """The state with the sub-layers that the rows run counted, and the places that the batch ran."""
+    def _count(self, state: LayerState, rows: SubLayers, ways: 'tuple[list[Way], ...]') -> LayerState:
+        """The state with the sub-layers that the rows run counted, and the places that the batch ran; ways: of each sub-layer,
+        none where all of the loop's rows go one."""
         if state.executed is None:
             return state
         count = state.active.shape[0]
         if self.every_layer:
             return state._replace(executed=state.executed + self.sub_layers * count)
-        ran = jnp.stack([rows.self_attention, rows.cross_attention, rows.feed_forward], axis=1)
-        places = jnp.sum(jnp.any(ran, axis=0), dtype=jnp.int32) * count
-        return state._replace(sub_layers=_counted(state.sub_layers, ran), executed=state.executed + places)
+        ran, places = jnp.stack(rows, axis=1), jnp.zeros((), jnp.int32)
+        for runs, each in zip(rows, ways):
+            widths = [jnp.where(way.taken, count if way.some is None else way.some.rows.shape[0], 0) for way in each]
+            places = places + jnp.any(runs) * (sum(widths[1:], widths[0]) if widths else count)
+        executed = _counted(state.executed, places.astype(jnp.int32))
+        return state._replace(sub_layers=_counted(state.sub_layers, ran), executed=executed)
 
     def executed(self, state: LayerState) -> Int[Array, '']:
         """Places that the batch ran for this token, sub-layers times rows: where rows run every layer until they leave, and are
@@ -425,7 +517,7 @@ class LayerLoop(NamedTuple):
         after = jax.eval_shape(lambda state: self._look(rule, layer, state, previous, asked), state).memory
         state = state._replace(memory=jax.tree.map(lambda old, new: fitted(old, new.shape), memory, after))
         anybody = jnp.any(asked)
-        for taken_now, loop in [(anybody, self)] if ways is None else ways:
+        for taken_now, loop, _ in [Way(anybody, self, None)] if ways is None else ways:
 
             def look(state, loop=loop):
                 return loop._look_packed(rule, layer, state._replace(memory=memory), previous, asked)
@@ -505,7 +597,13 @@ class CountedHead(NamedTuple):
         return work
 
 
-def _counted(before: Int[Array, 'B 3'] | None, more: Shaped[Array, 'B 3']) -> Int[Array, 'B 3']:
+def _of_attention(state: LayerState) -> LayerState:
+    """What queries, keys and values of a layer are made of, alone."""
+    others = set(LayerState._fields) - {'hidden', 'first', 'active', 'exit_kv'}
+    return state._replace(**dict.fromkeys(others))
+
+
+def _counted(before: Int[Array, '*shape'] | None, more: Shaped[Array, '*shape']) -> Int[Array, '*shape']:
     """A count that is kept, with what has come to it."""
     assert before is not None
     return before + more

@@ -1,9 +1,9 @@
-"""Rows that are still inside, packed: fewer rows through the layers that not everybody enters.
+"""Rows that run a layer, or a sub-layer, packed: fewer rows through what not everybody enters.
 
 A layer that any row enters is computed for all of them, however many have left: with tokens that need 2 of 8 layers on average,
 a batch of 32 runs 6.3. After some layers the states that are still inside are gathered to the front instead, and the layers
 up to the next such point run at the least of a few static widths that holds them; each width is a conditional with nothing on
-its other side, because XLA copies what a conditional of several branches carries.
+its other side, because XLA copies what a conditional of several branches carries. Within plans every sub-layer is such a point.
 """
 
 import dataclasses
@@ -15,42 +15,56 @@ from jaxtyping import Int
 
 from calm_jax.types import Array, Sizes
 
+SUB_LAYERS = 'sub_layers'
+
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
     """Where rows are packed, and how.
 
-    points: layers after which it is done, ascending, from 1. widths: into how many rows, ascending; a batch of no more rows is
-    not packed into them. Nothing in either: never.
-    Raises ValueError for numbers that are not so.
+    points: layers after which it is done for those that are still inside, ascending, from 1. widths: into how many rows,
+    ascending; a batch of no more rows is not packed into them. sub_layers: whether it is done for every sub-layer besides, for
+    the rows that a plan or gate has run it: in a step into the widths, if there are any, and in a prefill some rows at a time.
+    Nothing in any: never.
+    Raises ValueError for what is not so.
     """
 
     points: tuple[int, ...] = ()
     widths: tuple[int, ...] = ()
+    sub_layers: bool = False
 
     def __post_init__(self):
         for name in ('points', 'widths'):
             numbers = getattr(self, name)
             if any(not isinstance(each, int) or each < 1 for each in numbers) or list(numbers) != sorted(set(numbers)):
                 raise ValueError(f'{name} are {numbers}; expected whole numbers from 1 on, ascending')
-        if bool(self.points) != bool(self.widths):
+        if self.points and not self.widths or self.widths and not self:
             raise ValueError(f'packing after layers {self.points} into {self.widths} rows: expected both or neither')
 
     @classmethod
     def parse(cls, text: str) -> 'Packing':
-        """Of '1,3:8,16': after layers 1 and 3 into 8 or 16 rows. Raises ValueError for what is not so."""
+        """Of '1,3:8,16': after layers 1 and 3 into 8 or 16 rows; 'sub_layers:8,16': at every sub-layer; 'sub_layers,1,3:8,16':
+        both; 'sub_layers': in prefills alone. Raises ValueError for what is not so."""
         points, colon, widths = text.partition(':')
+        names = points.split(',')
         try:
-            return cls(*(tuple(int(each) for each in part.split(',')) for part in (points, widths)))
+            layers = tuple(int(each) for each in names if each != SUB_LAYERS)
+            return cls(layers, tuple(map(int, widths.split(','))) if colon else (), SUB_LAYERS in names)
         except ValueError as error:
             more = f' ({error})' if colon and 'invalid literal' not in str(error) else ''
             raise ValueError(f'packing {text!r}: expected LAYERS:WIDTHS, such as 1,3:8,16{more}') from None
 
     def __str__(self) -> str:
-        return ':'.join(','.join(map(str, numbers)) for numbers in (self.points, self.widths))
+        points = [*([SUB_LAYERS] if self.sub_layers else []), *map(str, self.points)]
+        return ','.join(points) + (':' + ','.join(map(str, self.widths)) if self.widths else '')
 
     def __bool__(self) -> bool:
-        return bool(self.points)
+        return bool(self.points) or self.sub_layers
+
+    def part(self, points: bool, sub_layers: bool) -> 'Packing':
+        """That at points alone, at sub-layers alone, or never."""
+        kept = Packing(self.points, self.widths) if points and self.points else NEVER
+        return dataclasses.replace(self, points=kept.points) if sub_layers and self.sub_layers else kept
 
     def within(self, rows: int) -> tuple[int, ...]:
         """The widths below this number of rows."""
@@ -65,12 +79,14 @@ def measured(sizes: Sizes, rows: int, backend: str) -> Packing:
     compiling it takes longer than a quarter of a minute.
 
     On a CPU products of fewer rows take less time, and packing after layers 1 and 3 into an eighth, a quarter or half of the
-    rows was never slower; each width is compiled for every layer. On a GPU a step of these sizes waits for launches and
-    conditionals, not for products: packing took longer there.
+    rows was never slower; each width is compiled for every layer. Within plans whose rows each draw half of the sub-layers,
+    packing for every sub-layer took .55 of full depth's time in prefills, and .81 in the layers of a step, which without it
+    are about as long as at full depth. On a GPU a step of these sizes waits for launches and conditionals, not for products:
+    packing took longer there.
     """
     if backend != 'cpu' or sizes.width < 256 or not 4 <= sizes.layers <= 12 or rows % 8:
         return NEVER
-    return Packing((1, 3), (rows // 8, rows // 4, rows // 2))
+    return Packing((1, 3), (rows // 8, rows // 4, rows // 2), sub_layers=True)
 
 
 def gathers(rows: int, count: int) -> bool:

@@ -57,7 +57,7 @@ def read_rows(
             tokens = behind_start(source, mask, config.decoder_start_id, task.wraps)
         x = call(tokens, positions, method='embed')
     for layer in range(first, config.num_decoder_layers):
-        x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, course.plan, planned.skipped)
+        x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, course.plan, planned.Skipped())
         course = course.after(config.num_encoder_layers + layer, x, mask)
     scored, plan = mask, course.plan
     if isinstance(task, Labels):

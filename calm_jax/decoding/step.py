@@ -93,7 +93,7 @@ def _emit(loop: LayerLoop, state: LayerState) -> tuple[LayerState, Array]:
     if rule is None or not rule.measure.predicts:
         return state, _said(loop, state)
     token = state.prediction
-    for taken_now, some in loop.ways(needs):
+    for taken_now, some, _ in loop.ways(needs):
 
         def head(token, some=some):
             said = _said(some, state)

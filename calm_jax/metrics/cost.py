@@ -92,6 +92,47 @@ def exact(config: TransformerConfig, source_tokens: Sequence[int] | np.ndarray, 
     )
 
 
+def at_full_depth(
+    config: TransformerConfig,
+    source_tokens: Sequence[int] | np.ndarray,
+    new_tokens: Sequence[int] | np.ndarray,
+    reads: bool = False,
+) -> np.ndarray:
+    """Operations of texts that run everything and score every id once a token, [B]: what those of a plan or an exit are a share
+    of. source_tokens, new_tokens: [B]. reads: whether they are read for a task, and say nothing; its head is left out.
+    """
+    sources = np.asarray(source_tokens, np.int64)
+    lengths = sources if reads else np.asarray(new_tokens, np.int64)
+    there: Any = (np.arange(max(1, int(lengths.max(initial=0)))) < lengths[:, None]).astype(np.int64)
+    one: Any = np.ones_like(sources)
+    layers = config.num_decoder_layers
+    across = 0 if config.decoder_only else layers
+    scored = 0 if reads else 1
+    work = Work(
+        self_attention=layers * there,
+        cross_attention=across * there,
+        feed_forward=layers * there,
+        keys_values=layers * there,
+        head_states=scored * there,
+        head_ids=scored * config.vocab_size * there,
+        decisions=0 * there,
+    )
+    prompt = 0 if reads or not config.decoder_only else layers
+    prefill = PrefillWork(
+        encoder_attention=config.num_encoder_layers * one,
+        encoder_feed_forward=config.num_encoder_layers * one,
+        cross_keys_values=across * one,
+        prompt_attention=prompt * one,
+        prompt_feed_forward=prompt * one,
+        prompt_keys_values=prompt * one,
+        prompt_last=0 * one,
+        decisions=0 * one,
+        encoder_first=0 * one,
+        dropped_tokens=0 * one,
+    )
+    return exact(config, one if reads and config.decoder_only else sources, work, prefill).total
+
+
 def encoder_attention(config: TransformerConfig, tokens: Any) -> Any:
     """Operations of the attention of one encoder layer over so many tokens, numbers or an array of any library."""
     queries_outputs, keys_values, _ = of_token(config)

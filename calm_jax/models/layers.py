@@ -2,15 +2,16 @@
 between is resolved here, once."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen import partitioning
 
 from calm_jax.models.config import TransformerConfig
+from calm_jax.models.parameters import parameter
 from calm_jax.models.positions import rotate
-from calm_jax.types import HeadColumns, HeadRows
+from calm_jax.types import Array, HeadColumns, HeadRows
 
 _FUNCTIONS = {
     'gelu': nn.gelu,
@@ -56,7 +57,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        scale = partitioning.param_with_axes('scale', nn.initializers.ones, (x.shape[-1],), jnp.float32, axes=('embed',))
+        scale = parameter(self, 'scale', nn.initializers.ones, (x.shape[-1],), ('embed',))
         wide = widened(x)
         wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.config.norm_epsilon)
         return (wide * scale).astype(self.config.dtype)
@@ -70,8 +71,8 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x):
         shape = (x.shape[-1],)
-        scale = partitioning.param_with_axes('scale', nn.initializers.ones, shape, jnp.float32, axes=('embed',))
-        bias = partitioning.param_with_axes('bias', nn.initializers.zeros, shape, jnp.float32, axes=('embed',))
+        scale = parameter(self, 'scale', nn.initializers.ones, shape, ('embed',))
+        bias = parameter(self, 'bias', nn.initializers.zeros, shape, ('embed',))
         wide = widened(x)
         wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
         wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.config.norm_epsilon)
@@ -111,13 +112,13 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        kernel = partitioning.param_with_axes('kernel', self.init, (x.shape[-1], self.features), jnp.float32, axes=self.axes)
+        kernel = parameter(self, 'kernel', self.init, (x.shape[-1], self.features), self.axes)
         dtype = self.config.state_dtype if self.adds else self.config.dtype
         wider = None if dtype == self.config.dtype else dtype
         y = product(x.astype(dtype), kernel.astype(dtype), wider)
         if not self.bias:
             return y
-        bias = partitioning.param_with_axes('bias', nn.initializers.zeros, (self.features,), jnp.float32, axes=self.axes[1:])
+        bias = parameter(self, 'bias', nn.initializers.zeros, (self.features,), self.axes[1:])
         return y + bias.astype(dtype)
 
 
@@ -136,9 +137,7 @@ class Embedding(nn.Module):
     def setup(self):
         config = self.config
         shape, spread = (config.vocab_size, config.embedding_dim or config.emb_dim), config.embedding_spread
-        self.embedding = partitioning.param_with_axes(
-            'embedding', nn.initializers.normal(spread), shape, jnp.float32, axes=('vocab', 'embed')
-        )
+        self.embedding = parameter(self, 'embedding', nn.initializers.normal(spread), shape, ('vocab', 'embed'))
 
     def __call__(self, ids):
         return jnp.take(self.embedding, ids, axis=0, mode='clip').astype(self.config.dtype)  # padding may be −1
@@ -153,13 +152,9 @@ class Head(nn.Module):
     def setup(self):
         config = self.config
         if not config.tied_head:
-            self.kernel = partitioning.param_with_axes(
-                'kernel', _fan_in, (config.emb_dim, config.vocab_size), jnp.float32, axes=('embed', 'vocab')
-            )
+            self.kernel = parameter(self, 'kernel', _fan_in, (config.emb_dim, config.vocab_size), ('embed', 'vocab'))
         if config.head_bias:
-            self.bias = partitioning.param_with_axes(
-                'bias', nn.initializers.zeros, (config.vocab_size,), jnp.float32, axes=('vocab',)
-            )
+            self.bias = parameter(self, 'bias', nn.initializers.zeros, (config.vocab_size,), ('vocab',))
 
     def __call__(self, x, embedding, part=None):
         """Every logit; with HeadRows, of states [B, width], those of each row's own ids, [B, k]; with HeadColumns those of
@@ -196,6 +191,14 @@ class Head(nn.Module):
 
     def _bias(self, ids):
         return self.bias.astype(self.config.dtype)[ids] if self.config.head_bias else None
+
+
+class Some(NamedTuple):
+    """Some rows of a batch. rows: int32 [w], which; ranks: int32 [B], where each stands among them; of the others anything
+    below w."""
+
+    rows: Array
+    ranks: Array
 
 
 class Attention(nn.Module):
@@ -255,14 +258,13 @@ class Attention(nn.Module):
             return self.heads(x)[part]
         return [self._heads(each(x)) for each in (self.query, self.key, self.value)[part]]
 
-    def __call__(self, queries, keys, values, bias, deterministic=True, rows=None):
+    def __call__(self, queries, keys, values, bias, deterministic=True, some=None):
         """What queries [B, T, N, H] read from keys and values [B·Nₖᵥ, S, H], [B, T, D], scores increased by bias
-        [B|1, N|1, T, S]. rows: int32 [w], where queries [w, T, N, H] are of these alone."""
-        if rows is None:
+        [B|1, N|1, T, S]. some: `Some`, where queries [w, T, N, H] are of these alone."""
+        if some is None:
             return self.out(self._read(queries, keys, values, bias, deterministic))
-        count = keys.shape[0] // self.config.kv_heads
-        asking = jnp.zeros((count, *queries.shape[1:]), queries.dtype).at[rows].set(queries)
-        return self.out(jnp.take(self._read(asking, keys, values, bias, deterministic), rows, axis=0))
+        asking = jnp.take(queries, some.ranks, axis=0)
+        return self.out(jnp.take(self._read(asking, keys, values, bias, deterministic), some.rows, axis=0))
 
     def _read(self, queries, keys, values, bias, deterministic):
         """Sums of values [B, T, N·H]."""

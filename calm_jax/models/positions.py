@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.linen import partitioning
 
 from calm_jax.models.config import TransformerConfig
+from calm_jax.models.parameters import parameter
 
 _fan_avg_uniform = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 
@@ -18,9 +18,7 @@ class RelativePositionBias(nn.Module):
 
     def setup(self):
         shape = (self.config.num_heads, self.config.relative_attention_num_buckets)
-        self.rel_embedding = partitioning.param_with_axes(
-            'rel_embedding', _fan_avg_uniform, shape, jnp.float32, axes=('heads', 'relpos_buckets')
-        )
+        self.rel_embedding = parameter(self, 'rel_embedding', _fan_avg_uniform, shape, ('heads', 'relpos_buckets'))
 
     def __call__(self, relative_position):
         """The bias float32 [N, ...] for relative positions int32 [...] (key minus query)."""
@@ -50,13 +48,8 @@ class PositionEmbedding(nn.Module):
 
     def setup(self):
         shape = (self.config.max_positions + self.config.position_offset, self.config.emb_dim)
-        self.embedding = partitioning.param_with_axes(
-            'embedding',
-            nn.initializers.normal(self.config.embedding_spread),
-            shape,
-            jnp.float32,
-            axes=('abspos_buckets', 'embed'),
-        )
+        init = nn.initializers.normal(self.config.embedding_spread)
+        self.embedding = parameter(self, 'embedding', init, shape, ('abspos_buckets', 'embed'))
 
     def __call__(self, positions):
         rows = jnp.minimum(positions, self.config.max_positions - 1) + self.config.position_offset

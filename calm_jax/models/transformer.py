@@ -81,13 +81,13 @@ class DecoderLayer(nn.Module):
         """Keys and values [B·Nₖᵥ, S, H] of the encoder's output [B, S, D]."""
         return self.encoder_decoder_attention.project_kv(encoded)
 
-    def self_attend(self, x, queries, keys, values, bias, rows=None, deterministic=True):
+    def self_attend(self, x, queries, keys, values, bias, some=None, deterministic=True):
         add = Residual(self.config, self.self_attention_norm, self.dropout)
-        return add(x, self.self_attention(queries, keys, values, bias, deterministic, rows), deterministic)
+        return add(x, self.self_attention(queries, keys, values, bias, deterministic, some), deterministic)
 
-    def cross_attend(self, x, keys, values, bias, rows=None, deterministic=True):
+    def cross_attend(self, x, keys, values, bias, some=None, deterministic=True):
         add, attention = Residual(self.config, self.cross_attention_norm, self.dropout), self.encoder_decoder_attention
-        y = attention(attention.project_queries(add.entering(x)), keys, values, bias, deterministic, rows)
+        y = attention(attention.project_queries(add.entering(x)), keys, values, bias, deterministic, some)
         return add(x, y, deterministic)
 
     def feed_forward(self, x, deterministic=True):
@@ -303,11 +303,11 @@ class Transformer(nn.Module):
     def cross_kv(self, layer, encoded):
         return self.decoder.layers[layer].cross_kv(encoded)
 
-    def self_attend(self, layer, x, queries, keys, values, bias, rows=None, deterministic=True):
-        return self.decoder.layers[layer].self_attend(x, queries, keys, values, bias, rows, deterministic)
+    def self_attend(self, layer, x, queries, keys, values, bias, some=None, deterministic=True):
+        return self.decoder.layers[layer].self_attend(x, queries, keys, values, bias, some, deterministic)
 
-    def cross_attend(self, layer, x, keys, values, bias, rows=None, deterministic=True):
-        return self.decoder.layers[layer].cross_attend(x, keys, values, bias, rows, deterministic)
+    def cross_attend(self, layer, x, keys, values, bias, some=None, deterministic=True):
+        return self.decoder.layers[layer].cross_attend(x, keys, values, bias, some, deterministic)
 
     def feed_forward(self, layer, x, deterministic=True):
         return self.decoder.layers[layer].feed_forward(x, deterministic)

@@ -22,13 +22,13 @@ _HATCHES = ('', '////', '....')
 
 def panels(files: Sequence[Plans]) -> list[Panel]:
     """Of each file one panel of sub-layers, and one of source tokens where a choice of them is named or any are dropped."""
-    found = []
+    panels_of_files = []
     for index, each in enumerate(files):
         end = '' if len(files) == 1 else f'_{index + 1}'
-        found.append(_sub_layer_panel(each, end))
+        panels_of_files.append(_sub_layer_panel(each, end))
         if each.choices or each.cut:
-            found.append(_source_panel(each, end))
-    return found
+            panels_of_files.append(_source_panel(each, end))
+    return panels_of_files
 
 
 def _texts(plans: Plans) -> int:

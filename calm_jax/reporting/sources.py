@@ -30,9 +30,9 @@ class CutText(NamedTuple):
 
 def printed(cut: CutSource) -> CutText:
     """What the page shows of it."""
-    kept = len(cut.pieces) - len(cut.dropped)
+    staying = len(cut.pieces) - len(cut.dropped)
     chosen = '' if cut.choice is None else f', {cut.choice} dropped'
-    return CutText(f'Text {cut.id}', _stretches(cut), f'{kept:,} of {len(cut.pieces):,} tokens kept{chosen}', cut.output)
+    return CutText(f'Text {cut.id}', _stretches(cut), f'{staying:,} of {len(cut.pieces):,} tokens kept{chosen}', cut.output)
 
 
 def _stretches(cut: CutSource) -> list[Stretch]:

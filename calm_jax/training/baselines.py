@@ -131,7 +131,7 @@ def loss_of(
         there = goal.there(batch)
         all_rows = jax.tree.map(lambda each: jnp.broadcast_to(each, (len(there), *each.shape[1:])), decisions)
         plan: Plan = plan_of(all_rows, seen.context)
-        each = nats(call, config, batch, seen, plan, planned.skipped, goal, head)
+        each = nats(call, config, batch, seen, plan, planned.Skipped(), goal, head)
         return jnp.sum(jnp.where(there, each, 0)), jnp.sum(there)
 
     params, batches = jax.device_put((params, list(batches)))

@@ -44,7 +44,7 @@ from calm_jax.models.config import TransformerConfig
 from calm_jax.models.positions import standing
 from calm_jax.models.transformer import DROPS_OUT, Transformer
 from calm_jax.tasks import Task
-from calm_jax.training.constrained import RULES, TINY, DualAscent, Rule, squared_norm
+from calm_jax.training.constrained import RULES, DualAscent, Rule, squared_norm
 from calm_jax.training.goals import Goal, NextTokens, TaskGoal
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_state import Batch, Stage
@@ -338,9 +338,9 @@ class Noise(NamedTuple):
 
     def ratio(self, count: Array) -> Array:
         """float32 [], the mean squared norm over the squared norm of the mean, after `count` gradients: 1 where they are all
-        alike, about (1 + m) / (1 − m) at most, m = `AVERAGED`, where they have nothing in common."""
+        alike, about (1 + m) / (1 − m) at most, m = `AVERAGED`, where they have nothing in common; 0 where all were 0."""
         weight = 1 - AVERAGED ** count.astype(jnp.float32)
-        return self.square * weight / jnp.maximum(squared_norm(self.mean), TINY)
+        return self.square * weight / jnp.maximum(squared_norm(self.mean), jnp.finfo(jnp.float32).tiny)
 
 
 class PolicyState(NamedTuple):

@@ -92,7 +92,7 @@ def main():
 def time_batch(args, shape, config, params, batch_size):
     """A row of results per measure and depth."""
     layers = config.num_decoder_layers
-    packing = args.packing or measured(config.sizes, batch_size, jax.default_backend())
+    packing = args.packing or measured(config.sizes, batch_size, jax.default_backend()).part(points=True, sub_layers=False)
     rng = np.random.default_rng(args.seed)
     tokens = rng.integers(3, config.vocab_size, (batch_size, args.source_length)).astype(np.int32)
     settings = {('full depth', float(layers)): Decoding(limits=Limits(max_new_tokens=args.new_tokens))}

@@ -88,7 +88,8 @@ def test_inputs_are_decoded_as_generate_decodes_them_at_every_batch_size(benchma
         (size, name) for size in (1, 4) for name in ('full depth', 'classifier, λ=0.6', 'classifier, λ=1')
     ]
     out = tmp_path / 'out.jsonl'
-    assert main(['generate', '--checkpoint', checkpoint, '--quiet', *early, '--threshold', '0.6', '--output', str(out)]) == 0
+    run = ['generate', '--checkpoint', checkpoint, '--quiet', *early, '--threshold', '0.6', '--batch_size', '4']
+    assert main([*run, '--output', str(out)]) == 0
     records = [json.loads(line) for line in out.read_text().splitlines()]
     layers = [layer for record in records[:9] for layer in record['exit_layers']]
     for size in (0, 3):

@@ -35,10 +35,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def calibrate(checkpoint, data, folder):
-    """Runs the command; flags given later win."""
+    """Runs the command, all texts in one batch; flags given later win."""
 
     def run(*flags, output='c.json', model=True, promise=('--metric', 'chrf', '--tolerance', '0.7')):
-        decoding = ('--checkpoint', checkpoint, '--source_field', 'en', '--batch_size', '8') if model else ()
+        decoding = ('--checkpoint', checkpoint, '--source_field', 'en', '--batch_size', '70') if model else ()
         written = ('--output', str(folder / output)) if output else ()
         return main(['calibrate', *decoding, '--data', data, *promise, *written, '--quiet', *flags])
 
@@ -260,15 +260,15 @@ def test_what_would_be_ignored_without_a_model_is_refused(certified, calibrate, 
 
 
 def test_generate_decodes_at_the_certified_point(certified, generate, folder, capsys):
-    code, out = generate('--batch_size', '8')
+    code, out = generate('--batch_size', '70')
     assert code == 0 and capsys.readouterr().err == ''
     assert out.read_bytes() == path_of(folder / 'records', Certificate.load(certified).threshold).read_bytes()
 
 
 def test_generate_warns_of_what_may_change_a_few_tokens_and_of_other_inputs(generate, capsys):
-    assert generate('--batch_size', '4')[0] == 0
+    assert generate('--batch_size', '128')[0] == 0
     assert 'batch_size' in capsys.readouterr().err
-    assert generate('--batch_size', '8', '--source_field', 'say {en}', output='made.jsonl')[0] == 0
+    assert generate('--batch_size', '70', '--source_field', 'say {en}', output='made.jsonl')[0] == 0
     assert 'say {en}' in capsys.readouterr().err
 
 

@@ -159,10 +159,10 @@ def tune(folder):
 
 @pytest.fixture(scope='module')
 def calibrated(checkpoint, data, folder):
-    """Runs the command; the exit code and the path of the certificate."""
+    """Runs the command, all texts in one batch; the exit code and the path of the certificate."""
 
     def run(*flags, name, model=True, quiet=True):
-        decoding = ('--checkpoint', checkpoint, '--source_field', 'en', '--batch_size', '8') if model else ()
+        decoding = ('--checkpoint', checkpoint, '--source_field', 'en', '--batch_size', '70') if model else ()
         path = folder / f'{name}.json'
         silent = ('--quiet',) if quiet else ()
         return main(['calibrate', *decoding, '--data', data, *PROMISE, '--output', str(path), *silent, *flags]), path
@@ -205,7 +205,7 @@ def test_the_same_comes_out_without_a_model_and_from_python(starts, calibrated, 
     exits = calm.Exit(calm.Classifier(**model.heads['exit_classifier'])), calm.Exit(calm.StateSimilarity())
     grids = [0.99, 0.9, 0.8], [0.9, 0.2]
     paths = [calm.points_of(calm.Decoding(exit=exit), grid) for exit, grid in zip(exits, grids)]
-    options = {'metric': 'chrf', 'tolerance': 0.7, 'source_field': 'en', 'batch_size': 8, 'records': tmp_path / 'r'}
+    options = {'metric': 'chrf', 'tolerance': 0.7, 'source_field': 'en', 'batch_size': 70, 'records': tmp_path / 'r'}
     assert calm.calibrate_model(model, data, paths, **options) == Certificate.load(starts)
 
 
@@ -327,7 +327,7 @@ def test_seconds_on_tuning_data_decide_where_they_are_asked_for(tuned, calibrate
         assert classes == {'classifier' if cheap == 'Classifier' else 'state'}
         assert certificate.cost == 0.5 and certificate.cost_unit.startswith('seconds per text (')
         assert certificate.provenance['tuning']['cost_full'] == 1.0
-        assert certificate.speed['speed_up'] == 2 and certificate.speed['batch_size'] == 8
+        assert certificate.speed['speed_up'] == 2 and certificate.speed['batch_size'] == 32  # the rows of 24 texts
         assert Certificate.from_json(certificate.to_json()) == certificate
     again = ('--tuning_data', tune, '--cost', 'seconds', '--records', records)
     code, path = calibrated(*again, name='seconds_again', model=False)
@@ -441,12 +441,12 @@ def test_generate_says_what_was_measured_or_that_nothing_was_here(generate, meas
 def test_python_warns_of_it_too(measured, model, caplog):
     certified._warned.clear()
     with caplog.at_level(logging.WARNING, 'calm_jax'):
-        model.generate(['horse'] * 9, certificate=measured(speed_up=0.8))
+        model.generate(['horse'] * 9, certificate=measured(speed_up=0.8), batch_size=8)
     assert any('slower here than full depth' in record.message for record in caplog.records)
     caplog.clear()
     certified._warned.clear()
     for count, pack in ((8, 'auto'), (9, 'none')):  # a batch alone, and batch by batch: measured was neither
-        model.generate(['horse'] * count, certificate=measured(speed_up=0.8), pack=pack)
+        model.generate(['horse'] * count, certificate=measured(speed_up=0.8), batch_size=8, pack=pack)
     assert not any('slower' in record.message for record in caplog.records)
 
 

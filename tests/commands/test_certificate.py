@@ -33,6 +33,7 @@ def test_it_prints_the_promise_and_what_it_is_of(write, capsys):
     assert rows >= {('δ', '0.1'), ('ε', '0.05'), ('data.name', 'cal.jsonl'), ('batch_size', '8')}
     assert ('parameters', 'abababababab…') in rows  # what tells fingerprints apart, and fits a line
     assert ('settings', '2 of 2 tested, 2 valid') in rows
+    assert ('reference', 'this checkpoint, all layers and the full plan') in rows
     assert max(map(len, printed.splitlines()[1:])) <= 80
 
 

@@ -12,12 +12,14 @@ from calm_jax.cli import main
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'parity'
 NAMES = ('t5_1_0', 'longt5_local', 'bart', 'gpt2', 'opt_post_norm', 'llama_3')
+FLYING = ('longt5_local', 'gpt2')  # in slots that are refilled; the others in one batch, as their flights have a law
 TEXTS = ('the quick brown fox', 'layers upon layers', 'every token takes as many layers as it needs', 'is it lazy?', 'no')
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_import_generate_calibrate_and_decode_within_the_certificate(name, tmp_path):
     data, model, out = tmp_path / 'data.jsonl', str(tmp_path / 'model'), tmp_path / 'out.jsonl'
+    batch_size = '10' if name in FLYING else '20'
     data.write_text(''.join(json.dumps({'text': f'{text} {i}'}) + '\n' for i, text in enumerate(TEXTS * 4)))
     assert main(['import', str(FIXTURES / name), '--output', model, '--quiet']) == 0
     common = [
@@ -30,7 +32,7 @@ def test_import_generate_calibrate_and_decode_within_the_certificate(name, tmp_p
         '--max_source_length',
         '64',
         '--batch_size',
-        '10',
+        batch_size,
         '--quiet',
     ]
     assert (
@@ -73,7 +75,7 @@ def test_import_generate_calibrate_and_decode_within_the_certificate(name, tmp_p
                 '--certificate',
                 str(tmp_path / 'c.json'),
                 '--batch_size',
-                '10',
+                batch_size,
                 '--quiet',
             ]
         )

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from calm_jax.calibration import Certificate, Point, calibrate
-from calm_jax.certified import environment
+from calm_jax.certified import environment, kept_together
 from calm_jax.checkpoints import huggingface, native
 from calm_jax.cli import main
 from calm_jax.data import jsonl
@@ -68,6 +68,7 @@ def records(path):
 
 HEAD = {name: {'head': 'exit_classifier'} for name in ('kernel', 'bias')}
 EXITS = ('--measure', 'classifier', '--threshold', '0.6')
+TOGETHER = ('--batch_size', '70')  # one batch: one program, where it is no matter what is in flight
 
 
 def test_one_record_a_line_in_input_order_with_depth_and_cost_of_every_token(generate, data):
@@ -112,7 +113,7 @@ def test_running_again_gives_the_same_bytes(generate):
 
 
 @pytest.mark.parametrize('pack', ['refill', '1:2,4', 'none'])
-def test_however_rows_are_kept_together_the_records_are_the_same_and_what_was_used_is_counted(generate, pack):
+def test_however_rows_are_kept_together_the_records_are_the_same_and_what_was_used_is_counted(generate, several_widths, pack):
     usual, other = records(generate(*EXITS)[1]), generate(*EXITS, '--pack', pack, output='other.jsonl')[1]
     assert [row['id'] for row in records(other)] == [row['id'] for row in usual]
     same = [one['tokens'] == two['tokens'] for one, two in zip(usual, records(other))]
@@ -162,6 +163,9 @@ def test_what_an_interrupted_run_has_journalled_is_not_decoded_again(generate, m
         ('3:2', 'packs after layer 3; the decoder has 3 layers'),
         ('2,1:2', 'ascending'),
         ('1:', "packing '1:': expected LAYERS:WIDTHS"),
+        ('1:2,sub_layers', "packing '1:2,sub_layers': expected LAYERS:WIDTHS"),
+        ('sub_layers:3,8', 'pack sub_layers:3,8 packs into 8 rows, no fewer than a batch of 8'),
+        ('sub_layers', 'pack sub_layers changes nothing'),
     ],
 )
 def test_a_packing_that_cannot_be_is_refused_in_a_line(generate, capsys, pack, message):
@@ -241,7 +245,7 @@ def test_a_run_killed_anywhere_resumes_to_the_same_bytes(generate, monkeypatch):
     assert path.read_bytes() == whole
 
 
-def test_a_killed_process_resumes_to_the_same_bytes(generate, checkpoint, data, tmp_path):
+def test_a_killed_process_resumes_to_the_same_bytes(generate, several_widths, checkpoint, data, tmp_path):
     # Ten windows of 64, so that most of the work is still ahead once the first is on disk.
     texts = [json.loads(line)['en'] for line in pathlib.Path(data).read_text().splitlines()] * 10
     source, path = tmp_path / 'long.jsonl', tmp_path / 'killed.jsonl'
@@ -270,7 +274,7 @@ def test_a_prompt_is_answered_on_standard_output(checkpoint, capsys):
 
 
 def test_sampling_is_seeded_by_example_and_not_by_batch(generate):
-    flags = ('--temperature', '1.5', '--top_k', '20', '--seed', '3')
+    flags = (*TOGETHER, '--temperature', '1.5', '--top_k', '20', '--seed', '3')
     first = records(generate(*flags)[1])
     again = records(generate(*flags, output='again.jsonl')[1])
     other = records(generate(*flags[:-1], '4', output='other.jsonl')[1])
@@ -346,8 +350,8 @@ def test_an_output_that_exists_is_not_replaced_unasked(generate, capsys):
 
 
 def test_gin_sets_what_flags_do_not(generate, capsys):
-    by_gin = generate('--gin_file=depth/classifier.gin', '--threshold', '0.6', output='gin.jsonl')[1]
-    by_flags = generate(*EXITS, '--threshold_form', 'decaying', output='flags.jsonl')[1]
+    by_gin = generate('--gin_file=depth/classifier.gin', '--threshold', '0.6', *TOGETHER, output='gin.jsonl')[1]
+    by_flags = generate(*EXITS, '--threshold_form', 'decaying', *TOGETHER, output='flags.jsonl')[1]
     assert by_gin.read_bytes() == by_flags.read_bytes()
     bound = generate('--gin.Limits.max_new_tokens=3', output='bound.jsonl')[1]
     assert max(len(row['tokens']) for row in records(bound)) == 3
@@ -476,7 +480,7 @@ def test_where_nothing_was_certified_full_depth_is_decoded(generate, certificate
 
 
 def test_the_source_field_and_the_batch_size_of_a_certificate_are_defaults(checkpoint, data, certificate, tmp_path, capsys):
-    path = certificate(batch_size=4)
+    path = certificate(batch_size=70, pack='none')
 
     def run(output, *flags):
         files = ('--input', data, '--output', str(tmp_path / output))
@@ -484,10 +488,10 @@ def test_the_source_field_and_the_batch_size_of_a_certificate_are_defaults(check
         return json.loads((tmp_path / f'{output}.config.json').read_text()), capsys.readouterr().err
 
     header, error = run('a.jsonl')
-    assert (header['source_field'], header['batch_size'], error) == ('en', 4, '')
-    header, error = run('b.jsonl', '--source_field', 'fr', '--batch_size', '2')
-    assert (header['source_field'], header['batch_size']) == ('fr', 2)
-    assert "source_field is 'fr' here, 'en' in the certificate" in error and 'batch_size is 2 here, 4' in error
+    assert (header['source_field'], header['batch_size'], error) == ('en', 70, '')
+    header, error = run('b.jsonl', '--source_field', 'fr', '--batch_size', '128')
+    assert (header['source_field'], header['batch_size']) == ('fr', 128)
+    assert "source_field is 'fr' here, 'en' in the certificate" in error and 'batch_size is 128 here, 70' in error
 
 
 @pytest.mark.parametrize('more', [(), ('--batch_size', '8')])
@@ -539,7 +543,7 @@ def test_a_class_of_ones_own_is_handed_in_and_must_not_have_changed(
         model.generate('a cat', certificate=path)
     assert set(model.generate('a cat', certificate=path, classes=[Mine]).exit_layers) == {2}
     assert generate('--certificate', path)[0] == 2 and '--measure my_measure:Mine' in capsys.readouterr().err
-    assert generate('--certificate', path, '--measure', 'my_measure:Mine', output='own.jsonl')[0] == 0
+    assert generate('--certificate', path, '--measure', 'my_measure:Mine', *TOGETHER, output='own.jsonl')[0] == 0
     (tmp_path / 'my_measure.py').write_text(MINE + '# changed\n')
     with pytest.raises(ValueError, match='is not what the document was made with'):
         model.generate('a cat', certificate=path, classes=[Mine])
@@ -620,6 +624,27 @@ def test_how_rows_are_kept_together_is_warned_of_where_it_may_change_a_token(
             assert [f'pack is "{here}" here, "1:2"' in record.message for record in caplog.records] == [True] * differs
 
 
+def test_a_decoding_is_packed_as_far_as_it_has_a_use_for_that(checkpoint):
+    exits, plan = Decoding(exit=Exit(StateSimilarity(), 0.9)), Decoding(plan=Uniform(share=0.67))
+    both, off = Decoding(exit=exits.exit, plan=plan.plan), Decoding(exit=Exit(StateSimilarity(), 1.0), plan=Uniform(share=1.0))
+    expected = {
+        '1:2': ('1:2', 'refill', '1:2', 'refill'),
+        'sub_layers:2,4': ('refill', 'sub_layers:2,4', 'sub_layers:2,4', 'refill'),
+        'sub_layers,1:2': ('1:2', 'sub_layers:2', 'sub_layers,1:2', 'refill'),
+        'sub_layers': ('refill', 'sub_layers', 'sub_layers', 'refill'),
+    }
+    model = load(checkpoint)
+    for pack, ways in expected.items():
+        assert str(model.packing(8, 1, pack)) == pack
+        for decoding, way in zip((exits, plan, both, off), ways):
+            assert kept_together(decoding, pack) == kept_together(decoding, Packing.parse(pack)) == way
+            if way == 'refill':
+                with pytest.raises(ValueError, match='changes nothing'):
+                    model.check(decoding, batch_size=8, pack=pack)
+            else:
+                model.check(decoding, batch_size=8, pack=pack)
+
+
 def test_records_have_their_own_threshold(generate, data, tmp_path, capsys):
     inputs = [{**json.loads(line), 'own': (0.6, 1, 0.2)[i % 3]} for i, line in enumerate(open(data))]
     source = tmp_path / 'own.jsonl'
@@ -657,7 +682,8 @@ def test_draws_of_a_resumed_run_are_those_of_the_whole_one_and_of_python(generat
     assert generate(*flags, '--resume', output='torn.jsonl')[1].read_bytes() == whole.read_bytes()
     texts = [json.loads(line)['en'] for line in open(data)]
     assert len(set(texts)) < len(texts)  # copies, whose draws are their own
-    assert tokens_of(load(checkpoint).generate(texts, choice=Sampled(1.5))) == [row['tokens'] for row in records(whole)]
+    outputs = load(checkpoint).generate(texts, choice=Sampled(1.5), batch_size=70)
+    assert tokens_of(outputs) == [row['tokens'] for row in records(whole)]
 
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'parity'
@@ -669,20 +695,11 @@ SAMPLED = {**SHORT, 'choice': {'class': 'sampled', 'temperature': 1.5}}
 
 @pytest.mark.parametrize(
     ('name', 'defaults'),
-    [
-        ('t5_1_0', SHORT),
-        ('gpt2', SHORT),
-        ('bart', LIMITS),
-        ('llama_1', LIMITS),
-        ('t5_1_0', BEAM),
-        ('llama_1', BEAM),
-        ('bart', SAMPLED),
-        ('gpt2', SAMPLED),
-    ],
+    [('bart', LIMITS), ('llama_1', LIMITS), ('t5_1_0', BEAM), ('llama_1', BEAM), ('bart', SAMPLED), ('gpt2', SAMPLED)],
 )
 def test_python_and_the_command_decode_by_the_defaults_of_the_checkpoint(name, defaults, tmp_path, capsys):
-    *checkpoint, _ = huggingface.read(FIXTURES / name, 'float32')
-    native.save(tmp_path / 'model', *checkpoint, defaults)
+    checkpoint = huggingface.read(FIXTURES / name, 'float32')
+    native.save(tmp_path / 'model', *checkpoint._replace(generation=defaults))
     model, text = load(tmp_path / 'model'), 'the quick brown fox'
     output = model.generate(text)
     assert output.tokens == model.generate(text, codec.from_json(defaults)).tokens

@@ -328,15 +328,17 @@ def test_a_batch_of_tokens_holds_as_many_rows_of_like_length_as_the_limit_allows
 @pytest.mark.parametrize('decoder_only', (False, True))
 def test_every_epoch_of_batches_of_tokens_has_each_example_once_in_an_order_of_its_own(decoder_only):
     batches = by_tokens(decoder_only=decoder_only, pad_id=-1)
-    orders = []
+    orders, companies = [], set()
     for epoch in range(3):
         numbers = range(epoch * batches.batches_per_epoch, (epoch + 1) * batches.batches_per_epoch)
         targets = [batches[number]['decoder_target_tokens'] for number in numbers]
         seen = [int(each) for rows in targets for each in rows[rows >= 1000]]
+        companies |= {frozenset(rows[rows >= 1000].tolist()) for rows in targets}
         assert [batch.size <= 256 for batch in targets] == [True] * len(targets)
         assert sorted(seen) == [1000 + index for index in range(len(EXAMPLES))]
         orders.append(seen)
     assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert len(companies) > 2.8 * batches.batches_per_epoch  # examples meet others in every epoch
     other = by_tokens(decoder_only=decoder_only, pad_id=-1, seed=1)[0]['decoder_target_tokens']
     assert other.shape != batches[0]['decoder_target_tokens'].shape or (other != batches[0]['decoder_target_tokens']).any()
 

@@ -20,6 +20,7 @@ OUTPUT = types.SimpleNamespace(
     source_tokens=4,
     truncated=False,
     batch_seconds=0.1,
+    plan=None,
 )
 
 

@@ -12,6 +12,7 @@ from calm_jax.data.windows import decode_windows
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import generate
+from calm_jax.decoding.packing import Packing
 from calm_jax.depth.policy import (
     TOKEN_CHOICES,
     Decisions,
@@ -166,7 +167,8 @@ def test_a_plan_does_not_depend_on_neighbours_or_padding(decode, config, sources
 
 @pytest.mark.parametrize('layerwise', (False, True), ids=('at once', 'layer by layer'))
 def test_rows_that_come_in_by_what_their_plans_keep_are_what_they_are_alone(config, params, decode, layerwise):
-    """In flight, cut to what is kept, and in batches, cut too, beside arrays of the whole width."""
+    """In flight, cut to what is kept and packed for every sub-layer, and in batches, cut too, beside arrays of the whole
+    width."""
     rng, plan = np.random.default_rng(0), policy(config, 0.4, layerwise=layerwise)
     texts = [rng.integers(2, 14, rng.integers(1, 15)).tolist() for _ in range(13)]
     [window] = decode_windows(texts, 4, max_source_length=16, pad_id=config.pad_id, eos_id=config.eos_id)
@@ -178,7 +180,8 @@ def test_rows_that_come_in_by_what_their_plans_keep_are_what_they_are_alone(conf
         'settings': lambda rows: None,
         'wanted': set(range(len(texts))),
     }
-    flown = list(fly_window(*wide, window, decoding, 4, **options))
+    packing = Packing((), (1, 2), sub_layers=True)
+    flown = list(fly_window(*wide, window, decoding, 4, packing=packing, **options))
     assert min(width for landing in flown for width in landing.widths) == 8
     found = [
         {row: (landing.trace, at) for landing in landings for at, row in enumerate(landing.rows.tolist())}
@@ -194,6 +197,13 @@ def test_rows_that_come_in_by_what_their_plans_keep_are_what_they_are_alone(conf
         for row, (trace, at) in rows.items():
             assert trace.tokens[at, :LENGTH].tolist() == whole.tokens[row].tolist()
             assert trace.prefill.dropped_tokens[at] == whole.prefill.dropped_tokens[row]
+            width = trace.plan.source.shape[1]
+            assert trace.plan.source[at].tolist() == whole.plan.source[row, :width].tolist() + [False] * (width - 16)
+            assert trace.plan.choice[at] == whole.plan.choice[row]
+            for one, part in zip((*trace.prefill, *trace.plan[:5]), (*whole.prefill, *whole.plan[:5])):
+                np.testing.assert_array_equal(one[at], part[row])
+            for one, part in zip(trace.work, whole.work):
+                np.testing.assert_array_equal(one[at, :LENGTH], part[row])
 
 
 def test_the_whole_sequence_at_once_says_what_was_decoded_token_by_token(config, params, sources, decode):
@@ -201,7 +211,8 @@ def test_the_whole_sequence_at_once_says_what_was_decoded_token_by_token(config,
     trace = decode(plan)
     assert trace.prefill.dropped_tokens.any()
     model = Transformer(dataclasses.replace(config, dtype='float64'))
-    call = partial(model.apply, {'params': jax.tree.map(lambda x: jnp.asarray(x, 'float64'), params)})
+    run = jax.jit(model.apply, static_argnames='method')
+    call = partial(run, {'params': jax.tree.map(lambda x: jnp.asarray(x, 'float64'), params)})
     encoded = call(sources, sources != config.pad_id, trace.plan, method='encode')
     said = np.concatenate([np.full((len(sources), 1), config.decoder_start_id), trace.tokens], axis=1)[:, :-1]
     states = call(encoded, trace.plan.source, said, None, trace.plan, method='decode')
@@ -241,12 +252,14 @@ def test_the_log_likelihood_sums_to_one_over_all_plans_and_its_gradient_is_finit
         unflat = Logits(logits.encoder, flat[:2].reshape(1, 1, 2), flat[2:][None])
         return log_likelihood(unflat, decisions, parts)[0]
 
+    likelihood = jax.jit(likelihood)
+    slope = jax.jit(jax.value_and_grad(likelihood))
     flat, total, score = jnp.concatenate([logits.decoder.ravel(), logits.tokens.ravel()]), 0.0, 0.0
     for attention in (False, True):
         for feed in (False, True):
             for choice in range(len(TOKEN_CHOICES)):
                 decisions = Decisions(jnp.ones((1, 1, 2), bool), jnp.array([[[attention, feed]]]), jnp.array([choice]))
-                value, gradient = jax.value_and_grad(likelihood)(flat, decisions)
+                value, gradient = slope(flat, decisions)
                 step = 1e-6 * np.eye(len(flat))
                 numeric = [(likelihood(flat + e, decisions) - likelihood(flat - e, decisions)) / 2e-6 for e in step]
                 np.testing.assert_allclose(gradient, numeric, atol=1e-7)

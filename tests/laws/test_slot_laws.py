@@ -18,9 +18,10 @@ from calm_jax.depth.confidence import Oracle, SoftmaxGap, StateSimilarity
 from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import Gate
-from calm_jax.depth.plans import Uniform
+from calm_jax.depth.plans import PlanMaker
 from calm_jax.depth.vocabulary import FixedPruning, FrequentIds
 from calm_jax.pytrees import pytree
+from calm_jax.types import Plan
 from tests.laws.test_family_laws import NAMES, load
 
 
@@ -30,6 +31,18 @@ class Closed(Gate):
 
     def __call__(self, memory, context):
         return memory, jax.vmap(lambda key: jax.random.bernoulli(key, 0.7, (3,)))(context.keys)
+
+
+@pytree
+class DrawnPlan(PlanMaker):
+    """Sub-layers by draws of the row's own."""
+
+    def __call__(self, context):
+        def drawn(kind, count):
+            return jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, kind), 0.5, (count,)))(context.keys)
+
+        layers, encoder = context.sizes.layers, context.sizes.encoder_layers
+        return Plan(*(drawn(kind, count) for kind, count in enumerate((layers, layers, layers, encoder, encoder))))
 
 
 LENGTH, SLOTS, TEXTS = 12, 3, 9
@@ -52,19 +65,20 @@ RULES = Rules(
     begin_suppress_tokens=(6, 13),
 )
 
+FREQUENT = FrequentIds(ids=np.arange(3, 15, dtype=np.int32), count=8)
+# A contrast remembers more than a gap, of a list what it does of all ids; a gate and the first state are matters apart.
 DECISIONS = {
     'full': {},
     'lazy': {'exit': Exit(StateSimilarity(), 0.9), 'propagation': Lazy(3)},
     'eager': {'exit': Exit(SoftmaxGap(), 0.1), 'propagation': Eager()},
-    'first': {'exit': Exit(SoftmaxGap(), 0.1), 'propagation': FirstState(4)},
     'copied': {'exit': Exit(SoftmaxGap(), 0.1), 'propagation': CopyKV()},
-    'pruned': {'exit': Exit(SoftmaxGap(FixedPruning(keep=6)), 0.2)},
-    'frequent': {'exit': Exit(SoftmaxGap(FrequentIds(ids=np.arange(3, 15, dtype=np.int32), count=8)), 0.1)},
-    'contrast': {'exit': Exit(WeightedContrast(), 0.1)},
-    'plan': {'plan': Uniform(0.5), 'exit': Exit(SoftmaxGap(), 0.1), 'propagation': Lazy(2)},
+    'pruned': {'exit': Exit(WeightedContrast(vocabulary=FixedPruning(keep=6)), 0.2)},
+    'frequent': {'exit': Exit(WeightedContrast(vocabulary=FREQUENT), 0.1)},
+    'plan': {'plan': DrawnPlan(), 'exit': Exit(SoftmaxGap(), 0.1), 'propagation': Lazy(2)},
+    'plan alone': {'plan': DrawnPlan(), 'plan_prompt': 'plan'},
     'depth': {},
     'oracle': {'exit': Exit(Oracle(), 0.5), 'propagation': Lazy(3)},
-    'gate': {'gate': Closed(), 'exit': Exit(SoftmaxGap(), 0.1)},
+    'gate': {'gate': Closed(), 'exit': Exit(SoftmaxGap(), 0.1), 'propagation': FirstState(4)},
     'drawn early': {'choice': Sampled(0.9), 'rules': RULES, 'exit': Exit(SoftmaxGap(), 0.1)},
     'drawn': {'choice': Sampled(0.9, top_p=0.9, min_p=0.02), 'rules': RULES},
 }
@@ -111,6 +125,7 @@ def in_flight(config, params, sources, mask, decoding, settings, scored, packing
             'capacity': LENGTH,
             'cursor': np.int32(1000),
             'example_ids': rows.astype(np.int32),
+            'packing': packing,
         }
         prefilled = begin(config, params, tokens, present, decoding, **options)
         if slots is None:
@@ -136,27 +151,39 @@ def collect(found, numbers, trace):
 PACKED = Packing((1, 2), (1, 2))
 # Every width is a copy of the layers: one will do where it is what a measure remembers that is packed, from point to point.
 ONE_WIDTH = Packing((1, 2), (2,))
+BY_SUB_LAYER = Packing((), (1, 2), sub_layers=True)
 # An encoder that reads nearby tokens ends before the slots begin: its decoder is another's.
 DECODERS = [name for name in NAMES if name != 'longt5_global']
 CASES = [(name, 'lazy', PACKED if name in ('t5_1_0', 'gpt2') else ONE_WIDTH) for name in DECODERS]
-CASES += [('t5_1_0', decisions, NEVER) for decisions in ('full', 'lazy', 'eager', 'drawn')]
-CASES += [
-    ('t5_1_0', decisions, ONE_WIDTH)
-    for decisions in ('first', 'pruned', 'frequent', 'contrast', 'plan', 'gate', 'oracle', 'depth')
-]
-CASES += [('llama_3', 'full', NEVER), ('llama_3', 'plan', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]
-# Slots that grow on the way are another two programs: in every family, with and without an exit, and where rules read a prompt.
-GROWING = [each for each in CASES if each[1] == 'lazy' and each[2] != NEVER]
+# Layers that wait where nothing is packed: where the host ends rows.
+CASES += [('t5_1_0', decisions, NEVER) for decisions in ('full', 'eager', 'drawn')]
+CASES += [('t5_1_0', decisions, ONE_WIDTH) for decisions in ('pruned', 'frequent', 'plan', 'oracle', 'depth')]
+CASES += [('t5_1_0', 'gate', BY_SUB_LAYER), ('llama_3', 'plan', BY_SUB_LAYER)]
+CASES += [(name, 'plan alone', BY_SUB_LAYER) for name in DECODERS]
+CASES += [('llama_3', 'full', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]
+# Slots that grow on the way are another two programs: beside an encoder and without one, with and without an exit, and where
+# rules read a prompt and positions turn.
+GROWING = [('t5_1_0', 'lazy', PACKED), ('gpt2', 'lazy', PACKED)]
 GROWING += [('t5_1_0', 'full', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]
+
+
+SCORED = ('full', 'lazy', 'depth')  # with log-probabilities
+
+
+def decoding_of(decisions):
+    return Decoding(limits=Limits(max_new_tokens=LENGTH), **DECISIONS[decisions])
+
+
+def settings_of(decisions):
+    """What each text has of its own."""
+    thresholds = np.linspace(0.05, 1, TEXTS).astype(np.float32) if 'exit' in DECISIONS[decisions] else None
+    return Rows(threshold=thresholds, depth=DEPTHS if decisions == 'depth' else None, limit=LIMITS)
 
 
 @pytest.mark.parametrize('name, decisions, packing', CASES)
 def test_a_row_in_flight_is_what_it_is_alone(name, decisions, packing):
     config, params, sources, mask = texts(name)
-    decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), **DECISIONS[decisions])
-    thresholds = None if decoding.exit is None else np.linspace(0.05, 1, TEXTS).astype(np.float32)
-    settings = Rows(threshold=thresholds, depth=DEPTHS if decisions == 'depth' else None, limit=LIMITS)
-    scored = decisions in ('full', 'lazy', 'depth')
+    decoding, settings, scored = decoding_of(decisions), settings_of(decisions), decisions in SCORED
     narrow = NARROW if (name, decisions, packing) in GROWING else sources.shape[1]
     found = in_flight(config, params, sources, mask, decoding, settings, scored, packing, narrow)
     assert sorted(found) == list(range(TEXTS))
@@ -175,7 +202,7 @@ ENOUGH = np.array([1, 20, 3, 9, 5, 2, 20, 4, 1])  # tokens after which the host 
 
 def test_rows_that_the_host_ends_say_the_same_whenever_it_looks_and_leave_their_slots(monkeypatch):
     config, params, sources, mask = texts('t5_1_0')
-    decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), **DECISIONS['lazy'])
+    decoding = decoding_of('lazy')
     expected = jax.device_get(generate(config, params, sources, mask, decoding))
     ends = np.minimum(expected.lengths, ENOUGH)
     batches = [
@@ -208,22 +235,25 @@ def test_rows_that_the_host_ends_say_the_same_whenever_it_looks_and_leave_their_
     assert flown(3)[1] == places[1]  # a function of texts and settings
 
 
-@pytest.mark.parametrize('name', ['t5_1_0', 'gpt2'])
-def test_a_row_that_is_let_into_a_running_state_goes_on_as_alone(name):
+@pytest.mark.parametrize('name, decisions', [('t5_1_0', 'gate'), ('gpt2', 'lazy')])
+def test_a_row_that_is_let_into_a_running_state_goes_on_as_alone(name, decisions):
     config, params, sources, mask = texts(name)
-    decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), exit=Exit(SoftmaxGap(), 0.2), propagation=Lazy(3))
-    options = {'decoding': decoding, 'capacity': LENGTH, 'cursor': np.int32(5)}
-    state = begin(config, params, sources[4:7], mask[4:7], example_ids=np.arange(3, dtype=np.int32), **options)
+    decoding, settings, scored = decoding_of(decisions), settings_of(decisions), decisions in SCORED
+
+    def begun(rows):
+        own = jax.tree.map(lambda each: each[rows], settings)
+        options = {'rows': own, 'log_probabilities': scored, 'capacity': LENGTH, 'cursor': np.int32(1000)}
+        return begin(config, params, sources[rows], mask[rows], decoding, example_ids=rows.astype(np.int32), **options)
+
+    state = begun(np.array([4, 5]))
     for _ in range(4):
         state = step(config, params, state, decoding)
-    arriving = begin(config, params, sources[7:9], mask[7:9], example_ids=np.arange(2, dtype=np.int32), **options)
-    state = insert(state, [1, -1], arriving)  # the second stays out
+    state = insert(state, [1, -1], begun(np.array([7, 8])))  # the second stays out
     for _ in range(LENGTH):
         state = step(config, params, state, decoding)
     trace = jax.device_get(trace_of(config, state))
-    for row, source in ((0, 4), (1, 7), (2, 6)):
-        row_alone = slice(source, source + 1)
-        alone = jax.device_get(generate(config, params, sources[row_alone], mask[row_alone], decoding))
+    together = jax.device_get(generate(config, params, sources, mask, decoding, rows=settings, log_probabilities=scored))
+    for row, source in ((0, 4), (1, 7)):
         for field in ('tokens', 'exit_layers', 'lengths', 'confidence'):
-            one, other = getattr(trace, field)[row], getattr(alone, field)[0]
+            one, other = getattr(trace, field)[row], getattr(together, field)[source]
             np.testing.assert_allclose(one[:LENGTH] if one.ndim else one, other, atol=1e-6, err_msg=f'{field} {row}')

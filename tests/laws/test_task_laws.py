@@ -109,8 +109,9 @@ def test_the_loss_that_a_policy_is_trained_by_is_that_of_what_is_read_within_its
         lengths = [1 if config.decoder_only else length]
         counted = float(cost.exact(config, lengths, work, made.prefill).total[0])
         full = read(config, params, head, decide(config, params, tokens, there), task=task)
-        full = full.work._replace(decisions=0 * full.work.decisions), full.prefill
-        whole = float(cost.exact(config, lengths, *full).total[0])
+        whole = float(cost.at_full_depth(config, [length], [1], reads=True)[0])
+        scoring = config.emb_dim * int(full.work.decisions.sum())
+        assert whole == float(cost.exact(config, lengths, full.work, full.prefill).total[0]) - scoring
         count = jnp.array([length])
         prices = plan_cost.prices(config, count, count, SHARES, plan.flops(config.sizes), reads=True)
         share = plan_cost.expected(prices, chances_of(decisions_of(decided.plan, length)), config.decoder_only)

@@ -13,14 +13,15 @@ import pytest
 
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding, Limits
-from calm_jax.decoding.generate import decide, prefill_program, program
+from calm_jax.decoding.generate import begin, decide, finish_program, prefill_program, program
+from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.propagation import Eager, Lazy
 from calm_jax.decoding.rows import Rows
 from calm_jax.depth.confidence import Measure, SoftmaxMax
 from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import ScriptedGate
-from calm_jax.depth.plans import PlanMaker
+from calm_jax.depth.plans import GivenPlan, PlanMaker
 from calm_jax.depth.policy import LayerwisePolicy, Policy, PolicyPlan, decided_alone, parts_of
 from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, FrequentIds
 from calm_jax.metrics import cost
@@ -121,6 +122,8 @@ def test_the_cost_of_a_decode_is_the_products_that_its_program_multiplies(config
     expected += 0 if decoding.plan is None else decoding.plan.flops(config.sizes) + _first_position(config, decoding, trace)
     assert multiplied == expected
     assert trace.lengths[0] == TOKENS
+    whole = cost.at_full_depth(config, [SOURCE], [TOKENS])
+    assert whole == counted.total if not parts else whole != counted.total
 
 
 def test_tokens_that_a_plan_drops_cost_nothing_after_the_first_layer():
@@ -142,7 +145,7 @@ def test_tokens_that_a_plan_drops_cost_nothing_after_the_first_layer():
             head_table=None,
             log_probabilities=False,
             cursor=None,
-            packed=False,
+            packing=NEVER,
             kept=kept,
         ),
         params,
@@ -152,6 +155,51 @@ def test_tokens_that_a_plan_drops_cost_nothing_after_the_first_layer():
     first = cost.exact(T5, [8], nothing, first_layer(state.inputs.prefill))
     assert multiplied == counted.source + counted.encoder_kv - first.source
     assert counted.source < cost.exact(T5, [8], nothing, state.inputs.prefill._replace(dropped_tokens=np.zeros(1))).source
+
+
+PACKED = Packing((), (1, 2), sub_layers=True)
+
+
+@pytest.mark.parametrize('config', [T5, LLAMA], ids=['encoder', 'prompt'])
+def test_a_packed_prefill_multiplies_what_each_of_its_rows_needs(config):
+    """Of sources so long that a row is read at a time; unpacked, rows that run a sub-layer bring all others along."""
+    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(4))
+    source, rows = 65, 3
+    tokens = np.random.default_rng(7).integers(2, 14, (rows, source))
+    decoding = Decoding(limits=Limits(max_new_tokens=1), plan=DrawnPlan(), plan_prompt='plan')
+    decided, nothing = decide(config, params, tokens, None, decoding), np.zeros((rows, 1), np.int32)
+    settings = {'rows': Rows(), 'forced': None, 'head_table': None, 'log_probabilities': False, 'cursor': None, 'kept': None}
+
+    def multiplied(packing):
+        arguments, options = (decided, decoding.resolved()), {'capacity': 1, 'packing': packing, **settings}
+        return products(lambda params: prefill_program(config, params, *arguments, **options), params)
+
+    operations, state = multiplied(PACKED)
+    prefill = state.inputs.prefill
+    counted = cost.exact(config, [source] * rows, Work(*[nothing] * len(Work._fields)), prefill)
+    expected = np.sum(counted.source + counted.encoder_kv)
+    if config.decoder_only:  # all pairs of its positions, as in `_padding`
+        pairs = (source - 1) ** 2 - (source - 1) * source // 2
+        expected += np.sum(prefill.prompt_attention) * pairs * 4 * config.num_heads * config.head_dim
+    assert operations == expected
+    assert operations < multiplied(NEVER)[0]
+
+
+def test_what_a_batch_executes_is_what_its_steps_multiply():
+    """Of plans without attention: but for the head, feed-forwards, for as many rows as are packed."""
+    params, rng, rows = jax.jit(init_params, static_argnums=0)(T5, jax.random.key(4)), np.random.default_rng(3), 4
+    tokens, never, drawn = rng.integers(2, 14, (rows, SOURCE)), np.zeros((rows, 3), bool), rng.random((rows, 3)) < 0.5
+    plan = GivenPlan(Plan(never, never, drawn, np.ones((rows, 2), bool), np.ones((rows, 2), bool)))
+    decoding, executed = Decoding(limits=Limits(max_new_tokens=TOKENS), plan=plan), []
+    state = begin(T5, params, tokens, None, decoding)
+    for packing in (NEVER, PACKED):
+        multiplied, trace = products(
+            lambda params, packing=packing: finish_program(T5, params, *state, decoding.resolved(), packing=packing), params
+        )
+        head, feed_forward = 2 * T5.emb_dim * T5.vocab_size, 2 * (1 + len(T5.mlp_activations)) * T5.emb_dim * T5.mlp_dim
+        executed.append(int(trace.executed.sum()))
+        assert multiplied == rows * int(trace.lengths.max()) * head + executed[-1] * feed_forward
+    assert int(np.sum(trace.work.feed_forward)) <= executed[1] < executed[0]
 
 
 def first_layer(prefill):

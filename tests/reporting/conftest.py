@@ -98,11 +98,13 @@ def undrawn(monkeypatch):
 
 @pytest.fixture
 def some(tmp_path):
-    """A function that copies some of the example's files into a RUN of its own, each changed by a function if given."""
+    """A function that copies some of the example's files into a RUN of its own, each changed by a function if given, and with
+    the header that it has."""
 
     def copy(*names, change=None):
         folder = tmp_path / 'run'
-        for name in names:
+        with_headers = [each for name in names for each in (name, f'{name}.config.json') if (EXAMPLE / each).exists()]
+        for name in with_headers:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(EXAMPLE / name, target)

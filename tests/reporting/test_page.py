@@ -17,9 +17,11 @@ SECTIONS = {
     'classifier/trials.json': ['validity'],
     'sensitivity.json': ['sensitivity'],
     'ranks.json': ['depths'],
+    'planned.jsonl': ['plans'],
     'metrics.jsonl': ['training'],
 }
-ORDER = ['results', 'example', 'guarantee', 'tradeoffs', 'validity', 'sensitivity', 'depths', 'training', 'outputs', 'files']
+ORDER = ['results', 'example', 'guarantee', 'tradeoffs', 'validity', 'sensitivity', 'depths', 'plans', 'training']
+ORDER += ['outputs', 'files']
 
 
 def sections(document):
@@ -68,7 +70,7 @@ def test_a_full_run_shows_every_section_from_results_and_a_changed_output_on(com
 def test_a_section_appears_with_its_file_and_is_absent_without_it(name, some, parse, undrawn):
     document, images = compose(some(name), parse)
     assert sections(document) == [*SECTIONS[name], 'files']
-    assert bool(images) == (SECTIONS[name][0] in ('tradeoffs', 'validity', 'sensitivity', 'depths', 'training'))
+    assert bool(images) == (SECTIONS[name][0] in ('tradeoffs', 'validity', 'sensitivity', 'depths', 'plans', 'training'))
     assert [node.text() for node in document.by_id('files').all('li')] == [name]
 
 
@@ -229,7 +231,8 @@ def test_each_layer_has_its_colour_in_the_style_sheet_and_in_the_legend(composed
 
 def test_reference_and_full_output_stand_beside_the_early_ones(composed, example):
     content = json.loads((example / 'examples.json').read_text(encoding='utf-8'))
-    for article, each in zip(composed.page.all('article', 'example'), content['examples'], strict=True):
+    articles = [each for part in ('example', 'outputs') for each in composed.page.by_id(part).all('article', 'example')]
+    for article, each in zip(articles, content['examples'], strict=True):
         names = [node.text().split(' ')[0] for node in article.all('dt')]
         assert names == ['Input', 'Reference', 'Full', 'softmax_gap', 'softmax_gap']
         assert each['reference'] in article.text()
@@ -279,8 +282,8 @@ def test_markup_in_any_text_stays_text(composed, some, parse, undrawn):
 
 def test_figures_have_descriptions_and_tables_have_headings(composed):
     images = composed.page.all('img')
-    assert len(images) == 2 * len(composed.images) == 18
-    assert [image.classes() for image in images] == [['light'], ['dark']] * 9
+    assert len(images) == 2 * len(composed.images) == 24
+    assert [image.classes() for image in images] == [['light'], ['dark']] * 12
     for image in images:
         assert len(image.attributes['alt']) > 60
     for table in composed.page.all('table'):

@@ -40,7 +40,6 @@ from calm_jax.training.policy import SHARES, caller, chances, chances_of, nats, 
 from calm_jax.training.train_loop import LoopOptions
 from tests.laws.test_work_laws import LLAMA, T5
 from tests.training.conftest import LENGTHS
-from tests.training.test_policy import full_depth
 
 SOURCES, TARGETS = np.array([3, 9, 9, 14, 30]), np.array([2, 5, 7, 7, 11])
 
@@ -63,19 +62,19 @@ def test_draws_alike_cost_their_share_on_average(parts, share):
     np.testing.assert_allclose(scores.tokens[0], [10 * choice.share * runs[0] for choice in TOKEN_CHOICES], rtol=1e-6)
 
 
-@pytest.mark.parametrize('config', (T5, LLAMA), ids=('encoder-decoder', 'decoder-only'))
-def test_what_draws_run_is_what_they_were_to_cost(config):
+@pytest.mark.parametrize('config, share', ((T5, 0.75), (LLAMA, 0.9)), ids=('encoder-decoder', 'decoder-only'))
+def test_what_draws_run_is_what_they_were_to_cost(config, share):
     rows, source, length = 192, 9, 4
     rng, params = np.random.default_rng(7), init_params(config, jax.random.key(4))
-    scores = drawn_alike(mean_prices(config, [source], [length]), parts_of(None, config.sizes), config.decoder_only, 0.75)
+    scores = drawn_alike(mean_prices(config, [source], [length]), parts_of(None, config.sizes), config.decoder_only, share)
     plan = PolicyPlan(**unread(scores, config.emb_dim), drawn=True)
     decoding = Decoding(limits=Limits(max_new_tokens=length), plan=plan)
     tokens, target = rng.integers(2, 14, (rows, source)), rng.integers(2, 14, (rows, length))
     trace = generate(config, params, tokens, None, decoding, forced=target)
-    whole = float(cost.exact(config, [source], *full_depth(config, length)).total[0])
+    whole = float(cost.at_full_depth(config, [source], [length])[0])
     shares = cost.exact(config, [source] * rows, trace.work, trace.prefill).total / whole
     error = shares.std() / np.sqrt(rows)
-    assert abs(shares.mean() - 0.75) < 4 * error and error < 0.02
+    assert abs(shares.mean() - share) < 4 * error and error < 0.02
     assert len(np.unique(np.asarray(trace.plan.self_attention), axis=0)) > 2
 
 
@@ -168,6 +167,7 @@ def test_what_is_not_decided_is_never_dropped(deeper):
         f'decoder.layers_{layer}.{name}' for layer in (0, 1) for name in ('attention', 'feed_forward')
     }
     assert {*droppable(parts_of(('encoder',), sizes), full)} == {'encoder.layers_1.attention', 'encoder.layers_1.feed_forward'}
+    assert all('.layers_0.' not in name for name in droppable(parts_of(None, LLAMA.sizes), StaticPlan.full(LLAMA.sizes)))
     tokens = droppable(parts_of(('tokens',), sizes), full._replace(tokens=4))
     assert tokens == {'tokens.evenly 33%': full._replace(tokens=5), 'tokens.evenly 50%': full._replace(tokens=6)}
 
@@ -214,7 +214,7 @@ def test_a_model_that_learns_under_random_plans_is_the_same_after_an_interruptio
     data = PairedText(str(jsonl), 'en', 'fr', str(jsonl), batch_size=4, max_source_length=8, max_target_length=8)
 
     def train(folder, steps, backbone=Optimizer('adamw', learning_rate=1e-2, warmup_steps=0)):
-        options = LoopOptions(steps, log_every=1, best_metric='objective')
+        options = LoopOptions(steps, log_every=1, eval_every=2, best_metric='objective')
         given = {'random': 0.8, 'backbone': backbone, 'quiet': True}
         return train_policy(tmp_path / folder, data, Optimizer('adamw', learning_rate=0.1), options, stored, **given)
 
@@ -229,16 +229,15 @@ def test_a_model_that_learns_under_random_plans_is_the_same_after_an_interruptio
     assert sum(jax.tree.leaves(moved)) > 0.8 * len(jax.tree.leaves(moved))
     assert {*trained.heads} == {'other', 'policy'}
     records = [json.loads(line) for line in (tmp_path / 'whole' / 'metrics.jsonl').read_text().splitlines()]
-    assert all(abs(record['cost'] - 0.8) < 0.01 for record in records[:-1])
+    assert all(abs(record['cost'] - 0.8) < 0.05 for record in records if 'cost' in record)
     # Evaluations are of draws: of the likeliest plan, which is the full one, all would run.
     evaluated = records[-1]['eval']
     assert abs(evaluated['cost'] - 0.8) < 0.1 and 0 < evaluated['decoder_attention'][0] < 1
 
     plan = PolicyPlan(**trained.heads['policy'], drawn=True)
-    texts = ['abc', 'defgh', 'abc', 'ab']
-    some, again, other = (trained.generate(texts, limits=Limits(max_new_tokens=3), plan=plan, seed=seed) for seed in (0, 0, 1))
-    assert [each.flops for each in some] == [each.flops for each in again] != [each.flops for each in other]
-    assert some[0].flops != some[2].flops  # the same text at another place
+    decodings = [Decoding(limits=Limits(max_new_tokens=3), plan=plan, seed=seed) for seed in (0, 0, 1)]
+    some, again, other = ([each.flops for each in trained.generate(6 * ['abc'], decoding)] for decoding in decodings)
+    assert some == again != other and len(set(some)) > 1  # each text's own draws, of the seed
 
     alone = train('frozen', 50, None)
     assert int(alone.step) == 1

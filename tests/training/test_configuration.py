@@ -251,9 +251,6 @@ def test_bindings_are_found_however_gin_wraps_them(tmp_path):
         ('train_model.config=@Limits', 'train_model.config is @Limits; expected @TransformerConfig or None'),
         ('train_model.data=@Optimizer()', 'train_model.data is @Optimizer(); expected @PairedText()'),
         (
-            "job.run=5",
-            "job.run is 5; expected @train_model or @train_exit_classifier or @train_policy or @train_task or @search_plan",
-        ),
             'job.run=5',
             'job.run is 5; expected @train_model or @train_exit_classifier or @train_policy or @train_task or @search_plan',
         ),

@@ -21,8 +21,10 @@ from calm_jax.models.transformer import Transformer, init_params
 from calm_jax.training.constrained import DualAscent, FixedWeight
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.policy import (
+    AVERAGED,
     SHARES,
     Draws,
+    Noise,
     caller,
     chances,
     chances_of,
@@ -37,7 +39,7 @@ from calm_jax.training.policy import (
     weighted,
 )
 from calm_jax.training.train_loop import LoopOptions, fit
-from calm_jax.types import Plan, PrefillWork, Sizes, Work
+from calm_jax.types import Plan, Sizes
 from tests.laws.test_work_laws import LLAMA, T5, policy
 
 SIZES = Sizes(layers=1, width=8, vocabulary=14, embedding=8, encoder_layers=2, drops_tokens=True)
@@ -126,19 +128,10 @@ def test_the_price_of_a_plan_is_its_cost_when_it_is_decoded(config):
         assert trace.lengths[0] == length
         flops = plan.flops(config.sizes)
         counted = float(cost.exact(config, [source], trace.work, trace.prefill).total[0])
-        whole = float(cost.exact(config, [source], *full_depth(config, length)).total[0])
+        whole = float(cost.at_full_depth(config, [source], [length])[0])
         prices = plan_cost.prices(config, jnp.array([source]), jnp.array([length]), SHARES, flops)
         share = plan_cost.expected(prices, chances_of(decisions_of(trace.plan, source)), config.decoder_only)
         np.testing.assert_allclose(float(share[0]), counted / whole, rtol=1e-5)
-
-
-def full_depth(config, length):
-    """What every token and the prefill ran, where everything runs."""
-    layers, encoders, one = config.num_decoder_layers, config.num_encoder_layers, np.ones((1, length), int)
-    cross, prompt = (0, layers) if config.decoder_only else (layers, 0)
-    work = Work(layers * one, cross * one, layers * one, layers * one, one, config.vocab_size * one, 0 * one)
-    counts = (encoders, encoders, cross, prompt, prompt, prompt, 0, 0, 0, 0)
-    return work, PrefillWork(*(np.full(1, count) for count in counts))
 
 
 def decisions_of(plan: Plan, source: int) -> Decisions:
@@ -177,6 +170,11 @@ def test_a_cost_that_weighs_much_makes_a_policy_of_a_frozen_model_run_less(tmp_p
     costs = [record['cost'] for record in records if 'cost' in record]
     assert costs[0] > 0.85 and costs[-1] < 0.6
     assert {'multiplier', 'excess', 'entropy', 'full_loss'} <= records[0].keys()
+    for each in (record for record in records if 'cost' in record):
+        assert abs(each['excess'] - each['above_bound'] - 0.05) < 1e-6
+        both = np.hypot(each['loss_grad_norm'], each['cost_grad_norm'])
+        assert both == pytest.approx(each['grad_norm'], rel=1e-3, abs=1e-9)
+        assert each['loss_grad_noise'] == 0 or each['loss_grad_noise'] >= 1 - 1e-3
     evaluated = [record['eval'] for record in records if 'eval' in record][-1]
     assert evaluated['cost'] < 0.5 and evaluated['encoder_attention'][0] == 1  # the layer that is read after
     assert len(evaluated['decoder_feed_forward']) == 2 and abs(sum(evaluated['token_choices']) - 1) < 1e-5
@@ -187,6 +185,24 @@ def test_a_cost_that_weighs_much_makes_a_policy_of_a_frozen_model_run_less(tmp_p
     texts = ['abc', 'defgh']
     full, early = (trained.generate(texts, limits=Limits(max_new_tokens=4), plan=each) for each in (None, plan))
     assert all(one.flops < 0.7 * other.flops for one, other in zip(early, full))
+    for text, one, other in zip(texts, early, full):
+        assert other.plan is None and one.plan.encoder_attention[0] and one.plan.encoder_feed_forward[0]
+        ran = sum(map(sum, (one.plan.self_attention, one.plan.cross_attention, one.plan.feed_forward)))
+        assert one.sub_layers == [ran] * len(one.tokens)
+        assert one.plan.choice in PolicyPlan.choices and (one.plan.choice == 'none' or one.plan.dropped)
+        if one.plan.dropped:
+            assert len(one.plan.source) == one.source_tokens == len(trained.encode(text)) + 1
+            assert 0 not in one.plan.dropped and one.source_tokens - 1 not in one.plan.dropped
+
+
+def test_noise_is_one_where_gradients_agree_and_counts_them_where_they_have_nothing_in_common():
+    zeros, axes = {'x': jnp.zeros(300)}, jnp.eye(300)
+    alike = apart = Noise(zeros, jnp.zeros(()))
+    for count in range(1, 41):
+        alike, apart = alike.after({'x': 3 * axes[0]}), apart.after({'x': axes[count]})
+        np.testing.assert_allclose(alike.ratio(jnp.asarray(count)), 1, rtol=1e-4)
+        weights = AVERAGED ** np.arange(count)
+        np.testing.assert_allclose(apart.ratio(jnp.asarray(count)), weights.sum() ** 2 / (weights**2).sum(), rtol=1e-4)
 
 
 def test_a_bound_that_is_passed_raises_its_multiplier_and_with_it_what_runs(tmp_path, deeper, tokenizer, batches):
@@ -297,9 +313,17 @@ def test_the_loss_of_a_plan_is_that_of_the_tokens_that_are_decoded_within_it(con
         batch |= {'encoder_input_tokens': source, 'encoder_mask': np.ones_like(source, bool)}
     batch['decoder_loss_weights'] = weights.astype(np.float32)
     call = caller(Transformer(config), params)
-    seen = read(call, config, batch)
-    assert seen.source_tokens.tolist() == [5] * 3 and seen.new_tokens.tolist() == [4] * 3
-    made = nats(call, config, batch, seen, jax.tree.map(jnp.asarray, plan))
+
+    @jax.jit
+    def losses(plan, weights):
+        seen = read(call, config, batch)
+        return (
+            seen.source_tokens,
+            seen.new_tokens,
+            *(nats(call, config, batch, seen, *how) for how in ((plan,), (weights, weighted))),
+        )
+
+    sources, targets, made, soft = losses(plan, jax.tree.map(lambda each: each.astype(np.float32), plan))
+    assert sources.tolist() == [5] * 3 and targets.tolist() == [4] * 3
     np.testing.assert_allclose(made, -np.mean(trace.log_probabilities[:, :4], axis=1), rtol=1e-4)
-    soft = nats(call, config, batch, seen, jax.tree.map(lambda each: jnp.asarray(each, jnp.float32), plan), weighted)
     np.testing.assert_allclose(made, soft, rtol=1e-4)

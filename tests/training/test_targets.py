@@ -67,7 +67,7 @@ def test_a_source_and_a_target_are_those_of_transformers_and_the_last_id_of_a_ta
 
 def test_the_loss_is_that_of_transformers(taught):
     checkpoint, data, reference = taught
-    config, params, tokenizer, _, generation = checkpoint
+    config, params, tokenizer, _, generation, _ = checkpoint
     _, batches = data.batches(tokenizer, config, generation=generation)
     stage = multi_exit_stage(config, params, tokenizer)
     report = evaluate(stage, jax.jit(stage.measure), params, {}, batches)

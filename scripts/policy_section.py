@@ -1,0 +1,132 @@
+"""The section of docs/results.md on policies, from the folders of `scripts/policy_study.py`."""
+
+import json
+
+import numpy as np
+from page import cell, read, table
+
+# What the paper has (Zhang et al. 2024): rows of its tables by the name of a run; FLOPs of the full model's.
+PAPER = {
+    'dialogsum': {
+        'full': 'CNN/DM: 40.90, 100%',
+        'policy': 'CNN/DM: 41.01, 61.1%; XSum: 37.30 (37.25), 81.9%',
+        'exits': 'CALM, CNN/DM: 40.54, 80.5%',
+        'half': 'BART-student, CNN/DM: 41.01, 93.1%',
+        'random': 'CNN/DM: 38.72, 75.3%',
+        'encoder_only': 'CNN/DM: 40.95, 91.9%',
+        'decoder_only': 'CNN/DM: 40.86, 90.3%',
+        'tokens_only': 'CNN/DM: 40.92, 71.5%',
+        'fixed_0.2': 'CNN/DM: 40.88, 77.8%',
+        'fixed_1.0': 'CNN/DM: 40.57, 68.5%',
+        'fixed_1.5': 'CNN/DM: 38.39, 49.4%',
+        'layerwise': 'CNN/DM: 40.97, 61.8%',
+    },
+    'sst2': {'full': '96.6, 100%', 'policy': '96.6, 80.7%'},
+    'cnndm': {'full': 'LLaMA: 46.68, 100%', 'policy': 'LLaMA: 46.73, 77.6%; GPT-2: 25.93 (25.81), 74.5%'},
+}
+SKIPPED = {'dialogsum': '8.50%, 11.13%, 28.75% (CNN/DM)', 'sst2': '13.30%, 13.54%, 7.18%'}
+GROUPS = (
+    ('What it saves and what it costs', ('full', 'policy', 'constant', 'random', 'searched', 'exits', 'half')),
+    ('What is decided', ('encoder_only', 'decoder_only', 'tokens_only', 'layerwise')),
+    ('How it is learned', ('barrier', 'printed', *(f'fixed_{each}' for each in (0.2, 0.5, 0.8, 1.0, 1.5)))),
+    ('How its gradient is estimated', ('leave_one_out', 'straight_through')),
+)
+ROUNDS = 10_000  # of the bootstrap
+
+
+def policy_section(directories):
+    """All studies, one after the other."""
+    lines = [
+        'Every run starts from the study’s checkpoint and trains as many steps; FLOPs are the mean over the test texts of what '
+        'a text took, as counted, over what the full model takes for a text of as many tokens. Differences are to `full` on '
+        'the same texts, with the 95 % interval of a paired bootstrap. Skipped are shares of attentions, feed-forwards and '
+        'source tokens, plans how many different ones the test texts got.',
+        '',
+    ]
+    for directory in directories:
+        lines += study_lines(directory)
+    return '\n'.join(lines).strip()
+
+
+def study_lines(directory):
+    """One study."""
+    facts, scores = read(directory / 'study.json'), scores_of(directory)
+    metric, *others = facts['metrics']
+    any_run = next(iter(scores.values()))
+    lines = [
+        f'### {facts["study"]}',
+        '',
+        f'Machine: {facts["machine"]}; {any_run["date"]}; {any_run["examples"]} test texts.',
+        '',
+    ]
+    heads = ['run', metric, 'Δ to full', *others, 'FLOPs', 'layers', 'skipped att., ff., tokens', 'plans', 'paper']
+    for title, names in GROUPS:
+        rows = [
+            row_of(name, scores, facts, metric, others, PAPER.get(facts['study'], {}).get(name.split(' ')[0], ''))
+            for name in scores
+            if name.split(' ')[0] in names
+        ]
+        if rows:
+            lines += [f'**{title}.**', '', *table(heads, rows), '']
+    if 'policy' in scores and scores['policy'].get('choices'):
+        counts = scores['policy']['choices']
+        said = ', '.join(f'{name}: {count}' for name, count in sorted(counts.items(), key=lambda each: -each[1]))
+        paper = f' Skipped in the paper: {SKIPPED[facts["study"]]}.' if facts['study'] in SKIPPED else ''
+        lines += [f'Choices of source tokens: {said}.{paper}', '']
+    if (step := converged(directory / 'policy' / 'model' / 'metrics.jsonl')) is not None:
+        lines += [
+            f'The cost of the policy’s plans stays within 5 % of its last value from step {step} on (paper, §6.1: 5,000).',
+            '',
+        ]
+    return [*lines, '```', *facts['commands'], '```', '']
+
+
+def scores_of(directory):
+    """{name of a run, 'seed N' behind it: its scores}, of the runs that are done, in the order of the study."""
+    found = {}
+    for run in read(directory / 'study.json')['runs']:
+        for seed in range(run['seeds']):
+            path = directory / (run['name'] if seed == 0 else f'{run["name"]}_seed{seed}') / 'scores.json'
+            if path.exists():
+                found[run['name'] if seed == 0 else f'{run["name"]} seed {seed}'] = read(path)
+    return found
+
+
+def row_of(name, scores, facts, metric, others, paper):
+    """A run's line."""
+    made = scores[name]
+    difference = '' if name == 'full' or 'full' not in scores else interval(made['each'], scores['full']['each'])
+    skipped = [made.get(f'skipped_{kind}') for kind in ('attention', 'feed_forward', 'tokens')]
+    return [
+        name,
+        cell(made[metric]),
+        difference,
+        *(cell(made[other]) for other in others),
+        f'{made["share"]:.1%}',
+        cell(made['layers']),
+        '' if skipped[0] is None else ', '.join(f'{share:.1%}' for share in skipped),
+        cell(made.get('plans', '')),
+        paper,
+    ]
+
+
+def interval(values, full):
+    """'+0.0012 [−0.0030, +0.0051]', the mean difference of pairs and its 95 % bootstrap interval; seed 0."""
+    differences = np.asarray(values) - np.asarray(full)
+    rng = np.random.default_rng(0)
+    means = [float(np.mean(differences[rng.integers(0, len(differences), len(differences))])) for _ in range(ROUNDS)]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return f'{np.mean(differences):+.4f} [{low:+.4f}, {high:+.4f}]'
+
+
+def converged(path):
+    """The first logged step from which on the cost stays within a twentieth of the last; None where none is logged."""
+    if not path.exists():
+        return None
+    records = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+    costs = [(record['step'], record['cost']) for record in records if 'cost' in record]
+    if not costs:
+        return None
+    last = float(np.mean([cost for _, cost in costs[-5:]]))
+    apart = [step for step, cost in costs if abs(cost - last) > 0.05 * last]
+    return max(apart, default=0)

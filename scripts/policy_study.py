@@ -1,0 +1,351 @@
+"""What a policy saves, and what it costs in quality, beside everything that it has to beat: trained, decoded and scored.
+
+    python scripts/policy_study.py dialogsum --checkpoint runs/dialogsum/model/best --train runs/dialogsum/train.jsonl \\
+        --heldout runs/dialogsum/heldout.jsonl --test dialogsum/test.jsonl.xz --output runs/policy/dialogsum
+
+All runs of a study start from one checkpoint and train alike long. It is a queue: what is done is not done again, a training
+and a decode that were interrupted go on where they were, and a run that waits for another's cost comes after it. --minutes ends
+the queue after the training or decode that is under way then; --only names runs. Each run leaves its folder with the model, the
+decoded texts and their scores; `study.json` holds the commands as they can be typed. `scripts/results_page.py --policy DIR`
+writes the page.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from calm_jax.checkpoints.native import read_config
+from calm_jax.data.jsonl import Records, Template
+from calm_jax.data.references import references
+from calm_jax.files import write_json
+from calm_jax.machine import processor
+from calm_jax.metrics import cost, quality
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training, and how what it made decodes.
+
+    gin: the gin file below runs/; bindings: of its macros. decode: flags of `calm generate`. start: the run whose checkpoint it
+    starts from, in place of the study's. seeds: how many, each a run of its own. equal_to: the run whose share of FLOPs is
+    bound to the macro `share`. paper: what the paper has, for the table.
+    """
+
+    name: str
+    gin: str
+    bindings: dict = dataclasses.field(default_factory=dict)
+    decode: tuple = ()
+    start: str = ''
+    seeds: int = 1
+    equal_to: str = ''
+    share: str = ''
+    paper: str = ''
+
+
+JOINT, ALONE = 'policy_joint.gin', 'policy.gin'
+WITHIN = ('--plan', 'policy')
+DRAWN = ('--plan', 'policy', '--policy_drawn', 'true')
+
+
+def policies(gin, extra=None):
+    """The runs that every study of a policy has: the policy, its parts, its rules, its estimators, and what it has to beat."""
+    extra = dict(extra or {})
+
+    def run(name, decode=WITHIN, **options):
+        bindings = {**extra, **options.pop('bindings', {})}
+        return Run(name, options.pop('gin', gin), bindings, decode, **options)
+
+    rules = {
+        'barrier': '@DynamicBarrier()',
+        'printed': '@PrintedBarrier()',
+        **{f'fixed_{weight}': '@FixedWeight()' for weight in (0.2, 0.5, 0.8, 1.0, 1.5)},
+    }
+    return [
+        run('policy', seeds=3, paper='Table 2'),
+        run('constant', bindings={'CONSTANT': True}),
+        run('random', decode=DRAWN, equal_to='policy', share='RANDOM', paper='Table 8'),
+        *(run(f'{part}_only', bindings={'PARTS': [part]}, paper='Table 7') for part in ('encoder', 'decoder', 'tokens')),
+        *(
+            run(
+                name,
+                bindings={'RULE': rule, **({'FixedWeight.weight': float(name.split('_')[1])} if 'fixed' in name else {})},
+                paper='Table 8',
+            )
+            for name, rule in rules.items()
+        ),
+        run('leave_one_out', bindings={'ESTIMATOR': '@leave_one_out'}),
+        run('straight_through', bindings={'ESTIMATOR': '@straight_through'}),
+        run('layerwise', bindings={'LAYERWISE': True}, paper='Table 11'),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A task and its runs. source, target: templates; reference: fields of the test data's references; metrics: the first one
+    is what is compared. bindings: macros of every training. decode: flags of every decode."""
+
+    source: str
+    target: str
+    reference: tuple
+    metrics: tuple
+    bindings: dict
+    runs: list
+    decode: tuple = ('--batch_size', '32')
+
+
+SUMMARIES = {'MAX_SOURCE_LENGTH': 256, 'MAX_TARGET_LENGTH': 64, 'LENGTH_MULTIPLE': 64, 'BATCH_SIZE': 16}
+STEPS = {'TRAIN_STEPS': 600, 'EVAL_EVERY': 200, 'SAVE_EVERY': 100, 'LOG_EVERY': 20, 'MAX_MINUTES': 60.0}
+LEARNED = {'LEARNING_RATE': 5e-3, 'WARMUP_STEPS': 20, 'ENTROPY_FLOOR': 0.1, 'TOLERANCE': 0.05, 'DECAY': 'constant'}
+WITH_MODEL = {'DROPOUT_STEPS': 100, 'backbone/Optimizer.learning_rate': 3e-4, 'backbone/Optimizer.decay': 'linear'}
+TUNED = {'LEARNING_RATE': 3e-4, 'WARMUP_STEPS': 20, 'DECAY': 'linear', 'OPTIMIZER': 'adamw'}
+
+STUDIES = {
+    'dialogsum': Study(
+        source='dialogue',
+        target='summary',
+        reference=('summary1', 'summary2', 'summary3'),
+        metrics=('rougeL', 'rouge1', 'rouge2'),
+        bindings={**SUMMARIES, **STEPS},
+        runs=[
+            Run('full', 'finetune.gin', {**TUNED, 'EXIT_WEIGHTS': '@last_only'}, paper='Table 2'),
+            *policies(JOINT, {**LEARNED, **WITH_MODEL}),
+            Run('searched', 'policy_searched.gin', {}, WITHIN, start='full', equal_to='policy', share='SHARE'),
+            Run('exits', 'finetune.gin', {**TUNED, 'EXIT_WEIGHTS': '@proportional_to_layer', 'SAMPLED_EXITS': True}),
+            Run('half', 'finetune.gin', {**TUNED, 'EXIT_WEIGHTS': '@last_only'}, start='half_depth', paper='Table 3'),
+        ],
+    ),
+    'sst2': Study(
+        source='sentence',
+        target='label',
+        reference=('label',),
+        metrics=('accuracy',),
+        bindings={'MAX_SOURCE_LENGTH': 96, 'BATCH_SIZE': 32, **STEPS},
+        runs=[
+            Run('full', 'labels.gin', {**TUNED, 'LABELS': ['negative', 'positive']}, paper='Table 4'),
+            *(
+                dataclasses.replace(run, start='full')
+                for run in policies(JOINT, {**LEARNED, **WITH_MODEL})
+                if run.name in ('policy', 'constant', 'random')
+            ),
+            Run('searched', 'policy_searched.gin', {}, WITHIN, start='full', equal_to='policy', share='SHARE'),
+        ],
+    ),
+    'cnndm': Study(
+        source='{article}\n\nSummary:',
+        target=' {highlights}',
+        reference=('highlights',),
+        metrics=('rougeL', 'rouge1', 'rouge2'),
+        bindings={'MAX_SOURCE_LENGTH': 160, 'MAX_TARGET_LENGTH': 32, 'BATCH_SIZE': 4, **STEPS, 'TRAIN_STEPS': 400},
+        runs=[
+            Run('full', '', paper='Tables 6 and 16'),
+            *(
+                dataclasses.replace(run, seeds=1)
+                for run in policies(ALONE, {**LEARNED, 'ESTIMATOR': '@leave_one_out'})
+                if run.name in ('policy', 'constant', 'random')
+            ),
+            Run('searched', 'policy_searched.gin', {}, WITHIN, equal_to='policy', share='SHARE'),
+        ],
+        decode=('--batch_size', '16', '--max_source_length', '160', '--max_new_tokens', '48'),
+    ),
+}
+STUDIES['alpaca'] = dataclasses.replace(
+    STUDIES['cnndm'], source='{instruction}\n{input}\n', target='{output}', reference=('output',)
+)
+STUDIES['xsum'] = dataclasses.replace(STUDIES['dialogsum'], source='document', target='summary', reference=('summary',))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('study', choices=STUDIES)
+    parser.add_argument('--checkpoint', required=True, type=pathlib.Path, help='that all runs start from')
+    parser.add_argument('--train', required=True, help='JSONL')
+    parser.add_argument('--heldout', required=True, help='JSONL that picks checkpoints, and that a plan is searched on')
+    parser.add_argument('--test', required=True, help='JSONL that nothing before the end looks at')
+    parser.add_argument('--test_limit', type=int, help='records of it (default all)')
+    parser.add_argument('--output', required=True, type=pathlib.Path)
+    parser.add_argument('--steps', type=int, help='of every training, in place of the study’s')
+    parser.add_argument('--batch_size', type=int, help='of every training, in place of the study’s')
+    parser.add_argument('--only', action='append', help='name of a run; repeatable')
+    parser.add_argument('--minutes', type=float, default=1e9, help='wall time after which nothing more is begun')
+    args = parser.parse_args()
+    queue = Queue(args, STUDIES[args.study])
+    for run in queue.study.runs:
+        if args.only and run.name not in args.only:
+            continue
+        for seed in range(run.seeds):
+            if time.monotonic() - queue.began > args.minutes * 60:
+                raise SystemExit(f'{args.minutes:g} minutes are over; the same command goes on')
+            queue.do(run, seed)
+    queue.describe()
+
+
+class Queue:
+    """Runs of a study, each with its folder."""
+
+    def __init__(self, args, study):
+        self.args, self.study, self.began = args, study, time.monotonic()
+        self.commands = []
+        args.output.mkdir(parents=True, exist_ok=True)
+        self.test = args.output / 'test.jsonl'
+        if not self.test.exists():
+            records = Records(args.test)
+            rows = (records[i] for i in range(min(len(records), args.test_limit or len(records))))
+            self.test.write_text(''.join(json.dumps(each, ensure_ascii=False) + '\n' for each in rows), encoding='utf-8')
+
+    def folder(self, name, seed=0):
+        """Of a run."""
+        return self.args.output / (name if seed == 0 else f'{name}_seed{seed}')
+
+    def checkpoint(self, name):
+        """What a run made; of no name, the study's start."""
+        if not name:
+            return self.args.checkpoint
+        if name == 'half_depth':
+            return half_depth(self.args.checkpoint, self.args.output / name)
+        folder = self.folder(name) / 'model'
+        return folder / 'best' if (folder / 'best').is_dir() else folder / 'last'
+
+    def do(self, run, seed):
+        """Trains, decodes and scores a run, as far as that is not done."""
+        folder = self.folder(run.name, seed)
+        made = self.args.checkpoint
+        if run.gin:
+            self.train(run, seed, folder / 'model')
+            made = folder / 'model' / ('best' if (folder / 'model' / 'best').is_dir() else 'last')
+        self.decode(folder / 'out.jsonl', made, run.decode)
+        if not (folder / 'scores.json').exists():
+            write_json(folder / 'scores.json', self.scores(folder, made))
+        self.describe()
+
+    def train(self, run, seed, folder):
+        """`calm train` until it has taken its steps, or its time is over."""
+        bindings = dict(self.study.bindings) if 'searched' not in run.gin else {'BATCH_SIZE': 32}
+        if 'searched' in run.gin:
+            lengths = ('MAX_SOURCE_LENGTH', 'MAX_TARGET_LENGTH', 'LENGTH_MULTIPLE')
+            bindings |= {name: self.study.bindings[name] for name in lengths if name in self.study.bindings}
+        bindings |= run.bindings
+        if 'searched' not in run.gin:
+            others = {'TRAIN_STEPS': self.args.steps, 'BATCH_SIZE': self.args.batch_size}
+            bindings |= {name: value for name, value in others.items() if value}
+        if run.share:
+            bindings[run.share] = round(json.loads((self.folder(run.equal_to) / 'scores.json').read_text())['share'], 3)
+        data = {'TRAIN_DATA': self.args.heldout if 'searched' in run.gin else self.args.train, 'EVAL_DATA': self.args.heldout}
+        names = {'MODEL_DIR': str(folder), 'CHECKPOINT': str(self.checkpoint(run.start)), **data}
+        texts = {'SOURCE': self.study.source, 'TARGET': self.study.target}
+        seeds = {} if 'searched' in run.gin else {'SEED': seed}
+        command = ['train', f'--gin_file=runs/{run.gin}']
+        for name, value in {**names, **texts, **seeds, **bindings}.items():
+            said = value if isinstance(value, str) and value.startswith('@') else repr(value)
+            command.append(f'--gin.{name}={said}')
+        self.calm(command, ['--resume'] if (folder / 'config.gin').exists() else [], done=(folder / 'last').is_dir())
+
+    def decode(self, output, checkpoint, flags):
+        """`calm generate`, which goes on where it was interrupted."""
+        command = ['generate', '--checkpoint', str(checkpoint), '--input', str(self.test), '--source_field', self.study.source]
+        self.calm([*command, '--output', str(output), *self.study.decode, *flags, '--resume'])
+
+    def calm(self, command, more=(), done=False):
+        """Remembers a command, and runs it unless it is done; a failing one ends the queue."""
+        self.commands.append(typed(['calm', *command]))
+        if done:
+            return
+        print(f'[{datetime.datetime.now():%H:%M:%S}] {typed(["calm", *command, *more])}', flush=True)
+        if code := subprocess.run([sys.executable, '-m', 'calm_jax', *command, *more, '--quiet'], check=False).returncode:
+            raise SystemExit(code)
+
+    def scores(self, folder, checkpoint):
+        """Means over the test data: metrics, shares of the full model's operations, what was skipped; and of each example the
+        first metric, to be compared in pairs."""
+        records = [json.loads(line) for line in (folder / 'out.jsonl').read_text(encoding='utf-8').splitlines()]
+        templates, data = [Template(field) for field in self.study.reference], Records(self.test)
+        wanted = [references(templates, data[i], data.where(i)) for i in range(len(data))]
+        made = {}
+        for name in self.study.metrics:
+            values = quality.metric(name)([record['text'] for record in records], wanted)
+            made[name] = float(np.mean(values))
+            made.setdefault('each', np.round(values, 5).tolist())
+        config, task = read_config(checkpoint), (checkpoint / 'task.json').exists()
+        lengths = [[record['source_tokens'] for record in records], [len(record['tokens']) for record in records]]
+        # Of the model that the study starts from, of texts as long: what half of its layers save is a share of it too.
+        whole = cost.at_full_depth(read_config(self.args.checkpoint) if not task else config, *lengths, reads=task)
+        flops = np.array([record['flops'] for record in records])
+        made |= {'flops': float(flops.mean()), 'examples': len(records), 'share': float(np.mean(flops / np.maximum(whole, 1)))}
+        made['layers'] = float(np.mean([record['layers'] for record in records]))
+        return {**made, **skipped(records), 'machine': processor(), 'date': str(datetime.date.today())}
+
+    def describe(self):
+        """Writes down what the study is."""
+        write_json(
+            self.args.output / 'study.json',
+            {
+                'study': self.args.study,
+                'metrics': self.study.metrics,
+                'machine': processor(),
+                'commands': self.commands,
+                'runs': [{'name': run.name, 'seeds': run.seeds, 'paper': run.paper} for run in self.study.runs],
+            },
+        )
+
+
+def typed(command):
+    """A command as it is typed, gin's texts within double quotes."""
+    plain = (("'" in each and '"' not in each and '$' not in each, each) for each in command)
+    return ' '.join(f'"{each}"' if quoted else shlex.quote(each) for quoted, each in plain)
+
+
+def skipped(records):
+    """Shares that plans leave out, of attention, feed-forward and source tokens; how often each choice of tokens is taken."""
+    plans = [record['plan'] for record in records if record.get('plan')]
+    if not plans:
+        return {}
+
+    def share(*names):
+        runs = [int(value) for plan in plans for name in names for value in plan.get(name, '')]
+        return 1 - float(np.mean(runs)) if runs else 0.0
+
+    tokens = [record['source_tokens'] for record in records if record.get('plan')]
+    choices = [plan.get('choice') for plan in plans]
+    return {
+        'skipped_attention': share('encoder_attention', 'self_attention'),
+        'skipped_feed_forward': share('encoder_feed_forward', 'feed_forward'),
+        'skipped_tokens': float(np.mean([len(plan.get('dropped', ())) / count for plan, count in zip(plans, tokens)])),
+        'choices': {str(choice): choices.count(choice) for choice in dict.fromkeys(choices)},
+        'plans': len({json.dumps({name: plan[name] for name in plan if name not in ('dropped', 'source')}) for plan in plans}),
+    }
+
+
+def half_depth(checkpoint, output):
+    """Every other layer of both stacks, the first among them, as a checkpoint: what a student is fine-tuned from
+    (Shleifer & Rush 2020)."""
+    from calm_jax.checkpoints import native
+
+    if output.is_dir():
+        return output
+    begun = native.load(checkpoint)
+    params = dict(begun.params)
+    for stack, count in (('encoder', begun.config.num_encoder_layers), ('decoder', begun.config.num_decoder_layers)):
+        if stack not in params:
+            continue
+        layers = {name: value for name, value in params[stack].items() if not name.startswith('layers_')}
+        for place, layer in enumerate(range(0, count, 2)):
+            layers[f'layers_{place}'] = params[stack][f'layers_{layer}']
+        params[stack] = layers
+    config = dataclasses.replace(
+        begun.config,
+        num_encoder_layers=-(-begun.config.num_encoder_layers // 2),
+        num_decoder_layers=-(-begun.config.num_decoder_layers // 2),
+    )
+    native.save(output, config, params, begun.tokenizer, generation=begun.generation)
+    return output
+
+
+if __name__ == '__main__':
+    main()
