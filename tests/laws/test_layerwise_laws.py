@@ -212,7 +212,7 @@ def test_the_gradients_of_draws_are_on_average_those_of_the_mean_over_every_plan
             'decoder_target_tokens': target,
             'decoder_loss_weights': np.ones((1, 2)),
         }
-        return {name: np.repeat(each, rows, axis=0) for name, each in one.items()}
+        return {name: jnp.repeat(jnp.asarray(each), rows, axis=0) for name, each in one.items()}
 
     batch, call, rows = batch_of(len(every)), caller(Transformer(config), params), len(every)
     made = LayerwisePolicy(sizes.encoder_layers, sizes.layers)
