@@ -24,7 +24,6 @@ from tests.laws.definitions import LENGTH
 from tests.laws.test_policy_laws import kept_by_hand
 from tests.laws.test_task_laws import head_of
 from tests.laws.test_work_laws import LLAMA, T5, policy
-from tests.training.test_policy import full_depth
 
 HEAD = ('scale', 'shift', 'hidden_kernel', 'hidden_bias', 'kernel', 'bias')
 
@@ -149,7 +148,7 @@ def test_the_plan_the_loss_and_the_price_that_are_trained_are_those_of_what_is_d
     check_runs(sums, trace.plan)
     np.testing.assert_allclose(sums['loss'], -np.sum(np.mean(trace.log_probabilities[:, :4], axis=1)), rtol=1e-6)
     counted = np.sum(cost.exact(config, [9] * 3, trace.work, trace.prefill).total)
-    whole = cost.exact(config, [9], *full_depth(config, 4)).total[0]
+    whole = cost.at_full_depth(config, [9], [4])[0]
     np.testing.assert_allclose(sums['cost'], counted / whole, rtol=1e-5)
 
 
@@ -213,7 +212,7 @@ def test_the_gradients_of_draws_are_on_average_those_of_the_mean_over_every_plan
             'decoder_target_tokens': target,
             'decoder_loss_weights': np.ones((1, 2)),
         }
-        return {name: np.repeat(each, rows, axis=0) for name, each in one.items()}
+        return {name: jnp.repeat(jnp.asarray(each), rows, axis=0) for name, each in one.items()}
 
     batch, call, rows = batch_of(len(every)), caller(Transformer(config), params), len(every)
     made = LayerwisePolicy(sizes.encoder_layers, sizes.layers)

@@ -146,10 +146,10 @@ def test_the_cost_of_reading_and_deciding_layer_by_layer_is_the_products_of_both
     task, parts = TASKS[name], ['decoder'] if config.decoder_only else ['encoder', 'decoder']
     params, head = jax.jit(init_params, static_argnums=0)(config, jax.random.key(4)), head_of(config, task)
     decoding = Decoding(plan=policy(config, 0.5, parts=parts, layerwise=True))
-    tokens = np.random.default_rng(7).integers(2, 14, (1, SOURCE)).astype(np.int32)
+    tokens = jnp.asarray(np.random.default_rng(7).integers(2, 14, (1, SOURCE)), jnp.int32)
 
     def run(params, head):
-        given = tokens, np.ones((1, SOURCE), bool), np.zeros(1, np.int32), decoding.resolved()
+        given = tokens, jnp.ones((1, SOURCE), bool), jnp.zeros(1, jnp.int32), decoding.resolved()
         decided = decide_program.__wrapped__(config, params, *given)
         return read_program.__wrapped__(config, params, head, decided, decoding.resolved(), task=task, kept=None)
 
