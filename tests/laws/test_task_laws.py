@@ -93,6 +93,7 @@ def test_the_loss_that_a_policy_is_trained_by_is_that_of_what_is_read_within_its
         'task_targets': targets,
         'task_weights': np.ones(1),
     }
+    batch = jax.tree.map(jnp.asarray, batch)
     for level in (0.3, 0.6, 0.97):
         plan = policy(config, level)
         decided = decide(config, params, tokens, there, Decoding(plan=plan))
