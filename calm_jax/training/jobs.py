@@ -257,8 +257,14 @@ def train_exit_classifier(
     checkpoint: native checkpoint, from the first stage or imported.
     start: see `train_model`.
     For the others see `classifier.classifier_stage` and `train_loop.fit`.
+
+    Raises ValueError for a checkpoint that answers texts in place of going on.
     """
     begun = native.load(checkpoint)
+    if begun.task is not None:
+        raise ValueError(
+            f'{checkpoint}: the model answers with {begun.task.kind}; expected one that says tokens, which leave early'
+        )
     generation = begun.generation or data.generation
     stage = classifier.classifier_stage(begun.config, begun.params, begun.tokenizer, objective, begun.heads, generation)
     batches = data.batches(begun.tokenizer, begun.config, quiet, begun.generation)

@@ -1,6 +1,7 @@
 """Tasks by command: a model learns its labels or its answers, says them within a policy's plans, and mistakes are one line."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from calm_jax.tasks import Labels, Spans
 
 TEXTS = ['a cat', 'the horse', 'a bb', 'one cat', 'bb horse', 'cat a', 'horse one', 'bb']
 SPANS = '{question}?{context}'
+FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'tasks'
 
 
 def lines(path):
@@ -163,3 +165,22 @@ def test_what_says_tokens_is_refused_of_a_model_that_answers(tasks, flags, name,
     assert main(['generate', '--checkpoint', str(tasks / 'labels' / 'best'), *files, *flags]) == 2
     assert f'{name} with a model that answers with labels' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """The folder of a model that answers with a label of three, begun by others, and of one text with its label."""
+    assert main(['import', str(FIXTURES / 'bart_labels'), '--output', str(tmp_path / 'begun'), '--quiet']) == 0
+    (tmp_path / 'data.jsonl').write_text(json.dumps({'text': 'a cat', 'label': 'neutral'}) + '\n')
+    return tmp_path
+
+
+def begin(folder, *flags):
+    data = ['--train_data', str(folder / 'data.jsonl'), '--source', 'text', '--target', 'label', '--steps', '1']
+    return ['train', '--checkpoint', str(folder / 'begun'), *data, '--output', str(folder / 'model'), '--quiet', *flags]
+
+
+def test_an_exit_classifier_of_a_model_that_answers_is_refused_before_it_is_trained(labelled, capsys):
+    assert main(begin(labelled, '--stage', 'classifier')) == 2
+    assert 'begun: the model answers with labels; expected one that says tokens' in capsys.readouterr().err
+    assert not (labelled / 'model').exists()
