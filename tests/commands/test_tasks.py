@@ -9,6 +9,7 @@ import pytest
 from calm_jax.checkpoints import native
 from calm_jax.cli import main
 from calm_jax.data.jsonl import Template
+from calm_jax.decoding.choice import Greedy
 from calm_jax.model import load
 from calm_jax.tasks import Labels, Spans
 
@@ -184,3 +185,21 @@ def test_an_exit_classifier_of_a_model_that_answers_is_refused_before_it_is_trai
     assert main(begin(labelled, '--stage', 'classifier')) == 2
     assert 'begun: the model answers with labels; expected one that says tokens' in capsys.readouterr().err
     assert not (labelled / 'model').exists()
+
+
+def test_what_is_published_of_how_tokens_are_said_is_no_matter_of_a_model_that_answers(tmp_path):
+    for path in (FIXTURES / 'bart_labels').iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    said = json.loads((tmp_path / 'config.json').read_text())
+    said |= {'num_beams': 4, 'early_stopping': True, 'no_repeat_ngram_size': 3}
+    (tmp_path / 'config.json').write_text(json.dumps(said))
+    assert main(['import', str(tmp_path), '--output', str(tmp_path / 'model'), '--quiet']) == 0
+    model = load(tmp_path / 'model')
+    model.check()
+    assert model.decoding.choice == Greedy() and model.generation == {}
+
+
+def test_a_text_that_is_read_may_have_all_positions(tmp_path):
+    assert main(['import', str(FIXTURES / 'gpt2_labels'), '--output', str(tmp_path / 'model'), '--quiet']) == 0
+    model = load(tmp_path / 'model')
+    assert model.config.max_positions == model.limits()[1] == 32
