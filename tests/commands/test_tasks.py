@@ -6,12 +6,15 @@ import pathlib
 import numpy as np
 import pytest
 
-from calm_jax.checkpoints import native
+from calm_jax.checkpoints import huggingface, native
 from calm_jax.cli import main
 from calm_jax.data.jsonl import Template
 from calm_jax.decoding.choice import Greedy
 from calm_jax.model import load
 from calm_jax.tasks import Labels, Spans
+from calm_jax.training import jobs
+from calm_jax.training.optimizer import Optimizer
+from calm_jax.training.train_loop import LoopOptions
 
 TEXTS = ['a cat', 'the horse', 'a bb', 'one cat', 'bb horse', 'cat a', 'horse one', 'bb']
 SPANS = '{question}?{context}'
@@ -203,3 +206,33 @@ def test_a_text_that_is_read_may_have_all_positions(tmp_path):
     assert main(['import', str(FIXTURES / 'gpt2_labels'), '--output', str(tmp_path / 'model'), '--quiet']) == 0
     model = load(tmp_path / 'model')
     assert model.config.max_positions == model.limits()[1] == 32
+
+
+@pytest.mark.parametrize('task', ('@Spans()', '@Labels()'))
+def test_a_policy_is_of_the_task_of_its_checkpoint(labelled, task, capsys):
+    assert main(begin(labelled, '--stage', 'policy', f'--gin.TASK={task}', "--gin.Labels.names=['a', 'b']")) == 2
+    assert "begun answers with Labels(names=('contradiction', 'neutral', 'entailment')" in capsys.readouterr().err
+    assert not (labelled / 'model').exists()
+
+
+def test_a_policy_of_a_frozen_model_has_no_new_head(labelled, checkpoint, capsys):
+    flags = ['--stage', 'policy', '--gin.TASK=@Spans()', '--checkpoint', str(checkpoint)]
+    assert main(begin(labelled, *flags)) == 2
+    assert 'has no head of it: train one first, or the model with the policy' in capsys.readouterr().err
+    assert not (labelled / 'model').exists()
+
+
+def test_a_head_is_trained_on_where_only_what_is_made_of_its_scores_differs(labelled, tmp_path, monkeypatch):
+    begun = huggingface.read(FIXTURES / 'mbart_spans')
+    native.save(tmp_path / 'spans', *begun)
+    made = []
+    monkeypatch.setattr(jobs, 'task_stage', lambda *given, heads, **_: made.append((given[3], heads)))
+    monkeypatch.setattr(jobs.PairedText, 'batches', lambda *_: None)
+    monkeypatch.setattr(jobs, '_fit_head', lambda *_: None)
+    data = jobs.PairedText(str(labelled / 'data.jsonl'), 'text', 'label')
+    for task in (Spans(unanswerable=True, longest=5), Labels(('a', 'b'))):
+        jobs.train_task(tmp_path, data, Optimizer(), LoopOptions(1), tmp_path / 'spans', task)
+    (spans, kept), (labels, begun_anew) = made
+    assert spans == Spans(unanswerable=True, longest=5, wraps=True) and labels == Labels(('a', 'b'), wraps=True)
+    np.testing.assert_array_equal(kept['task']['kernel'], begun.heads['task']['kernel'])
+    assert begun_anew == {}
