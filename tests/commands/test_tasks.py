@@ -160,6 +160,7 @@ def test_labels_that_do_not_do_are_refused(tasks, checkpoint, flags, message, tm
         (['--measure', 'softmax_gap', '--threshold', '.5'], 'exit'),
         (['--num_beams', '2'], 'choice'),
         (['--stop', 'x'], 'stop_strings'),
+        (['--repetition_penalty', '2'], 'rules'),
         (['--pack', '1:8'], 'pack'),
     ],
     ids=str,
