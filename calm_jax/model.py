@@ -128,7 +128,8 @@ class Model:
         self, max_new_tokens: int | None = None, max_source_length: int | None = None, max_length: int | None = None
     ) -> tuple[int, int]:
         """The two limits, in tokens: what is asked for, or else the checkpoint's, or else 128 and 512, as far as the model has
-        positions. max_length: the most of both together; where nothing else is said of new tokens, all but one may be new.
+        positions, which a text that is read for a task shares with none. max_length: the most of both together; where nothing
+        else is said of new tokens, all but one may be new.
 
         Raises ValueError where more is asked for than there are positions.
         """
@@ -138,12 +139,13 @@ class Model:
         else:
             unsaid, new = own.max_new_tokens or min(NEW_TOKENS, positions // 2), math.inf
         length = max_new_tokens or unsaid
-        left = positions - (min(length, new) if config.decoder_only else 0)
+        shared = config.decoder_only and self.task is None
+        left = positions - (min(length, new) if shared else 0)
         source_length = max_source_length or min(own.max_source_length or SOURCE_LENGTH, left)
         if length > positions or source_length > left or left < 1:
             raise ValueError(
                 f'max_new_tokens {length} and max_source_length {source_length}: the model has {positions} positions'
-                + (' for both together' if config.decoder_only else ' for each')
+                + (' for both together' if shared else ' for each')
             )
         return int(length), int(source_length)
 
@@ -684,7 +686,11 @@ def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
         params = jax.tree.map(lambda x: x.astype(dtype), params)
     params = join(jax.tree.map(jnp.asarray, params), config)
     config = dataclasses.replace(config, dtype=dtype)
-    model = Model(config, params, checkpoint.tokenizer, checkpoint.heads, checkpoint.generation or {}, task=checkpoint.task)
+    generation = checkpoint.generation or {}
+    if checkpoint.task is not None:  # what is published beside a head may say how tokens are said, which nothing here does
+        length = codec.from_json(generation).limits.max_source_length
+        generation = {} if length is None else {'limits': {'max_source_length': length}}
+    model = Model(config, params, checkpoint.tokenizer, checkpoint.heads, generation, task=checkpoint.task)
     head = params['decoder'].get('logits_dense', {})
     if 'tied_kernel' in head:  # made of this embedding just now
         model._derive('tied_kernel', [params['token_embedder']['embedding']], lambda: head['tied_kernel'])

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
+import jax
 import numpy as np
 
 from calm_jax.calibration import Certificate
@@ -248,6 +249,7 @@ def check_reads(task: Task, decoding: Decoding, options: Options) -> None:
         'exit': None if off(decoding.exit) else decoding.exit,
         'gate': None if off(decoding.gate) else decoding.gate,
         'choice': None if isinstance(decoding.choice, Greedy) else decoding.choice,
+        'rules': decoding.rules if jax.tree.leaves(decoding.rules.resolved()) else None,
         'stop_strings': decoding.limits.stop_strings or None,
         **{name: options.get(name) for name in ('rows', 'source_language', 'target_language', 'log_probabilities')},
         'pack': None if options.get('pack', PACKS[0]) in PACKS else options.get('pack'),

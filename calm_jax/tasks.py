@@ -35,6 +35,10 @@ class Labels:
         """Scores of a position."""
         return len(self.names)
 
+    def scored_alike(self, other: 'Task') -> bool:
+        """Whether a head of the other task says what one of this says."""
+        return isinstance(other, Labels) and self.names == other.names
+
     def number(self, label: str, where: str = 'record') -> int:
         """The place of a label in the list. Raises ValueError for one that is not in it."""
         if label not in self.names:
@@ -66,6 +70,10 @@ class Spans:
     def outputs(self) -> int:
         """Scores of a position: that an answer begins there, and that one ends there."""
         return 2
+
+    def scored_alike(self, other: 'Task') -> bool:
+        """Whether a head of the other task says what one of this says."""
+        return isinstance(other, Spans)
 
 
 Task = Labels | Spans

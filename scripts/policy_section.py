@@ -120,7 +120,7 @@ def interval(values, full):
 
 
 def converged(path):
-    """The first logged step from which on the cost stays within a twentieth of the last; None where none is logged."""
+    """The first logged step from which on the cost stays within a twentieth of the last; None where there is none."""
     if not path.exists():
         return None
     records = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
@@ -128,5 +128,5 @@ def converged(path):
     if not costs:
         return None
     last = float(np.mean([cost for _, cost in costs[-5:]]))
-    apart = [step for step, cost in costs if abs(cost - last) > 0.05 * last]
-    return max(apart, default=0)
+    apart = max((step for step, cost in costs if abs(cost - last) > 0.05 * last), default=0)
+    return min((step for step, _ in costs if step > apart), default=None)

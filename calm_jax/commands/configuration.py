@@ -10,7 +10,7 @@ import pathlib
 import re
 import tokenize
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gin
@@ -61,13 +61,17 @@ def gin_folder() -> pathlib.Path:
     raise FileNotFoundError(f'the gin files of calm_jax are missing: looked for {package / "gin"} and {package.parent / "gin"}')
 
 
-def read(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> Configuration:
+def read(
+    files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = (), optional: Collection[str] = ()
+) -> Configuration:
     """The configuration of files and bindings, later ones winning; gin's own stays as it was.
+
+    optional: those of the bindings that are left out where no file has their macro.
 
     Raises, in one line, FileNotFoundError where there is no such gin file, and ValueError where there is a syntax error, an
     import that fails, an unknown name, a value of the wrong kind, or a REQUIRED macro without a value.
     """
-    with _parsed(files, bindings, search_paths):
+    with _parsed(files, bindings, search_paths, optional=optional):
         if 'run' not in gin.get_bindings('job', resolve_references=False):
             raise ValueError(f'{", ".join(files)}: nothing says what to run; add --gin_file=runs/train.gin or another of runs/')
         macros = {name: _macro(name) for name in _macros()}
@@ -154,9 +158,14 @@ def search_folders(args: argparse.Namespace) -> list[str]:
 
 @contextlib.contextmanager
 def _parsed(
-    files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str], own: Sequence[type] = ()
+    files: Sequence[str],
+    bindings: Sequence[str],
+    search_paths: Sequence[str],
+    own: Sequence[type] = (),
+    optional: Collection[str] = (),
 ) -> Iterator[None]:
-    """Files and bindings in gin, checked, for the length of a `with` block; `own`: classes that may be bound as well."""
+    """Files and bindings in gin, checked, for the length of a `with` block; `own`: classes that may be bound as well; optional:
+    as `read`."""
     with gin_state.apart(folders=[*map(str, search_paths), str(gin_folder())]), _registered(own):
         for file in files:
             _parse(functools.partial(gin.parse_config_file, file), file)
@@ -164,6 +173,8 @@ def _parsed(
         for binding in bindings:
             name = binding.split('=')[0].strip()
             if re.fullmatch(r'\w+', name) and name not in known:
+                if binding in optional:
+                    continue
                 raise ValueError(
                     f'--gin.{name}: no such macro in {", ".join(files) or "no gin file"}{did_you_mean(name, known)}'
                 )

@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
         if value is not None:
             value = value[0] if isinstance(value, list) and len(value) == 1 and flag != 'labels' else value
             bindings.append(f'{macro} = {value!r}')
-    read = configuration.read(files, bindings, configuration.search_folders(args))
+    read = configuration.read(files, bindings, configuration.search_folders(args), _unset(args))
     model_dir = read.macros.get('MODEL_DIR')
     if not isinstance(model_dir, str) or not model_dir:
         raise ValueError(f'MODEL_DIR is {model_dir!r}; expected the path of a folder')
@@ -163,7 +163,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _stage(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """The gin files and bindings to begin with: of flags, or of a stage and its defaults. ValueError for what it lacks."""
-    unset = [f'{_FLAGS[other]} = None' for flag, other in _IN_PLACE_OF.items() if getattr(args, flag) is not None]
+    unset = _unset(args)
     if args.gin_file:
         if args.stage:
             raise ValueError('--stage chooses a gin file, and --gin_file names one; leave one of the two out')
@@ -175,6 +175,11 @@ def _stage(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         raise ValueError(f'{flags} missing; a model is trained from scratch by a gin file, such as --gin_file=runs/train.gin')
     defaults = [f'{macro} = {value!r}' for macro, value in _DEFAULTS.items()]
     return [_STAGES[args.stage or 'exits']], [*defaults, *unset, *args.gin_binding]
+
+
+def _unset(args: argparse.Namespace) -> list[str]:
+    """Bindings that take back what a flag is given in place of, for gin files that have such a macro."""
+    return [f'{_FLAGS[other]} = None' for flag, other in _IN_PLACE_OF.items() if getattr(args, flag) is not None]
 
 
 def _how_to_resume(model_dir: pathlib.Path, overwrite: bool) -> str:

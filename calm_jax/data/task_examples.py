@@ -116,9 +116,11 @@ def collate_task(
             continue
         left = places_left(example.source, limit, side, [start_ids])
         target = example.target.tolist()
-        if places:
+        if isinstance(task, Spans):
             new = {place: number for number, place in enumerate(left)}
-            target = [new.get(place, NOWHERE) for place in target]
+            # Where there is no answer the first token says so, whichever is left.
+            nowhere = task.unanswerable and target == [0, 0]
+            target = target if nowhere else [new.get(place, NOWHERE) for place in target]
         rows.append([*(int(example.source[place]) for place in left), *end])
         targets.append(target)
         weights.append(0.0 if NOWHERE in target else 1.0)

@@ -257,8 +257,14 @@ def train_exit_classifier(
     checkpoint: native checkpoint, from the first stage or imported.
     start: see `train_model`.
     For the others see `classifier.classifier_stage` and `train_loop.fit`.
+
+    Raises ValueError for a checkpoint that answers texts in place of going on.
     """
     begun = native.load(checkpoint)
+    if begun.task is not None:
+        raise ValueError(
+            f'{checkpoint}: the model answers with {begun.task.kind}; expected one that says tokens, which leave early'
+        )
     generation = begun.generation or data.generation
     stage = classifier.classifier_stage(begun.config, begun.params, begun.tokenizer, objective, begun.heads, generation)
     batches = data.batches(begun.tokenizer, begun.config, quiet, begun.generation)
@@ -291,17 +297,26 @@ def train_policy(
     model_dir: see `train_loop.fit`; its checkpoints hold the model too. optimizer: of the policy. start: see `train_model`.
     random: a share of the full model's operations, in place of a policy that learns: decisions are drawn alike for all inputs,
     which cost that on average over the training data, and the model learns under them; where it is frozen nothing learns, and
-    the run is of one step. task: what is asked, where the checkpoint does not say: its head is begun anew. For the others see
+    the run is of one step. task: what is asked; where the checkpoint does not say, its head is begun anew. For the others see
     `policy.policy_stage` and `train_loop.fit`.
 
-    Raises ValueError for a share that is none, or that cannot be reached.
+    Raises ValueError for a share that is none, or that cannot be reached, for a task that is not the checkpoint's, and for one
+    whose head would not learn.
     """
     if random is not None:
         baselines.check_share('random', random)
     begun = native.load(checkpoint)
+    if task is not None and begun.task is not None and not task.scored_alike(begun.task):
+        raise ValueError(f'task is {task}; {checkpoint} answers with {begun.task}, and a policy is of that')
     if task is not None and begun.task is None:
+        if backbone is None:
+            raise ValueError(
+                f'task is {task}, and {checkpoint} has no head of it: train one first, or the model with the policy'
+            )
         head = new_head(begun.config, task, options.seed)
-        begun = begun._replace(task=task, heads={**(begun.heads or {}), 'task': head})
+        begun = begun._replace(heads={**(begun.heads or {}), 'task': head})
+    if task is not None:
+        begun = begun._replace(task=_as_read(task, begun))
     stage = policy.policy_stage(
         begun.config,
         begun.params,
@@ -354,8 +369,11 @@ def train_task(
     begun = native.load(checkpoint)
     if task is None:
         own = begun.task.names if isinstance(begun.task, Labels) else None
-        task = Labels(tuple(labels or own or data.labels()), wraps=bool(begun.tokenizer.languages))
-    heads = begun.heads if task == begun.task else {name: head for name, head in (begun.heads or {}).items() if name != 'task'}
+        task = Labels(tuple(labels or own or data.labels()))
+    task = _as_read(task, begun)
+    heads = dict(begun.heads or {})
+    if begun.task is not None and not task.scored_alike(begun.task):
+        del heads['task']
     limits = {'max_source_length': data.generation['limits']['max_source_length']}
     stage = task_stage(
         begun.config,
@@ -369,6 +387,13 @@ def train_task(
     )
     batches = data.batches(begun.tokenizer, begun.config, quiet, begun.generation, task)
     return _fit_head(stage, begun, data, batches, optimizer, model_dir, options, quiet, start)
+
+
+def _as_read(task: Task, begun: native.Checkpoint) -> Task:
+    """A task of the model of a checkpoint, whose decoder starts as the checkpoint's task says, or else as those of models that
+    have languages do."""
+    wraps = bool(begun.tokenizer.languages) if begun.task is None else begun.task.wraps
+    return dataclasses.replace(task, wraps=task.wraps or wraps)
 
 
 def search_plan(

@@ -252,7 +252,9 @@ def _keep_best(run: _Run, state: TrainState, report: dict, options: LoopOptions)
     """Exports the parameters if the report is the best so far; the state that remembers how good, and how long ago."""
     value, best = np.float32(report[options.best_metric]), float(state.best)
     if not math.isnan(best) and not (value > best if options.best_is_higher else value < best):
-        return state._replace(waited=_replicated(np.int32(int(state.waited) + 1), state.waited.sharding))
+        # One more at the end of a part of a run is none of a run that went on.
+        waited = int(state.waited) + _due(int(state.step), options.eval_every)
+        return state._replace(waited=_replicated(np.int32(waited), state.waited.sharding))
     run.export(state.params, 'best')
     made = _replicated((value, np.int32(0)), state.best.sharding)
     return state._replace(best=made[0], waited=made[1])

@@ -20,7 +20,7 @@ class TrainState(NamedTuple):
     params: what is trained.
     optimizer: optax's state.
     best: the best evaluation so far of the metric that picks the best checkpoint; float32 [], NaN before the first.
-    waited: evaluations since that one; int32 [].
+    waited: evaluations since that one, but for those that were not due; int32 [].
     """
 
     step: jax.Array

@@ -1,18 +1,24 @@
 """Tasks by command: a model learns its labels or its answers, says them within a policy's plans, and mistakes are one line."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
 
-from calm_jax.checkpoints import native
+from calm_jax.checkpoints import huggingface, native
 from calm_jax.cli import main
 from calm_jax.data.jsonl import Template
+from calm_jax.decoding.choice import Greedy
 from calm_jax.model import load
 from calm_jax.tasks import Labels, Spans
+from calm_jax.training import jobs
+from calm_jax.training.optimizer import Optimizer
+from calm_jax.training.train_loop import LoopOptions
 
 TEXTS = ['a cat', 'the horse', 'a bb', 'one cat', 'bb horse', 'cat a', 'horse one', 'bb']
 SPANS = '{question}?{context}'
+FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'tasks'
 
 
 def lines(path):
@@ -154,6 +160,7 @@ def test_labels_that_do_not_do_are_refused(tasks, checkpoint, flags, message, tm
         (['--measure', 'softmax_gap', '--threshold', '.5'], 'exit'),
         (['--num_beams', '2'], 'choice'),
         (['--stop', 'x'], 'stop_strings'),
+        (['--repetition_penalty', '2'], 'rules'),
         (['--pack', '1:8'], 'pack'),
     ],
     ids=str,
@@ -163,3 +170,70 @@ def test_what_says_tokens_is_refused_of_a_model_that_answers(tasks, flags, name,
     assert main(['generate', '--checkpoint', str(tasks / 'labels' / 'best'), *files, *flags]) == 2
     assert f'{name} with a model that answers with labels' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """The folder of a model that answers with a label of three, begun by others, and of one text with its label."""
+    assert main(['import', str(FIXTURES / 'bart_labels'), '--output', str(tmp_path / 'begun'), '--quiet']) == 0
+    (tmp_path / 'data.jsonl').write_text(json.dumps({'text': 'a cat', 'label': 'neutral'}) + '\n')
+    return tmp_path
+
+
+def begin(folder, *flags):
+    data = ['--train_data', str(folder / 'data.jsonl'), '--source', 'text', '--target', 'label', '--steps', '1']
+    return ['train', '--checkpoint', str(folder / 'begun'), *data, '--output', str(folder / 'model'), '--quiet', *flags]
+
+
+def test_an_exit_classifier_of_a_model_that_answers_is_refused_before_it_is_trained(labelled, capsys):
+    assert main(begin(labelled, '--stage', 'classifier')) == 2
+    assert 'begun: the model answers with labels; expected one that says tokens' in capsys.readouterr().err
+    assert not (labelled / 'model').exists()
+
+
+def test_what_is_published_of_how_tokens_are_said_is_no_matter_of_a_model_that_answers(tmp_path):
+    for path in (FIXTURES / 'bart_labels').iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    said = json.loads((tmp_path / 'config.json').read_text())
+    said |= {'num_beams': 4, 'early_stopping': True, 'no_repeat_ngram_size': 3}
+    (tmp_path / 'config.json').write_text(json.dumps(said))
+    assert main(['import', str(tmp_path), '--output', str(tmp_path / 'model'), '--quiet']) == 0
+    model = load(tmp_path / 'model')
+    model.check()
+    assert model.decoding.choice == Greedy() and model.generation == {}
+
+
+def test_a_text_that_is_read_may_have_all_positions(tmp_path):
+    assert main(['import', str(FIXTURES / 'gpt2_labels'), '--output', str(tmp_path / 'model'), '--quiet']) == 0
+    model = load(tmp_path / 'model')
+    assert model.config.max_positions == model.limits()[1] == 32
+
+
+@pytest.mark.parametrize('task', ('@Spans()', '@Labels()'))
+def test_a_policy_is_of_the_task_of_its_checkpoint(labelled, task, capsys):
+    assert main(begin(labelled, '--stage', 'policy', f'--gin.TASK={task}', "--gin.Labels.names=['a', 'b']")) == 2
+    assert "begun answers with Labels(names=('contradiction', 'neutral', 'entailment')" in capsys.readouterr().err
+    assert not (labelled / 'model').exists()
+
+
+def test_a_policy_of_a_frozen_model_has_no_new_head(labelled, checkpoint, capsys):
+    flags = ['--stage', 'policy', '--gin.TASK=@Spans()', '--checkpoint', str(checkpoint)]
+    assert main(begin(labelled, *flags)) == 2
+    assert 'has no head of it: train one first, or the model with the policy' in capsys.readouterr().err
+    assert not (labelled / 'model').exists()
+
+
+def test_a_head_is_trained_on_where_only_what_is_made_of_its_scores_differs(labelled, tmp_path, monkeypatch):
+    begun = huggingface.read(FIXTURES / 'mbart_spans')
+    native.save(tmp_path / 'spans', *begun)
+    made = []
+    monkeypatch.setattr(jobs, 'task_stage', lambda *given, heads, **_: made.append((given[3], heads)))
+    monkeypatch.setattr(jobs.PairedText, 'batches', lambda *_: None)
+    monkeypatch.setattr(jobs, '_fit_head', lambda *_: None)
+    data = jobs.PairedText(str(labelled / 'data.jsonl'), 'text', 'label')
+    for task in (Spans(unanswerable=True, longest=5), Labels(('a', 'b'))):
+        jobs.train_task(tmp_path, data, Optimizer(), LoopOptions(1), tmp_path / 'spans', task)
+    (spans, kept), (labels, begun_anew) = made
+    assert spans == Spans(unanswerable=True, longest=5, wraps=True) and labels == Labels(('a', 'b'), wraps=True)
+    np.testing.assert_array_equal(kept['task']['kernel'], begun.heads['task']['kernel'])
+    assert begun_anew == {}

@@ -146,6 +146,29 @@ def test_flags_choose_batches_by_tokens_updates_of_several_and_an_early_end(tmp_
     assert 'BATCH_TOKENS = None' in (tmp_path / 'rows' / 'config.gin').read_text()
 
 
+def test_a_gin_file_of_ones_own_need_not_know_of_tokens(tmp_path, capsys):
+    (tmp_path / 'mine.gin').write_text("""
+BATCH_SIZE = 8
+job.run = @train_model
+train_model.model_dir = 'model'
+train_model.checkpoint = 'nowhere'
+train_model.data = @PairedText()
+train_model.optimizer = @Optimizer()
+train_model.options = @LoopOptions()
+MODEL_DIR = 'model'
+LoopOptions.steps = 1
+PairedText.train = 'in.jsonl'
+PairedText.source = 'en'
+PairedText.target = 'fr'
+PairedText.batch_size = %BATCH_SIZE
+""")
+    given = ['train', f'--gin_file={tmp_path}/mine.gin', f'--output={tmp_path}/model']
+    assert main([*given, '--batch_size=4']) == 2
+    assert 'nowhere' in capsys.readouterr().err
+    assert main([*given, '--batch_tokens=4']) == 2
+    assert '--gin.BATCH_TOKENS: no such macro' in capsys.readouterr().err
+
+
 def test_an_interruption_says_what_is_saved(tmp_path, light, monkeypatch, capsys):
     real = jobs.fit
 

@@ -163,6 +163,15 @@ def test_a_run_ends_when_patience_is_lost_and_goes_on_with_more_of_it(tmp_path, 
     assert (int(longer.step), float(longer.best), int(longer.waited)) == (8, 0.5, 3)
 
 
+def test_patience_is_lost_at_the_same_step_however_often_a_run_ended_before(tmp_path, toy, batches, eval_batches):
+    options = LoopOptions(steps=3, eval_every=2, save_every=9, log_every=1, patience=2)
+    first = fit(scripted(toy, 1.0, 2.0), OPTIMIZER, batches, eval_batches, tmp_path, options, quiet=True)
+    assert (int(first.step), int(first.waited)) == (3, 0)
+    more = dataclasses.replace(options, steps=9)
+    longer = fit(scripted(toy, 2.0, 2.0), OPTIMIZER, batches, eval_batches, tmp_path, more, quiet=True)
+    assert (int(longer.step), int(longer.waited)) == (6, 2)
+
+
 def test_how_long_a_better_evaluation_is_waited_for_survives_a_resumption(tmp_path, toy, batches, eval_batches):
     options = LoopOptions(steps=9, eval_every=1, save_every=1, log_every=1, patience=2, best_is_higher=True)
     with pytest.raises(Exception, match='no step 2'):
