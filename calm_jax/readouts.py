@@ -1,5 +1,6 @@
 """A window of texts read for a task, a batch at a time: those whose plans need like room, and run like sub-layers, together."""
 
+import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -49,8 +50,11 @@ def read_window(
         return
     place_of = {row: (batch, place) for batch in batches for place, row in enumerate(batch.rows.tolist()) if row >= 0}
     arrive = planned_arrivals if plans_by_input(decoding) else arrivals
+    # The decoder goes over the whole width of the texts, so that those of one width stay among themselves.
+    alike = (list(each) for _, each in itertools.groupby(batches, key=lambda batch: batch.tokens.shape[1]))
+    arriving = (arrive(config, params, some, decoding, example_ids) for some in alike)
     began = time.perf_counter()
-    for arrival in arrive(config, params, batches, decoding, example_ids):
+    for arrival in itertools.chain.from_iterable(arriving):
         decided = arrival.decided
         readout = read(config, params, head, decided, decoding, task=task, kept=arrival.room, outermost=True)
         readout, mask = jax.device_get((readout, decided.mask))

@@ -15,6 +15,7 @@ import dataclasses
 import datetime
 import json
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -36,7 +37,7 @@ class Run:
 
     gin: the gin file below runs/; bindings: of its macros. decode: flags of `calm generate`. start: the run whose checkpoint it
     starts from, in place of the study's. seeds: how many, each a run of its own. equal_to: the run whose share of FLOPs is
-    bound to the macro `share`. paper: what the paper has, for the table.
+    bound to the macro `share`. certify: flags of `calm calibrate`, within whose certificate it decodes then.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Run:
     seeds: int = 1
     equal_to: str = ''
     share: str = ''
-    paper: str = ''
+    certify: tuple = ()
 
 
 JOINT, ALONE = 'policy_joint.gin', 'policy.gin'
@@ -69,21 +70,17 @@ def policies(gin, extra=None):
         **{f'fixed_{weight}': '@FixedWeight()' for weight in (0.2, 0.5, 0.8, 1.0, 1.5)},
     }
     return [
-        run('policy', seeds=3, paper='Table 2'),
+        run('policy', seeds=3),
         run('constant', bindings={'CONSTANT': True}),
-        run('random', decode=DRAWN, equal_to='policy', share='RANDOM', paper='Table 8'),
-        *(run(f'{part}_only', bindings={'PARTS': [part]}, paper='Table 7') for part in ('encoder', 'decoder', 'tokens')),
+        run('random', decode=DRAWN, equal_to='policy', share='RANDOM'),
+        *(run(f'{part}_only', bindings={'PARTS': [part]}) for part in ('encoder', 'decoder', 'tokens')),
         *(
-            run(
-                name,
-                bindings={'RULE': rule, **({'FixedWeight.weight': float(name.split('_')[1])} if 'fixed' in name else {})},
-                paper='Table 8',
-            )
+            run(name, bindings={'RULE': rule, **({'FixedWeight.weight': float(name.split('_')[1])} if 'fixed' in name else {})})
             for name, rule in rules.items()
         ),
         run('leave_one_out', bindings={'ESTIMATOR': '@leave_one_out'}),
         run('straight_through', bindings={'ESTIMATOR': '@straight_through'}),
-        run('layerwise', bindings={'LAYERWISE': True}, paper='Table 11'),
+        run('layerwise', bindings={'LAYERWISE': True}),
     ]
 
 
@@ -107,6 +104,9 @@ LEARNED = {'LEARNING_RATE': 5e-3, 'WARMUP_STEPS': 20, 'ENTROPY_FLOOR': 0.1, 'TOL
 WITH_MODEL = {'DROPOUT_STEPS': 100, 'backbone/Optimizer.learning_rate': 3e-4, 'backbone/Optimizer.decay': 'linear'}
 TUNED = {'LEARNING_RATE': 3e-4, 'WARMUP_STEPS': 20, 'DECAY': 'linear', 'OPTIMIZER': 'adamw'}
 
+PROMISE = ('--objective', 'risk', '--tolerance', '0.05')
+LEAD = Run('lead_3', '')  # the first three sentences, or turns, of the source
+
 STUDIES = {
     'dialogsum': Study(
         source='dialogue',
@@ -115,11 +115,24 @@ STUDIES = {
         metrics=('rougeL', 'rouge1', 'rouge2'),
         bindings={**SUMMARIES, **STEPS},
         runs=[
-            Run('full', 'finetune.gin', {**TUNED, 'EXIT_WEIGHTS': '@last_only'}, paper='Table 2'),
+            Run('full', 'finetune.gin', {**TUNED, 'EXIT_WEIGHTS': '@last_only'}),
             *policies(JOINT, {**LEARNED, **WITH_MODEL}),
             Run('searched', 'policy_searched.gin', {}, WITHIN, start='full', equal_to='policy', share='SHARE'),
-            Run('exits', 'finetune.gin', {**TUNED, 'EXIT_WEIGHTS': '@proportional_to_layer', 'SAMPLED_EXITS': True}),
-            Run('half', 'finetune.gin', {**TUNED, 'EXIT_WEIGHTS': '@last_only'}, start='half_depth', paper='Table 3'),
+            Run(
+                'exits',
+                'finetune.gin',
+                {**TUNED, 'EXIT_WEIGHTS': '@proportional_to_layer', 'SAMPLED_EXITS': True},
+                certify=('--measure', 'softmax_gap', *PROMISE),
+            ),
+            Run('half', 'finetune.gin', {**TUNED, 'EXIT_WEIGHTS': '@last_only'}, start='half_depth'),
+            Run(
+                'policy_and_exits',
+                ALONE,
+                LEARNED,
+                start='exits',
+                certify=('--plan', 'policy:.5', '--measure', 'softmax_gap', *PROMISE),
+            ),
+            LEAD,
         ],
     ),
     'sst2': Study(
@@ -129,10 +142,12 @@ STUDIES = {
         metrics=('accuracy',),
         bindings={'MAX_SOURCE_LENGTH': 96, 'BATCH_SIZE': 32, **STEPS},
         runs=[
-            Run('full', 'labels.gin', {**TUNED, 'LABELS': ['negative', 'positive']}, paper='Table 4'),
+            Run('full', 'labels.gin', {**TUNED, 'LABELS': ['negative', 'positive']}),
             *(
-                dataclasses.replace(run, start='full')
-                for run in policies(JOINT, {**LEARNED, **WITH_MODEL})
+                run
+                for run in policies(
+                    JOINT, {**LEARNED, **WITH_MODEL, 'TASK': '@Labels()', 'Labels.names': ['negative', 'positive']}
+                )
                 if run.name in ('policy', 'constant', 'random')
             ),
             Run('searched', 'policy_searched.gin', {}, WITHIN, start='full', equal_to='policy', share='SHARE'),
@@ -145,13 +160,14 @@ STUDIES = {
         metrics=('rougeL', 'rouge1', 'rouge2'),
         bindings={'MAX_SOURCE_LENGTH': 160, 'MAX_TARGET_LENGTH': 32, 'BATCH_SIZE': 4, **STEPS, 'TRAIN_STEPS': 400},
         runs=[
-            Run('full', '', paper='Tables 6 and 16'),
+            Run('full', ''),
             *(
                 dataclasses.replace(run, seeds=1)
                 for run in policies(ALONE, {**LEARNED, 'ESTIMATOR': '@leave_one_out'})
                 if run.name in ('policy', 'constant', 'random')
             ),
-            Run('searched', 'policy_searched.gin', {}, WITHIN, equal_to='policy', share='SHARE'),
+            Run('searched', 'policy_searched.gin', {'MAX_EVALUATIONS': 200}, WITHIN, equal_to='policy', share='SHARE'),
+            LEAD,
         ],
         decode=('--batch_size', '16', '--max_source_length', '160', '--max_new_tokens', '48'),
     ),
@@ -168,6 +184,7 @@ def main():
     parser.add_argument('--checkpoint', required=True, type=pathlib.Path, help='that all runs start from')
     parser.add_argument('--train', required=True, help='JSONL')
     parser.add_argument('--heldout', required=True, help='JSONL that picks checkpoints, and that a plan is searched on')
+    parser.add_argument('--calibration', help='JSONL that certificates are made on, for runs that have one')
     parser.add_argument('--test', required=True, help='JSONL that nothing before the end looks at')
     parser.add_argument('--test_limit', type=int, help='records of it (default all)')
     parser.add_argument('--output', required=True, type=pathlib.Path)
@@ -220,7 +237,13 @@ class Queue:
         if run.gin:
             self.train(run, seed, folder / 'model')
             made = folder / 'model' / ('best' if (folder / 'model' / 'best').is_dir() else 'last')
-        self.decode(folder / 'out.jsonl', made, run.decode)
+        if run is LEAD:
+            self.lead(folder / 'out.jsonl')
+        elif run.certify and self.args.calibration is None:
+            print(f'{run.name}: passed over, without --calibration')
+            return
+        else:
+            self.decode(folder / 'out.jsonl', made, (*run.decode, *self.certified(folder, made, run)))
         if not (folder / 'scores.json').exists():
             write_json(folder / 'scores.json', self.scores(folder, made))
         self.describe()
@@ -236,7 +259,10 @@ class Queue:
             others = {'TRAIN_STEPS': self.args.steps, 'BATCH_SIZE': self.args.batch_size}
             bindings |= {name: value for name, value in others.items() if value}
         if run.share:
-            bindings[run.share] = round(json.loads((self.folder(run.equal_to) / 'scores.json').read_text())['share'], 3)
+            equal = self.folder(run.equal_to) / 'scores.json'
+            if not equal.exists():
+                raise SystemExit(f'{run.name} costs what {run.equal_to} does, which is not done yet')
+            bindings[run.share] = round(min(1.0, json.loads(equal.read_text(encoding='utf-8'))['share']), 3)
         data = {'TRAIN_DATA': self.args.heldout if 'searched' in run.gin else self.args.train, 'EVAL_DATA': self.args.heldout}
         names = {'MODEL_DIR': str(folder), 'CHECKPOINT': str(self.checkpoint(run.start)), **data}
         texts = {'SOURCE': self.study.source, 'TARGET': self.study.target}
@@ -246,6 +272,28 @@ class Queue:
             said = value if isinstance(value, str) and value.startswith('@') else repr(value)
             command.append(f'--gin.{name}={said}')
         self.calm(command, ['--resume'] if (folder / 'config.gin').exists() else [], done=(folder / 'last').is_dir())
+
+    def certified(self, folder, checkpoint, run):
+        """Flags of the certificate that a run decodes within, made where it is not there."""
+        if not run.certify:
+            return ()
+        path, field = folder / 'certificate.json', self.study.reference[0]
+        data = ['--data', self.args.calibration, '--source_field', self.study.source, '--target_field', field]
+        where = ['--records', str(folder / 'records'), '--output', str(path)]
+        command = ['calibrate', '--checkpoint', str(checkpoint), *data, '--metric', self.study.metrics[0], *run.certify, *where]
+        self.calm(command, done=path.exists())
+        return '--certificate', str(path)
+
+    def lead(self, output):
+        """The first three sentences of every source, lines where it has them, as decoded texts that cost nothing."""
+        records, template = Records(self.test), Template(self.study.source)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with open(output, 'w', encoding='utf-8') as file:
+            for i in range(len(records)):
+                text = template(records[i], records.where(i))
+                parts = text.split('\n') if '\n' in text else re.split(r'(?<=[.!?]) ', text)
+                empty = {'flops': 0.0, 'layers': 0.0, 'tokens': [], 'source_tokens': 1}
+                file.write(json.dumps({'text': ' '.join(parts[:3]), **empty}, ensure_ascii=False) + '\n')
 
     def decode(self, output, checkpoint, flags):
         """`calm generate`, which goes on where it was interrupted."""
@@ -290,7 +338,7 @@ class Queue:
                 'metrics': self.study.metrics,
                 'machine': processor(),
                 'commands': self.commands,
-                'runs': [{'name': run.name, 'seeds': run.seeds, 'paper': run.paper} for run in self.study.runs],
+                'runs': [{'name': run.name, 'seeds': run.seeds} for run in self.study.runs],
             },
         )
 

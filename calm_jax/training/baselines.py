@@ -120,7 +120,8 @@ def loss_of(
 ) -> Callable[[StaticPlan], float]:
     """What plans lose: nats per target token of a text, or of a task with its head, their mean over all texts.
 
-    One program for each shape of batches, whatever the plan; a sub-layer that a plan leaves out is not computed.
+    One program for each shape of batches, whatever the plan; a sub-layer that a plan leaves out is not computed, but over a
+    decoder-only model's prompt.
     """
     model, goal = Transformer(config), NextTokens() if task is None else TaskGoal(task, config)
 
