@@ -311,7 +311,7 @@ def test_the_loss_of_a_plan_is_that_of_the_tokens_that_are_decoded_within_it(con
         begun, weights = np.full((3, 1), config.decoder_start_id), np.ones((3, 4))
         batch = {'decoder_input_tokens': np.concatenate([begun, target[:, :-1]], axis=1), 'decoder_target_tokens': target}
         batch |= {'encoder_input_tokens': source, 'encoder_mask': np.ones_like(source, bool)}
-    batch['decoder_loss_weights'] = weights.astype(np.float32)
+    batch = jax.tree.map(jnp.asarray, {**batch, 'decoder_loss_weights': weights.astype(np.float32)})
     call = caller(Transformer(config), params)
 
     @jax.jit
