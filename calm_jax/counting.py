@@ -18,6 +18,7 @@ from calm_jax.data.sources import open_records
 from calm_jax.depth.vocabulary import FrequentIds, frequent_ids
 from calm_jax.files import read_json
 from calm_jax.outputs import check_apart
+from calm_jax.tasks import check_says_tokens
 
 
 class Counted(NamedTuple):
@@ -46,6 +47,7 @@ def count_file(
     unless one of `predictions` and `data` is given.
     """
     begun = native.load(checkpoint, dtype=None)
+    check_says_tokens(begun.task, checkpoint)
     same = Path(output).resolve() == Path(checkpoint).resolve()
     check_apart(output, [predictions, data, None if same else checkpoint])
     if predictions is not None and data is None and target_field is None:

@@ -539,19 +539,18 @@ class Model:
         for place, row in enumerate(reading.rows.tolist()):
             if isinstance(self.task, Labels):
                 answer = label_of(scores[place], self.task)
-                tokens, pieces = [self.task.names.index(answer.text)], [answer.text]
+                number = self.task.names.index(answer.text)
             else:
                 assert self.task is not None
                 answer = self._span(scores[place, : lengths[place]], asked.pop(row), request, self.task)
-                tokens = reading.tokens[place][answer.places.start : answer.places.stop].tolist()
-                pieces = self.tokenizer.pieces(tokens)
+                number = answer.places.start
             outputs[row] = Output(
                 text=answer.text,
-                tokens=tokens,
-                pieces=pieces,
-                exit_layers=[config.num_decoder_layers] * len(tokens),
-                sub_layers=[round(layers[place] * per_layer)] * len(tokens),
-                confidence=[answer.confidence] * len(tokens),
+                tokens=[number],
+                pieces=[answer.text],
+                exit_layers=[config.num_decoder_layers],
+                sub_layers=[round(layers[place] * per_layer)],
+                confidence=[answer.confidence],
                 layers=float(layers[place]),
                 flops=float(flops[place]),
                 flops_elbayad=float(paper[place]),
@@ -568,7 +567,7 @@ class Model:
         layout, ids = self.padding, self.encode(text)
         limit = request.source_length - (layout['eos_id'] is not None)
         places = places_left(ids, limit, layout['side'], layout['starts'], layout['ends'])
-        offsets = self.tokenizer.offsets(text)
+        offsets = self.tokenizer.offsets(text) or [(0, 0)] * len(ids)  # of an empty prompt, the id that it starts from
         offsets = [offsets[place] for place in places] + [(0, 0)] * (len(scores) - len(places))
         return span_of(scores, offsets, text, answerable(text), task)
 

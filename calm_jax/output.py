@@ -30,7 +30,8 @@ class SequencePlan:
 class Output:
     """One decoded sequence.
 
-    text; tokens: ids, end-of-sequence included; pieces: one printable string per token.
+    text; tokens: ids, end-of-sequence included; pieces: one printable string per token. What a text is read for is one token:
+    the label's number, or the place in the source where the answer begins, 0 where there is none; and its text.
     exit_layers: layers visited per token, 1…L; sub_layers: sub-layers run per token; confidence: at each exit.
     layers: mean over the tokens of the sub-layers run, in layers (sub-layers over those of one layer).
     flops, flops_elbayad: of the whole example, exact and as the paper counts (`calm_jax.metrics.cost`).

@@ -80,6 +80,12 @@ Task = Labels | Spans
 KINDS: dict[str, type[Labels] | type[Spans]] = {each.kind: each for each in (Labels, Spans)}
 
 
+def check_says_tokens(task: Task | None, checkpoint: Any) -> None:
+    """Raises ValueError where a checkpoint, named in the message, has a task, and says no tokens."""
+    if task is not None:
+        raise ValueError(f'{checkpoint}: the model answers with {task.kind}; expected one that says tokens, which leave early')
+
+
 def to_json(task: Task) -> dict[str, Any]:
     """{'task': 'labels', 'names': […]}"""
     return {'task': task.kind, **dataclasses.asdict(task)}

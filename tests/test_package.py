@@ -71,7 +71,7 @@ MAY_IMPORT = {
         'checkpoints',
         'metrics',
     },
-    'counting': {'checkpoints', 'data', 'depth', 'files', 'formats', 'outputs'},
+    'counting': {'checkpoints', 'data', 'depth', 'files', 'formats', 'outputs', 'tasks'},
     'reading': {'types', 'decoding', 'models'},
     'speed': {'calibration', 'certified', 'data', 'decoding', 'model', 'output', 'progress', 'request'},
     'runs': {'certified', 'data', 'decoding', 'languages', 'model', 'progress', 'request'},

@@ -36,6 +36,7 @@ from calm_jax.metrics import quality
 from calm_jax.model import load
 from calm_jax.outputs import check_file
 from calm_jax.progress import progress
+from calm_jax.tasks import check_says_tokens
 
 
 def add_arguments(parser):
@@ -74,6 +75,7 @@ def run(args):
     records, template = open_records(args.data), jsonl.Template(args.source_field)
     texts = [template(records[i], records.where(i)) for i in range(min(args.examples, len(records)))]
     model = load(args.checkpoint, args.dtype).at(args.date)
+    check_says_tokens(model.task, args.checkpoint)
     decode_flags.check_date(args, model, texts)
     model = model.dated(texts)
     decoding = _decoding(args, model)

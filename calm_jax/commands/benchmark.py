@@ -51,6 +51,7 @@ from calm_jax.progress import progress
 from calm_jax.reading import time_step
 from calm_jax.request import PACKS, check_packs
 from calm_jax.speed import BATCHES, time_decodings
+from calm_jax.tasks import check_says_tokens
 
 FULL = 'full depth'
 EXAMPLES = 64
@@ -128,6 +129,7 @@ def run(args):
         check_file(args.output, args.overwrite, [args.input, *(args.certificate or ())])
     use_compilation_cache()
     model = load(args.checkpoint, args.dtype).at(args.date)
+    check_says_tokens(model.task, args.checkpoint)
     compared = compared_decodings(args, model)
     full = next(iter(compared.values()))
     sizes = args.batch_size or [1]

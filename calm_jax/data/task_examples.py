@@ -62,7 +62,7 @@ class TaskExamples:
         if not answer:
             if self.task.unanswerable:
                 return [0, 0]
-            raise ValueError(f'{where}: there is no answer; expected one, or a task that is unanswerable now and then')
+            raise ValueError(f'{where}: there is no answer; expected one, or --gin.UNANSWERABLE=True')
         passage = answerable(text)
         if start is None:
             begins = text.find(answer, passage.start, passage.stop)

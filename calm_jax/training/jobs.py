@@ -29,7 +29,7 @@ from calm_jax.metrics import plan_cost
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import init_params
 from calm_jax.progress import progress
-from calm_jax.tasks import Labels, Task
+from calm_jax.tasks import Labels, Task, check_says_tokens
 from calm_jax.training import baselines, classifier, constrained, losses, policy
 from calm_jax.training.multi_exit import multi_exit_stage
 from calm_jax.training.optimizer import Optimizer
@@ -223,7 +223,7 @@ def train_model(
         raise ValueError('train from a checkpoint, or from a tokenizer and a model configuration: give exactly one of the two')
     losses.check_extras(label_smoothing, z_loss)
     if checkpoint is not None:
-        begun = native.load(checkpoint)
+        begun = _saying_tokens(checkpoint)
         made, tokens = begun.config, begun.tokenizer
     else:
         assert tokenizer is not None and config is not None  # checked above
@@ -260,11 +260,7 @@ def train_exit_classifier(
 
     Raises ValueError for a checkpoint that answers texts in place of going on.
     """
-    begun = native.load(checkpoint)
-    if begun.task is not None:
-        raise ValueError(
-            f'{checkpoint}: the model answers with {begun.task.kind}; expected one that says tokens, which leave early'
-        )
+    begun = _saying_tokens(checkpoint)
     generation = begun.generation or data.generation
     stage = classifier.classifier_stage(begun.config, begun.params, begun.tokenizer, objective, begun.heads, generation)
     batches = data.batches(begun.tokenizer, begun.config, quiet, begun.generation)
@@ -448,6 +444,13 @@ def search_plan(
     run.end(route, evaluate(stage, jax.jit(stage.measure), trained, stage.frozen, evaluation) if evaluation else None)
     stage.export(trained, pathlib.Path(model_dir) / 'last')
     return route
+
+
+def _saying_tokens(checkpoint: str | os.PathLike) -> native.Checkpoint:
+    """A native checkpoint. Raises ValueError for one that answers texts in place of going on."""
+    begun = native.load(checkpoint)
+    check_says_tokens(begun.task, checkpoint)
+    return begun
 
 
 def _mean_prices(begun: native.Checkpoint, training: TrainingBatches) -> plan_cost.Prices:

@@ -70,7 +70,8 @@ def test_what_was_learned_by_heart_is_said(tasks, name, field, reference, metric
     (row,) = json.loads((tmp_path / 'scores.json').read_text())['rows']
     assert all(row[metric] == 1 for metric in metrics)
     for each in lines(out):
-        assert each['layers'] == 3 and each['flops'] > 0 and len(each['confidence']) == len(each['tokens'])
+        assert each['layers'] == 3 and each['flops'] > 0 and each['pieces'] == [each['text']]
+        assert len(each['confidence']) == len(each['tokens']) == 1  # so that what is of a token is of a text
     assert load(tasks / name / 'best').generate([lines(tasks / f'{name}.jsonl')[0]['context' if name == 'spans' else 'text']])
 
 
@@ -237,3 +238,14 @@ def test_a_head_is_trained_on_where_only_what_is_made_of_its_scores_differs(labe
     assert spans == Spans(unanswerable=True, longest=5, wraps=True) and labels == Labels(('a', 'b'), wraps=True)
     np.testing.assert_array_equal(kept['task']['kernel'], begun.heads['task']['kernel'])
     assert begun_anew == {}
+
+
+@pytest.mark.parametrize(
+    'command', (['analyze', 'ranks', '--data'], ['benchmark', '--input'], ['count', '--predictions']), ids=str
+)
+def test_what_looks_at_tokens_is_refused_of_a_model_that_answers(tasks, command, tmp_path, capsys):
+    fields = [] if command[0] == 'count' else ['--source_field', 'text']
+    where = ['--checkpoint', str(tasks / 'labels' / 'best'), '--output', str(tmp_path / 'out')]
+    assert main([*command, str(tasks / 'labels.jsonl'), *fields, *where]) == 2
+    assert 'the model answers with labels; expected one that says tokens' in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
