@@ -13,18 +13,19 @@ Offsets = Sequence[tuple[int, int]]
 
 class Answer(NamedTuple):
     """text: of the label, or of the answer, empty where there is none. places: which tokens of the source it is, of a label
-    none. confidence: its probability."""
+    none. confidence: its probability. number: of the label, or of the first token of the answer, 0 where there is none."""
 
     text: str
     places: range
     confidence: float
+    number: int
 
 
 def label_of(scores: np.ndarray, task: Labels) -> Answer:
     """The likeliest label; scores: [C]."""
     chances = _softmax(scores)
     best = int(np.argmax(chances))
-    return Answer(task.names[best], range(0), float(chances[best]))
+    return Answer(task.names[best], range(0), float(chances[best]), best)
 
 
 def span_of(scores: np.ndarray, offsets: Offsets, text: str, passage: range, task: Spans) -> Answer:
@@ -45,10 +46,10 @@ def span_of(scores: np.ndarray, offsets: Offsets, text: str, passage: range, tas
             best, place = float(sums[start]), (start, start + length)
     none = float(scores[0].sum()) if task.unanswerable and len(scores) else -np.inf
     if best == -np.inf or none >= best:
-        return Answer('', range(0), _chance(scores, spells, task, 0, 0) if none > -np.inf else 1.0)
+        return Answer('', range(0), _chance(scores, spells, task, 0, 0) if none > -np.inf else 1.0, 0)
     start, stop = place
     begins, ends = max(offsets[start][0], passage.start), min(offsets[stop - 1][1], passage.stop)
-    return Answer(text[begins:ends].strip(), range(start, stop), _chance(scores, spells, task, start, stop - 1))
+    return Answer(text[begins:ends].strip(), range(start, stop), _chance(scores, spells, task, start, stop - 1), start)
 
 
 def _chance(scores: np.ndarray, spells: np.ndarray, task: Spans, start: int, stop: int) -> float:

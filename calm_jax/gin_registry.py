@@ -11,7 +11,7 @@ from calm_jax.decoding.decoding import Decoding
 from calm_jax.depth.search import Route
 from calm_jax.models.config import TransformerConfig
 from calm_jax.options import classes
-from calm_jax.training import classifier, constrained, jobs, losses, policy
+from calm_jax.training import classifier, constrained, estimators, jobs, losses
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions
 from calm_jax.training.train_state import TrainState
@@ -42,9 +42,9 @@ CONFIGURABLES: tuple[Callable, ...] = (
     losses.last_only,
     classifier.independent,
     classifier.geometric,
-    policy.self_critical,
-    policy.leave_one_out,
-    policy.straight_through,
+    estimators.self_critical,
+    estimators.leave_one_out,
+    estimators.straight_through,
     *constrained.RULES,
 )
 

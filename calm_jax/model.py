@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import functools
 import itertools
 import math
 import os
@@ -31,16 +30,16 @@ from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.generate import begin, of_use, step
 from calm_jax.decoding.packing import NEVER, Packing, measured
-from calm_jax.flight import Landing, decode_batches, fly_window
+from calm_jax.flight import decode_batches, fly_window
 from calm_jax.languages import Languages
 from calm_jax.memory import Held, check_memory
-from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import join, split
 from calm_jax.models.transformer import Transformer
 from calm_jax.options import check_values
-from calm_jax.output import DecodeReport, Output, Outputs, SequencePlan
-from calm_jax.readouts import Reading, read_window
+from calm_jax.output import DecodeReport, Output, Outputs
+from calm_jax.output_rows import OutputRows, Sources, beams
+from calm_jax.readouts import read_window
 from calm_jax.request import (
     BATCH_SIZE,
     PACKS,
@@ -58,8 +57,8 @@ from calm_jax.request import (
 )
 from calm_jax.stop_strings import StopStrings
 from calm_jax.streamed_text import StreamedText
-from calm_jax.tasks import Labels, Spans, Task
-from calm_jax.types import Array, HeadColumns, Plan
+from calm_jax.tasks import Spans, Task
+from calm_jax.types import Array, HeadColumns
 
 PACKED_BATCHES = 16  # of a window, from which on packing is worth what compiling it takes
 NEW_TOKENS, SOURCE_LENGTH = 128, 512  # limits where neither the decoding nor the checkpoint says any
@@ -488,12 +487,12 @@ class Model:
             landings = itertools.chain.from_iterable(each)
         else:
             landings = decode_batches(*model, window, request.decoding, wanted=wanted, **parts)
-        sources = _Sources(window)
+        sources, rows_of = Sources(window), OutputRows(self.config, self.tokenizer, request)
         before = compile_seconds()
         for landing in landings:
             compiling, before = compile_seconds() - before, compile_seconds()
             landing = landing._replace(seconds=max(0.0, landing.seconds - compiling), trace=stops.cut(landing.trace))
-            outputs = self._rows_of(landing, request, sources)
+            outputs = rows_of.landed(landing, sources)
             kept = {row: outputs[row] for row in sorted(outputs) if row in wanted}
             yield kept, landing.report(beams(request.decoding))._replace(compile_seconds=compiling)
 
@@ -506,61 +505,31 @@ class Model:
         asked: dict[int, str],
     ) -> Iterator[tuple[dict[int, Output], DecodeReport]]:
         """As `_decoded`, where the model has a task; asked: texts by row, taken out of it as they are answered."""
-        assert self.task is not None and self.heads is not None  # checked
+        task = self.task
+        assert task is not None and self.heads is not None  # checked
         readings = read_window(
             self.config,
             self.decoding_params,
             self.heads['task'],
             window,
             request.decoding,
-            self.task,
+            task,
             example_ids=lambda rows: np.array([ids.get(row, 0) for row in rows.tolist()], np.int32),
             wanted=wanted,
         )
-        before = compile_seconds()
+
+        def answer(row: int, scores: np.ndarray) -> Answer:
+            if isinstance(task, Spans):
+                return self._span(scores, asked.pop(row), request, task)
+            return label_of(scores, task)
+
+        rows_of, before = OutputRows(self.config, self.tokenizer, request), compile_seconds()
         for reading in readings:
             compiling, before = compile_seconds() - before, compile_seconds()
             report = reading.report
             report = report._replace(seconds=max(0.0, report.seconds - compiling), compile_seconds=compiling)
-            answers = self._answers(reading, request, report.seconds / len(reading.rows), asked)
+            answers = rows_of.read(reading, answer, report.seconds / len(reading.rows))
             yield {row: answers[row] for row in sorted(answers) if row in wanted}, report
-
-    def _answers(self, reading: Reading, request: Request, seconds: float, asked: dict[int, str]) -> dict[int, Output]:
-        """Outputs by row of the input. seconds: of each."""
-        config, (given, work, prefill, plan) = self.config, reading.readout
-        scores = np.asarray(given)
-        lengths = np.array([len(tokens) for tokens in reading.tokens])
-        # What reads a text of a decoder-only model are its columns: there is no prompt before them.
-        sources = np.ones_like(lengths) if config.decoder_only else lengths
-        flops = cost.exact(config, sources, work, prefill).total
-        paper = cost.elbayad(config, sources, work, prefill).total
-        layers, per_layer = cost.layers(config, work)[:, 0], cost.sub_layers(config)
-        outputs = {}
-        for place, row in enumerate(reading.rows.tolist()):
-            if isinstance(self.task, Labels):
-                answer = label_of(scores[place], self.task)
-                number = self.task.names.index(answer.text)
-            else:
-                assert self.task is not None
-                answer = self._span(scores[place, : lengths[place]], asked.pop(row), request, self.task)
-                number = answer.places.start
-            outputs[row] = Output(
-                text=answer.text,
-                tokens=[number],
-                pieces=[answer.text],
-                exit_layers=[config.num_decoder_layers],
-                sub_layers=[round(layers[place] * per_layer)],
-                confidence=[answer.confidence],
-                layers=float(layers[place]),
-                flops=float(flops[place]),
-                flops_elbayad=float(paper[place]),
-                source_tokens=int(lengths[place]),
-                truncated=bool(reading.truncated[place]),
-                batch_seconds=seconds,
-                text_index=row,
-                plan=None if plan is None else self._plan_of(plan, place, request, reading.tokens, place),
-            )
-        return outputs
 
     def _span(self, scores: np.ndarray, text: str, request: Request, task: Spans) -> Answer:
         """The answer of a text, of whose tokens, as far as it was read, these are the scores [n, 2]."""
@@ -570,62 +539,6 @@ class Model:
         offsets = self.tokenizer.offsets(text) or [(0, 0)] * len(ids)  # of an empty prompt, the id that it starts from
         offsets = [offsets[place] for place in places] + [(0, 0)] * (len(scores) - len(places))
         return span_of(scores, offsets, text, answerable(text), task)
-
-    def _rows_of(self, landing: Landing, request: Request, sources: '_Sources') -> dict[int, Output]:
-        """Outputs by row of the input."""
-        trace, source_tokens = landing.trace, landing.source_tokens
-        flops = cost.exact(self.config, source_tokens, trace.work, trace.prefill).total
-        paper = cost.elbayad(self.config, source_tokens, trace.work, trace.prefill).total
-        # Of one sequence: a search runs several side by side, whose work is counted together.
-        layers = cost.layers(self.config, trace.work) / beams(request.decoding)
-        per_layer = cost.sub_layers(self.config)
-        outputs = {}
-        for row, index in enumerate(landing.rows.tolist()):
-            length = int(trace.lengths[row])
-            tokens = trace.tokens[row, :length].tolist()
-            scores = trace.log_probabilities
-            outputs[index] = Output(
-                text=self.tokenizer.decode([each for each in tokens if each not in self.config.eos_ids]),
-                tokens=tokens,
-                pieces=self.tokenizer.pieces(tokens),
-                exit_layers=trace.exit_layers[row, :length].tolist(),
-                sub_layers=np.rint(layers[row, :length] * per_layer).astype(int).tolist(),
-                confidence=trace.confidence[row, :length].tolist(),
-                layers=float(np.mean(layers[row, :length])) if length else 0.0,
-                flops=float(flops[row]),
-                flops_elbayad=float(paper[row]),
-                source_tokens=int(source_tokens[row]),
-                truncated=bool(landing.truncated[row]),
-                batch_seconds=landing.seconds / len(landing.rows),
-                log_probabilities=None if scores is None else scores[row, :length].tolist(),
-                sequence=index % request.sequences,
-                text_index=index // request.sequences,
-                plan=None if trace.plan is None else self._plan_of(trace.plan, row, request, sources, index),
-            )
-        return outputs
-
-    def _plan_of(
-        self, plan: Plan, row: int, request: Request, sources: '_Sources | Sequence[np.ndarray]', index: int
-    ) -> SequencePlan:
-        """The plan of a row of a trace; index: by which its source is known."""
-        crosses = not self.config.decoder_only
-        dropped, pieces, choice = [], [], None
-        if plan.source is not None:
-            tokens = sources[index]
-            dropped = np.flatnonzero(~np.asarray(plan.source[row, : len(tokens)])).tolist()
-            pieces = self.tokenizer.pieces(tokens.tolist()) if dropped else []
-        if plan.choice is not None and request.decoding.plan is not None:
-            choice = request.decoding.plan.choices[int(plan.choice[row])]
-        return SequencePlan(
-            self_attention=plan.self_attention[row].tolist(),
-            cross_attention=plan.cross_attention[row].tolist() if crosses else [],
-            feed_forward=plan.feed_forward[row].tolist(),
-            encoder_attention=plan.encoder_attention[row].tolist(),
-            encoder_feed_forward=plan.encoder_feed_forward[row].tolist(),
-            dropped=dropped,
-            source=pieces,
-            choice=choice,
-        )
 
     def _text_parts(self, prompt: str, request: Request) -> Iterator[str]:
         source = self.encode(prompt, request.languages.of_source(0), request.date)
@@ -654,21 +567,6 @@ class Model:
             yield part
 
 
-class _Sources:
-    """The sources of a window by their rows of the input, int32 [n] each, looked up when the first is asked for."""
-
-    def __init__(self, window: Sequence[DecodeBatch]):
-        self._window = window
-
-    @functools.cached_property
-    def _places(self) -> dict[int, tuple[DecodeBatch, int]]:
-        return {row: (batch, place) for batch in self._window for place, row in enumerate(batch.rows.tolist()) if row >= 0}
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        batch, place = self._places[row]
-        return batch.tokens[place][batch.mask[place]]
-
-
 def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
     """The model in a native checkpoint directory.
 
@@ -694,11 +592,6 @@ def load(directory: str | os.PathLike, dtype: str | None = None) -> Model:
     if 'tied_kernel' in head:  # made of this embedding just now
         model._derive('tied_kernel', [params['token_embedder']['embedding']], lambda: head['tied_kernel'])
     return model
-
-
-def beams(decoding: Decoding) -> int:
-    """Sequences of a row that run side by side."""
-    return decoding.choice.size if isinstance(decoding.choice, Beam) else 1
 
 
 def _of_head(model: Model, method: str, *arguments: Any) -> Any:

@@ -49,8 +49,10 @@ MAY_IMPORT = {
     'flight': {'arrivals', 'types', 'data', 'decoding', 'models', 'output'},
     'readouts': {'arrivals', 'types', 'data', 'decoding', 'models', 'output', 'tasks'},
     'memory': {'types', 'arrivals', 'depth', 'decoding', 'models'},
+    'output_rows': {'answers', 'types', 'data', 'decoding', 'flight', 'metrics', 'models', 'output', 'readouts', 'request'},
     'model': {
         'answers',
+        'output_rows',
         'readouts',
         'tasks',
         'compilation',

@@ -44,8 +44,9 @@ from calm_jax.depth.confidence import StaticDepth
 from calm_jax.depth.exits import Exit
 from calm_jax.files import write_json
 from calm_jax.metrics import cost
-from calm_jax.model import Model, beams, load
+from calm_jax.model import Model, load
 from calm_jax.models.config import DEVICE_DTYPES, TransformerConfig
+from calm_jax.output_rows import beams
 from calm_jax.outputs import check_file
 from calm_jax.progress import progress
 from calm_jax.reading import time_step

@@ -19,7 +19,8 @@ from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import Transformer
 from calm_jax.tasks import Task
 from calm_jax.training.goals import NextTokens, TaskGoal
-from calm_jax.training.policy import SHARES, caller, chances, chances_of, nats, read
+from calm_jax.training.plan_loss import caller, nats, read
+from calm_jax.training.policy import SHARES, chances, chances_of
 from calm_jax.types import Plan, Sizes
 
 HALVINGS = 60  # of the range of κ

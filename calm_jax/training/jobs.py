@@ -30,7 +30,7 @@ from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import init_params
 from calm_jax.progress import progress
 from calm_jax.tasks import Labels, Task, check_says_tokens
-from calm_jax.training import baselines, classifier, constrained, losses, policy
+from calm_jax.training import baselines, classifier, constrained, estimators, losses, policy
 from calm_jax.training.multi_exit import multi_exit_stage
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.search_run import SearchRun
@@ -277,7 +277,7 @@ def train_policy(
     constant: bool = False,
     random: float | None = None,
     layerwise: bool = False,
-    estimator: policy.Estimator = policy.self_critical,
+    estimator: estimators.Estimator = estimators.self_critical,
     rule: constrained.Rule = constrained.DualAscent(),
     tolerance: float = 0.05,
     exact_cost: bool | None = None,

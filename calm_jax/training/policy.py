@@ -9,14 +9,12 @@ is exact, because the cost is a sum over decisions (`metrics/plan_cost.py`). A r
 import functools
 import inspect
 import math
-import zlib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from calm_jax.checkpoints import native
 from calm_jax.data.tokenizers import Tokenizer
@@ -39,256 +37,22 @@ from calm_jax.depth.policy import (
     unread,
 )
 from calm_jax.metrics import plan_cost
-from calm_jax.models import planned
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.positions import standing
-from calm_jax.models.transformer import DROPS_OUT, Transformer
+from calm_jax.models.transformer import Transformer
 from calm_jax.tasks import Task
-from calm_jax.training.constrained import RULES, DualAscent, Rule, squared_norm
-from calm_jax.training.goals import Goal, NextTokens, TaskGoal
+from calm_jax.training.constrained import RULES, DualAscent, Rule
+from calm_jax.training.estimators import Draws, Estimator, LayerwiseDraws, Pass, self_critical, straight_through, untaught
+from calm_jax.training.goals import NextTokens, TaskGoal
 from calm_jax.training.optimizer import Optimizer
+from calm_jax.training.plan_loss import caller, followed, nats, read, weighted
+from calm_jax.training.policy_optimizer import optimizers, watched
 from calm_jax.training.train_state import Batch, Stage
-from calm_jax.types import Array, Context, Plan, Sizes
+from calm_jax.types import Array, Sizes
 
 SHARES = tuple((choice.numerator, choice.denominator) for choice in TOKEN_CHOICES)
-REMEMBERED = 0.95  # of the running difference to the full plan's loss, at each step
-AVERAGED = 0.99  # of the running mean of the loss's gradient
 ABOVE = 10.0  # what a nat above the bound weighs against all of the full model's operations, where the best step is chosen
 DRAWN_COST = 7  # of the keys of a batch's draws, those that a cost is estimated from
 FOREVER = 2**31 - 1  # steps
-
-
-class Read(NamedTuple):
-    """A batch as far as the policy sees it: the states of one layer, and how long its texts are.
-
-    context: as a plan maker is asked, with those states; of a decoder-only model's texts its mask is of their prompts.
-    source_tokens, new_tokens: int32 [B].
-    """
-
-    context: Context
-    source_tokens: Array
-    new_tokens: Array
-
-
-def caller(model: Transformer, params: Any, key: Array | None = None) -> Callable:
-    """`call(*args, method)`: methods of the model with these parameters; with dropout if there is a key, of each method in each
-    layer by itself."""
-
-    def call(*args, method):
-        if key is None or method not in DROPS_OUT:
-            return model.apply({'params': params}, *args, method=method)
-        where = f'{method} {args[0]}' if isinstance(args[0], int) else method
-        dropout = jax.random.fold_in(key, zlib.crc32(where.encode()) & 0x7FFFFFFF)
-        return model.apply({'params': params}, *args, deterministic=False, method=method, rngs={'dropout': dropout})
-
-    return call
-
-
-def read(call: Callable, config: TransformerConfig, batch: Batch, goal: Goal = NextTokens()) -> Read:
-    """What the policy reads of a batch: the first encoder layer's states, or the first layer's over the prompts."""
-    tokens, new_tokens = batch['decoder_input_tokens'], goal.new_tokens(batch)
-    rows = len(tokens)
-    if config.decoder_only:
-        mask = goal.prompt(batch)
-        positions, bias = standing(tokens.shape[1]), call(tokens.shape[1], method='causal_bias')
-        states, _ = planned.decoder_layer(call, 0, call(tokens, positions, method='embed'), positions, bias)
-        never = None
-    else:
-        tokens, mask = batch['encoder_input_tokens'], batch['encoder_mask']
-        context = call(mask, method='encoder_context')
-        states = planned.encode(call, range(1), call(tokens, method='embed_source'), context)
-        never = planned.protected(config.eos_ids, tokens, mask) if config.sizes.drops_tokens else None
-    seen = Context(config.sizes, jnp.zeros(rows, jnp.int32), tokens, mask, states, jnp.zeros(rows), protected=never)
-    return Read(seen, jnp.sum(mask, axis=1, dtype=jnp.int32), new_tokens)
-
-
-def followed(
-    call: Callable,
-    config: TransformerConfig,
-    batch: Batch,
-    seen: Read,
-    course: Course,
-    run: Any = planned.masked,
-    goal: Goal = NextTokens(),
-) -> tuple[Array, Course]:
-    """(the decoder's last states [B, T, D], what was decided on the way) of a batch; the layer that was read is not run again.
-
-    A plan that is there is a course with nothing to decide.
-    """
-    tokens, states = batch['decoder_input_tokens'], seen.context.hidden
-    assert states is not None  # read
-    length = tokens.shape[1]
-    positions, bias = standing(length), call(length, method='causal_bias')
-    course = course.after(0, states, seen.context.mask)
-    if config.decoder_only:
-        x, cross, first = states, None, 1
-        if not goal.reads:
-            if course.decide is not None:
-                # The prompt is read in full, whatever is decided.
-                whole = states
-                for layer in range(1, config.num_decoder_layers - 1):
-                    whole, _ = planned.decoder_layer(call, layer, whole, positions, bias)
-                    course = course.after(layer, whole, seen.context.mask)
-                course = course.ended()
-            # But for its last token, which is followed by the first decision.
-            prompt = seen.context.mask & (jnp.cumsum(seen.context.mask, axis=1) < seen.source_tokens[:, None])
-            run = functools.partial(planned.outside, prompt, run)
-    else:
-        mask = seen.context.mask if course.source is None else course.source
-        context, source = call(mask, method='encoder_context'), states
-        for layer in range(1, config.num_encoder_layers):
-            source = planned.encode(call, (layer,), source, context, course.plan, run)
-            course = course.after(layer, source, mask)
-        cross = planned.CrossAttention(call(source, method='encoder_norm'), call(mask, method='cross_bias'))
-        x, first = call(tokens, positions, method='embed'), 0
-    for layer in range(first, config.num_decoder_layers):
-        x, _ = planned.decoder_layer(call, layer, x, positions, bias, cross, course.plan, run)
-        course = course.after(config.num_encoder_layers + layer, *goal.looked_at(x, batch))
-    return x, course
-
-
-def nats(
-    call: Callable,
-    config: TransformerConfig,
-    batch: Batch,
-    seen: Read,
-    plan: Plan,
-    run: Any = planned.masked,
-    goal: Goal = NextTokens(),
-    head: Any = None,
-) -> Array:
-    """The loss of each row under a plan, in nats, float32 [B]. head: of a task."""
-    states, _ = followed(call, config, batch, seen, Course(plan), run, goal)
-    return goal.losses(call, head, states, batch)
-
-
-def weighted(rows: Array, sub_layer: Callable[[Array], Array], x: Array) -> Array:
-    """x + g · (sub_layer(x) − x) for numbers g of the rows, which have a gradient."""
-    return x + rows[:, None, None].astype(x.dtype) * (sub_layer(x) - x)
-
-
-class Sampled(NamedTuple):
-    """What an estimator made of a batch, each float32 [B] unless said otherwise.
-
-    objective: its gradient by the policy is an estimate of that of the expected loss, by the model that of the loss of the
-    drawn plans. loss: of the drawn plans, in nats. logits: what the policy scored, of one draw.
-    """
-
-    objective: Array
-    loss: Array
-    logits: Logits
-
-
-class Pass(NamedTuple):
-    """A plan of each row, and what came of it. logits: what the policy scored; loss: in nats, [B]."""
-
-    logits: Logits
-    decisions: Decisions
-    loss: Array
-
-    def likelihood(self, parts: Parts) -> Array:
-        """log π of the plan, [B]."""
-        return log_likelihood(self.logits, self.decisions, parts)
-
-
-class Draws(NamedTuple):
-    """What estimators draw from. logits: of the policy; parts: what is decided; loss_of: decisions → nats [B], of these
-    parameters of the model; soft_loss_of: (`Logits` that are gates in [0, 1], decisions) → nats [B], with a gradient by the
-    gates; keys: the number of a draw → a key for each row, [B]."""
-
-    logits: Logits
-    parts: Parts
-    loss_of: Callable[[Decisions], Array]
-    soft_loss_of: Callable[[Logits, Decisions], Array]
-    keys: Callable[[int], Array]
-
-    def drawn(self, number: int) -> Pass:
-        """A plan as likely as the policy has it."""
-        return self._pass(drawn(self.logits, self.keys(number)))
-
-    def likeliest(self) -> Pass:
-        """Of each decision the likelier way."""
-        return self._pass(likeliest(self.logits))
-
-    def _pass(self, decisions):
-        decisions = self.parts.limited(decisions)
-        return Pass(self.logits, decisions, self.loss_of(decisions))
-
-
-class LayerwiseDraws(NamedTuple):
-    """As `Draws`, of decisions that are made layer by layer: each plan has scores of its own. follow: (`Logits` of which a
-    layer is scored → decisions) → what comes of it."""
-
-    parts: Parts
-    follow: Callable[[Callable[[Logits], Decisions]], Pass]
-    keys: Callable[[int], Array]
-
-    def drawn(self, number: int) -> Pass:
-        """A plan as likely as the policy has it."""
-        keys = self.keys(number)
-        return self.follow(lambda logits: drawn(logits, keys))
-
-    def likeliest(self) -> Pass:
-        """Of each decision the likelier way, after those before it."""
-        return self.follow(likeliest)
-
-
-def self_critical(draws: Draws | LayerwiseDraws) -> Sampled:
-    """(ℓ(a) − ℓ(â)) ∇ log π(a): one draw against the likeliest plan (Rennie et al. 2017; Zhang et al. 2024, §3.2)."""
-    made, likely = draws.drawn(0), draws.likeliest()
-    advantage = jax.lax.stop_gradient(made.loss - likely.loss)
-    return Sampled(advantage * made.likelihood(draws.parts) + made.loss, made.loss, made.logits)
-
-
-def leave_one_out(draws: Draws | LayerwiseDraws, samples: int = 2) -> Sampled:
-    """Σ_k (ℓ(a_k) − mean of the others) ∇ log π(a_k) / K: every draw is the baseline of the others (Kool et al. 2019).
-
-    samples: K. Raises ValueError below 2.
-    """
-    if samples < 2:
-        raise ValueError(f'leave_one_out.samples is {samples}; expected 2 or more')
-    made = [draws.drawn(k) for k in range(samples)]
-    loss = jnp.stack([each.loss for each in made])
-    fixed = jax.lax.stop_gradient(loss)
-    advantages = (fixed - jnp.mean(fixed, axis=0)) * samples / (samples - 1)
-    likelihoods = jnp.stack([each.likelihood(draws.parts) for each in made])
-    return Sampled(jnp.mean(advantages * likelihoods + loss, axis=0), jnp.mean(loss, axis=0), made[0].logits)
-
-
-def straight_through(draws: Draws, temperature: float = 1.0) -> Sampled:
-    """The gradient of the loss by the gates of sub-layers, as if each drawn gate were its relaxation (Jang et al. 2017); the
-    choice of source tokens, which cuts arrays, by its score against the likeliest plan. Biased.
-
-    Raises ValueError for a temperature that is not positive.
-    """
-    if not temperature > 0:
-        raise ValueError(f'straight_through.temperature is {temperature}; expected a positive number')
-    decisions = drawn(draws.logits, draws.keys(0))
-    noise = jax.random.split(draws.keys(1)[0])
-
-    def gates(key, logits, decided):
-        u = jax.random.uniform(key, logits.shape, logits.dtype, 1e-6, 1 - 1e-6)
-        soft = jax.nn.sigmoid((logits + jnp.log(u) - jnp.log1p(-u)) / temperature)
-        hard = soft > 0.5
-        return jnp.where(decided, hard + soft - jax.lax.stop_gradient(soft), 1.0), hard | ~decided
-
-    encoder, runs_encoder = gates(noise[0], draws.logits.encoder, draws.parts.encoder)
-    decoder, runs_decoder = gates(noise[1], draws.logits.decoder, draws.parts.decoder)
-    decisions = draws.parts.limited(Decisions(runs_encoder, runs_decoder, decisions.tokens))
-    loss = draws.soft_loss_of(Logits(encoder, decoder, draws.logits.tokens), decisions)
-    greedy = jax.lax.stop_gradient(draws.likeliest().loss)
-    alone = draws.parts._replace(encoder=jnp.zeros_like(draws.parts.encoder), decoder=jnp.zeros_like(draws.parts.decoder))
-    score = log_likelihood(draws.logits, decisions, alone)
-    return Sampled(loss + (jax.lax.stop_gradient(loss) - greedy) * score, loss, draws.logits)
-
-
-def untaught(draws: Draws | LayerwiseDraws) -> Sampled:
-    """The loss of one draw, of which the policy learns nothing."""
-    made = draws.drawn(0)
-    return Sampled(made.loss, made.loss, made.logits)
-
-
-Estimator = Callable[[Any], Sampled]
 
 
 def entropy(logits: Logits, parts: Parts) -> Array:
@@ -319,111 +83,6 @@ def chances_of(decisions: Decisions) -> plan_cost.Chances:
     """Decisions as probabilities of 0 and 1."""
     tokens = jax.nn.one_hot(decisions.tokens, len(TOKEN_CHOICES))
     return plan_cost.Chances(decisions.encoder.astype(jnp.float32), decisions.decoder.astype(jnp.float32), tokens)
-
-
-class Noise(NamedTuple):
-    """Running means of a gradient, pulled to 0 at first: mean, of itself, like parameters; square: float32 [], of its squared
-    norm."""
-
-    mean: Any
-    square: Array
-
-    def after(self, gradient: Any) -> 'Noise':
-        """With one more gradient."""
-
-        def running(old, new):
-            return AVERAGED * old + (1 - AVERAGED) * new
-
-        return Noise(jax.tree.map(running, self.mean, gradient), running(self.square, squared_norm(gradient)))
-
-    def ratio(self, count: Array) -> Array:
-        """float32 [], the mean squared norm over the squared norm of the mean, after `count` gradients: 1 where they are all
-        alike, about (1 + m) / (1 − m) at most, m = `AVERAGED`, where they have nothing in common; 0 where all were 0."""
-        weight = 1 - AVERAGED ** count.astype(jnp.float32)
-        return self.square * weight / jnp.maximum(squared_norm(self.mean), jnp.finfo(jnp.float32).tiny)
-
-
-class PolicyState(NamedTuple):
-    """Of the optimizers of a policy and its model. excess: float32 [], the running difference of the drawn plans' loss and the
-    full plan's, NaN before the first step; above_bound: float32 [], by how much that is above the tolerance, q − c.
-    loss_norm, cost_norm: float32 [], of the last gradients of both objectives by the policy; noise: of the loss's."""
-
-    step: Array
-    rule: Any
-    policy: Any
-    backbone: Any
-    excess: Array
-    above_bound: Array
-    loss_norm: Array
-    cost_norm: Array
-    noise: Noise
-
-
-def optimizers(
-    policy: Optimizer, backbone: Optimizer | None, rule: Rule, tolerance: float, warmup: int
-) -> optax.GradientTransformationExtraArgs:
-    """The step of both: `update({'loss', 'cost', …}, state, params, means={'loss', 'full_loss', …})`.
-
-    The bound of the loss is the full plan's and `tolerance` nats; how far above it the loss is, is a running mean of both on
-    the same batches. A gradient of what entropy lacks is added to the rule's direction. In the first `warmup` steps the policy
-    stays as it was, and the model learns under its draws.
-    """
-    of_rule, of_policy, of_backbone = rule.build(), policy.build(), None if backbone is None else backbone.build()
-
-    def init(params):
-        return PolicyState(
-            step=jnp.zeros((), jnp.int32),
-            rule=of_rule.init(params['policy']),
-            policy=of_policy.init(params['policy']),
-            backbone=None if of_backbone is None else of_backbone.init(params['backbone']),
-            excess=jnp.full((), jnp.nan, jnp.float32),
-            above_bound=jnp.full((), jnp.nan, jnp.float32),
-            loss_norm=jnp.zeros((), jnp.float32),
-            cost_norm=jnp.zeros((), jnp.float32),
-            noise=Noise(jax.tree.map(jnp.zeros_like, params['policy']), jnp.zeros((), jnp.float32)),
-        )
-
-    def update(updates: Any, state: PolicyState, params: Any = None, **extra: Any) -> tuple[Any, PolicyState]:
-        means = extra['means']
-        now = means['loss'] - means['full_loss']
-        excess = jnp.where(jnp.isnan(state.excess), now, REMEMBERED * state.excess + (1 - REMEMBERED) * now)
-        above_bound = excess - tolerance
-        direction, followed = of_rule.update(updates['loss'], state.rule, cost=updates['cost'], excess=above_bound)
-        if 'entropy' in updates:
-            direction = jax.tree.map(jnp.add, direction, updates['entropy'])
-        steps, learned = of_policy.update(direction, state.policy, params['policy'])
-        waits = state.step < warmup
-        made = {'policy': jax.tree.map(lambda step: jnp.where(waits, 0, step), steps)}
-        trained = state.backbone
-        if of_backbone is not None:
-            made['backbone'], trained = of_backbone.update(updates['backbone'], state.backbone, params['backbone'])
-        kept = jax.tree.map(lambda new, old: jnp.where(waits, old, new), (followed, learned), (state.rule, state.policy))
-        rule_state, policy_state = kept
-        return made, PolicyState(
-            step=state.step + 1,
-            rule=rule_state,
-            policy=policy_state,
-            backbone=trained,
-            excess=excess,
-            above_bound=above_bound,
-            loss_norm=jnp.sqrt(squared_norm(updates['loss'])),
-            cost_norm=jnp.sqrt(squared_norm(updates['cost'])),
-            noise=state.noise.after(updates['loss']),
-        )
-
-    return optax.GradientTransformationExtraArgs(init, cast(Any, update))
-
-
-def watched(state: PolicyState) -> dict[str, Array]:
-    """What is logged of the optimizers, float32 [] each."""
-    return {
-        'multiplier': state.rule.multiplier,
-        'excess': state.excess,
-        'above_bound': state.above_bound,
-        'loss_grad_norm': state.loss_norm,
-        'cost_grad_norm': state.cost_norm,
-        'loss_grad_noise': state.noise.ratio(state.step),
-    }
 
 
 def policy_stage(

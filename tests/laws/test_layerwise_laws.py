@@ -17,9 +17,11 @@ from calm_jax.depth.policy import TOKEN_CHOICES, Decisions, LayerwisePolicy, log
 from calm_jax.metrics import cost, plan_cost
 from calm_jax.models.transformer import Transformer, init_params
 from calm_jax.tasks import Labels, Spans
+from calm_jax.training.estimators import self_critical
 from calm_jax.training.goals import NextTokens
-from calm_jax.training.policy import SHARES, caller, chances_of, followed, policy_stage, self_critical
-from calm_jax.training.policy import read as read_batch
+from calm_jax.training.plan_loss import caller, followed
+from calm_jax.training.plan_loss import read as read_batch
+from calm_jax.training.policy import SHARES, chances_of, policy_stage
 from tests.laws.definitions import LENGTH
 from tests.laws.test_policy_laws import kept_by_hand
 from tests.laws.test_task_laws import head_of

@@ -16,8 +16,9 @@ from calm_jax.models.transformer import Transformer, init_params
 from calm_jax.readouts import read_window
 from calm_jax.tasks import Labels, Spans
 from calm_jax.training.goals import TaskGoal
-from calm_jax.training.policy import SHARES, caller, chances_of, nats
-from calm_jax.training.policy import read as read_batch
+from calm_jax.training.plan_loss import caller, nats
+from calm_jax.training.plan_loss import read as read_batch
+from calm_jax.training.policy import SHARES, chances_of
 from tests.laws.test_work_laws import LLAMA, T5, policy
 from tests.metrics.products import products
 from tests.training.test_policy import decisions_of

@@ -19,25 +19,11 @@ from calm_jax.metrics import cost, plan_cost
 from calm_jax.models.joined import split
 from calm_jax.models.transformer import Transformer, init_params
 from calm_jax.training.constrained import DualAscent, FixedWeight
+from calm_jax.training.estimators import Draws, leave_one_out, self_critical, straight_through
 from calm_jax.training.optimizer import Optimizer
-from calm_jax.training.policy import (
-    AVERAGED,
-    SHARES,
-    Draws,
-    Noise,
-    caller,
-    chances,
-    chances_of,
-    entropy,
-    fed_ones,
-    leave_one_out,
-    nats,
-    policy_stage,
-    read,
-    self_critical,
-    straight_through,
-    weighted,
-)
+from calm_jax.training.plan_loss import caller, nats, read, weighted
+from calm_jax.training.policy import SHARES, chances, chances_of, entropy, fed_ones, policy_stage
+from calm_jax.training.policy_optimizer import AVERAGED, Noise
 from calm_jax.training.train_loop import LoopOptions, fit
 from calm_jax.types import Plan, Sizes
 from tests.laws.test_work_laws import LLAMA, T5, policy

@@ -12,9 +12,10 @@ from jax.sharding import SingleDeviceSharding
 
 from calm_jax.data.batching import evaluation_batches
 from calm_jax.training.classifier import classifier_stage
+from calm_jax.training.estimators import self_critical
 from calm_jax.training.multi_exit import multi_exit_stage
 from calm_jax.training.optimizer import Optimizer
-from calm_jax.training.policy import policy_stage, self_critical
+from calm_jax.training.policy import policy_stage
 from calm_jax.training.train_state import TrainState, initial_state
 from calm_jax.training.update import Update, batch_gradients
 from tests.training.conftest import LENGTHS, toy_stage
