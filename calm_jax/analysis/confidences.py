@@ -11,12 +11,12 @@ import numpy as np
 
 from calm_jax.analysis.forcing import Forced, teacher_forced, unwatched
 from calm_jax.argmax import argmax
-from calm_jax.decoding.begin import bound
 from calm_jax.decoding.choice import likeliest_id
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import remembered
 from calm_jax.depth.confidence import Measure
 from calm_jax.model import Model
+from calm_jax.models.bound import bound
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.positions import standing
 from calm_jax.types import Evidence

@@ -9,10 +9,10 @@ import numpy as np
 
 from calm_jax.analysis.confidences import planned_states
 from calm_jax.analysis.forcing import Forced, teacher_forced, unwatched
-from calm_jax.decoding.begin import bound
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.generate import generate
 from calm_jax.model import Model
+from calm_jax.models.bound import bound
 from calm_jax.models.config import TransformerConfig
 
 RANK = 10  # of the token that a sampling-based perturbation takes, from 1

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from calm_jax.decoding.begin import bias_at, bound, decide_rows, prefill_rows
+from calm_jax.decoding.begin import bias_at, decide_rows, prefill_rows
 from calm_jax.decoding.choice import Beam, likeliest_id
 from calm_jax.decoding.compiled import compiled
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop, places
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.state import DecodeInputs, DecoderCache, TokenInputs, spoken_by
+from calm_jax.models.bound import bound
 from calm_jax.models.cache import KVCache
 from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Array, Plan, Trace, Work

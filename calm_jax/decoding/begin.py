@@ -28,7 +28,6 @@ from calm_jax.models.cache import KVCache
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.layers import MASKED
 from calm_jax.models.positions import standing
-from calm_jax.models.transformer import Transformer
 from calm_jax.types import Array, Context, HeadColumns, Plan, PrefillWork, Work
 
 
@@ -47,16 +46,6 @@ class Decided(NamedTuple):
     plan: Plan | None
     states: Array | None
     keys_values: tuple[KVCache, ...]
-
-
-def bound(config: TransformerConfig, params: dict) -> Callable:
-    """`call(*args, method)`: the methods of the model, parameters bound."""
-    model = Transformer(config)
-
-    def call(*args, method):
-        return model.apply({'params': params}, *args, method=method)
-
-    return call
 
 
 def joined_rows(decided: Sequence[Decided]) -> Decided:

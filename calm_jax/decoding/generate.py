@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from calm_jax.decoding.beam import beam_search
-from calm_jax.decoding.begin import Decided, bound, chosen_rows, decide_rows, joined_rows, prefill_rows
+from calm_jax.decoding.begin import Decided, chosen_rows, decide_rows, joined_rows, prefill_rows
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.compiled import compiled
 from calm_jax.decoding.decoding import Decoding, off
@@ -32,6 +32,7 @@ from calm_jax.decoding.slots import (
 from calm_jax.decoding.state import DecodeCarry, DecodeState
 from calm_jax.decoding.step import advance, finished
 from calm_jax.decoding.trace import cut, trace_of, trace_of_written, written
+from calm_jax.models.bound import bound
 from calm_jax.models.config import TransformerConfig
 from calm_jax.tasks import Task
 from calm_jax.types import Array, HeadColumns, Trace

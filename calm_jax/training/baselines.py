@@ -16,7 +16,6 @@ from calm_jax.depth.policy import STEEPEST, TOKEN_CHOICES, Decisions, Logits, Pa
 from calm_jax.metrics import plan_cost
 from calm_jax.models import planned
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.transformer import Transformer
 from calm_jax.tasks import Task
 from calm_jax.training.goals import NextTokens, TaskGoal
 from calm_jax.training.plan_loss import caller, nats, read
@@ -124,11 +123,11 @@ def loss_of(
     One program for each shape of batches, whatever the plan; a sub-layer that a plan leaves out is not computed, but over a
     decoder-only model's prompt.
     """
-    model, goal = Transformer(config), NextTokens() if task is None else TaskGoal(task, config)
+    goal = NextTokens() if task is None else TaskGoal(task, config)
 
     @jax.jit
     def sums(params, batch, decisions):
-        call = caller(model, params)
+        call = caller(config, params)
         seen = read(call, config, batch, goal)
         there = goal.there(batch)
         all_rows = jax.tree.map(lambda each: jnp.broadcast_to(each, (len(there), *each.shape[1:])), decisions)

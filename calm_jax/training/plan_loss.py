@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from calm_jax.depth.layerwise import Course
 from calm_jax.models import planned
+from calm_jax.models.bound import bound
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.positions import standing
 from calm_jax.models.transformer import DROPS_OUT, Transformer
@@ -30,13 +31,14 @@ class Read(NamedTuple):
     new_tokens: Array
 
 
-def caller(model: Transformer, params: Any, key: Array | None = None) -> Callable:
+def caller(config: TransformerConfig, params: Any, key: Array | None = None) -> Callable:
     """`call(*args, method)`: methods of the model with these parameters; with dropout if there is a key, of each method in each
     layer by itself."""
+    surely, model = bound(config, params), Transformer(config)
 
     def call(*args, method):
         if key is None or method not in DROPS_OUT:
-            return model.apply({'params': params}, *args, method=method)
+            return surely(*args, method=method)
         where = f'{method} {args[0]}' if isinstance(args[0], int) else method
         dropout = jax.random.fold_in(key, zlib.crc32(where.encode()) & 0x7FFFFFFF)
         return model.apply({'params': params}, *args, deterministic=False, method=method, rngs={'dropout': dropout})

@@ -38,7 +38,6 @@ from calm_jax.depth.policy import (
 )
 from calm_jax.metrics import plan_cost
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.transformer import Transformer
 from calm_jax.tasks import Task
 from calm_jax.training.constrained import RULES, DualAscent, Rule
 from calm_jax.training.estimators import Draws, Estimator, LayerwiseDraws, Pass, self_critical, straight_through, untaught
@@ -133,7 +132,7 @@ def policy_stage(
         raise ValueError('constant and random are two policies; choose one')
     if random:
         estimator, dropout_steps = untaught, FOREVER
-    model, sizes = Transformer(config), config.sizes
+    sizes = config.sizes
     decided, layers = parts_of(parts, sizes), (sizes.encoder_layers, sizes.layers)
     policy, by_layer = Policy(*layers), LayerwisePolicy(*layers)
     others = dict(heads or {})
@@ -200,7 +199,7 @@ def policy_stage(
         """(float32 [], sums) of a batch; its gradients by policy and model are those that the steps take."""
         now = trained.get('backbone', frozen)
         dropout, draws = jax.random.split(key)
-        call = caller(model, now['model'], dropout if config.dropout_rate and backbone is not None else None)
+        call = caller(config, now['model'], dropout if config.dropout_rate and backbone is not None else None)
         seen = read(call, config, batch, goal)
         there = goal.there(batch).astype(jnp.float32)
         within = functools.partial(nats, call, config, batch, seen, goal=goal, head=now['task'])
@@ -232,7 +231,7 @@ def policy_stage(
 
     def cost(head, backbone_params, batch, key):
         """float32 [], the sum of the expected cost over a batch's rows, or what has its gradient on average."""
-        call = caller(model, backbone_params['model'])
+        call = caller(config, backbone_params['model'])
         seen = read(call, config, batch, goal)
         there, prices = goal.there(batch).astype(jnp.float32), priced(seen)
 
@@ -252,7 +251,7 @@ def policy_stage(
     def lacking(head, backbone_params, batch, key):
         """float32 [], what a batch's decisions lack of the entropy that they are to have, summed over its rows; of one draw,
         where they depend on draws."""
-        call = caller(model, backbone_params['model'])
+        call = caller(config, backbone_params['model'])
         seen = read(call, config, batch, goal)
         logits, _ = decides(call, head, batch, seen, drawing(key, len(seen.new_tokens)))
         return jnp.sum(jax.nn.relu(entropy_floor - entropy(logits, decided)) * goal.there(batch))
@@ -271,7 +270,7 @@ def policy_stage(
 
     def measure(trained, frozen, batch):
         now = trained.get('backbone', frozen)
-        call = caller(model, now['model'])
+        call = caller(config, now['model'])
         seen = read(call, config, batch, goal)
         there = goal.there(batch).astype(jnp.float32)
         within = functools.partial(nats, call, config, batch, seen, goal=goal, head=now['task'])

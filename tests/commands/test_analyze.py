@@ -17,8 +17,9 @@ from calm_jax.depth.confidence import SoftmaxMax
 from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.plans import PlanMaker, full
 from calm_jax.model import load
-from calm_jax.models.transformer import Transformer, init_params
+from calm_jax.models.transformer import Transformer
 from calm_jax.pytrees import pytree
+from tests.parameters import random_params
 
 
 @pytest.fixture
@@ -214,7 +215,7 @@ def test_the_last_layers_prediction_is_the_token_that_was_said_within_a_plan(che
     model = load(checkpoint)
     if family == 'decoder-only':
         config = dataclasses.replace(model.config, num_encoder_layers=0, pad_id=-1, positions='rotary', max_positions=64)
-        model = dataclasses.replace(model, config=config, params=init_params(config, jax.random.key(3)), generation={})
+        model = dataclasses.replace(model, config=config, params=random_params(config, 3), generation={})
     texts = [json.loads(line)['en'] for line in open(data)][:6]
     limits = Limits(max_source_length=16, max_new_tokens=8)
     whole, within = (model.resolve(Decoding(limits=limits, plan=plan)) for plan in (None, ByExample()))

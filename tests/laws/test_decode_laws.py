@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calm_jax.decoding.begin import bound
 from calm_jax.decoding.choice import Beam, Greedy, Sampled
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import begin, generate, generate_program, step, trace_of
@@ -24,6 +23,7 @@ from calm_jax.depth.gates import Gate, ScriptedGate
 from calm_jax.depth.plans import GivenPlan, PlanMaker
 from calm_jax.depth.thresholds import Constant, Decaying, ScaledDecaying
 from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, FrequentIds, Whole
+from calm_jax.models.bound import bound
 from calm_jax.models.transformer import Transformer
 from calm_jax.pytrees import pytree
 from calm_jax.types import Plan

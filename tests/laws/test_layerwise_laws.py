@@ -15,7 +15,7 @@ from calm_jax.depth import plans
 from calm_jax.depth.layerwise import Course
 from calm_jax.depth.policy import TOKEN_CHOICES, Decisions, LayerwisePolicy, log_likelihood, parts_of, policy_flops
 from calm_jax.metrics import cost, plan_cost
-from calm_jax.models.transformer import Transformer, init_params
+from calm_jax.models.transformer import Transformer
 from calm_jax.tasks import Labels, Spans
 from calm_jax.training.estimators import self_critical
 from calm_jax.training.goals import NextTokens
@@ -26,6 +26,7 @@ from tests.laws.definitions import LENGTH
 from tests.laws.test_policy_laws import kept_by_hand
 from tests.laws.test_task_laws import head_of
 from tests.laws.test_work_laws import LLAMA, T5, policy
+from tests.parameters import random_params
 
 HEAD = ('scale', 'shift', 'hidden_kernel', 'hidden_bias', 'kernel', 'bias')
 
@@ -42,7 +43,7 @@ def wide(tree):
 
 def of_float64(config):
     config = dataclasses.replace(config, dtype='float64')
-    return config, wide(jax.jit(init_params, static_argnums=0)(config, jax.random.key(4)))
+    return config, wide(random_params(config))
 
 
 def by_hand(head, layer, states, level):
@@ -215,7 +216,7 @@ def test_the_gradients_of_draws_are_on_average_those_of_the_mean_over_every_plan
         }
         return {name: jnp.repeat(jnp.asarray(each), rows, axis=0) for name, each in one.items()}
 
-    batch, call, rows = batch_of(len(every)), caller(Transformer(config), params), len(every)
+    batch, call, rows = batch_of(len(every)), caller(config, params), len(every)
     made = LayerwisePolicy(sizes.encoder_layers, sizes.layers)
 
     def mean(head, objective):

@@ -25,9 +25,10 @@ from calm_jax.depth.policy import (
     tilted,
 )
 from calm_jax.flight import decode_batches, fly_window
-from calm_jax.models.transformer import Transformer, init_params
+from calm_jax.models.transformer import Transformer
 from tests.laws.definitions import LENGTH
 from tests.laws.test_work_laws import LLAMA, policy
+from tests.parameters import random_params
 
 LEVELS = (0.0, 0.2, 0.5, 0.8, 0.97, 1.0)
 
@@ -223,7 +224,7 @@ def test_the_whole_sequence_at_once_says_what_was_decoded_token_by_token(config,
 
 def test_a_decoder_only_model_decides_from_its_prompt():
     config = dataclasses.replace(LLAMA, dtype='float64')
-    params = jax.tree.map(lambda x: jnp.asarray(x, 'float64'), init_params(config, jax.random.key(4)))
+    params = jax.tree.map(lambda x: jnp.asarray(x, 'float64'), random_params(config))
     prompts = np.random.default_rng(7).integers(2, 14, (6, 5)).astype(np.int32)
     plan = policy(LLAMA)
     trace = generate(config, params, prompts, None, Decoding(limits=Limits(max_new_tokens=6), plan=plan))

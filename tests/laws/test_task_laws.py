@@ -12,7 +12,6 @@ from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.generate import decide, decide_program, read, read_program
 from calm_jax.metrics import cost, plan_cost
 from calm_jax.models.task_head import init_task_head
-from calm_jax.models.transformer import Transformer, init_params
 from calm_jax.readouts import read_window
 from calm_jax.tasks import Labels, Spans
 from calm_jax.training.goals import TaskGoal
@@ -21,6 +20,7 @@ from calm_jax.training.plan_loss import read as read_batch
 from calm_jax.training.policy import SHARES, chances_of
 from tests.laws.test_work_laws import LLAMA, T5, policy
 from tests.metrics.products import products
+from tests.parameters import random_params
 from tests.training.test_policy import decisions_of
 
 TASKS = {'labels': Labels(('a', 'b', 'c')), 'spans': Spans()}
@@ -48,9 +48,7 @@ def test_a_text_is_read_alike_alone_and_beside_others_of_other_plans(config, nam
     task = TASKS[name]
     with jax.enable_x64(True):
         config = dataclasses.replace(config, dtype='float64')
-        params = jax.tree.map(
-            lambda x: jnp.asarray(x, 'float64'), jax.jit(init_params, static_argnums=0)(config, jax.random.key(4))
-        )
+        params = jax.tree.map(lambda x: jnp.asarray(x, 'float64'), random_params(config))
         head = jax.tree.map(lambda x: jnp.asarray(x, 'float64'), head_of(config, task))
         decoding = Decoding(plan=dataclasses.replace(policy(config, 0.4, layerwise=layerwise), drawn=drawn), seed=5)
         layout = {'max_source_length': 24, 'pad_id': config.pad_id, 'eos_id': None, 'left': config.decoder_only}
@@ -81,7 +79,7 @@ def test_a_text_is_read_alike_alone_and_beside_others_of_other_plans(config, nam
 @pytest.mark.parametrize('config, name', CASES, ids=NAMES)
 def test_the_loss_that_a_policy_is_trained_by_is_that_of_what_is_read_within_its_plan_and_so_is_its_price(config, name):
     task, length = TASKS[name], 11
-    params, head = jax.jit(init_params, static_argnums=0)(config, jax.random.key(4)), head_of(config, task)
+    params, head = random_params(config), head_of(config, task)
     tokens = np.random.default_rng(7).integers(2, 14, (1, length))
     tokens[:, -1] = config.eos_id
     targets = np.array([[1]] if name == 'labels' else [[3, 6]])
@@ -100,7 +98,7 @@ def test_the_loss_that_a_policy_is_trained_by_is_that_of_what_is_read_within_its
         plan = policy(config, level)
         decided = decide(config, params, tokens, there, Decoding(plan=plan))
         made = read(config, params, head, decided, Decoding(plan=plan), task=task)
-        goal, call = TaskGoal(task, config), caller(Transformer(config), params)
+        goal, call = TaskGoal(task, config), caller(config, params)
         seen = read_batch(call, config, batch, goal)
         loss = nats(call, config, batch, seen, decided.plan, goal=goal, head=head)
         scores = made.scores[0, None] if name == 'labels' else made.scores[0].T
@@ -124,7 +122,7 @@ def test_the_loss_that_a_policy_is_trained_by_is_that_of_what_is_read_within_its
 @pytest.mark.parametrize('config, name', CASES, ids=NAMES)
 def test_the_cost_of_reading_is_the_products_that_its_program_multiplies(config, name):
     task = TASKS[name]
-    params, head = jax.jit(init_params, static_argnums=0)(config, jax.random.key(4)), head_of(config, task)
+    params, head = random_params(config), head_of(config, task)
     tokens = np.random.default_rng(7).integers(2, 14, (1, SOURCE))
     parts = ['decoder'] if config.decoder_only else ['encoder', 'decoder']
     for decoding in (Decoding(), Decoding(plan=policy(config, 0.5, parts=parts))):
@@ -147,7 +145,7 @@ def test_the_cost_of_reading_is_the_products_that_its_program_multiplies(config,
 @pytest.mark.parametrize('config, name', CASES[1:3], ids=NAMES[1:3])
 def test_the_cost_of_reading_and_deciding_layer_by_layer_is_the_products_of_both(config, name):
     task, parts = TASKS[name], ['decoder'] if config.decoder_only else ['encoder', 'decoder']
-    params, head = jax.jit(init_params, static_argnums=0)(config, jax.random.key(4)), head_of(config, task)
+    params, head = random_params(config), head_of(config, task)
     decoding = Decoding(plan=policy(config, 0.5, parts=parts, layerwise=True))
     tokens = jnp.asarray(np.random.default_rng(7).integers(2, 14, (1, SOURCE)), jnp.int32)
 

@@ -26,10 +26,10 @@ from calm_jax.depth.policy import LayerwisePolicy, Policy, PolicyPlan, decided_a
 from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, FrequentIds
 from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.transformer import init_params
 from calm_jax.pytrees import pytree
 from calm_jax.types import Plan, Work
 from tests.metrics.products import products
+from tests.parameters import random_params
 
 TOKENS, SOURCE = 6, 5
 T5 = TransformerConfig(
@@ -111,7 +111,7 @@ CASES = {
 
 @pytest.mark.parametrize('config, parts', CASES.values(), ids=CASES)
 def test_the_cost_of_a_decode_is_the_products_that_its_program_multiplies(config, parts):
-    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(4))
+    params = random_params(config)
     tokens = np.random.default_rng(7).integers(2, 14, (1, SOURCE))
     decoding = Decoding(**{'propagation': Lazy(window=1), 'limits': Limits(max_new_tokens=TOKENS), **parts})
     run, (_, _, *others), settings = program(config, params, tokens, None, decoding, capacity=TOKENS)
@@ -127,7 +127,7 @@ def test_the_cost_of_a_decode_is_the_products_that_its_program_multiplies(config
 
 
 def test_tokens_that_a_plan_drops_cost_nothing_after_the_first_layer():
-    params = jax.jit(init_params, static_argnums=0)(T5, jax.random.key(4))
+    params = random_params(T5)
     tokens, limits = np.random.default_rng(7).integers(2, 14, (1, 8)), Limits(max_new_tokens=1)
     decoding = Decoding(limits=limits, plan=policy(T5, 0.3, parts=('tokens',)))
     decided = decide(T5, params, tokens, None, decoding)
@@ -163,7 +163,7 @@ PACKED = Packing((), (1, 2), sub_layers=True)
 @pytest.mark.parametrize('config', [T5, LLAMA], ids=['encoder', 'prompt'])
 def test_a_packed_prefill_multiplies_what_each_of_its_rows_needs(config):
     """Of sources so long that a row is read at a time; unpacked, rows that run a sub-layer bring all others along."""
-    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(4))
+    params = random_params(config)
     source, rows = 65, 3
     tokens = np.random.default_rng(7).integers(2, 14, (rows, source))
     decoding = Decoding(limits=Limits(max_new_tokens=1), plan=DrawnPlan(), plan_prompt='plan')
@@ -187,7 +187,7 @@ def test_a_packed_prefill_multiplies_what_each_of_its_rows_needs(config):
 
 def test_what_a_batch_executes_is_what_its_steps_multiply():
     """Of plans without attention: but for the head, feed-forwards, for as many rows as are packed."""
-    params, rng, rows = jax.jit(init_params, static_argnums=0)(T5, jax.random.key(4)), np.random.default_rng(3), 4
+    params, rng, rows = random_params(T5), np.random.default_rng(3), 4
     tokens, never, drawn = rng.integers(2, 14, (rows, SOURCE)), np.zeros((rows, 3), bool), rng.random((rows, 3)) < 0.5
     plan = GivenPlan(Plan(never, never, drawn, np.ones((rows, 2), bool), np.ones((rows, 2), bool)))
     decoding, executed = Decoding(limits=Limits(max_new_tokens=TOKENS), plan=plan), []

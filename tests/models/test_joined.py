@@ -8,7 +8,8 @@ import pytest
 
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.joined import join, split
-from calm_jax.models.transformer import Transformer, init_params
+from calm_jax.models.transformer import Transformer
+from tests.parameters import random_params
 
 CONFIG = TransformerConfig(
     vocab_size=50, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24, num_encoder_layers=1, num_decoder_layers=2
@@ -19,7 +20,7 @@ CONFIG = TransformerConfig(
 @pytest.mark.parametrize('activations', [('gelu', 'linear'), ('relu',)])
 def test_joined_parameters_are_the_same_model_and_come_apart_again(activations, tied):
     config = dataclasses.replace(CONFIG, mlp_activations=activations, **tied)
-    params = init_params(config, jax.random.key(0))
+    params = random_params(config, 0)
     joined = join(params, config)
 
     attention = joined['decoder']['layers_1']['self_attention']

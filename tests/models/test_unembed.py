@@ -2,12 +2,12 @@
 
 import functools
 
-import jax
 import numpy as np
 import pytest
 
 from calm_jax.models.config import TransformerConfig
-from calm_jax.models.transformer import Transformer, init_params
+from calm_jax.models.transformer import Transformer
+from tests.parameters import random_params
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_logits_of_ids_are_those_columns_of_all_logits(differently):
     config = TransformerConfig(
         vocab_size=37, emb_dim=8, num_heads=2, head_dim=4, mlp_dim=8, num_encoder_layers=1, num_decoder_layers=1, **differently
     )
-    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
+    params = random_params(config, 0)
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(3, 8)).astype(np.float32)
     ids = rng.integers(0, 37, (3, 5))

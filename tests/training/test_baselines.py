@@ -31,7 +31,6 @@ from calm_jax.depth.policy import (
 )
 from calm_jax.depth.search import search
 from calm_jax.metrics import cost, plan_cost
-from calm_jax.models.transformer import Transformer, init_params
 from calm_jax.training import jobs
 from calm_jax.training.baselines import StaticPlan, cost_of, drawn_alike, droppable, loss_of, mean_prices
 from calm_jax.training.jobs import PairedText, train_policy
@@ -40,6 +39,7 @@ from calm_jax.training.plan_loss import caller, nats, read
 from calm_jax.training.policy import SHARES, chances, chances_of, of_texts
 from calm_jax.training.train_loop import LoopOptions
 from tests.laws.test_work_laws import LLAMA, T5
+from tests.parameters import random_params
 from tests.training.conftest import LENGTHS
 
 SOURCES, TARGETS = np.array([3, 9, 9, 14, 30]), np.array([2, 5, 7, 7, 11])
@@ -66,7 +66,7 @@ def test_draws_alike_cost_their_share_on_average(parts, share):
 @pytest.mark.parametrize('config, share', ((T5, 0.75), (LLAMA, 0.9)), ids=('encoder-decoder', 'decoder-only'))
 def test_what_draws_run_is_what_they_were_to_cost(config, share):
     rows, source, length = 192, 9, 4
-    rng, params = np.random.default_rng(7), init_params(config, jax.random.key(4))
+    rng, params = np.random.default_rng(7), random_params(config)
     scores = drawn_alike(mean_prices(config, [source], [length]), parts_of(None, config.sizes), config.decoder_only, share)
     plan = PolicyPlan(**unread(scores, config.emb_dim), drawn=True)
     decoding = Decoding(limits=Limits(max_new_tokens=length), plan=plan)
@@ -109,7 +109,7 @@ def tuning(deeper, examples):
 
     @jax.jit
     def losses(decisions):
-        call = caller(Transformer(config), params)
+        call = caller(config, params)
         seen = read(call, config, arrays)
 
         def of_plan(decisions):

@@ -17,7 +17,6 @@ from calm_jax.depth.plans import GivenPlan
 from calm_jax.depth.policy import TOKEN_CHOICES, Decisions, Logits, Policy, PolicyPlan, log_likelihood, parts_of
 from calm_jax.metrics import cost, plan_cost
 from calm_jax.models.joined import split
-from calm_jax.models.transformer import Transformer, init_params
 from calm_jax.training.constrained import DualAscent, FixedWeight
 from calm_jax.training.estimators import Draws, leave_one_out, self_critical, straight_through
 from calm_jax.training.optimizer import Optimizer
@@ -27,6 +26,7 @@ from calm_jax.training.policy_optimizer import AVERAGED, Noise
 from calm_jax.training.train_loop import LoopOptions, fit
 from calm_jax.types import Plan, Sizes
 from tests.laws.test_work_laws import LLAMA, T5, policy
+from tests.parameters import random_params
 
 SIZES = Sizes(layers=1, width=8, vocabulary=14, embedding=8, encoder_layers=2, drops_tokens=True)
 CHOICES = len(TOKEN_CHOICES)
@@ -106,7 +106,7 @@ def test_the_entropy_of_a_decision_is_that_of_its_definition(toy):
 @pytest.mark.parametrize('config', (T5, LLAMA), ids=('encoder-decoder', 'decoder-only'))
 def test_the_price_of_a_plan_is_its_cost_when_it_is_decoded(config):
     source, length = 9, 6
-    params = init_params(config, jax.random.key(4))
+    params = random_params(config)
     tokens = np.random.default_rng(7).integers(2, 14, (1, source))
     for level in (0.2, 0.5, 0.9):
         plan = policy(config, level)
@@ -277,7 +277,7 @@ def test_what_no_policy_can_be_trained_with_is_refused(deeper, tokenizer, option
 
 @pytest.mark.parametrize('config', (T5, LLAMA), ids=('encoder-decoder', 'decoder-only'))
 def test_the_loss_of_a_plan_is_that_of_the_tokens_that_are_decoded_within_it(config):
-    params = init_params(config, jax.random.key(4))
+    params = random_params(config)
     rng = np.random.default_rng(2)
     source, target = rng.integers(2, 14, (3, 5)), rng.integers(2, 14, (3, 4))
     sizes = config.sizes
@@ -298,7 +298,7 @@ def test_the_loss_of_a_plan_is_that_of_the_tokens_that_are_decoded_within_it(con
         batch = {'decoder_input_tokens': np.concatenate([begun, target[:, :-1]], axis=1), 'decoder_target_tokens': target}
         batch |= {'encoder_input_tokens': source, 'encoder_mask': np.ones_like(source, bool)}
     batch = jax.tree.map(jnp.asarray, {**batch, 'decoder_loss_weights': weights.astype(np.float32)})
-    call = caller(Transformer(config), params)
+    call = caller(config, params)
 
     @jax.jit
     def losses(plan, weights):
