@@ -29,7 +29,7 @@ SKIPPED = {'dialogsum': '8.50%, 11.13%, 28.75% (CNN/DM)', 'sst2': '13.30%, 13.54
 GROUPS = (
     (
         'What it saves and what it costs',
-        ('full', 'policy', 'constant', 'random', 'searched', 'exits', 'policy_and_exits', 'half', 'lead_3'),
+        ('full', 'policy', 'policy_alone', 'constant', 'random', 'searched', 'exits', 'policy_and_exits', 'half', 'lead_3'),
     ),
     ('What is decided', ('encoder_only', 'decoder_only', 'tokens_only', 'layerwise')),
     ('How it is learned', ('barrier', 'printed', *(f'fixed_{each}' for each in (0.2, 0.5, 0.8, 1.0, 1.5)))),

@@ -117,6 +117,7 @@ STUDIES = {
         runs=[
             Run('full', 'finetune.gin', {**TUNED, 'EXIT_WEIGHTS': '@last_only'}),
             *policies(JOINT, {**LEARNED, **WITH_MODEL}),
+            Run('policy_alone', ALONE, LEARNED, WITHIN, start='full'),
             Run('searched', 'policy_searched.gin', {}, WITHIN, start='full', equal_to='policy', share='SHARE'),
             Run(
                 'exits',
