@@ -176,7 +176,23 @@ STUDIES = {
 STUDIES['alpaca'] = dataclasses.replace(
     STUDIES['cnndm'], source='{instruction}\n{input}\n', target='{output}', reference=('output',)
 )
-STUDIES['xsum'] = dataclasses.replace(STUDIES['dialogsum'], source='document', target='summary', reference=('summary',))
+STUDIES['squad'] = dataclasses.replace(
+    STUDIES['cnndm'],
+    source='{context}\n\nQuestion: {question}\nAnswer:',
+    target=' {answer}',
+    reference=('answers',),
+    metrics=('token_f1', 'exact_match'),
+    bindings={**STUDIES['cnndm'].bindings, 'MAX_SOURCE_LENGTH': 256, 'MAX_TARGET_LENGTH': 16},
+    runs=[run for run in STUDIES['cnndm'].runs if run.name in ('full', 'policy', 'constant')],
+    decode=('--batch_size', '16', '--max_source_length', '256', '--max_new_tokens', '16'),
+)
+STUDIES['xsum'] = dataclasses.replace(
+    STUDIES['dialogsum'],
+    source='document',
+    target='summary',
+    reference=('summary',),
+    runs=[dataclasses.replace(run, seeds=1) for run in STUDIES['dialogsum'].runs if run.name in ('full', 'policy', 'lead_3')],
+)
 
 
 def main():
