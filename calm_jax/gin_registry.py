@@ -11,7 +11,7 @@ from calm_jax.decoding.decoding import Decoding
 from calm_jax.depth.search import Route
 from calm_jax.models.config import TransformerConfig
 from calm_jax.options import classes
-from calm_jax.training import classifier, constrained, estimators, jobs, losses
+from calm_jax.training import classifier, constrained, controllers, estimators, jobs, losses
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions
 from calm_jax.training.train_state import TrainState
@@ -33,6 +33,7 @@ CONFIGURABLES: tuple[Callable, ...] = (
     jobs.train_model,
     jobs.train_exit_classifier,
     jobs.train_policy,
+    jobs.train_controllers,
     jobs.train_task,
     tasks.Labels,
     tasks.Spans,
@@ -45,6 +46,8 @@ CONFIGURABLES: tuple[Callable, ...] = (
     estimators.self_critical,
     estimators.leave_one_out,
     estimators.straight_through,
+    controllers.divergence,
+    controllers.cross_entropy,
     *constrained.RULES,
 )
 

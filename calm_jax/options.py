@@ -45,9 +45,11 @@ def option(help: str = '', *, default: Any = dataclasses.MISSING, flag: str | No
     return dataclasses.field(default=default, metadata={KEY: Option(help, flag, **entries)})
 
 
-def array() -> Any:
-    """A dataclass field of trained arrays, which a head of the checkpoint holds under the field's name."""
-    return dataclasses.field(metadata={KEY: Option(flag=None, array=True)})
+def array(*, optional: bool = False) -> Any:
+    """A dataclass field of trained arrays, which a head of the checkpoint holds under the field's name; an optional one is None
+    where the head holds none."""
+    default = None if optional else dataclasses.MISSING
+    return dataclasses.field(default=default, metadata={KEY: Option(flag=None, array=True)})
 
 
 @functools.cache

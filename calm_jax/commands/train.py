@@ -54,6 +54,7 @@ _STAGES = {
     'exits': 'runs/finetune.gin',
     'classifier': 'runs/classifier.gin',
     'policy': 'runs/policy.gin',
+    'controllers': 'runs/controllers.gin',
     'labels': 'runs/labels.gin',
     'spans': 'runs/spans.gin',
 }

@@ -34,6 +34,7 @@ RESERVED = ('class', 'source')
 HOW_MADE = {
     'exit_classifier': 'train one (`calm train --gin_file=runs/classifier.gin`)',
     'policy': 'train one (`calm train --gin_file=runs/policy.gin`)',
+    'controllers': 'train some (`calm train --gin_file=runs/controllers.gin`)',
     'frequent_ids': 'count them (`calm count`)',
 }
 
@@ -54,6 +55,8 @@ def check_heads(value: Any, heads: Mapping | None, path: str = '') -> None:
         part, where = getattr(value, field.name), _dotted(path, field.name)
         if options.of(field).array:
             stored = (heads or {}).get(value.head, {}).get(field.name)
+            if stored is None and part is None:
+                continue
             if stored is None or not np.array_equal(np.asarray(part), np.asarray(stored)):
                 raise ValueError(
                     f"{where} is not what the checkpoint's {value.head} holds, by which documents name it; save it there first"
@@ -148,7 +151,7 @@ def _content(value: Any, owner: type, option: Option, hint: Any, where: str) -> 
     if option.array:
         if owner.head is None:
             raise ValueError(f'{where} holds trained arrays, and {owner.__name__}.head names no head of a checkpoint')
-        return {'head': owner.head}
+        return None if value is None else {'head': owner.head}
     if option.kind is not None and type(value) is option.kind:
         return _fields(value, where)
     if value is not None and (option.kind is not None or option.kinds is not None):
@@ -193,7 +196,7 @@ def _made(kind: type, document: Any, path: str, heads: Mapping, classes: Mapping
     for name, field in fields.items():
         each, where = options.of(field), _dotted(path, name)
         if each.array:
-            values[name] = _array(kind, name, document.get(name), where, heads)
+            values[name] = _array(kind, field, document.get(name), where, heads)
         elif name in document:
             values[name] = _value(document[name], each, hints[name], where, heads, classes)
         elif _default(field) is dataclasses.MISSING:
@@ -253,14 +256,16 @@ def _class(content: dict, option: Option, where: str, classes: Mapping[str, type
     return classes[name]
 
 
-def _array(kind: type, name: str, content: Any, where: str, heads: Mapping) -> Any:
+def _array(kind: type, field: dataclasses.Field, content: Any, where: str, heads: Mapping) -> Any:
     """A trained array, from the head of the checkpoint that the class names."""
-    head = kind.head
+    head, name = kind.head, field.name
     if content not in (None, {'head': head}):
         raise ValueError(f'{where} is {content!r}; expected {{"head": {json.dumps(head)}}}')
     if head not in heads:
         noun, how = str(head).replace('_', ' '), HOW_MADE.get(str(head), f'train one ({kind.__name__} says how)')
         raise ValueError(f'{where}: the checkpoint holds no {noun}; {how}, or use another class')
+    if name not in heads[head] and field.default is None:
+        return None
     if name not in heads[head]:
         raise ValueError(f'{where}: the head {head} of the checkpoint holds no {name}, only {", ".join(sorted(heads[head]))}')
     return heads[head][name]

@@ -10,8 +10,9 @@ from calm_jax.checks import check_seed
 from calm_jax.decoding.choice import Beam, Choice, Greedy, Sampled
 from calm_jax.decoding.propagation import PROPAGATIONS, Lazy, Propagation
 from calm_jax.decoding.rules import Rules
+from calm_jax.depth.controllers import SkipControllers
 from calm_jax.depth.exits import Exit
-from calm_jax.depth.gates import GATES, Gate
+from calm_jax.depth.gates import Gate
 from calm_jax.depth.plans import PlanMaker, Uniform
 from calm_jax.depth.policy import PolicyPlan
 from calm_jax.options import check_values, option
@@ -20,6 +21,7 @@ from calm_jax.types import Array, Sizes
 
 # Those that come along; a maker of your own is named by where it is, 'package.module:Class'.
 PLANS: dict[str, type[PlanMaker]] = {'uniform': Uniform, 'policy': PolicyPlan}
+GATES: dict[str, type[Gate]] = {'controllers': SkipControllers}
 CHOICES: dict[str, type[Choice]] = {'greedy': Greedy, 'sampled': Sampled, 'beam': Beam}
 
 

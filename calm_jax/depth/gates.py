@@ -50,7 +50,3 @@ class ScriptedGate(Gate):
     def __call__(self, memory: Any, context: Context) -> tuple[Any, Bool[Array, 'B'] | Bool[Array, 'B 3']]:
         runs = jnp.asarray(self.runs)[jnp.minimum(jnp.asarray(context.position), len(self.runs) - 1), context.layer]
         return memory, runs
-
-
-# Those that come along and can be named; a gate of your own is named by where it is, 'package.module:Class'.
-GATES: dict[str, type[Gate]] = {}

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Bool, Float, Int
 
+from calm_jax.depth.dial import level_of, tilt
 from calm_jax.depth.plans import PlanMaker
 from calm_jax.options import array, option
 from calm_jax.pytrees import pytree
@@ -21,7 +22,6 @@ from calm_jax.types import Array, Context, Plan, Sizes
 
 LIKELY = 0.9  # probability to run, and to keep all tokens, of a policy that has learned nothing
 SHARPNESS = 10.0  # of the tilt of token choices, beside that of a sub-layer
-STEEPEST = 80.0  # |κ|, where λ is next to 0 or 1
 ALWAYS = 1e4  # a logit that no tilt reaches
 NEVER = 40.0  # one that a tilt reaches at λ = 1 alone, in float32, and one draw in eight million
 PLANNING = 0x706C616E  # a position that no token has
@@ -156,8 +156,7 @@ def pooled(states: Float[Array, 'B S D'], mask: Bool[Array, 'B S']) -> Float[Arr
 
 def tilted(logits: Logits, level: Array | float) -> Logits:
     """The logits under the dial λ in [0, 1]."""
-    level = jnp.asarray(level, jnp.float32)
-    return raised(logits, jnp.clip(jnp.log(level) - jnp.log1p(-level), -STEEPEST, STEEPEST))
+    return raised(logits, tilt(level))
 
 
 def raised(logits: Logits, kappa: Array | float) -> Logits:
@@ -354,13 +353,7 @@ class PolicyPlan(PlanMaker):
     @classmethod
     def of(cls, text: str, sizes: Sizes) -> dict[str, float]:
         """What `--plan policy:λ` says. Raises ValueError for what is no number from 0 to 1."""
-        try:
-            level = float(text)
-        except ValueError:
-            level = -1.0
-        if not 0 <= level <= 1:
-            raise ValueError(f"plan is 'policy:{text}'; expected policy:λ with a number from 0 to 1")
-        return {'level': level}
+        return {'level': level_of(text, 'plan', 'policy')}
 
     @property
     def layerwise(self) -> bool:

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm_jax.depth.policy import STEEPEST, TOKEN_CHOICES, Decisions, Logits, Parts, plan_of, policy_flops, raised
+from calm_jax.depth.dial import STEEPEST
+from calm_jax.depth.policy import TOKEN_CHOICES, Decisions, Logits, Parts, plan_of, policy_flops, raised
 from calm_jax.metrics import plan_cost
 from calm_jax.models import planned
 from calm_jax.models.config import TransformerConfig

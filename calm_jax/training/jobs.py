@@ -30,7 +30,7 @@ from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import init_params
 from calm_jax.progress import progress
 from calm_jax.tasks import Labels, Task, check_says_tokens
-from calm_jax.training import baselines, classifier, constrained, estimators, losses, policy
+from calm_jax.training import baselines, classifier, constrained, controllers, estimators, losses, policy
 from calm_jax.training.multi_exit import multi_exit_stage
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.search_run import SearchRun
@@ -339,6 +339,55 @@ def train_policy(
         scores = baselines.drawn_alike(prices, parts_of(parts, begun.config.sizes), begun.config.decoder_only, random)
         stage = stage._replace(params={**stage.params, 'policy': unread(scores, begun.config.emb_dim)})
         options = options if backbone else dataclasses.replace(options, steps=1)
+    return _fit_head(stage, begun, data, batches, optimizer, model_dir, options, quiet, start)
+
+
+def train_controllers(
+    model_dir: str | os.PathLike,
+    data: PairedText,
+    optimizer: Optimizer,
+    options: LoopOptions,
+    checkpoint: str | os.PathLike,
+    alpha: float = 4.0,
+    summed: bool = False,
+    reads: str = 'hidden',
+    hidden_width: int = 0,
+    sub_layers: bool = False,
+    distance: controllers.Distance = controllers.divergence,
+    temperature: float = 1.0,
+    noise_at_evaluation: bool = True,
+    backbone: Optimizer | None = None,
+    dropout_steps: int = 0,
+    quiet: bool = False,
+    start: Start = _nothing,
+) -> TrainState:
+    """Trains skip controllers of a native checkpoint, on its model as it is or together with it.
+
+    model_dir: see `train_loop.fit`; its checkpoints hold the model too. optimizer: of the controllers. start: see
+    `train_model`. For the others see `controllers.controllers_stage` and `train_loop.fit`.
+
+    Raises ValueError for a checkpoint that answers texts in place of going on.
+    """
+    begun = _saying_tokens(checkpoint)
+    stage = controllers.controllers_stage(
+        begun.config,
+        begun.params,
+        begun.tokenizer,
+        alpha=alpha,
+        summed=summed,
+        reads=reads,
+        hidden_width=hidden_width,
+        sub_layers=sub_layers,
+        distance=distance,
+        temperature=temperature,
+        noise_at_evaluation=noise_at_evaluation,
+        backbone=None if backbone is None else backbone.of(options.steps),
+        dropout_steps=dropout_steps,
+        seed=options.seed,
+        heads=begun.heads,
+        generation=begun.generation or data.generation,
+    )
+    batches = data.batches(begun.tokenizer, begun.config, quiet, begun.generation)
     return _fit_head(stage, begun, data, batches, optimizer, model_dir, options, quiet, start)
 
 

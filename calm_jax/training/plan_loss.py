@@ -127,3 +127,15 @@ def nats(
 def weighted(rows: Array, sub_layer: Callable[[Array], Array], x: Array) -> Array:
     """x + g · (sub_layer(x) − x) for numbers g of the rows, which have a gradient."""
     return x + rows[:, None, None].astype(x.dtype) * (sub_layer(x) - x)
+
+
+def of_texts(seed: int, batch: Batch) -> Array:
+    """A key for each row [B], of its target alone, or of the text that is read for a task: the same at every evaluation, and
+    others for other texts."""
+    if 'decoder_mask' in batch:
+        tokens, there = batch['decoder_input_tokens'], batch['decoder_mask']
+    else:
+        tokens, there = batch['decoder_target_tokens'], batch['decoder_loss_weights'] > 0
+    tokens = tokens.astype(jnp.uint32) * there
+    places = 2 * jnp.arange(tokens.shape[1], dtype=jnp.uint32) + 1
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.sum(tokens * places, axis=1, dtype=jnp.uint32))

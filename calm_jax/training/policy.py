@@ -43,9 +43,9 @@ from calm_jax.training.constrained import RULES, DualAscent, Rule
 from calm_jax.training.estimators import Draws, Estimator, LayerwiseDraws, Pass, self_critical, straight_through, untaught
 from calm_jax.training.goals import NextTokens, TaskGoal
 from calm_jax.training.optimizer import Optimizer
-from calm_jax.training.plan_loss import caller, followed, nats, read, weighted
+from calm_jax.training.plan_loss import caller, followed, nats, of_texts, read, weighted
 from calm_jax.training.policy_optimizer import optimizers, watched
-from calm_jax.training.train_state import Batch, Stage
+from calm_jax.training.train_state import Stage
 from calm_jax.types import Array, Sizes
 
 SHARES = tuple((choice.numerator, choice.denominator) for choice in TOKEN_CHOICES)
@@ -350,18 +350,6 @@ def _check_layerwise(sizes: Sizes, estimator: Estimator, exact: bool, unread: bo
         )
     if unread:
         raise ValueError('constant and random policies read nothing, and layerwise is of what is read; choose one')
-
-
-def of_texts(seed: int, batch: Batch) -> Array:
-    """A key for each row [B], of its target alone, or of the text that is read for a task: the same at every evaluation, and
-    others for other texts."""
-    if 'decoder_mask' in batch:
-        tokens, there = batch['decoder_input_tokens'], batch['decoder_mask']
-    else:
-        tokens, there = batch['decoder_target_tokens'], batch['decoder_loss_weights'] > 0
-    tokens = tokens.astype(jnp.uint32) * there
-    places = 2 * jnp.arange(tokens.shape[1], dtype=jnp.uint32) + 1
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.sum(tokens * places, axis=1, dtype=jnp.uint32))
 
 
 def fed_ones(policy: Policy, head: dict) -> dict:

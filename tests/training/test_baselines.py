@@ -35,8 +35,8 @@ from calm_jax.training import jobs
 from calm_jax.training.baselines import StaticPlan, cost_of, drawn_alike, droppable, loss_of, mean_prices
 from calm_jax.training.jobs import PairedText, train_policy
 from calm_jax.training.optimizer import Optimizer
-from calm_jax.training.plan_loss import caller, nats, read
-from calm_jax.training.policy import SHARES, chances, chances_of, of_texts
+from calm_jax.training.plan_loss import caller, nats, of_texts, read
+from calm_jax.training.policy import SHARES, chances, chances_of
 from calm_jax.training.train_loop import LoopOptions
 from tests.laws.test_work_laws import LLAMA, T5
 from tests.parameters import random_params
