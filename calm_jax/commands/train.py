@@ -206,6 +206,8 @@ def _next(model_dir: pathlib.Path, macros: dict) -> str:
     words += [source if isinstance(source, str) else 'FIELD', '--output', f'{shown}.jsonl']
     if 'PARTS' in macros:
         words += ['--plan', 'policy', *(['--policy_drawn', 'true'] if macros.get('RANDOM') is not None else [])]
+    elif 'READS' in macros:
+        words += ['--gate', 'controllers', *(['--controllers_drawn', 'true'] if macros['NOISE_AT_EVALUATION'] else [])]
     elif 'FROZEN' not in macros:
         words += ['--measure', 'classifier' if 'OBJECTIVE' in macros else 'softmax_gap', '--threshold', '0.9']
     return f'{folder}: {"of the best evaluation" if best else "of the last step"}; next: {shlex.join(words)}'
