@@ -239,7 +239,7 @@ def controllers_stage(
         if backbone is None:
             return optimizer.build()
         waiting = optax.chain(
-            optimizer.build(), optax.scale_by_schedule(lambda step: jnp.where(step < dropout_steps, 0.0, 1.0))
+            optimizer.build(), optax.scale_by_schedule(lambda step: jnp.where(jnp.asarray(step) < dropout_steps, 0.0, 1.0))
         )
         names = {'controllers': 'controllers', 'backbone': 'backbone'}
         return optax.partition({'controllers': waiting, 'backbone': backbone.build()}, names)
