@@ -32,7 +32,7 @@ import pytest  # noqa: E402
 from calm_jax.checkpoints import native  # noqa: E402
 from calm_jax.data.tokenizers import ByteTokenizer  # noqa: E402
 from calm_jax.models.config import TransformerConfig  # noqa: E402
-from tests.parameters import random_params  # noqa: E402
+from calm_jax.models.transformer import init_params  # noqa: E402
 
 MOST_MAPPED = 50_000  # areas of memory, of the 65,530 that Linux gives a process
 
@@ -72,7 +72,7 @@ def checkpoint(tmp_path_factory):
     config = TransformerConfig(
         vocab_size=259, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_encoder_layers=1, num_decoder_layers=3
     )
-    params = random_params(config, 1)
+    params = jax.tree.map(np.array, jax.jit(init_params, static_argnums=0)(config, jax.random.key(1)))
     kernel = 0.3 * np.linspace(-1, 1, 16, dtype=np.float32)[:, None]  # sure now and then
     heads = {'exit_classifier': {'kernel': kernel, 'bias': np.zeros(1, np.float32)}}
     directory = tmp_path_factory.mktemp('model') / 'tiny'

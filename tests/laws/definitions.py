@@ -8,7 +8,7 @@ import numpy as np
 
 from calm_jax.depth.vocabulary import FixedPruning
 from calm_jax.models.config import TransformerConfig
-from tests.parameters import random_params
+from calm_jax.models.transformer import init_params
 
 LENGTH = 10
 KERNEL = np.linspace(-1, 1, 16)[:, None]  # of an exit classifier
@@ -31,7 +31,7 @@ def tiny_config() -> TransformerConfig:
 
 def tiny_params(config):
     """Its random parameters, float32."""
-    params = random_params(config)
+    params = jax.tree.map(np.array, jax.jit(init_params, static_argnums=0)(config, jax.random.key(4)))
     # Random weights repeat one token for ever; a head of wider spread does not.
     params['decoder']['logits_dense']['kernel'] *= 3
     return params
