@@ -19,7 +19,6 @@ from calm_jax.depth import controllers
 from calm_jax.models import planned
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.positions import standing
-from calm_jax.nearest import did_you_mean
 from calm_jax.training.losses import token_losses
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.plan_loss import caller, of_texts
@@ -163,8 +162,7 @@ def controllers_stage(
     if not 0 <= alpha < np.inf or not 0 < temperature < np.inf:
         raise ValueError(f'alpha is {alpha}, temperature {temperature}; expected 0 or more, and a positive number')
     if reads not in controllers.INPUTS:
-        listed = ', '.join(controllers.INPUTS)
-        raise ValueError(f'reads is {reads!r}; expected one of {listed}{did_you_mean(reads, controllers.INPUTS)}')
+        raise ValueError(f'reads is {reads!r}; expected one of {", ".join(controllers.INPUTS)}')
     if hidden_width < 0 or dropout_steps < 0 or (dropout_steps and backbone is None):
         raise ValueError(
             f'hidden_width is {hidden_width}, dropout_steps {dropout_steps}; expected 0 or more, and no dropout_steps where '

@@ -229,7 +229,7 @@ def test_the_classifier_takes_the_checkpoints_head_and_needs_one():
         ('--plan uniform:-1', 'C from 1 to 3'),
         ('--measure clasifier', 'did you mean classifier?'),
         ('--measure softmax_gap:3', 'softmax_gap takes nothing after a colon'),
-        ('--gate random', "unknown 'random'; expected package.module:Class"),
+        ('--gate random', "unknown 'random'; expected one of controllers, package.module:Class"),
         ('--vocabulary fxied', 'did you mean fixed?'),
         ('--emits dolla', 'did you mean dola?'),
         ('--early_stopping always', "'always'; expected true, false or never"),

@@ -162,14 +162,14 @@ def test_controllers_learn_to_run_less_where_layers_cost_much(
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'reads': 'hiden'}, "reads is 'hiden'; expected one of hidden, embedding, position, fixed; did you mean hidden?"),
+        ({'reads': 'hiden'}, "reads is 'hiden'; expected one of hidden, embedding, position, fixed"),
         ({'alpha': -1.0}, 'alpha is -1.0'),
         ({'temperature': 0.0}, 'temperature 0.0'),
         ({'dropout_steps': 3}, 'no dropout_steps where the model is frozen'),
     ],
 )
 def test_settings_that_controllers_cannot_have_are_refused(options, message, tokenizer):
-    with pytest.raises(ValueError, match=message.replace('?', r'\?')):
+    with pytest.raises(ValueError, match=message):
         controllers_stage(LLAMA, {}, tokenizer, **options)
 
 
