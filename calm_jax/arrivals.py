@@ -75,7 +75,7 @@ def plans_by_input(decoding: Decoding) -> bool:
     """Whether plans are made of what inputs say, so that rows are of different ones, which the state of a decode waits for; a
     search has none that leaves it."""
     plan = decoding.plan
-    return plan is not None and not off(plan) and plan.after > 0 and not isinstance(decoding.choice, Beam)
+    return plan is not None and not off(plan) and plan.after != 0 and not isinstance(decoding.choice, Beam)
 
 
 def room_of(plan: Plan, width: int) -> int | None:

@@ -95,11 +95,15 @@ def decide_rows(
         if config.decoder_only:
             return so_far
         return _decide_encoder(call, config, so_far, course_of(config, so_far, maker, protected))
-    if maker.after:
+    after = layers_run(config, maker)
+    if after:
         read = _first_prompt_layers if config.decoder_only else _first_encoder_layers
-        so_far = read(call, so_far, maker.after)
+        so_far = read(call, so_far, after)
     plan = maker(Context(config.sizes, example_ids, tokens, mask, so_far.states, keys, protected=protected))
-    return so_far._replace(plan=_with_first_layers(_checked_plan(maker, plan, mask, config), maker.after, config))
+    plan = _checked_plan(maker, plan, mask, config)
+    if not (config.decoder_only and maker.after == plans.WHOLE):
+        plan = _with_first_layers(plan, after, config)
+    return so_far._replace(plan=plan)
 
 
 def course_of(config: TransformerConfig, decided: Decided, maker: PlanMaker | None, protected: Array | None = None) -> Course:
@@ -118,9 +122,11 @@ def course_of(config: TransformerConfig, decided: Decided, maker: PlanMaker | No
 
 def layers_run(config: TransformerConfig, maker: PlanMaker | None) -> int:
     """How many layers have run when rows are decided upon: of the encoder, or over a prompt."""
-    if maker is None or not maker.layerwise:
-        return 0 if maker is None else maker.after
-    return config.num_encoder_layers
+    if maker is None:
+        return 0
+    if maker.after == plans.WHOLE:
+        return config.num_decoder_layers - 1 if config.decoder_only else config.num_encoder_layers
+    return config.num_encoder_layers if maker.layerwise else maker.after
 
 
 def _decide_encoder(call: Callable, config: TransformerConfig, decided: Decided, course: Course) -> Decided:

@@ -34,6 +34,7 @@ RESERVED = ('class', 'source')
 HOW_MADE = {
     'exit_classifier': 'train one (`calm train --gin_file=runs/classifier.gin`)',
     'policy': 'train one (`calm train --gin_file=runs/policy.gin`)',
+    'prompt_controller': 'train one (`calm train --gin_file=runs/prompt_controller.gin`)',
     'controllers': 'train some (`calm train --gin_file=runs/controllers.gin`)',
     'frequent_ids': 'count them (`calm count`)',
 }

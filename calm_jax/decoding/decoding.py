@@ -13,14 +13,15 @@ from calm_jax.decoding.rules import Rules
 from calm_jax.depth.controllers import SkipControllers
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import Gate
-from calm_jax.depth.plans import PlanMaker, Uniform
+from calm_jax.depth.plans import WHOLE, PlanMaker, Uniform
 from calm_jax.depth.policy import PolicyPlan
+from calm_jax.depth.prompt_controller import PromptController
 from calm_jax.options import check_values, option
 from calm_jax.pytrees import pytree
 from calm_jax.types import Array, Sizes
 
 # Those that come along; a maker of your own is named by where it is, 'package.module:Class'.
-PLANS: dict[str, type[PlanMaker]] = {'uniform': Uniform, 'policy': PolicyPlan}
+PLANS: dict[str, type[PlanMaker]] = {'uniform': Uniform, 'policy': PolicyPlan, 'prompt_controller': PromptController}
 GATES: dict[str, type[Gate]] = {'controllers': SkipControllers}
 CHOICES: dict[str, type[Choice]] = {'greedy': Greedy, 'sampled': Sampled, 'beam': Beam}
 
@@ -106,6 +107,11 @@ class Decoding:
                 raise TypeError(f'{name} is {value!r}; expected {example}')
         if self.plan_prompt not in ('full', 'plan'):
             raise ValueError(f'plan_prompt is {self.plan_prompt!r}; expected full or plan')
+        if self.plan_prompt == 'plan' and self.plan is not None and self.plan.after == WHOLE:
+            raise ValueError(
+                f'plan_prompt is plan, and {type(self.plan).__name__} plans for what follows a prompt that is read in full; '
+                'expected full'
+            )
         if self.plan_prompt == 'plan' and self.plan is not None and self.plan.layerwise:
             raise ValueError(
                 'plan_prompt is plan, and the policy decides layer by layer from a prompt that is read in full; expected full'

@@ -11,12 +11,15 @@ from calm_jax.options import option
 from calm_jax.pytrees import pytree
 from calm_jax.types import Context, Plan, Sizes
 
+WHOLE = -1  # layers after which a maker is asked: the whole encoder; of a prompt all but the last, which makes no states
+
 
 class PlanMaker:
     """What every maker of plans is: a pytree that is called once, before the first token, with a `Context`.
 
     after: after how many encoder layers, or layers over the prompt, it is asked; 0: from ids and tokens alone. Those layers
-    run for every row, whatever the plan says. No row's plan may depend on its neighbours.
+    run for every row, whatever the plan says; but where it is `WHOLE` a prompt is read in full, and the plan is of what
+    follows. No row's plan may depend on its neighbours.
     dial: the field that turns it off at 1, if it has one; head: the head of a checkpoint that holds its trained arrays.
     choices: names of what it chooses from for the source tokens, everything first, which `Plan.choice` counts; () if nothing.
     layerwise: whether it is not called but asked to `decide`, after each layer about the next one.
@@ -48,7 +51,7 @@ class PlanMaker:
     def check(self, sizes: Sizes) -> None:
         """Raises ValueError where the model has fewer layers than it wants to see."""
         stack, layers = ('encoder', sizes.encoder_layers) if sizes.encoder_layers else ('decoder', sizes.layers)
-        if not 0 <= self.after <= layers:
+        if self.after != WHOLE and not 0 <= self.after <= layers:
             raise ValueError(f'{type(self).__name__} is asked after {self.after} layers; the {stack} has {layers}')
 
 

@@ -23,6 +23,7 @@ from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import ScriptedGate
 from calm_jax.depth.plans import GivenPlan, PlanMaker
 from calm_jax.depth.policy import LayerwisePolicy, Policy, PolicyPlan, decided_alone, parts_of
+from calm_jax.depth.prompt_controller import PromptController
 from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, FrequentIds
 from calm_jax.metrics import cost
 from calm_jax.models.config import TransformerConfig
@@ -61,6 +62,21 @@ class DrawnPlan(PlanMaker):
         rng, sizes = np.random.default_rng(12), context.sizes
         layers = (sizes.layers,) * 3 + (sizes.encoder_layers,) * 2
         return Plan(*(jnp.asarray(rng.random((context.tokens.shape[0], count)) < 0.6) for count in layers))
+
+
+def prompt_controller(config):
+    """One that chooses of three plans, now this and now that."""
+    rng, layers = np.random.default_rng(5), config.num_decoder_layers
+    runs = np.ones((3, layers, 2), bool)
+    runs[0, 1:], runs[1, -1, 0] = False, False
+    width = 2 * config.emb_dim
+    return PromptController(
+        runs=runs,
+        mean=rng.normal(size=width).astype(np.float32) / 8,
+        scale=np.full(width, 2, np.float32),
+        kernel=rng.normal(size=(width, 2)).astype(np.float32),
+        bias=np.array([0.3, 0.1], np.float32),
+    )
 
 
 def policy(config, level=0.5, seed=3, parts=None, layerwise=False):
@@ -103,6 +119,7 @@ CASES = {
     'decoder-only, a narrower head of listed ids': (OPT, {'exit': Exit(SoftmaxMax(LISTED), threshold=0.4)}),
     'a policy and exits': (T5, {'plan': policy(T5, 0.2, parts=('encoder', 'decoder')), 'exit': exits()}),
     'decoder-only, a policy': (LLAMA, {'plan': policy(LLAMA)}),
+    'decoder-only, a prompt controller': (LLAMA, {'plan': prompt_controller(LLAMA)}),
     'a layer-wise policy': (T5, {'plan': policy(T5, parts=('encoder', 'decoder'), layerwise=True)}),
     'decoder-only, a layer-wise policy': (LLAMA, {'plan': policy(LLAMA, layerwise=True)}),
     'all together, of listed ids': (T5, {'exit': Exit(SoftmaxMax(LISTED), threshold=0.6), 'gate': GATE, 'plan': DrawnPlan()}),
