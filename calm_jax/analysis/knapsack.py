@@ -158,8 +158,8 @@ class Hull(Frontier):
 
 
 class Optimum(NamedTuple):
-    """Of one budget. choices: the item of each group, uint8 [n]; score: their mean score; bound: the least mean score that is
-    proven to be out of reach or reached, equal to `score` where the optimum is proven."""
+    """Of one budget. choices: the item of each group, int [n]; score: their mean score; bound: a mean score that no choice within
+    the budget exceeds, but for the solver's 1e-6 / n: `score` itself where the optimum is proven."""
 
     choices: np.ndarray
     score: float
@@ -207,26 +207,30 @@ def optimum(scores: np.ndarray, costs: np.ndarray, budget: float, hull: Hull | N
     row, item = np.nonzero(open_items[groups])
     settled = np.delete(rows, groups)
     gains, spent = scores[groups[row], item], costs[groups[row], item]
-    base = scores[settled, chosen[settled]].sum()
+    base, room = scores[settled, chosen[settled]].sum(), budget * len(rows) - costs[settled, chosen[settled]].sum()
     solution = optimize.milp(
         -gains,
         integrality=np.ones(len(row)),
         bounds=optimize.Bounds(0, 1),
         constraints=[
             optimize.LinearConstraint(sparse.csr_array((np.ones(len(row)), (row, np.arange(len(row))))), 1, 1),
-            optimize.LinearConstraint(spent[None], -np.inf, budget * len(rows) - costs[settled, chosen[settled]].sum()),
+            optimize.LinearConstraint(spent[None] / spent.max(), -np.inf, room / spent.max()),
         ],
         options={'mip_rel_gap': 0, 'time_limit': SECONDS},
     )
+    proven = False
     if solution.x is not None:
         ones = np.flatnonzero(solution.x > 0.5)
         other = chosen.copy()
         other[groups[row[ones]]] = item[ones]
-        if scores[rows, other].mean() > low:
+        # The solver keeps the budget but for a tolerance of its own.
+        keeps = costs[rows, other].mean() <= budget * (1 + 1e-12)
+        proven = keeps and solution.success
+        if keeps and scores[rows, other].mean() > low:
             chosen, low = other, float(scores[rows, other].mean())
-    if not solution.success and solution.mip_dual_bound is not None:
+    if not proven and solution.mip_dual_bound is not None:
         high = min(high, float(base - solution.mip_dual_bound) / len(rows))
-    return Optimum(chosen, low, low if solution.success else max(low, high))
+    return Optimum(chosen, low, low if proven else max(low, high))
 
 
 def _filled(scores: np.ndarray, costs: np.ndarray, budget: float, hull: Hull) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 An oracle sees the scores it chooses by, so that part of its advantage is luck: the best of several outputs scores well even
 where all plans are alike. Of two sampled outputs for each plan and text the attainable oracle chooses by one and is scored by
-the other: what is left is what the text says of the plan.
+the other: what is left is what the text says of the plan. One output says that with noise; the informed oracle therefore
+chooses by what scores of one decode predict of the other's, and falls back on what plans score on average.
 """
 
 from collections.abc import Sequence
@@ -116,11 +117,24 @@ def mixing(scores: np.ndarray, costs: np.ndarray, budgets: Sequence[float] | np.
 def attainable(scores: np.ndarray, costs: np.ndarray, choices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean score and cost, float64 [M] each, where one decode chooses and the other is scored, the mean of both directions.
 
-    scores, costs: [2, n, K]; choices: int [2, M, n], what an oracle of either decode chooses. It is what a choice by one output
-    of each plan comes to, without luck: whoever knew the expected score of each plan could do no worse.
+    scores, costs: [2, n, K]; choices: int [2, M, n], by either decode. It is what a choice by one output of each plan comes to,
+    without luck: whoever knew the expected score of each plan could do no worse.
     """
     score, cost = (_mean_of(each, choices[::-1]).mean(axis=0) for each in (scores, costs))
     return score, cost
+
+
+def predicted(scores: np.ndarray) -> np.ndarray:
+    """What the scores of either decode predict of the other's, [2, n, K] of [2, n, K]: least squares, a constant among the
+    predictors, fitted to every other text and applied to the rest, so that no text is predicted by itself."""
+    count, halves = scores.shape[1], np.arange(scores.shape[1]) % 2
+    results = np.empty_like(scores)
+    for chooser in (0, 1):
+        known, wanted = np.column_stack([np.ones(count), scores[chooser]]), scores[1 - chooser]
+        for half in (0, 1):
+            fitted = np.linalg.lstsq(known[halves != half], wanted[halves != half], rcond=None)[0]
+            results[chooser, halves == half] = known[halves == half] @ fitted
+    return results
 
 
 def homogeneity(counts: np.ndarray) -> Homogeneity:
@@ -160,8 +174,10 @@ def _by_layers(
         'mixing': mixing(sets.scores.mean(axis=0), sets.layers.mean(axis=0), budgets),
     }
     if len(decodes) == 2:
-        score, cost = attainable(sets.scores, sets.layers, choices)
-        curves |= {'attainable': score.tolist(), 'attainable_layers': cost.tolist()}
+        informed = [frontier(*each).choices(budgets) for each in zip(predicted(sets.scores), sets.layers)]
+        for name, each in (('attainable', choices), ('informed', np.stack(informed))):
+            score, cost = attainable(sets.scores, sets.layers, each)
+            curves |= {name: score.tolist(), f'{name}_layers': cost.tolist()}
     return {
         'exact': all(isinstance(each, EveryBudget) for each in frontiers),
         'gap': max((each.gap for each in frontiers if isinstance(each, Hull)), default=0.0),
@@ -221,10 +237,15 @@ def _lowest(frontiers: Sequence[Frontier]) -> float:
 
 
 def _axis(frontiers: Sequence[Frontier], costs: np.ndarray, named: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Budgets that are drawn: evenly spaced from the cheapest choice to the costliest plan, and those that have a name."""
-    even = np.linspace(_lowest(frontiers), costs.mean(axis=(0, 1)).max(), POINTS)
-    near = np.abs(even[:, None] - np.asarray(named)).min(axis=1) < 1e-9
-    return np.unique(np.concatenate([even[~near], named]))
+    """Budgets that are drawn, rising: evenly spaced from the cheapest choice to the costliest plan, closer where the scores
+    rise fast, and those that have a name."""
+    lowest, steps = _lowest(frontiers), frontiers[0].budgets
+    even = np.linspace(lowest, costs.mean(axis=(0, 1)).max(), POINTS)
+    levels = np.linspace(frontiers[0].scores[0], frontiers[0].scores[-1], POINTS // 4)[1:-1]
+    rising = steps[np.searchsorted(frontiers[0].scores, levels)]
+    drawn = np.unique(np.concatenate([even, rising[rising >= lowest]]))
+    near = np.abs(drawn[:, None] - np.asarray(named)).min(axis=1) < 1e-9
+    return np.unique(np.concatenate([drawn[~near], named]))
 
 
 def _settled(scores: np.ndarray, costs: np.ndarray, hulls: Sequence[Frontier], budgets: np.ndarray) -> list[dict[str, float]]:
