@@ -69,7 +69,7 @@ def evaluate_file(
     named = {quality.metric_name(each): each for each in quality.several(metric)}
     versions = {name: quality.metric_version(each) for name, each in named.items()}
     fields = [reference_field] if isinstance(reference_field, str) else reference_field
-    texts, wanted, costs = _texts(predictions, references, [Template(field) for field in fields])
+    texts, wanted, costs = read(predictions, references, [Template(field) for field in fields])
     values: dict[str, float | int] = {}
     columns = []
     for name, each in progress(named.items(), 'metrics', quiet=quiet, unit='metric'):
@@ -96,8 +96,11 @@ def _warnings(name: str, metric: str | quality.Metric, references: Sequence[Sequ
         )
 
 
-def _texts(predictions: Paths, references: Paths, templates: Sequence[Template]) -> tuple[list[str], list[list[str]], '_Costs']:
-    """Texts, the references of each, and costs. Of each record only these are held: token lists are many times a text."""
+def read(predictions: Paths, references: Paths, templates: Sequence[Template]) -> tuple[list[str], list[list[str]], 'Costs']:
+    """Texts, the references of each, and costs. Of each record only these are held: token lists are many times a text.
+
+    Raises as `evaluate_file`.
+    """
     decoded, wanted = open_records(predictions), open_records(references)
     if len(decoded) != len(wanted):
         raise ValueError(
@@ -107,7 +110,7 @@ def _texts(predictions: Paths, references: Paths, templates: Sequence[Template])
     for path in decoded.paths:
         if (header := header_path(path)).is_file():
             formats.check(read_json(header), 'records', str(header))
-    texts, costs, ids = [], _Costs(), []
+    texts, costs, ids = [], Costs(), []
     for i, record in enumerate(decoded):
         texts.append(_text(record, decoded.where(i)))
         costs.observe(record)
@@ -151,13 +154,14 @@ def _named(paths: Paths) -> str:
     return str(paths) if isinstance(paths, str | os.PathLike) else ', '.join(str(path) for path in paths)
 
 
-class _Costs:
-    """Means of the costs that every record has, 8 bytes a record and cost."""
+class Costs:
+    """The costs of records, 8 bytes a record and cost. deepest: the largest exit layer of any token, 0 where none is said."""
 
     def __init__(self):
         self._values = {key: array('d') for key in _COSTS}
         self._lengths = array('q')
         self._records = 0
+        self.deepest = 0
 
     def observe(self, record: dict) -> None:
         """Counts one record."""
@@ -165,15 +169,30 @@ class _Costs:
         for key, values in self._values.items():
             value = record.get(key)
             if isinstance(value, list) and all(isinstance(each, int | float) for each in value):
+                if key == 'exit_layers':
+                    self.deepest = max(self.deepest, *value, 0)
                 value = sum(value) / max(1, len(value))
             if isinstance(value, int | float):
                 values.append(value)
         if isinstance(record.get('tokens'), list):
             self._lengths.append(len(record['tokens']))
 
+    def each(self, key: str) -> np.ndarray | None:
+        """One cost of every record, float64 [B]; None unless all records have it."""
+        return self._of_all(self._values[key])
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        """The tokens of every record, int64 [B]; None unless all records list theirs."""
+        return self._of_all(self._lengths)
+
     def means(self) -> dict[str, float]:
         """{cost: mean over records}, weighed by tokens where it is a mean over them."""
-        means = {key: float(np.mean(values)) for key, values in self._values.items() if len(values) == self._records}
-        if len(self._lengths) == self._records and sum(self._lengths):
-            means |= {key: float(np.average(self._values[key], weights=self._lengths)) for key in _OF_TOKENS if key in means}
+        values = {key: each for key in _COSTS if (each := self.each(key)) is not None}
+        means, lengths = {key: float(np.mean(each)) for key, each in values.items()}, self.lengths
+        if lengths is not None and lengths.sum():
+            means |= {key: float(np.average(values[key], weights=lengths)) for key in _OF_TOKENS if key in means}
         return means
+
+    def _of_all(self, values: array) -> np.ndarray | None:
+        return np.array(values) if len(values) == self._records else None

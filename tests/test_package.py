@@ -123,6 +123,7 @@ MAY_IMPORT = {
         'tuning',
     },
     'evaluation': {'data', 'files', 'formats', 'metrics', 'progress'},
+    'prediction_sets': {'analysis', 'data', 'evaluation', 'files', 'metrics', 'nearest', 'progress'},
     'analysis': {'types', 'argmax', 'models', 'depth', 'decoding', 'data', 'model', 'progress'},
     'training': {
         'tasks',

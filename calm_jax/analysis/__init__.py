@@ -1,1 +1,1 @@
-"""Looking inside: how sure each layer is, and what an early error costs."""
+"""Looking inside: how sure each layer is, what an early error costs, and how far a choice of depth by text could go."""

@@ -3,6 +3,8 @@
     calm analyze sensitivity --checkpoint DIR --data in.jsonl --source_field en --metric rougeL --output sensitivity.json
     calm analyze ranks --checkpoint DIR --data in.jsonl --source_field en --label fine-tuned --output ranks.json
     calm analyze confidence --checkpoint DIR --data in.jsonl --source_field en --measure softmax_gap --output confidence.json
+    calm analyze oracle --predictions full=full.jsonl --predictions half=half.jsonl --references in.jsonl \
+        --reference_field fr --output oracle.json
 
 sensitivity: what one wrong token costs the rest of the sequence, by where it stands: the score against the full model's
 output after the last layer's 10th-ranked token (sampling) or the first layer's prediction (layer) at each position.
@@ -10,6 +12,7 @@ ranks: where each layer ranks the token that the last layer says. confidence: ho
 what would be said there is the last layer's token, in how many pairs of a right and a wrong token it is surer of the right one,
 and how often pruning or a contrast changes what is said; of a measure that looks at a part of the vocabulary, how it ranks
 tokens beside the same over all ids. Files of several models, told apart by --label, are drawn side by side.
+oracle: what a choice of plan by text could come to, from the outputs of several plans (calm analyze oracle --help).
 """
 
 import dataclasses
@@ -18,7 +21,7 @@ from functools import partial
 from calm_jax.analysis import depths
 from calm_jax.analysis.confidences import layer_confidences
 from calm_jax.analysis.sensitivity import sensitivity
-from calm_jax.commands import decode_flags
+from calm_jax.commands import decode_flags, oracle
 from calm_jax.commands.flag_types import numbers, positive
 from calm_jax.commands.provenance import provenance
 from calm_jax.compilation import use_compilation_cache
@@ -44,6 +47,7 @@ def add_arguments(parser):
     one = analyses.add_parser('sensitivity', help='what one wrong token costs, by its position')
     two = analyses.add_parser('ranks', help='where each layer ranks the final token')
     three = analyses.add_parser('confidence', help='confidence against accuracy, layer by layer')
+    oracle.add_arguments(analyses.add_parser('oracle', help='what a choice of plan by text could come to'))
     for each in (one, two, three):
         _add_common(each)
     one.add_argument('--metric', default='rougeL', metavar='NAME', help='score against the full output (default rougeL)')
@@ -68,6 +72,8 @@ def _add_common(parser):
 
 
 def run(args):
+    if args.analysis == 'oracle':  # asks no model
+        return oracle.run(args)
     check_file(args.output, args.overwrite, [args.data])
     use_compilation_cache()
     if args.analysis == 'sensitivity':

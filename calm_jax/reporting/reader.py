@@ -1,6 +1,6 @@
 """Reads a RUN directory: whatever earlier stages left in it, found at any depth, and checked.
 
-The files are curve.json, trials.json, examples.json, results.json, sensitivity.json, ranks.json, confidence.json,
+The files are curve.json, trials.json, examples.json, results.json, sensitivity.json, ranks.json, confidence.json, oracle.json,
 certificate*.json and, of training, metrics.jsonl. Certificates, tables and analyses, whose names a user chooses, are also known
 by what they hold, and decoded files with plans by their headers. Reading them needs neither a model nor the packages that wrote
 them.
@@ -14,11 +14,13 @@ from calm_jax import formats
 from calm_jax.reporting import decoded
 from calm_jax.reporting.document import Document, load, search
 from calm_jax.reporting.run import (
+    Allocation,
     Certificate,
     Column,
     Confidences,
     Curve,
     Examples,
+    Oracle,
     PolicyTraining,
     Provenance,
     Ranks,
@@ -26,7 +28,9 @@ from calm_jax.reporting.run import (
     Run,
     Sensitivity,
     Series,
+    StaticPlan,
     Tested,
+    TokenOracle,
     Tolerance,
     Training,
     Trial,
@@ -43,6 +47,7 @@ PATTERNS = (
     'sensitivity.json',
     'ranks.json',
     'confidence.json',
+    'oracle.json',
     'examples.json',
 )
 METRICS = 'metrics.jsonl'
@@ -63,6 +68,18 @@ POLICY_RUNS = {
     'decoder_attention': 'decoder attention',
     'decoder_feed_forward': 'decoder feed-forward',
 }
+ORACLE_CURVES = (
+    'oracle',
+    'greedy',
+    'static',
+    'mixing',
+    'attainable',
+    'attainable_layers',
+    'informed',
+    'informed_layers',
+    'sampling_advantage',
+    'allocation_advantage',
+)
 KINDS = ('measure', 'static', 'oracle')
 OBJECTIVES = ('textual', 'risk')
 
@@ -96,9 +113,9 @@ def read(directory: str | pathlib.Path) -> Run:
     if not directory.is_dir():
         raise NotADirectoryError(f'{directory}: a file; expected the folder it lies in')
     run = Run(directory)
-    readers = (_certificate, _results, _curve, _trials, _sensitivity, _ranks, _confidences, _examples)
+    readers = (_certificate, _results, _curve, _trials, _sensitivity, _ranks, _confidences, _oracle, _examples)
     contents: list[list] = [run.certificates, run.results, run.curves, run.trials]
-    contents += [run.sensitivities, run.ranks, run.confidences, run.examples]
+    contents += [run.sensitivities, run.ranks, run.confidences, run.oracles, run.examples]
     named = [list(search(directory, pattern)) for pattern in PATTERNS]
     found = _recognized(directory, set().union(*named))
     for reader, paths, into in zip(readers, named, contents, strict=True):
@@ -156,7 +173,7 @@ def _reader_of(content: object) -> Callable | None:
         return _results
     if {'metric', 'positions', 'sampling', 'layer'} <= content.keys():
         return _sensitivity
-    return {'ranks': _ranks, 'confidence': _confidences}.get(str(content.get('analysis')))
+    return {'ranks': _ranks, 'confidence': _confidences, 'oracle': _oracle}.get(str(content.get('analysis')))
 
 
 def _provenance(document: Document) -> Provenance | None:
@@ -363,6 +380,69 @@ def _confidences(document: Document, path: pathlib.Path) -> Confidences:
     if not columns[0]:
         raise document.at('confidence').error('is empty: expected a number for each layer')
     return Confidences(path, document.text('label'), document.text('measure'), *columns)
+
+
+def _oracle(document: Document, path: pathlib.Path) -> Oracle:
+    by_layers, plans = document.at('by_layers'), document.items('plans', at_least=2)
+    tokens = document.at('by_tokens') if document.has('by_tokens') else None
+    layer_tokens = tokens.numbers('plans', low=0) if tokens else (None,) * len(plans)
+    if len(layer_tokens) != len(plans):
+        raise document.at('by_tokens').at('plans').error(f'has {len(layer_tokens)} values: expected {len(plans)}')
+    budgets = by_layers.numbers('budgets', low=0)
+    shares = tuple(row.numbers(low=0, high=1) for row in by_layers.items('shares'))
+    if len(shares) != len(budgets) or any(len(row) != len(plans) for row in shares):
+        raise by_layers.at('shares').error(f'is not of {len(budgets)} rows of {len(plans)} numbers, one for each plan')
+    return Oracle(
+        path=path,
+        label=document.text('label'),
+        metric=document.text('metric'),
+        num_layers=document.integer('num_layers', low=1),
+        texts=document.integer('texts', low=1),
+        plans=tuple(
+            StaticPlan(node.text('name'), node.number('layers', low=0), node.number('score'), each)
+            for node, each in zip(plans, layer_tokens)
+        ),
+        budgets=budgets,
+        curves={name: _at_budgets(by_layers, name, len(budgets)) for name in ORACLE_CURVES if by_layers.has(name)},
+        shares=shares,
+        named=by_layers.numbers('named'),
+        match=document.at('match').number('budget', low=0),
+        gap=by_layers.number('gap', low=0),
+        lengths_of=document.text('lengths_of'),
+        allocations=tuple(_allocation(node, len(plans)) for node in document.items('lengths')),
+        by_tokens=_token_oracle(tokens) if tokens else None,
+    )
+
+
+def _at_budgets(node: Document, name: str, count: int) -> tuple[float | None, ...]:
+    items = node.items(name)
+    if len(items) != count:
+        raise node.at(name).error(f'has {len(items)} values: expected {count}, one for each budget')
+    return tuple(None if each.value is None else each.number() for each in items)
+
+
+def _allocation(node: Document, plans: int) -> Allocation:
+    counts = tuple(tuple(each.integer(low=0) for each in row.items()) for row in node.items('counts', at_least=1))
+    if any(len(row) != plans for row in counts):
+        raise node.at('counts').error(f'has rows that are not of {plans} numbers, one for each plan')
+    statistic, p_value = node.optional_number('statistic', low=0), node.optional_number('p_value', 0, 1)
+    return Allocation(node.number('budget', low=0), counts, statistic, node.integer('degrees', low=0), p_value)
+
+
+def _token_oracle(node: Document) -> TokenOracle:
+    budgets = node.numbers('budgets', low=0)
+    for name in ('stair', 'hull'):
+        if len(node.numbers(name)) != len(budgets):
+            raise node.at(name).error(f'has {len(node.items(name))} values: expected {len(budgets)}, one for each budget')
+    return TokenOracle(
+        budgets,
+        node.numbers('stair'),
+        node.numbers('hull'),
+        _at_budgets(node, 'mixing', len(budgets)),
+        node.number('gap', low=0),
+        node.number('match', low=0),
+        tuple((each.number('budget'), each.number('score'), each.number('bound')) for each in node.items('settled')),
+    )
 
 
 def _examples(document: Document, path: pathlib.Path) -> Examples:

@@ -1,5 +1,5 @@
 """What a RUN directory holds, as values: certificates, results, curves, trials, sensitivities, ranks, confidences,
-examples, plans, training.
+oracles, examples, plans, training.
 
 Exit layers count from 1 to L; layers are sub-layers that ran over those of a layer. Paths are relative to the directory.
 """
@@ -178,6 +178,70 @@ class Confidences:
 
 
 @dataclass(frozen=True)
+class StaticPlan:
+    """One plan for all texts: mean layers and mean score; layers × tokens, None where tokens are not known."""
+
+    name: str
+    layers: float
+    score: float
+    layer_tokens: float | None
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """An oracle's choice at one budget of mean layers: how many texts of each bin of lengths have which plan, and the χ² test
+    of whether their shares are the same in all bins, None where there is nothing to test."""
+
+    budget: float
+    counts: tuple[tuple[int, ...], ...]
+    statistic: float | None
+    degrees: int
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class TokenOracle:
+    """Over budgets of layers × tokens: mean scores that are reached, and that no choice exceeds; their largest distance; of
+    plans mixed at random; where the full plan is matched. settled: (budget, score that is reached, bound) of some."""
+
+    budgets: tuple[float, ...]
+    stair: tuple[float, ...]
+    hull: tuple[float, ...]
+    mixing: tuple[float | None, ...]
+    gap: float
+    match: float
+    settled: tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """What a choice of plan by text could come to.
+
+    plans: by rising layers, the last the full one. budgets: of mean layers; curves: by name a number for each, None where it
+    has none: mean scores 'oracle', 'greedy', 'static', 'mixing', and, of two decodes, 'attainable' and 'informed' at the costs
+    'attainable_layers' and 'informed_layers'; 'sampling_advantage' and 'allocation_advantage'. shares: of texts, a row for each
+    budget. named: budgets to print. match: the least at which the oracle scores what the full plan does. gap: how far the
+    oracle may lie below the best, 0 where it is exact. lengths_of: what the bins of `allocations` are of.
+    """
+
+    path: pathlib.Path
+    label: str
+    metric: str
+    num_layers: int
+    texts: int
+    plans: tuple[StaticPlan, ...]
+    budgets: tuple[float, ...]
+    curves: dict[str, tuple[float | None, ...]]
+    shares: tuple[tuple[float, ...], ...]
+    named: tuple[float, ...]
+    match: float
+    gap: float
+    lengths_of: str
+    allocations: tuple[Allocation, ...]
+    by_tokens: TokenOracle | None
+
+
+@dataclass(frozen=True)
 class Examples:
     """Examples of one model of `num_layers` decoder layers. data: the name of the file they are from."""
 
@@ -255,6 +319,7 @@ class Run:
     sensitivities: list[Sensitivity] = field(default_factory=list)
     ranks: list[Ranks] = field(default_factory=list)
     confidences: list[Confidences] = field(default_factory=list)
+    oracles: list[Oracle] = field(default_factory=list)
     examples: list[Examples] = field(default_factory=list)
     plans: list[Plans] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)
