@@ -6,20 +6,21 @@ from collections.abc import Callable, Iterator
 import gin
 from gin import config as gin_config
 
-from calm_jax import tasks
+from calm_jax import controlling, tasks
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.depth.search import Route
 from calm_jax.models.config import TransformerConfig
 from calm_jax.options import classes
 from calm_jax.training import classifier, constrained, controllers, estimators, jobs, losses
 from calm_jax.training.optimizer import Optimizer
+from calm_jax.training.prompt_controller import Fitted
 from calm_jax.training.train_loop import LoopOptions
 from calm_jax.training.train_state import TrainState
 
 MODULE = 'calm_jax'
 
 
-def job(run: Callable[..., TrainState] | Callable[..., Route]) -> Callable:
+def job(run: Callable[..., TrainState] | Callable[..., Route] | Callable[..., Fitted]) -> Callable:
     """What a gin file makes the command do: `job.run = @train_model`."""
     return run
 
@@ -34,6 +35,7 @@ CONFIGURABLES: tuple[Callable, ...] = (
     jobs.train_exit_classifier,
     jobs.train_policy,
     jobs.train_controllers,
+    controlling.train_prompt_controller,
     jobs.train_task,
     tasks.Labels,
     tasks.Spans,

@@ -75,7 +75,7 @@ _MAY_CHANGE = {'MODEL_DIR', 'TRAIN_STEPS', 'MAX_MINUTES', 'PATIENCE', 'LOG_EVERY
 
 
 # What a run writes to its folder, and --overwrite deletes.
-_WRITTEN = {'config.gin', 'inputs.json', 'metrics.jsonl', 'state', 'best', 'last'}
+_WRITTEN = {'config.gin', 'inputs.json', 'metrics.jsonl', 'state', 'best', 'last', 'controller.json'}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -206,6 +206,8 @@ def _next(model_dir: pathlib.Path, macros: dict) -> str:
     words += [source if isinstance(source, str) else 'FIELD', '--output', f'{shown}.jsonl']
     if 'PARTS' in macros:
         words += ['--plan', 'policy', *(['--policy_drawn', 'true'] if macros.get('RANDOM') is not None else [])]
+    elif 'PREDICTIONS' in macros:
+        words += ['--plan', 'prompt_controller', *(['--chat'] if macros.get('CHAT') else [])]
     elif 'READS' in macros:
         words += ['--gate', 'controllers', *(['--controllers_drawn', 'true'] if macros['NOISE_AT_EVALUATION'] else [])]
     elif 'FROZEN' not in macros:
@@ -280,12 +282,8 @@ def _start(model_dir, found, resolved, args, inputs):
         write_text(model_dir / 'config.gin', resolved)
     if not args.quiet:
         cut = inputs['truncated']
-        print(
-            f'{inputs["examples"]} examples; cut: {cut["source"]} sources of more than {inputs["max_source_length"]} tokens, '
-            f'{cut["target"]} targets of more than {inputs["max_target_length"]}',
-            file=sys.stderr,
-            flush=True,
-        )
+        parts = (f'{count} {side}s of more than {inputs[f"max_{side}_length"]} tokens' for side, count in cut.items())
+        print(f'{inputs["examples"]} examples; cut: {", ".join(parts)}', file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
