@@ -11,7 +11,7 @@ import numpy as np
 
 from calm_jax import prediction_sets
 from calm_jax.analysis.oracle import mixing
-from calm_jax.data.jsonl import Paths, Template
+from calm_jax.data.jsonl import Template
 from calm_jax.data.sources import open_records
 from calm_jax.data.windows import DecodeBatch, decode_windows
 from calm_jax.decoding import codec
@@ -27,7 +27,7 @@ SHOWN = 6  # points of the curve that are printed
 def train_prompt_controller(
     model_dir: str | os.PathLike,
     checkpoint: str | os.PathLike,
-    data: Paths,
+    data: str,
     predictions: Sequence[str],
     source: str,
     target: str | Sequence[str],
@@ -61,9 +61,10 @@ def train_prompt_controller(
     sets, _ = prediction_sets.read({path: [path] for path in predictions}, data, target, metric, quiet=quiet)
     plans = np.stack([static_plan(path, model) for path in predictions])
     layers = sets.layers[0].mean(axis=0)
-    order = np.argsort(plans.sum(axis=(1, 2)), kind='stable')
+    order = [int(place) for place in np.argsort(plans.sum(axis=(1, 2)), kind='stable')]
+    names = [predictions[place] for place in order]
     plans, layers, losses = plans[order], layers[order], 1 - sets.scores[0][:, order]
-    _check(plans, [predictions[place] for place in order])
+    _check(plans, names)
     limit = max_source_length or codec.from_json(model.generation or {}).limits.max_source_length or SOURCE_LENGTH
     batches = _batches(model, data, Template(source, chat), limit, batch_size)
     given = prompt_features(model.config, model.params, batches)
@@ -72,7 +73,7 @@ def train_prompt_controller(
     start(
         {
             'train': open_records(data).fingerprint(),
-            'predictions': {os.fspath(path): open_records(path).fingerprint() for path in predictions},
+            'predictions': {path: open_records(path).fingerprint() for path in predictions},
             'checkpoint': model.fingerprints['parameters'],
             'examples': len(losses),
             'truncated': {'source': int(sum(batch.truncated.sum() for batch in batches))},
@@ -82,7 +83,6 @@ def train_prompt_controller(
     folder = pathlib.Path(model_dir)
     heads = {**(model.heads or {}), 'prompt_controller': {**made.head, 'runs': plans}}
     dataclasses.replace(model, heads=heads).save(folder / 'last', overwrite=True)
-    names = [os.fspath(predictions[place]) for place in order]
     write_json(folder / CONTROLLER, _content(names, layers, losses, made, chosen))
     if not quiet and jax.process_index() == 0:
         print('\n'.join(_lines(losses, layers, chosen)), file=sys.stderr)
@@ -124,7 +124,7 @@ def _check(plans: np.ndarray, names: Sequence[str]) -> None:
             raise ValueError(f'{names[number - 1]} and {names[number]} are of one plan; leave one out')
 
 
-def _batches(model: Model, data: Paths, template: Template, limit: int, batch_size: int) -> list[DecodeBatch]:
+def _batches(model: Model, data: str, template: Template, limit: int, batch_size: int) -> list[DecodeBatch]:
     """Prompts as a decode lays them out."""
     records = open_records(data)
     encoded = (model.encode(template(records[index], records.where(index))) for index in range(len(records)))
