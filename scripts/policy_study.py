@@ -256,13 +256,23 @@ class Queue:
             made = folder / 'model' / ('best' if (folder / 'model' / 'best').is_dir() else 'last')
         if run is LEAD:
             self.lead(folder / 'out.jsonl')
+            self.score(folder, made)
         elif run.certify and self.args.calibration is None:
             print(f'{run.name}: passed over, without --calibration')
-            return
         else:
-            self.decode(folder / 'out.jsonl', made, (*run.decode, *self.certified(folder, made, run)))
+            self.decode_and_score(run, made, folder)
+
+    def decode_and_score(self, run, checkpoint, folder=None):
+        """Of a run whose model there is, within its certificate if it has one."""
+        folder = folder or self.folder(run.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.decode(folder / 'out.jsonl', checkpoint, (*run.decode, *self.certified(folder, checkpoint, run)))
+        self.score(folder, checkpoint)
+
+    def score(self, folder, checkpoint):
+        """Scores what a run decoded, if that is not done."""
         if not (folder / 'scores.json').exists():
-            write_json(folder / 'scores.json', self.scores(folder, made))
+            write_json(folder / 'scores.json', self.scores(folder, checkpoint))
         self.describe()
 
     def train(self, run, seed, folder):
@@ -297,7 +307,8 @@ class Queue:
         path, field = folder / 'certificate.json', self.study.reference[0]
         data = ['--data', self.args.calibration, '--source_field', self.study.source, '--target_field', field]
         where = ['--records', str(folder / 'records'), '--output', str(path)]
-        command = ['calibrate', '--checkpoint', str(checkpoint), *data, '--metric', self.study.metrics[0], *run.certify, *where]
+        how = ['--metric', self.study.metrics[0], *self.study.decode, *run.certify]
+        command = ['calibrate', '--checkpoint', str(checkpoint), *data, *how, *where]
         self.calm(command, done=path.exists())
         return '--certificate', str(path)
 
@@ -312,10 +323,12 @@ class Queue:
                 empty = {'flops': 0.0, 'layers': 0.0, 'tokens': [], 'source_tokens': 1}
                 file.write(json.dumps({'text': ' '.join(parts[:3]), **empty}, ensure_ascii=False) + '\n')
 
-    def decode(self, output, checkpoint, flags):
-        """`calm generate`, which goes on where it was interrupted."""
-        command = ['generate', '--checkpoint', str(checkpoint), '--input', str(self.test), '--source_field', self.study.source]
-        self.calm([*command, '--output', str(output), *self.study.decode, *flags, '--resume'])
+    def decode(self, output, checkpoint, flags, data=None):
+        """`calm generate` of the test data, or others, which goes on where it was interrupted."""
+        inputs = ['--input', str(data or self.test), '--source_field', self.study.source]
+        # A certificate says how long texts are, and how many are decoded together.
+        how = flags if '--certificate' in flags else (*self.study.decode, *flags)
+        self.calm(['generate', '--checkpoint', str(checkpoint), *inputs, '--output', str(output), *how, '--resume'])
 
     def calm(self, command, more=(), done=False):
         """Remembers a command, and runs it unless it is done; a failing one ends the queue."""
