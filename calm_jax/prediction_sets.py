@@ -92,7 +92,7 @@ def _check_plans(files: Mapping[str, Sequence[str]], costs: Mapping[str, float])
     for name, other in [(first, number), *others]:
         if other not in (1, 2) or other != number:
             raise ValueError(
-                f'{first!r} has {number} files and {name!r} {other}: expected one of each plan, or two sampled decodes of each'
+                f'expected one file of each plan, or two decodes of each, not {number} of {first!r} and {other} of {name!r}'
             )
 
 

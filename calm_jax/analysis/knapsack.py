@@ -158,8 +158,8 @@ class Hull(Frontier):
 
 
 class Optimum(NamedTuple):
-    """Of one budget. choices: the item of each group, int [n]; score: their mean score; bound: a mean score that no choice within
-    the budget exceeds, but for the solver's 1e-6 / n: `score` itself where the optimum is proven."""
+    """Of one budget. choices: the item of each group, int [n]; score: their mean score; bound: a mean score that no choice
+    within the budget exceeds, but for the solver's 1e-6 / n: `score` itself where the optimum is proven."""
 
     choices: np.ndarray
     score: float
@@ -200,36 +200,36 @@ def optimum(scores: np.ndarray, costs: np.ndarray, budget: float, hull: Hull | N
     low = float(scores[rows, chosen].mean())
     reduced = scores - hull.price(budget) * costs
     open_items = reduced.max(axis=1, keepdims=True) - reduced <= (high - low) * len(rows) + 1e-9
-    open_items[rows, chosen] = True
-    groups = np.flatnonzero(open_items.sum(axis=1) > 1)
-    if high <= low or not len(groups):
+    open_items[rows, chosen] = False
+    group, item = np.nonzero(open_items)
+    if high <= low or not len(group):
         return Optimum(chosen, low, low)
-    row, item = np.nonzero(open_items[groups])
-    settled = np.delete(rows, groups)
-    gains, spent = scores[groups[row], item], costs[groups[row], item]
-    base, room = scores[settled, chosen[settled]].sum(), budget * len(rows) - costs[settled, chosen[settled]].sum()
+    # Of changes to that choice, one a group at most, and numbers near 1, where the solver's tolerances are small.
+    gains, more = scores[group, item] - scores[group, chosen[group]], costs[group, item] - costs[group, chosen[group]]
+    scale, unit = np.abs(gains).max(), np.abs(more).max()
+    room = budget * len(rows) - costs[rows, chosen].sum()
+    once = sparse.csr_array((np.ones(len(group)), (np.unique(group, return_inverse=True)[1], np.arange(len(group)))))
     solution = optimize.milp(
-        -gains,
-        integrality=np.ones(len(row)),
+        -gains / scale,
+        integrality=np.ones(len(group)),
         bounds=optimize.Bounds(0, 1),
         constraints=[
-            optimize.LinearConstraint(sparse.csr_array((np.ones(len(row)), (row, np.arange(len(row))))), 1, 1),
-            optimize.LinearConstraint(spent[None] / spent.max(), -np.inf, room / spent.max()),
+            optimize.LinearConstraint(once, -np.inf, 1),
+            optimize.LinearConstraint(more[None] / unit, -np.inf, room / unit),
         ],
         options={'mip_rel_gap': 0, 'time_limit': SECONDS},
     )
-    proven = False
+    base, proven = low, False
     if solution.x is not None:
-        ones = np.flatnonzero(solution.x > 0.5)
-        other = chosen.copy()
-        other[groups[row[ones]]] = item[ones]
+        changes, other = np.flatnonzero(solution.x > 0.5), chosen.copy()
+        other[group[changes]] = item[changes]
         # The solver keeps the budget but for a tolerance of its own.
         keeps = costs[rows, other].mean() <= budget * (1 + 1e-12)
         proven = keeps and solution.success
         if keeps and scores[rows, other].mean() > low:
             chosen, low = other, float(scores[rows, other].mean())
     if not proven and solution.mip_dual_bound is not None:
-        high = min(high, float(base - solution.mip_dual_bound) / len(rows))
+        high = min(high, base - float(solution.mip_dual_bound) * scale / len(rows))
     return Optimum(chosen, low, low if proven else max(low, high))
 
 

@@ -392,6 +392,9 @@ def _oracle(document: Document, path: pathlib.Path) -> Oracle:
     shares = tuple(row.numbers(low=0, high=1) for row in by_layers.items('shares'))
     if len(shares) != len(budgets) or any(len(row) != len(plans) for row in shares):
         raise by_layers.at('shares').error(f'is not of {len(budgets)} rows of {len(plans)} numbers, one for each plan')
+    match = document.at('match').number('budget', low=0)
+    if match not in budgets:
+        raise document.at('match').at('budget').error(f'is {match:g}: expected one of the budgets')
     return Oracle(
         path=path,
         label=document.text('label'),
@@ -406,7 +409,7 @@ def _oracle(document: Document, path: pathlib.Path) -> Oracle:
         curves={name: _at_budgets(by_layers, name, len(budgets)) for name in ORACLE_CURVES if by_layers.has(name)},
         shares=shares,
         named=by_layers.numbers('named'),
-        match=document.at('match').number('budget', low=0),
+        match=match,
         gap=by_layers.number('gap', low=0),
         lengths_of=document.text('lengths_of'),
         allocations=tuple(_allocation(node, len(plans)) for node in document.items('lengths')),
