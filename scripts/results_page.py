@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent / 'benchmarks'))
 import vocabulary_section  # noqa: E402
 from certified_section import certified_section  # noqa: E402
 from flight_section import flight_section  # noqa: E402
+from layer_section import layer_section  # noqa: E402
 from page import cell, certificate, read, table, threshold_cell  # noqa: E402
 from policy_section import policy_section  # noqa: E402
 from steps_section import steps_section  # noqa: E402
@@ -90,6 +91,9 @@ def main():
     parser.add_argument(
         '--policy', type=Path, action='append', default=[], metavar='DIR', help='folder of scripts/policy_study.py; repeatable'
     )
+    parser.add_argument(
+        '--layers', type=Path, action='append', default=[], metavar='DIR', help='folder of scripts/layer_study.py; repeatable'
+    )
     parser.add_argument('--vocabularies', type=Path, metavar='DIR', help='folder of scripts/vocabularies.py')
     parser.add_argument(
         '--headline', action='store_true', help='of the experiments: compare with the paper, write the table of the README'
@@ -120,6 +124,8 @@ def main():
         sections[facts['title']] = experiments_section(args, facts)
     if args.policy:
         sections['Plans by a policy (Switchable Decision)'] = policy_section(args.policy)
+    if args.layers:
+        sections['Layers of a frozen model (Dynamic layer selection)'] = layer_section(args.layers)
     if args.vocabularies:
         facts = read(args.vocabularies / 'vocabularies.json')
         figures = args.output.parent / 'figures' / args.vocabularies.resolve().parent.name
