@@ -89,6 +89,12 @@ def decoding_of(certificate: Certificate, heads: dict | None = None, classes: Se
     return codec.from_json(certificate.decoding, heads=heads, classes=classes)
 
 
+def check_model(certificate: Certificate, fingerprints: dict[str, str]) -> None:
+    """Raises ValueError, naming the first difference, where the certificate is of another model."""
+    environment = certificate.provenance.get('environment', {})
+    certificate.covers({'decoding': certificate.decoding, **fingerprints, 'environment': environment})
+
+
 def check(certificate: Certificate, decoding: Decoding, fingerprints: dict[str, str], environment: dict[str, Any]) -> list[str]:
     """Warnings, one line each, where the certificate covers a run of this decoding, model and environment; of a speed that was
     measured in the like of it and is below full depth's too.

@@ -401,7 +401,11 @@ class Model:
         examples: how many there are, which decides the rows of small batches, and with `pack` how they are kept together.
         Raises ValueError where it does not cover.
         """
-        decoding = self.resolve(certified.decoding_of(certificate, self.heads, classes))
+        try:
+            decoding = self.resolve(certified.decoding_of(certificate, self.heads, classes))
+        except ValueError:
+            certified.check_model(certificate, self.fingerprints)  # of another model all else is beside the point
+            raise
         environment = certified.environment(batch_size, self.pack_of(examples, batch_size, pack), examples)
         certified.warn(certified.check(certificate, decoding, self.fingerprints, environment))
         certified.warn(certified.date_warnings(certificate, self.date))

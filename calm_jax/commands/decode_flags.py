@@ -259,6 +259,10 @@ def _decoding(said: dict, args: argparse.Namespace, model: Any, by_record: bool 
         said, document = _without_threshold(said), _without_threshold(document)
     partial.check_owned(said, document, layout)
     _check_changes(said, document)
+    if model.task is not None and (
+        lengths := [name for name in ('max_new_tokens', 'max_length') if name in at(said, ('limits',))]
+    ):
+        raise ValueError(f'{lengths[0]} with a model that answers with {model.task.kind}: it says no tokens')
     decoding = model.resolve(from_json(document, heads=model.heads, classes=layout.own))
     _check_plan(said, decoding)
     return decoding

@@ -1,5 +1,6 @@
 """`calm generate`, as a user runs it: files, resuming, certificates, and every mistake."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -22,7 +23,7 @@ from calm_jax.decoding import codec
 from calm_jax.decoding.choice import Sampled
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.packing import Packing
-from calm_jax.depth.confidence import StateSimilarity
+from calm_jax.depth.confidence import Classifier, StateSimilarity
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.plans import Uniform
 from calm_jax.model import Model, load
@@ -457,6 +458,14 @@ def test_a_certificate_does_not_cover_another_configuration(generate, checkpoint
         load(copy).generate('a cat', certificate=flags[1])
     with pytest.raises(ValueError, match='does not cover this run: dtype is "bfloat16"'):
         load(checkpoint, dtype='bfloat16').generate('a cat', certificate=flags[1])
+
+
+def test_a_certificate_of_another_model_says_so_before_it_says_what_that_model_lacks(checkpoint, certificate, tmp_path):
+    model = load(checkpoint)
+    dataclasses.replace(model, heads=None).save(tmp_path / 'bare')
+    path = certificate(Decoding(exit=Exit(Classifier(**model.heads['exit_classifier']), 0.9)))
+    with pytest.raises(ValueError, match='does not cover this run: heads is'):
+        load(tmp_path / 'bare').generate('a cat', certificate=path)
 
 
 def test_a_certificate_says_how_to_decode_in_the_command_and_in_python(generate, checkpoint, data, certificate, capsys):

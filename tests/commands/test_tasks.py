@@ -163,6 +163,7 @@ def test_labels_that_do_not_do_are_refused(tasks, checkpoint, flags, message, tm
         (['--stop', 'x'], 'stop_strings'),
         (['--repetition_penalty', '2'], 'rules'),
         (['--pack', '1:8'], 'pack'),
+        (['--max_new_tokens', '4'], 'max_new_tokens'),
     ],
     ids=str,
 )
