@@ -21,7 +21,7 @@ from calm_jax.pytrees import pytree
 from calm_jax.types import Array, Sizes
 
 # Those that come along; a maker of your own is named by where it is, 'package.module:Class'.
-PLANS: dict[str, type[PlanMaker]] = {'uniform': Uniform, 'policy': PolicyPlan, 'prompt_controller': PromptController}
+PLANS: dict[str, type[PlanMaker]] = {'uniform': Uniform, 'prompt_controller': PromptController, 'policy': PolicyPlan}
 GATES: dict[str, type[Gate]] = {'controllers': SkipControllers}
 CHOICES: dict[str, type[Choice]] = {'greedy': Greedy, 'sampled': Sampled, 'beam': Beam}
 

@@ -26,6 +26,7 @@ from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import MEASURES, Exit
 from calm_jax.depth.gates import ScriptedGate
 from calm_jax.depth.plans import Uniform
+from calm_jax.depth.prompt_controller import PromptController
 from calm_jax.depth.thresholds import Decaying
 from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, FrequentIds, Vocabulary, Whole
 from calm_jax.options import array, option
@@ -81,6 +82,8 @@ def away(kind, wanted):
         candidates[field.name] = values
     if kind is Decoding and wanted is Beam:
         candidates.update(exit=[None], gate=[None], limits=[Limits(5, 4, 7)])
+    if kind is Decoding and wanted is PromptController:
+        candidates.update(plan_prompt=['full'])
     for values in itertools.product(*candidates.values()):
         try:
             return kind(**dict(zip(candidates, values)))
