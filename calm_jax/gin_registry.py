@@ -32,6 +32,7 @@ CONFIGURABLES: tuple[Callable, ...] = (
     jobs.PairedText,
     jobs.train_model,
     jobs.train_exit_classifier,
+    jobs.train_adapters,
     jobs.train_policy,
     jobs.train_controllers,
     jobs.train_task,

@@ -34,6 +34,7 @@ RESERVED = ('class', 'source')
 HOW_MADE = {
     'exit_classifier': 'train one (`calm train --gin_file=runs/classifier.gin`)',
     'policy': 'train one (`calm train --gin_file=runs/policy.gin`)',
+    'exit_adapters': 'train some (`calm train --gin_file=runs/adapters.gin`)',
     'controllers': 'train some (`calm train --gin_file=runs/controllers.gin`)',
     'frequent_ids': 'count them (`calm count`)',
 }
