@@ -520,8 +520,8 @@ class LayerLoop(NamedTuple):
         """Asks the measure, and takes out of the race the rows that it is sure of."""
         asked = ran if self.inputs.asks is None else ran & self.inputs.asks
 
-        # A conditional is worth the head, which measures of logits apply; it costs more than what the others compute.
-        if not rule.measure.reads_logits:
+        # A conditional is worth the head, which measures of logits apply, and adapters; it costs more than what others compute.
+        if not rule.measure.reads_logits and rule.adapters is None:
             return self._look(rule, layer, state, previous, asked)
         memory = state.memory
         after = jax.eval_shape(lambda state: self._look(rule, layer, state, previous, asked), state).memory

@@ -46,7 +46,7 @@ def divergence(full: Array, made: Array) -> Array:
 def drawn_positions(weights: Array, count: int, key: Array) -> tuple[Array, Array]:
     """(`count` places of a batch's tokens, rows end to end, without repetition, int32 [count]; which of them count, float32
     [count]): all that do, and others of weight 0, where they are fewer. weights: [B, T]."""
-    flat = weights.reshape(-1)
+    flat = jnp.asarray(weights).reshape(-1)
     noise = jax.random.gumbel(key, flat.shape)
     places = jax.lax.top_k(jnp.where(flat > 0, noise, -jnp.inf), min(count, flat.shape[0]))[1]
     return places, flat[places]
