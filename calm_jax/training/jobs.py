@@ -248,6 +248,7 @@ def train_exit_classifier(
     options: LoopOptions,
     checkpoint: str | os.PathLike,
     objective: classifier.Objective = classifier.independent,
+    adapted: bool = False,
     quiet: bool = False,
     start: Start = _nothing,
 ) -> TrainState:
@@ -262,7 +263,9 @@ def train_exit_classifier(
     """
     begun = _saying_tokens(checkpoint)
     generation = begun.generation or data.generation
-    stage = classifier.classifier_stage(begun.config, begun.params, begun.tokenizer, objective, begun.heads, generation)
+    stage = classifier.classifier_stage(
+        begun.config, begun.params, begun.tokenizer, objective, adapted, begun.heads, generation
+    )
     batches = data.batches(begun.tokenizer, begun.config, quiet, begun.generation)
     return _fit_head(stage, begun, data, batches, optimizer, model_dir, options, quiet, start)
 

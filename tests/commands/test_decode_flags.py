@@ -29,6 +29,8 @@ HEADS = {'exit_classifier': {'kernel': np.ones((16, 1), np.float32), 'bias': np.
 class Model:
     """What the flags need of a model: sizes, heads, and the defaults of its checkpoint."""
 
+    task = None
+
     def __init__(self, generation=None, heads=None):
         self.config = types.SimpleNamespace(sizes=Sizes(layers=3, width=16, vocabulary=300, embedding=16))
         self.generation, self.heads = generation or {}, heads
