@@ -35,6 +35,7 @@ HEADS = {
     'exit_classifier': {'kernel': np.ones((16, 1), np.float32), 'bias': np.zeros(1, np.float32)},
     'frequent_ids': {'ids': np.arange(9, dtype=np.int32)},
     'policy': {name: np.ones(1, np.float32) for name in ('scale', 'shift', 'hidden_kernel', 'hidden_bias', 'kernel', 'bias')},
+    'exit_adapters': {name: np.ones(1, np.float32) for name in ('scale', 'bias', 'kernel', 'down', 'up')},
     'controllers': {name: np.ones(1, np.float32) for name in ('inputs', 'kernel', 'bias', 'hidden_kernel', 'hidden_bias')},
 }
 
