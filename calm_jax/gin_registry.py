@@ -33,6 +33,7 @@ CONFIGURABLES: tuple[Callable, ...] = (
     jobs.PairedText,
     jobs.train_model,
     jobs.train_exit_classifier,
+    jobs.train_adapters,
     jobs.train_policy,
     jobs.train_controllers,
     controlling.train_prompt_controller,

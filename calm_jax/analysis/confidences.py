@@ -14,6 +14,7 @@ from calm_jax.argmax import argmax
 from calm_jax.decoding.choice import likeliest_id
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import remembered
+from calm_jax.depth.adapters import ExitAdapters
 from calm_jax.depth.confidence import Measure
 from calm_jax.model import Model
 from calm_jax.models.bound import bound
@@ -46,6 +47,7 @@ def layer_confidences(
     decoding: Decoding,
     *,
     min_exit_layer: int = 1,
+    adapters: ExitAdapters | None = None,
     batch_size: int = 16,
     progress: Callable = unwatched,
 ) -> LayerConfidences:
@@ -54,13 +56,14 @@ def layer_confidences(
     Every layer sees the full model's states of earlier tokens: what a token's exits would be if none had left before. Tokens
     are compared as the head ranks them, whatever rules and choice make of that.
     decoding: how the texts are decoded, its limits as numbers: at full depth but for its plan, as it says else.
-    min_exit_layer: layers that every token visits. progress: as `calm_jax.progress.progress`.
+    min_exit_layer: layers that every token visits. adapters: through which early layers are read; None: through none.
+    progress: as `calm_jax.progress.progress`.
     """
     seen = []
     within_plan = dataclasses.replace(decoding.full(), plan=decoding.plan)
     batches = teacher_forced(model, texts, within_plan, batch_size, progress)
     for batch in progress(batches, 'confidences', unit='batches'):
-        *observed, runs = jax.device_get(_observe_all(model.config, model.decoding_params, measure, batch))
+        *observed, runs = jax.device_get(_observe_all(model.config, model.decoding_params, measure, adapters, batch))
         later = np.cumsum(runs[::-1], axis=0)[::-1] - runs  # how many of the layers after this one run
         visited = np.arange(1, len(runs) + 1)[:, None]
         leaves = runs & (later > 0) & (visited >= min_exit_layer)
@@ -69,7 +72,7 @@ def layer_confidences(
 
 
 @partial(jax.jit, static_argnames=('config',))
-def _observe_all(config: TransformerConfig, params: dict, measure: Measure, batch: Forced):
+def _observe_all(config: TransformerConfig, params: dict, measure: Measure, adapters: ExitAdapters | None, batch: Forced):
     """Confidence, prediction, likeliest token, rank of the last layer's, and whether the layer runs, [L, B·T]: each token of
     each row is one row of evidence."""
     call = bound(config, params)
@@ -81,6 +84,8 @@ def _observe_all(config: TransformerConfig, params: dict, measure: Measure, batc
     def choose(logits, ids=None):
         return argmax(logits) if ids is None else likeliest_id(logits, ids)
 
+    if adapters is not None:
+        states[1:] = [adapters(layer, state) for layer, state in enumerate(states[1:])]
     answer, table = choose(call(states[-1], method='unembed')), call(method='head_table')
     columns = None if measure.listed is None else call(jnp.asarray(measure.listed), method='head_columns')
     memory, seen = measure.init(rows * length, config.sizes), []

@@ -145,7 +145,8 @@ def _confidence(args, decoding, model, texts, options):
     """What confidence.json holds, and what is printed of it."""
     if decoding.exit is None:
         raise ValueError('--measure is missing: whose confidence is to be looked at')
-    measure, options = decoding.exit.measure, {**options, 'min_exit_layer': decoding.exit.min_exit_layer}
+    measure, rule = decoding.exit.measure, decoding.exit
+    options = {**options, 'min_exit_layer': rule.min_exit_layer, 'adapters': rule.adapters}
     seen = layer_confidences(model, texts, measure, decoding, **options)
     found = depths.confidence(seen)
     if isinstance(measure, Contrast):

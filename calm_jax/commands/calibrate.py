@@ -450,6 +450,7 @@ def confidence_grid(args: argparse.Namespace, model: Model, decoding: Decoding, 
         exit.measure,
         decoding,
         min_exit_layer=exit.min_exit_layer,
+        adapters=exit.adapters,
         batch_size=args.batch_size or BATCH_SIZE,
         progress=partial(progress, quiet=args.quiet),
     )

@@ -53,6 +53,7 @@ _IN_PLACE_OF = {'batch_size': 'batch_tokens', 'batch_tokens': 'batch_size'}
 _STAGES = {
     'exits': 'runs/finetune.gin',
     'classifier': 'runs/classifier.gin',
+    'adapters': 'runs/adapters.gin',
     'policy': 'runs/policy.gin',
     'controllers': 'runs/controllers.gin',
     'labels': 'runs/labels.gin',
@@ -211,6 +212,7 @@ def _next(model_dir: pathlib.Path, macros: dict) -> str:
     elif 'READS' in macros:
         words += ['--gate', 'controllers', *(['--controllers_drawn', 'true'] if macros['NOISE_AT_EVALUATION'] else [])]
     elif 'FROZEN' not in macros:
+        words += ['--adapters', 'trained'] if 'EXITS' in macros else []
         words += ['--measure', 'classifier' if 'OBJECTIVE' in macros else 'softmax_gap', '--threshold', '0.9']
     return f'{folder}: {"of the best evaluation" if best else "of the last step"}; next: {shlex.join(words)}'
 

@@ -35,6 +35,7 @@ HOW_MADE = {
     'exit_classifier': 'train one (`calm train --gin_file=runs/classifier.gin`)',
     'policy': 'train one (`calm train --gin_file=runs/policy.gin`)',
     'prompt_controller': 'train one (`calm train --gin_file=runs/prompt_controller.gin`)',
+    'exit_adapters': 'train some (`calm train --gin_file=runs/adapters.gin`)',
     'controllers': 'train some (`calm train --gin_file=runs/controllers.gin`)',
     'frequent_ids': 'count them (`calm count`)',
 }
@@ -110,7 +111,8 @@ def describe(document: dict) -> str:
         words.append(_words(vocabulary, without=(name,) if name else (), noun=f' vocabulary{size}'))
     if 'form' in exit:
         words.append(_words(exit['form'], noun=' threshold'))
-    words += [f'{name} {exit[name]}' for name in exit if name not in ('measure', 'form')]
+    words += [_words(exit['adapters'], noun=' adapters')] if exit.get('adapters') else []
+    words += [f'{name} {exit[name]}' for name in exit if name not in ('measure', 'form', 'adapters')]
     words += [_words(document['gate'], noun=' gate')] if 'gate' in document else []
     words += [_words(document['plan'], noun=' plan')] if 'plan' in document else []
     words += [_words(document['propagation'], noun=' propagation')] if 'propagation' in document else []

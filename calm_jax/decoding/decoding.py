@@ -156,6 +156,8 @@ class Decoding:
         dial outside [0, 1]."""
         check_values(self)
         self.rules.check(sizes.vocabulary)
+        if self.propagation.reads_adapted and (self.exit is None or self.exit.adapters is None):
+            raise ValueError('propagation is of adapted states, and there is no exit with adapters; expected another, or one')
         for name in ('exit', 'gate', 'plan'):
             decision = getattr(self, name)
             if decision is None:

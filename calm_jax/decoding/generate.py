@@ -394,6 +394,8 @@ def resolved(decoding: Decoding, rows: Rows | None, capacity: int | None) -> tup
     decoding = decoding.resolved()
     if isinstance(decoding.choice, Beam) and any(each is not None for each in (rows.threshold, rows.depth, rows.limit)):
         raise ValueError('beam search takes no settings of rows, but what they begin with')
+    if rows.depth is not None and decoding.exit is not None and decoding.exit.adapters is not None:
+        raise ValueError('rows have depths, at which nothing adapts their states; expected an exit without adapters')
     if capacity is None:
         longest = _longest(decoding, rows)
         if longest is None:

@@ -115,6 +115,12 @@ class LayerLoop(NamedTuple):
             state = state._replace(predicted=state.predicted & (~state.active | ran))
         return state, DecoderCache(tuple(layers), tuple(filled), self._exit_states(cache.exit_states, state))
 
+    def read_by_head(self, state: LayerState) -> Float[Array, 'B D']:
+        """The state of each row that the head reads: adapted, where the row has left before the last layer."""
+        if state.adapted is None:
+            return state.hidden
+        return jnp.where((state.visited < self.config.num_decoder_layers)[:, None], state.adapted, state.hidden)
+
     def ways(self, some: Bool[Array, ' w']) -> 'list[Way]':
         """A way for every width of the packing, and one for all of the loop's rows: the least that holds these rows is taken,
         none where there are none."""
@@ -147,6 +153,7 @@ class LayerLoop(NamedTuple):
         return LayerState(
             hidden=hidden,
             first=hidden if propagation.reads_first else None,
+            adapted=None if self.decoding.exit is None or self.decoding.exit.adapters is None else hidden,
             active=self.token.alive,
             visited=number,
             confidence=jnp.ones(rows, jnp.float32),
@@ -418,9 +425,11 @@ class LayerLoop(NamedTuple):
 
     def _held_state(self, state: LayerState) -> Float[Array, 'w 1 D']:
         """What keys and values are made of: the state entering the layer, or what stands in for rows that are not inside."""
-        hidden = state.hidden
-        if self.decoding.propagation.reads_first:
-            hidden = jnp.where(state.active[:, None], hidden, self.decoding.propagation.source(hidden, state.first))
+        hidden, propagation = state.hidden, self.decoding.propagation
+        if propagation.reads_first:
+            hidden = jnp.where(state.active[:, None], hidden, propagation.source(hidden, state.first))
+        if propagation.reads_adapted and state.adapted is not None:
+            hidden = jnp.where(state.active[:, None], hidden, propagation.source(state.adapted, state.first))
         return hidden[:, None]
 
     def _held(self, made: KVCache, state: LayerState) -> KVCache:
@@ -496,7 +505,8 @@ class LayerLoop(NamedTuple):
         """The ring of exit states with this token's."""
         if exit_states is None:
             return None
-        source = self.decoding.propagation.source(state.hidden, state.first)[:, None]
+        left = self.read_by_head(state) if self.decoding.propagation.reads_adapted else state.hidden
+        source = self.decoding.propagation.source(left, state.first)[:, None]
         return jax.lax.dynamic_update_slice_in_dim(exit_states, source, self.token.slot, axis=1)
 
     def _head_rows(self, ids: Int[Array, 'B k']) -> HeadRows:
@@ -510,8 +520,8 @@ class LayerLoop(NamedTuple):
         """Asks the measure, and takes out of the race the rows that it is sure of."""
         asked = ran if self.inputs.asks is None else ran & self.inputs.asks
 
-        # A conditional is worth the head, which measures of logits apply; it costs more than what the others compute.
-        if not rule.measure.reads_logits:
+        # A conditional is worth the head, which measures of logits apply, and adapters; it costs more than what others compute.
+        if not rule.measure.reads_logits and rule.adapters is None:
             return self._look(rule, layer, state, previous, asked)
         memory = state.memory
         after = jax.eval_shape(lambda state: self._look(rule, layer, state, previous, asked), state).memory
@@ -540,12 +550,15 @@ class LayerLoop(NamedTuple):
         self, rule: Exit, layer: int, state: LayerState, previous: Float[Array, 'w D'], asked: Bool[Array, ' w']
     ) -> LayerState:
         """The state with what the measure says of the rows that are asked."""
-        head = CountedHead(self.call, state.hidden, asked, [])
+        hidden = rule.read(layer, state.hidden)
+        if rule.measure.reads_previous:
+            previous = rule.read(layer - 1, previous)
+        head = CountedHead(self.call, hidden, asked, [])
         evidence = Evidence(
             layer=layer,
             num_layers=self.config.num_decoder_layers,
             position=self.token.position,
-            hidden=state.hidden,
+            hidden=hidden,
             previous=previous,
             ran=asked,
             oracle=self.token.oracle,
@@ -559,7 +572,9 @@ class LayerLoop(NamedTuple):
         observed = rule.measure.observe(state.memory, evidence)
         memory, confidence, prediction = _checked_observation(rule.measure, observed, state.memory, len(asked))
         leaves = rule.leaves(layer, confidence, self.inputs.threshold, self.token.position, self.inputs.limit)
-        units = self.config.sizes.units(rule.measure.flops(layer, self.config.sizes))
+        units = self.config.sizes.units(rule.flops(layer, self.config.sizes))
+        if state.adapted is not None:
+            state = state._replace(adapted=jnp.where(asked[:, None], hidden, state.adapted))
         state = state._replace(
             memory=remembered(evidence, memory, state.memory),
             confidence=jnp.where(asked, confidence, state.confidence),
@@ -599,7 +614,7 @@ class CountedHead(NamedTuple):
 
 def _of_attention(state: LayerState) -> LayerState:
     """What queries, keys and values of a layer are made of, alone."""
-    others = set(LayerState._fields) - {'hidden', 'first', 'active', 'exit_kv'}
+    others = set(LayerState._fields) - {'hidden', 'first', 'adapted', 'active', 'exit_kv'}
     return state._replace(**dict.fromkeys(others))
 
 

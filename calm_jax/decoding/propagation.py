@@ -16,7 +16,8 @@ class Propagation:
     """One contract. `source(hidden, first)`: the state [B, D] of a row that has left, or the first layer's, whose projection
     by the skipped layer itself becomes its keys and values. lazy: skipped layers wait until a later token enters them, and are
     then filled `window` positions at a time; else they are written at once. copies: the keys and values of the exit layer are
-    taken instead. reads_first: `source` needs the first layer's state.
+    taken instead. reads_first: `source` needs the first layer's state. reads_adapted: it is given the exit state as the exit
+    adapters have it.
 
     Raises ValueError for a window below 1.
     """
@@ -24,6 +25,7 @@ class Propagation:
     lazy: ClassVar[bool] = False
     copies: ClassVar[bool] = False
     reads_first: ClassVar[bool] = False
+    reads_adapted: ClassVar[bool] = False
     window: int
 
     def __post_init__(self):
@@ -41,6 +43,15 @@ class Lazy(Propagation):
 
     window: int = 8
     lazy: ClassVar[bool] = True
+
+
+@pytree(static=('window',))
+class LazyAdapted(Propagation):
+    """As `Lazy`, of the exit state as the exit adapters have it."""
+
+    window: int = 8
+    lazy: ClassVar[bool] = True
+    reads_adapted: ClassVar[bool] = True
 
 
 @pytree(static=('window',))
@@ -71,4 +82,4 @@ class CopyKV(Propagation):
     copies: ClassVar[bool] = True
 
 
-PROPAGATIONS = {'lazy': Lazy, 'eager': Eager, 'first_state': FirstState, 'copy_kv': CopyKV}
+PROPAGATIONS = {'lazy': Lazy, 'lazy_adapted': LazyAdapted, 'eager': Eager, 'first_state': FirstState, 'copy_kv': CopyKV}

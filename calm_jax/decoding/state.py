@@ -172,6 +172,7 @@ class LayerState(NamedTuple):
     """One token of every row on its way up.
 
     hidden: [B, D], the state so far; first: [B, D], that after the first layer, None where propagation does not need it.
+    adapted: [B, D], what the head reads of rows that have left early; None where that is the state itself.
     active: bool [B], rows that still run; visited: int32 [B], layers they entered; confidence: float32 [B].
     prediction: int32 [B], valid where predicted bool [B].
     sub_layers: int32 [B, 3], self-attention, cross-attention and feed-forward that ran; None where all of every layer visited
@@ -184,6 +185,7 @@ class LayerState(NamedTuple):
 
     hidden: Array
     first: Array | None
+    adapted: Array | None
     active: Array
     visited: Array
     confidence: Array

@@ -107,5 +107,6 @@ def _emit(loop: LayerLoop, state: LayerState) -> tuple[LayerState, Array]:
 
 def _said(loop: LayerLoop, state: LayerState) -> Int[Array, ' w']:
     """What the head says of the loop's rows; state: of all."""
-    hidden = state.hidden if loop.rows is None else jnp.take(state.hidden, loop.rows, axis=0)
+    hidden = loop.read_by_head(state)
+    hidden = hidden if loop.rows is None else jnp.take(hidden, loop.rows, axis=0)
     return loop.choose(loop.call(hidden, method='unembed'))

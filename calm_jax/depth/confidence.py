@@ -59,6 +59,11 @@ class Measure:
         return self.predicts
 
     @property
+    def reads_previous(self) -> bool:
+        """Whether it looks at the state before the layer."""
+        return False
+
+    @property
     def prunes(self) -> bool:
         """Whether it looks at a part of the vocabulary between two layers that look at all of it."""
         return False
@@ -135,6 +140,10 @@ class SoftmaxMax(VocabularyMeasure):
 @pytree
 class StateSimilarity(Measure):
     """cos(dⁱ, dⁱ⁻¹), clipped to [0, 1]; 0 after the first layer, which saturates nothing ("hidden-state saturation", §3.5)."""
+
+    @property
+    def reads_previous(self) -> bool:
+        return True
 
     def observe(self, memory: Any, evidence: Evidence) -> tuple[Any, Float[Array, 'B'], Int[Array, 'B'] | None]:
         if evidence.layer == 0:

@@ -15,6 +15,7 @@ from calm_jax.checkpoints import native
 from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import Transformer
+from calm_jax.training.adapters import adapters_of
 from calm_jax.training.losses import Unembed
 from calm_jax.training.multi_exit import layer_states, unembedding
 from calm_jax.training.train_state import Stage, of_loss
@@ -78,6 +79,7 @@ def classifier_stage(
     params: Any,
     tokenizer: Tokenizer,
     objective: Objective = independent,
+    adapted: bool = False,
     heads: dict | None = None,
     generation: dict | None = None,
 ) -> Stage:
@@ -87,19 +89,25 @@ def classifier_stage(
     params: of the backbone, frozen.
     tokenizer: stored with the checkpoints.
     objective: `independent` (the paper's) or `geometric`.
+    adapted: whether it reads states through the checkpoint's exit adapters, and is told by these what a layer says.
     heads: those that the checkpoint already has; a classifier among them is trained on, others are kept.
     generation: decoding defaults stored with the checkpoints.
 
-    Raises ValueError where the decoder has one layer, so that there is nothing to decide.
+    Raises ValueError where the decoder has one layer, so that there is nothing to decide, and for adapters that there are not.
     """
     if config.num_decoder_layers < 2:
         raise ValueError('the decoder has 1 layer: there is no earlier exit for a classifier to choose')
     model = Transformer(config)
     others = dict(heads or {})
+    if adapted and 'exit_adapters' not in others:
+        raise ValueError('adapted is True, and the checkpoint has no exit adapters; train some first, or expect False')
+    read = adapters_of(others['exit_adapters']) if adapted else None
     start = others.pop('exit_classifier', None) or init_head(config.emb_dim)
 
     def logits_and_agreement(head, backbone, batch):
         states = layer_states(model, backbone, batch)
+        if read is not None:
+            states = tuple(read(layer, state) for layer, state in enumerate(states))
         return exit_logits(head, states), agreement(unembedding(model, backbone), states)
 
     def loss(head, backbone, batch, key):

@@ -30,7 +30,7 @@ from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import init_params
 from calm_jax.progress import progress
 from calm_jax.tasks import Labels, Task, check_says_tokens
-from calm_jax.training import baselines, classifier, constrained, controllers, estimators, losses, policy
+from calm_jax.training import adapters, baselines, classifier, constrained, controllers, estimators, losses, policy
 from calm_jax.training.multi_exit import multi_exit_stage
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.search_run import SearchRun
@@ -248,6 +248,7 @@ def train_exit_classifier(
     options: LoopOptions,
     checkpoint: str | os.PathLike,
     objective: classifier.Objective = classifier.independent,
+    adapted: bool = False,
     quiet: bool = False,
     start: Start = _nothing,
 ) -> TrainState:
@@ -262,7 +263,44 @@ def train_exit_classifier(
     """
     begun = _saying_tokens(checkpoint)
     generation = begun.generation or data.generation
-    stage = classifier.classifier_stage(begun.config, begun.params, begun.tokenizer, objective, begun.heads, generation)
+    stage = classifier.classifier_stage(
+        begun.config, begun.params, begun.tokenizer, objective, adapted, begun.heads, generation
+    )
+    batches = data.batches(begun.tokenizer, begun.config, quiet, begun.generation)
+    return _fit_head(stage, begun, data, batches, optimizer, model_dir, options, quiet, start)
+
+
+def train_adapters(
+    model_dir: str | os.PathLike,
+    data: PairedText,
+    optimizer: Optimizer,
+    options: LoopOptions,
+    checkpoint: str | os.PathLike,
+    rank: int = 0,
+    exits: int = 2,
+    positions: int = 256,
+    quiet: bool = False,
+    start: Start = _nothing,
+) -> TrainState:
+    """Trains the exit adapters of a native checkpoint, whose other parameters stay as they are.
+
+    model_dir: see `train_loop.fit`; its checkpoints hold the model too. start: see `train_model`. For the others see
+    `adapters.adapters_stage` and `train_loop.fit`.
+
+    Raises ValueError for a checkpoint that answers texts in place of going on.
+    """
+    begun = _saying_tokens(checkpoint)
+    stage = adapters.adapters_stage(
+        begun.config,
+        begun.params,
+        begun.tokenizer,
+        rank=rank,
+        exits=exits,
+        positions=positions,
+        seed=options.seed,
+        heads=begun.heads,
+        generation=begun.generation or data.generation,
+    )
     batches = data.batches(begun.tokenizer, begun.config, quiet, begun.generation)
     return _fit_head(stage, begun, data, batches, optimizer, model_dir, options, quiet, start)
 

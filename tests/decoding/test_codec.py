@@ -37,6 +37,7 @@ HEADS = {
     'frequent_ids': {'ids': np.arange(9, dtype=np.int32)},
     'policy': {name: np.ones(1, np.float32) for name in ('scale', 'shift', 'hidden_kernel', 'hidden_bias', 'kernel', 'bias')},
     'prompt_controller': {name: np.ones(1, np.float32) for name in ('runs', 'mean', 'scale', 'kernel', 'bias')},
+    'exit_adapters': {name: np.ones(1, np.float32) for name in ('scale', 'bias', 'kernel', 'down', 'up')},
     'controllers': {name: np.ones(1, np.float32) for name in ('inputs', 'kernel', 'bias', 'hidden_kernel', 'hidden_bias')},
 }
 

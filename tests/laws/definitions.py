@@ -129,7 +129,9 @@ class Definition:
         p = self.params['decoder']
         return (self.norm(x, p['decoder_norm']) @ p['logits_dense']['kernel'])[0]
 
-    def decode(self, source, length, leaves=None, sub_layers=None, stand_in='exit', encoder_sub_layers=None, kept=None):
+    def decode(
+        self, source, length, leaves=None, sub_layers=None, stand_in='exit', encoder_sub_layers=None, kept=None, read=None
+    ):
         """Reference of the greedy decode of source [S], without the padding behind it.
 
         leaves(layer, position, hidden, previous, logits) → (confidence, whether the token leaves, and where that is not the
@@ -139,8 +141,10 @@ class Definition:
         encoder_sub_layers(layer) → whether attention and feed-forward of the encoder's layer run; None: all do.
         kept: places of the source tokens that go on after the encoder's first layer; None: all.
         stand_in: what a layer that the token left below holds for it: the projected 'exit' state, the projected 'first'
-        layer's state, or the exit layer's own keys and values ('kv').
+        layer's state, the projected 'read' state, or the exit layer's own keys and values ('kv').
+        read(layer, state) → what leaves and the head look at, of the state after a layer; None: the state.
         """
+        read = read or (lambda layer, state: state)
         p, config = self.params['decoder'], self.config
         encoded = self.encode(source[: 1 + np.flatnonzero(source != config.pad_id)[-1]], encoder_sub_layers, kept=kept)
         keys_values = [[] for _ in range(config.num_decoder_layers)]
@@ -152,7 +156,8 @@ class Definition:
             for i in range(config.num_decoder_layers):
                 layer = p[f'layers_{i}']
                 if not active:
-                    keys_values[i].append(left_kv if stand_in == 'kv' else self.self_kv(i, first if stand_in == 'first' else x))
+                    held = {'first': first, 'read': read(visited - 1, x)}.get(stand_in, x)
+                    keys_values[i].append(left_kv if stand_in == 'kv' else self.self_kv(i, held))
                     continue
                 keys_values[i].append(self.self_kv(i, x))
                 left_kv, visited, previous = keys_values[i][-1], i + 1, x
@@ -173,9 +178,10 @@ class Definition:
                 if attends or crosses or feeds:
                     ran += attends, crosses, feeds
                     if leaves is not None:
-                        confidence, left, *said = leaves(i, position, x[0], previous[0], self.logits(x))
+                        seen, before = read(i, x), read(i - 1, previous)
+                        confidence, left, *said = leaves(i, position, seen[0], before[0], self.logits(seen))
                         active = not left
-            last = int(said[0]) if said else int(np.argmax(self.logits(x)))
+            last = int(said[0]) if said else int(np.argmax(self.logits(read(visited - 1, x))))
             for column, value in zip(result, (last, visited, tuple(ran.tolist()), confidence)):
                 column.append(value)
             if last == config.eos_id:

@@ -12,10 +12,11 @@ import pytest
 from calm_jax.decoding.choice import Beam, Greedy, Sampled
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import begin, generate, generate_program, step, trace_of
-from calm_jax.decoding.propagation import CopyKV, Eager, FirstState, Lazy
+from calm_jax.decoding.propagation import CopyKV, Eager, FirstState, Lazy, LazyAdapted
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.rules import Rules
 from calm_jax.depth import plans
+from calm_jax.depth.adapters import ExitAdapters
 from calm_jax.depth.confidence import Classifier, Measure, Oracle, SoftmaxGap, SoftmaxMax, StateSimilarity, StaticDepth
 from calm_jax.depth.contrast import DivergentContrast, WeightedContrast
 from calm_jax.depth.exits import Exit
@@ -368,6 +369,53 @@ def test_pruning_under_gates_and_plans_equals_its_definition(decode, decode_by_d
             row,
             decode_by_definition(source, LENGTH, pruned_gap(0.55, pruned), sub_layers, encoder_sub_layers=encoder_sub_layers),
         )
+
+
+def adapters(rank=0, seed=5):
+    """Exit adapters that move the states of two layers of three, and the same by definition."""
+    rng = np.random.default_rng(seed)
+    head = {'scale': 1 + 0.3 * rng.normal(size=(2, 16)), 'bias': 0.3 * rng.normal(size=(2, 16))}
+    if rank:
+        head |= {'down': 0.3 * rng.normal(size=(2, 16, rank)), 'up': 0.3 * rng.normal(size=(2, rank, 16))}
+    else:
+        head['kernel'] = 0.1 * rng.normal(size=(2, 16, 16))
+    head = {name: each.astype(np.float32) for name, each in head.items()}
+
+    def read(layer, state):
+        if not 0 <= layer < 2:
+            return state
+        product = head['kernel'][layer] if not rank else head['down'][layer].astype(np.float64) @ head['up'][layer]
+        return head['scale'][layer] * state + head['bias'][layer] + state @ product
+
+    return ExitAdapters(**head), read
+
+
+@pytest.mark.parametrize(
+    'measure, leaves, rank, propagation, stand_in',
+    [
+        (SoftmaxGap(), gap(0.3), 0, Lazy(), 'exit'),
+        (SoftmaxGap(), gap(0.3), 3, LazyAdapted(), 'read'),
+        (StateSimilarity(), similarity(0.3), 0, Eager(), 'exit'),
+        (SoftmaxGap(FixedPruning(keep=6, pruning_layer=1)), None, 3, Lazy(), 'exit'),
+    ],
+    ids=('whole head', 'held as they are read', 'states', 'pruned'),
+)
+def test_adapted_states_are_what_measure_and_head_read_and_what_is_held_if_it_is_said(
+    decode, decode_by_definition, sources, measure, leaves, rank, propagation, stand_in, wide
+):
+    made, read = adapters(rank)
+    trace = decode(exit=Exit(measure, 0.3, adapters=made), propagation=propagation)
+    for row, source in enumerate(sources):
+        rule = leaves or pruned_gap(0.3, measure.vocabulary)
+        matches(trace, row, decode_by_definition(source, LENGTH, rule, read=read, stand_in=stand_in))
+    assert (trace.exit_layers[trace.exit_layers > 0] < 3).any()
+
+
+def test_adapters_change_nothing_at_full_depth(decode, wide):
+    full, adapted = decode(), decode(exit=Exit(SoftmaxGap(), 1.0, adapters=adapters()[0]))
+    equal(full, adapted)
+    never = decode(exit=Exit(SoftmaxGap(), 0.99999, min_exit_layer=3, adapters=adapters()[0]))
+    np.testing.assert_array_equal(never.tokens, full.tokens)
 
 
 @pytest.mark.parametrize('propagation, stand_in', [(FirstState(), 'first'), (CopyKV(), 'kv')])

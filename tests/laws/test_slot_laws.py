@@ -10,10 +10,11 @@ from calm_jax.decoding.choice import Sampled
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import begin, fly, generate, insert, landed, step, vacant, widen
 from calm_jax.decoding.packing import NEVER, Packing
-from calm_jax.decoding.propagation import CopyKV, Eager, FirstState, Lazy
+from calm_jax.decoding.propagation import CopyKV, Eager, FirstState, Lazy, LazyAdapted
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.rules import Rules
 from calm_jax.decoding.trace import trace_of
+from calm_jax.depth.adapters import ExitAdapters
 from calm_jax.depth.confidence import Oracle, SoftmaxGap, StateSimilarity
 from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
@@ -66,13 +67,23 @@ RULES = Rules(
 )
 
 FREQUENT = FrequentIds(ids=np.arange(3, 15, dtype=np.int32), count=8)
+
+
 # A contrast remembers more than a gap, of a list what it does of all ids; a gate and the first state are matters apart.
+def adapters(config):
+    """Exit adapters that move every state."""
+    rng, shape = np.random.default_rng(5), (config.num_decoder_layers - 1, config.emb_dim)
+    draws = (rng.normal(size=each).astype(np.float32) for each in (shape, shape, (*shape, config.emb_dim)))
+    return ExitAdapters(*(centre + 0.1 * each for centre, each in zip((1, 0, 0), draws)))
+
+
 DECISIONS = {
     'full': {},
     'lazy': {'exit': Exit(StateSimilarity(), 0.9), 'propagation': Lazy(3)},
     'eager': {'exit': Exit(SoftmaxGap(), 0.1), 'propagation': Eager()},
     'copied': {'exit': Exit(SoftmaxGap(), 0.1), 'propagation': CopyKV()},
     'pruned': {'exit': Exit(WeightedContrast(vocabulary=FixedPruning(keep=6)), 0.2)},
+    'adapted': {'exit': Exit(SoftmaxGap(), 0.1, adapters=adapters(load('t5_1_0')[0])), 'propagation': LazyAdapted(3)},
     'frequent': {'exit': Exit(WeightedContrast(vocabulary=FREQUENT), 0.1)},
     'plan': {'plan': DrawnPlan(), 'exit': Exit(SoftmaxGap(), 0.1), 'propagation': Lazy(2)},
     'plan alone': {'plan': DrawnPlan(), 'plan_prompt': 'plan'},
@@ -157,7 +168,7 @@ DECODERS = [name for name in NAMES if name != 'longt5_global']
 CASES = [(name, 'lazy', PACKED if name in ('t5_1_0', 'gpt2') else ONE_WIDTH) for name in DECODERS]
 # Layers that wait where nothing is packed: where the host ends rows.
 CASES += [('t5_1_0', decisions, NEVER) for decisions in ('full', 'eager', 'drawn')]
-CASES += [('t5_1_0', decisions, ONE_WIDTH) for decisions in ('pruned', 'frequent', 'plan', 'oracle', 'depth')]
+CASES += [('t5_1_0', decisions, ONE_WIDTH) for decisions in ('pruned', 'frequent', 'plan', 'oracle', 'depth', 'adapted')]
 CASES += [('t5_1_0', 'gate', BY_SUB_LAYER), ('llama_3', 'plan', BY_SUB_LAYER)]
 CASES += [(name, 'plan alone', BY_SUB_LAYER) for name in ('t5_1_0', 'gpt2', 'llama_3')]
 CASES += [('llama_3', 'full', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]

@@ -17,7 +17,8 @@ from calm_jax.decoding.generate import begin, decide, finish_program, prefill_pr
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.propagation import Eager, Lazy
 from calm_jax.decoding.rows import Rows
-from calm_jax.depth.confidence import Measure, SoftmaxMax
+from calm_jax.depth.adapters import ExitAdapters
+from calm_jax.depth.confidence import Measure, SoftmaxMax, StateSimilarity
 from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import ScriptedGate
@@ -96,6 +97,9 @@ def exits(measure=ScriptedExit(np.array([1, 3, 1, 2, 3, 1])), **options):
     return Exit(measure, threshold=0.5, **options)
 
 
+ADAPTERS = ExitAdapters(
+    np.full((2, 8), 1.1, np.float32), np.zeros((2, 8), np.float32), down=np.ones((2, 8, 3)) / 9, up=np.ones((2, 3, 8)) / 9
+)
 GATE = ScriptedGate(np.random.default_rng(1).random((TOKENS, 3, 3)) < 0.6)
 FIXED = FixedPruning(keep=5, pruning_layer=1)
 LISTED = FrequentIds(np.array([5, 2, 9, 1, 13], np.int32), 4)
@@ -118,6 +122,8 @@ CASES = {
     'decoder-only, a narrower head': (OPT, {'exit': Exit(SoftmaxMax(FIXED), threshold=0.4)}),
     'decoder-only, a narrower head of listed ids': (OPT, {'exit': Exit(SoftmaxMax(LISTED), threshold=0.4)}),
     'a policy and exits': (T5, {'plan': policy(T5, 0.2, parts=('encoder', 'decoder')), 'exit': exits()}),
+    'adapted states': (T5, {'exit': Exit(SoftmaxMax(FIXED), threshold=0.4, adapters=ADAPTERS)}),
+    'adapted states, compared': (T5, {'exit': Exit(StateSimilarity(), threshold=0.7, adapters=ADAPTERS)}),
     'decoder-only, a policy': (LLAMA, {'plan': policy(LLAMA)}),
     'decoder-only, a prompt controller': (LLAMA, {'plan': prompt_controller(LLAMA)}),
     'a layer-wise policy': (T5, {'plan': policy(T5, parts=('encoder', 'decoder'), layerwise=True)}),
@@ -137,7 +143,7 @@ def test_the_cost_of_a_decode_is_the_products_that_its_program_multiplies(config
     counted = cost.exact(config, [SOURCE], trace.work, trace.prefill)
     expected = counted.total - counted.decisions + _padding(config, decoding, trace)
     expected += 0 if decoding.plan is None else decoding.plan.flops(config.sizes) + _first_position(config, decoding, trace)
-    assert multiplied == expected
+    assert multiplied == expected + _adapted(decoding, trace)
     assert trace.lengths[0] == TOKENS
     whole = cost.at_full_depth(config, [SOURCE], [TOKENS])
     assert whole == counted.total if not parts else whole != counted.total
@@ -233,6 +239,15 @@ def _first_position(config, decoding, trace):
     of, key = cost.of_token(config), 4 * config.num_heads * config.head_dim
     prices = of.queries_outputs + of.keys_values + key, of.queries_outputs + SOURCE * key, of.feed_forward
     return sum(price * int(part[0, :-1].sum()) for price, part in zip(prices, trace.plan[:3]))
+
+
+def _adapted(decoding, trace):
+    """Products of exit adapters: of all layers but the last that a token visited, and of those before, which are compared."""
+    if decoding.exit is None or decoding.exit.adapters is None:
+        return 0
+    visited, (_, width, rank) = np.asarray(trace.exit_layers[0]), decoding.exit.adapters.down.shape
+    looks = np.minimum(visited, 2).sum() + (visited - 1).sum() * decoding.exit.measure.reads_previous
+    return looks * 4 * width * rank
 
 
 def _padding(config, decoding, trace):
