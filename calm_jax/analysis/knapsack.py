@@ -7,7 +7,11 @@ exceeds, and which is reached where it bends (`Hull`); between two bends a mixed
 (`optimum`). On the host, in NumPy and SciPy. Of choices that score the same it is the cheapest.
 """
 
-from collections.abc import Sequence
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -209,16 +213,17 @@ def optimum(scores: np.ndarray, costs: np.ndarray, budget: float, hull: Hull | N
     scale, unit = np.abs(gains).max(), np.abs(more).max()
     room = budget * len(rows) - costs[rows, chosen].sum()
     once = sparse.csr_array((np.ones(len(group)), (np.unique(group, return_inverse=True)[1], np.arange(len(group)))))
-    solution = optimize.milp(
-        -gains / scale,
-        integrality=np.ones(len(group)),
-        bounds=optimize.Bounds(0, 1),
-        constraints=[
-            optimize.LinearConstraint(once, -np.inf, 1),
-            optimize.LinearConstraint(more[None] / unit, -np.inf, room / unit),
-        ],
-        options={'mip_rel_gap': 0, 'time_limit': SECONDS},
-    )
+    with _unprinted():
+        solution = optimize.milp(
+            -gains / scale,
+            integrality=np.ones(len(group)),
+            bounds=optimize.Bounds(0, 1),
+            constraints=[
+                optimize.LinearConstraint(once, -np.inf, 1),
+                optimize.LinearConstraint(more[None] / unit, -np.inf, room / unit),
+            ],
+            options={'mip_rel_gap': 0, 'time_limit': SECONDS},
+        )
     base, proven = low, False
     if solution.x is not None:
         changes, other = np.flatnonzero(solution.x > 0.5), chosen.copy()
@@ -231,6 +236,26 @@ def optimum(scores: np.ndarray, costs: np.ndarray, budget: float, hull: Hull | N
     if not proven and solution.mip_dual_bound is not None:
         high = min(high, base - float(solution.mip_dual_bound) * scale / len(rows))
     return Optimum(chosen, low, low if proven else max(low, high))
+
+
+@contextlib.contextmanager
+def _unprinted() -> Iterator[None]:
+    """HiGHS says that it repairs a solution past its own switch and past Python's streams: nothing is printed within."""
+    flush = getattr(ctypes.CDLL(None), 'fflush', None) if os.name == 'posix' else None
+    if flush is None or sys.stdout is None:
+        yield
+        return
+    sys.stdout.flush()
+    flush(None)
+    before = os.dup(1)
+    with open(os.devnull, 'wb') as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    try:
+        yield
+    finally:
+        flush(None)
+        os.dup2(before, 1)
+        os.close(before)
 
 
 def _filled(scores: np.ndarray, costs: np.ndarray, budget: float, hull: Hull) -> np.ndarray:

@@ -3,7 +3,7 @@
 An oracle sees the scores it chooses by, so that part of its advantage is luck: the best of several outputs scores well even
 where all plans are alike. Of two sampled outputs for each plan and text the attainable oracle chooses by one and is scored by
 the other: what is left is what the text says of the plan. One output says that with noise; the informed oracle therefore
-chooses by what scores of one decode predict of the other's, and falls back on what plans score on average.
+chooses by what the scores of one decode predict of the other's, which for the rest is what the plans score on average.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from calm_jax.analysis.knapsack import EveryBudget, Frontier, Hull, frontier, op
 POINTS = 97  # budgets along an axis that are drawn, beside those that have a name
 BIN = 15  # tokens, or words, of a bin of lengths
 BINS = 11  # of which the last holds all that is longer
+FOLDS = 10  # of texts, each predicted by the others
 EQUAL = 1e-9  # a mean score that lacks less of another is as high
 
 
@@ -125,15 +126,19 @@ def attainable(scores: np.ndarray, costs: np.ndarray, choices: np.ndarray) -> tu
 
 
 def predicted(scores: np.ndarray) -> np.ndarray:
-    """What the scores of either decode predict of the other's, [2, n, K] of [2, n, K]: least squares, a constant among the
-    predictors, fitted to every other text and applied to the rest, so that no text is predicted by itself."""
-    count, halves = scores.shape[1], np.arange(scores.shape[1]) % 2
+    """What the scores of either decode say of the other's, less each text's mean, [2, n, K] of [2, n, K].
+
+    Least squares from how far the scores of one decode lie above the plans' averages, fitted to nine tenths of the texts and
+    applied to the tenth: no text has a part in how it is predicted. Where one decode says nothing of the other, what is left
+    are the plans' averages, the same for all texts.
+    """
+    known, wanted = scores - scores.mean(axis=(0, 1)), scores - scores.mean(axis=2, keepdims=True)
+    average, folds = wanted.mean(axis=(0, 1)), np.arange(scores.shape[1]) % FOLDS
     results = np.empty_like(scores)
-    for chooser in (0, 1):
-        known, wanted = np.column_stack([np.ones(count), scores[chooser]]), scores[1 - chooser]
-        for half in (0, 1):
-            fitted = np.linalg.lstsq(known[halves != half], wanted[halves != half], rcond=None)[0]
-            results[chooser, halves == half] = known[halves == half] @ fitted
+    for fold in range(FOLDS):
+        own, others = folds == fold, folds != fold
+        either, other = np.concatenate(known[:, others]), np.concatenate((wanted - average)[::-1, others])
+        results[:, own] = average + known[:, own] @ np.linalg.lstsq(either, other, rcond=None)[0]
     return results
 
 
@@ -240,7 +245,7 @@ def _axis(frontiers: Sequence[Frontier], costs: np.ndarray, named: Sequence[floa
     """Budgets that are drawn, rising: evenly spaced from the cheapest choice to the costliest plan, closer where the scores
     rise fast, and those that have a name."""
     lowest, steps = _lowest(frontiers), frontiers[0].budgets
-    even = np.linspace(lowest, costs.mean(axis=(0, 1)).max(), POINTS)
+    even = np.linspace(lowest, max(lowest, costs.mean(axis=(0, 1)).max()), POINTS)
     levels = np.linspace(frontiers[0].scores[0], frontiers[0].scores[-1], POINTS // 4)[1:-1]
     rising = steps[np.searchsorted(frontiers[0].scores, levels)]
     drawn = np.unique(np.concatenate([even, rising[rising >= lowest]]))

@@ -139,7 +139,7 @@ def _lines(content: dict[str, Any]) -> list[str]:
     if not curves['exact']:
         lines.append(f'costs have no common unit: the oracle is within {curves["gap"]:.2g} of the best at each budget')
     lines += [_settled(each, 'layers') for each in curves['settled']]
-    for each in content['lengths']:
+    for each in sorted(content['lengths'], key=lambda each: each['budget']):
         if each['p_value'] is not None:
             lines.append(
                 f'plans by length at {each["budget"]:.4g} layers: χ² {each["statistic"]:.2f} at {each["degrees"]} degrees of '

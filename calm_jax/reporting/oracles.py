@@ -122,7 +122,7 @@ def _test(allocation: Allocation) -> str:
         return f'{at} there is one plan, or one bin.'
     return (
         f'{at}, plans by length: χ² {number(allocation.statistic, 4)} at {allocation.degrees} degrees of freedom, '
-        f'p = {number(allocation.p_value)}.'
+        f'p = {number(allocation.p_value, 2)}.'
     )
 
 
@@ -208,9 +208,7 @@ def _draw_advantages(oracle: Oracle) -> Figure:
     gains.axhline(0, color=LIGHT.muted, linewidth=0.8)
     gains.legend(loc='best')
     head(gains, f'advantage in {oracle.metric}')
-    _layers(gains, oracle)
-    margin = 0.012 * (oracle.budgets[-1] - oracle.budgets[0])
-    gains.set_xlim(oracle.budgets[0] - margin, oracle.budgets[-1] + margin)
+    _layers(gains, oracle, margin=0.012)
     add_legend(figure, handles)
     return figure
 
@@ -239,12 +237,13 @@ def _draw_lengths(oracle: Oracle) -> Figure:
         each.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         each.grid(False)
         each.spines['left'].set_bounds(0, 1)
-        tested = '' if allocation.p_value is None else f', p = {number(allocation.p_value)}'
+        tested = '' if allocation.p_value is None else f', p = {number(allocation.p_value, 2)}'
         head(each, f'texts by plan at {number(allocation.budget)} layers{tested}')
     bins = len(allocations[0].counts)
+    drawn = 1 + max((place for place in range(bins) if any(sum(each.counts[place]) for each in allocations)), default=0)
     names = [f'{BIN * place + 1}–{BIN * (place + 1)}' for place in range(bins - 1)] + [f'> {BIN * (bins - 1)}']
-    axes[-1].set_xticks(range(bins), names, rotation=40, ha='right', rotation_mode='anchor')
-    axes[-1].set_xlim(-0.6, bins - 0.4)
+    axes[-1].set_xticks(range(drawn), names[:drawn], rotation=40, ha='right', rotation_mode='anchor')
+    axes[-1].set_xlim(-0.6, drawn - 0.4)
     unit = 'words of the reference' if oracle.lengths_of == 'reference' else f'tokens that {oracle.plans[-1].name} generates'
     axes[-1].set_xlabel(f'length in {unit}')
     add_legend(figure, _patches(oracle))
@@ -279,9 +278,12 @@ def _draw_tokens(oracle: Oracle) -> Figure:
     return figure
 
 
-def _layers(axes: Axes, oracle: Oracle) -> None:
+def _layers(axes: Axes, oracle: Oracle, margin: float = 0.0) -> None:
+    """The axis of budgets; margin: beyond its ends, as a share of its length."""
+    low, high = oracle.budgets[0], oracle.budgets[-1]
+    beyond = margin * (high - low) if high > low else 0.5
     axes.set_xlabel('budget: mean decoder layers per text')
-    axes.set_xlim(oracle.budgets[0], oracle.budgets[-1])
+    axes.set_xlim(low - beyond, high + beyond)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=oracle.num_layers > 4))
 
 

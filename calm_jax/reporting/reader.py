@@ -412,7 +412,7 @@ def _oracle(document: Document, path: pathlib.Path) -> Oracle:
         match=match,
         gap=by_layers.number('gap', low=0),
         lengths_of=document.text('lengths_of'),
-        allocations=tuple(_allocation(node, len(plans)) for node in document.items('lengths')),
+        allocations=tuple(_allocation(node, len(plans)) for node in document.items('lengths', at_least=1)),
         by_tokens=_token_oracle(tokens) if tokens else None,
     )
 

@@ -129,12 +129,21 @@ def test_what_is_attainable_lies_below_the_oracle_and_the_informed_choice_above_
     assert (curves['informed'][middle] > curves['attainable'][middle]).mean() > 0.5
 
 
-def test_no_text_is_predicted_by_itself(noisy):
-    before = oracle.predicted(noisy.scores)
-    changed = noisy.scores.copy()
-    changed[1, 17] += 0.4
-    after = oracle.predicted(changed)
-    assert (after[0, 17] == before[0, 17]).all() and (after[0, 18] != before[0, 18]).all()
+def test_one_decode_predicts_the_other_by_other_texts():
+    rng = np.random.default_rng(6)
+    worth, noise, means = rng.normal(0, 1, (4000, 3)), rng.normal(0, 1, (2, 4000, 3)), np.array([0, 0.2, 0.5])
+    above = lambda values: values - values.mean(axis=-1, keepdims=True)  # noqa: E731
+    scores = worth + means + noise
+    # Half of what one decode shows is the text's: the prediction is half of it, about the plans' averages.
+    np.testing.assert_allclose(oracle.predicted(scores), above(means) + above(worth + noise) / 2, atol=0.4)
+    np.testing.assert_allclose(oracle.predicted(np.stack([worth, worth])), np.stack([above(worth)] * 2), atol=1e-9)
+    # Nothing in common: all texts alike, whatever one decode says of them.
+    np.testing.assert_allclose(oracle.predicted(means + noise), np.broadcast_to(above(means), noise.shape), atol=0.3)
+    # But for the plans' averages, no score of the other decode has a part in what is predicted of it.
+    changed = scores.copy()
+    changed[1, 17] += [2, -1, -1]
+    moved = np.abs(oracle.predicted(changed)[0] - oracle.predicted(scores)[0])
+    assert moved[17].max() <= 3 / 4000 and moved[18].max() > 0
 
 
 def test_the_chi_squared_test_gives_the_published_p_values():
