@@ -12,14 +12,14 @@ from calm_jax.decoding.propagation import PROPAGATIONS, Lazy, Propagation
 from calm_jax.decoding.rules import Rules
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import GATES, Gate
-from calm_jax.depth.plans import PlanMaker, Uniform
+from calm_jax.depth.plans import FixedLayers, PlanMaker, RandomLayers, Uniform
 from calm_jax.depth.policy import PolicyPlan
 from calm_jax.options import check_values, option
 from calm_jax.pytrees import pytree
 from calm_jax.types import Array, Sizes
 
 # Those that come along; a maker of your own is named by where it is, 'package.module:Class'.
-PLANS: dict[str, type[PlanMaker]] = {'uniform': Uniform, 'policy': PolicyPlan}
+PLANS: dict[str, type[PlanMaker]] = {'uniform': Uniform, 'random': RandomLayers, 'layers': FixedLayers, 'policy': PolicyPlan}
 CHOICES: dict[str, type[Choice]] = {'greedy': Greedy, 'sampled': Sampled, 'beam': Beam}
 
 
@@ -79,7 +79,8 @@ class Decoding:
     exit: Exit | None = option(default=None, kind=Exit)
     gate: Gate | None = option('which layers a token enters', default=None, metavar='NAME', kinds=GATES, named=True)
     plan: PlanMaker | None = option(
-        "which sub-layers a row runs: uniform:C for C of the decoder's layers, policy for what the checkpoint's policy finds",
+        "which sub-layers a row runs: uniform:C for C of the decoder's layers, evenly spaced, random:C for C drawn for each text, "
+        "layers:1,5,9 for these, policy for what the checkpoint's policy finds",
         default=None,
         metavar='PLAN',
         kinds=PLANS,
