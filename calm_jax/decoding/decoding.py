@@ -79,7 +79,7 @@ class Decoding:
     exit: Exit | None = option(default=None, kind=Exit)
     gate: Gate | None = option('which layers a token enters', default=None, metavar='NAME', kinds=GATES, named=True)
     plan: PlanMaker | None = option(
-        "which sub-layers a row runs: uniform:C for C of the decoder's layers, evenly spaced, random:C for C drawn for each text, "
+        "which sub-layers a row runs: uniform:C for C of the decoder's layers, evenly spaced, random:C for C that are drawn, "
         "layers:1,5,9 for these, policy for what the checkpoint's policy finds",
         default=None,
         metavar='PLAN',
