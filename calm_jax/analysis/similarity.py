@@ -115,8 +115,9 @@ def similarity(
 def _plan(config: TransformerConfig, maker: PlanMaker, batch: Forced, decoding: Decoding) -> Plan:
     """What a plan maker that looks at no states says of a batch, as a decode has it."""
     assert maker.after == 0 and not maker.layerwise
-    keys = example_keys(jax.random.key(decoding.seed), jnp.asarray(batch.example_ids))
-    return maker(Context(config.sizes, batch.example_ids, batch.source, batch.source_mask, None, keys))
+    source, mask, example_ids = map(jnp.asarray, (batch.source, batch.source_mask, batch.example_ids))
+    keys = example_keys(jax.random.key(decoding.seed), example_ids)
+    return maker(Context(config.sizes, example_ids, source, mask, None, keys))
 
 
 @partial(jax.jit, static_argnames=('config',))

@@ -376,9 +376,9 @@ def _similarity(document: Document, path: pathlib.Path) -> Similarity:
             by_layer = tuple(_interval(each) for each in point.items('by_layer'))
             if len(by_layer) != layers:
                 raise point.at('by_layer').error(f'has {len(by_layer)} values: expected {layers}, one for each layer')
+            final, intermediate = (_interval(point.at(part)) for part in ('final', 'intermediate'))
             cost = point.integer('cost', 1, layers)
-            whole = (_interval(point.at(part)) for part in ('final', 'intermediate'))
-            runs.append(ReducedRun(method.text('method'), cost, *whole, by_layer))
+            runs.append(ReducedRun(method.text('method'), cost, final, intermediate, by_layer))
     texts = document.integer('texts', low=1)
     return Similarity(path, document.text('label'), layers, texts, document.text('prompt'), tuple(runs))
 

@@ -14,7 +14,7 @@ from calm_jax.reporting.numerals import number
 from calm_jax.reporting.palette import LIGHT
 from calm_jax.reporting.run import Interval, ReducedRun, Similarity
 
-_NAMES = {'exit': 'early exit', 'uniform': 'uniform', 'random': 'random', 'random_all': 'random, the first too'}
+_NAMES = {'exit': 'early exit', 'uniform': 'uniform', 'random': 'random', 'random_all': 'random, first layer too'}
 _MARKERS = ('o', 'D', '^', 'v', 'P', 'X')
 _MOST_COSTS = 4  # whose layers are drawn one by one
 
@@ -25,7 +25,7 @@ def panels(similarities: Sequence[Similarity]) -> list[Panel]:
 
 
 def _panel(similarity: Similarity, suffix: str) -> Panel:
-    costs = _shown_costs(similarity)
+    costs = shown_costs(similarity)
     rows = tuple(
         (
             f'{_name(run.method)}, {number(run.cost)} layers',
@@ -45,7 +45,8 @@ def _panel(similarity: Similarity, suffix: str) -> Panel:
             Drawing(
                 f'similarity_layers{suffix}',
                 'Cosine similarity to the full model, layer by layer',
-                f'Line charts by layer, where {", ".join(map(number, costs))} of {number(similarity.num_layers)} layers run.',
+                f'Line charts by layer, one for each cost of {", ".join(map(number, costs))} layers. '
+                f'They end at layer {similarity.num_layers}, the final state.',
                 partial(_draw_by_layer, similarity, costs),
             ),
         ),
@@ -53,7 +54,7 @@ def _panel(similarity: Similarity, suffix: str) -> Panel:
         f'last. Bands are 95% intervals over {number(similarity.texts)} texts. Each run reads the full model’s own tokens with '
         f'keys and values of its own; prompts ran {similarity.prompt}.',
         notes=tuple(_nearest(similarity)),
-        table=Table(('run', 'final state', '±', 'layers before', '± '), rows),
+        table=Table(('run', 'final state', 'final state ±', 'layers before', 'layers before ±'), rows),
     )
 
 
@@ -69,7 +70,7 @@ def _methods(similarity: Similarity) -> dict[str, list[ReducedRun]]:
     }
 
 
-def _shown_costs(similarity: Similarity) -> list[int]:
+def shown_costs(similarity: Similarity) -> list[int]:
     """Costs whose layers are drawn: those of chosen layers, and others evenly spaced; not that of the full model."""
     methods = _methods(similarity).values()
     costs = sorted({run.cost for run in similarity.runs if run.cost < similarity.num_layers}) or [similarity.num_layers]
@@ -82,7 +83,8 @@ def _shown_costs(similarity: Similarity) -> list[int]:
 
 def _draw_by_cost(similarity: Similarity) -> Figure:
     figure, axes = new_figure(2, height=5.4)
-    parts = (('final', 'final state: cosine similarity'), ('intermediate', 'mean of the layers before: cosine similarity'))
+    before = f'mean of layers 1 … {similarity.num_layers - 1}: cosine similarity'
+    parts = (('final', 'final state: cosine similarity'), ('intermediate', before))
     handles = {}
     for each, (part, words) in zip(axes, parts, strict=True):
         for index, (name, runs) in enumerate(_methods(similarity).items()):
@@ -106,6 +108,9 @@ def _draw_by_layer(similarity: Similarity, costs: Sequence[int]) -> Figure:
         head(each, f'{cost} of {similarity.num_layers} layers run: cosine similarity')
     axes[-1].set_xlabel('layer whose state is compared')
     axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
+    low, high = zip(*(each.get_ylim() for each in axes))
+    for each in axes:
+        each.set_ylim(min(low), max(high))
     add_legend(figure, handles)
     return figure
 
