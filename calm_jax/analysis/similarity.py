@@ -92,11 +92,11 @@ def similarity(
         raise ValueError('the decoder has one layer: there is none to leave out')
     batches = teacher_forced(model, texts, decoding.full(), batch_size, progress)
     layers = model.config.num_decoder_layers
-    seen = [(method, cost, maker, Moments(layers + 1)) for method in methods for cost, maker in method.plans.items()]
-    passes, whole_of = itertools.product(batches, seen), None
-    for batch, (_, _, maker, moments) in progress(passes, 'comparing', total=len(batches) * len(seen), unit='passes'):
-        if batch is not whole_of:
-            whole_of, whole = batch, _generated_states(model.config, model.decoding_params, batch)
+    comparisons = [(method, cost, maker, Moments(layers + 1)) for method in methods for cost, maker in method.plans.items()]
+    passes, current = itertools.product(batches, comparisons), None
+    for batch, (_, _, maker, moments) in progress(passes, 'comparing', total=len(batches) * len(comparisons), unit='passes'):
+        if batch is not current:
+            current, whole = batch, _generated_states(model.config, model.decoding_params, batch)
         reduced = batch._replace(
             plan=_plan(model.config, maker, batch, decoding), prompt=batch.prompt if prompt_in_full else None
         )
@@ -106,7 +106,7 @@ def similarity(
         'texts': len(texts),
         'tokens': int(sum(batch.present.sum() for batch in batches)),
         'methods': [
-            {'method': method.name, 'points': [_point(cost, moments) for of, cost, _, moments in seen if of is method]}
+            {'method': method.name, 'points': [_point(cost, moments) for of, cost, _, moments in comparisons if of is method]}
             for method in methods
         ],
     }

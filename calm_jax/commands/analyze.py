@@ -207,10 +207,10 @@ def _similarity(args, decoding, model, texts, options):
     methods = _methods(args, model.config.sizes)
     if args.plan_prompt == 'plan' and not model.config.decoder_only:
         raise ValueError('--plan_prompt plan changes nothing: the model reads its source with an encoder, which runs in full')
-    found = similarity(model, texts, methods, decoding, prompt_in_full=args.plan_prompt == 'full', **options)
-    points = [(each['method'], point) for each in found['methods'] for point in each['points']]
+    result = similarity(model, texts, methods, decoding, prompt_in_full=args.plan_prompt == 'full', **options)
+    points = [(each['method'], point) for each in result['methods'] for point in each['points']]
     lines = [
-        f'{cost} of {found["layers"]} layers: {words} '
+        f'{cost} of {result["layers"]} layers: {words} '
         + ', '.join(f'{name} {_within(point[of])}' for name, point in points if point['cost'] == cost)
         for cost in sorted({point['cost'] for _, point in points})
         for of, words in (('final', 'cosine of the final state'), ('intermediate', 'mean over the layers before it'))
@@ -219,7 +219,7 @@ def _similarity(args, decoding, model, texts, options):
         'analysis': 'similarity',
         'label': args.label or args.checkpoint,
         'prompt': 'all layers' if args.plan_prompt == 'full' or not model.config.decoder_only else 'within the plan',
-        **found,
+        **result,
     }, lines
 
 
