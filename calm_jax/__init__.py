@@ -60,8 +60,10 @@ if TYPE_CHECKING:  # what editors and type checkers see; a test compares it with
     from calm_jax.depth.exits import Exit as Exit
     from calm_jax.depth.gates import Gate as Gate
     from calm_jax.depth.gates import ScriptedGate as ScriptedGate
+    from calm_jax.depth.plans import FixedLayers as FixedLayers
     from calm_jax.depth.plans import GivenPlan as GivenPlan
     from calm_jax.depth.plans import PlanMaker as PlanMaker
+    from calm_jax.depth.plans import RandomLayers as RandomLayers
     from calm_jax.depth.plans import Uniform as Uniform
     from calm_jax.depth.policy import PolicyPlan as PolicyPlan
     from calm_jax.depth.thresholds import Constant as Constant
@@ -126,7 +128,7 @@ else:
         'calm_jax.depth.contrast': ('DivergentContrast', 'WeightedContrast'),
         'calm_jax.depth.exits': ('Exit',),
         'calm_jax.depth.gates': ('Gate', 'ScriptedGate'),
-        'calm_jax.depth.plans': ('GivenPlan', 'PlanMaker', 'Uniform'),
+        'calm_jax.depth.plans': ('FixedLayers', 'GivenPlan', 'PlanMaker', 'RandomLayers', 'Uniform'),
         'calm_jax.depth.policy': ('PolicyPlan',),
         'calm_jax.depth.thresholds': ('Constant', 'Decaying', 'ScaledDecaying', 'ThresholdForm'),
         'calm_jax.depth.vocabulary': ('DecayingPruning', 'FixedPruning', 'FrequentIds', 'Vocabulary', 'Whole'),

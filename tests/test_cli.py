@@ -68,7 +68,7 @@ def test_a_checkout_that_was_never_installed_says_so():
         (['generat'], "unknown command 'generat'; expected one of demo, import,"),
         (['generat'], 'did you mean generate?'),
         (['help', 'certificat'], 'did you mean certificate?'),
-        (['analyze', 'rank'], "unknown analysis 'rank'; expected one of sensitivity, ranks, confidence, oracle; "),
+        (['analyze', 'rank'], "unknown analysis 'rank'; expected one of sensitivity, ranks, confidence, similarity, oracle; "),
         (['analyze', 'rank'], 'did you mean ranks?'),
         (['--nonsense'], 'unrecognized arguments: --nonsense'),
         # A flag that is missing may be one that is misspelt; a value that looks like a flag is none.

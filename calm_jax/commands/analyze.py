@@ -5,6 +5,7 @@
     calm analyze confidence --checkpoint DIR --data in.jsonl --source_field en --measure softmax_gap --output confidence.json
     calm analyze oracle --predictions full=full.jsonl --predictions half=half.jsonl --references in.jsonl \
         --reference_field fr --output oracle.json
+    calm analyze similarity --checkpoint DIR --data in.jsonl --source_field en --costs 2,4,6 --output similarity.json
 
 sensitivity: what one wrong token costs the rest of the sequence, by where it stands: the score against the full model's
 output after the last layer's 10th-ranked token (sampling) or the first layer's prediction (layer) at each position.
@@ -13,6 +14,9 @@ what would be said there is the last layer's token, in how many pairs of a right
 and how often pruning or a contrast changes what is said; of a measure that looks at a part of the vocabulary, how it ranks
 tokens beside the same over all ids. Files of several models, told apart by --label, are drawn side by side.
 oracle: what a choice of plan by text could come to, from the outputs of several plans (calm analyze oracle --help).
+similarity: how near runs with fewer layers stay to the full model, by what they leave out (an early exit, layers evenly
+spaced, drawn, or named) and by how many layers they run: the cosine of the final state, and of every layer's, on the full
+model's own tokens.
 """
 
 import dataclasses
@@ -21,6 +25,7 @@ from functools import partial
 from calm_jax.analysis import depths
 from calm_jax.analysis.confidences import layer_confidences
 from calm_jax.analysis.sensitivity import sensitivity
+from calm_jax.analysis.similarity import METHODS, Method, similarity
 from calm_jax.commands import decode_flags, oracle
 from calm_jax.commands.flag_types import numbers, positive
 from calm_jax.commands.provenance import provenance
@@ -33,10 +38,12 @@ from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.depth.confidence import StaticDepth, VocabularyMeasure
 from calm_jax.depth.contrast import Contrast
 from calm_jax.depth.exits import Exit
+from calm_jax.depth.plans import FixedLayers
 from calm_jax.depth.vocabulary import Whole
 from calm_jax.files import write_json
 from calm_jax.metrics import quality
 from calm_jax.model import load
+from calm_jax.nearest import did_you_mean
 from calm_jax.outputs import check_file
 from calm_jax.progress import progress
 from calm_jax.tasks import check_says_tokens
@@ -47,14 +54,30 @@ def add_arguments(parser):
     one = analyses.add_parser('sensitivity', help='what one wrong token costs, by its position')
     two = analyses.add_parser('ranks', help='where each layer ranks the final token')
     three = analyses.add_parser('confidence', help='confidence against accuracy, layer by layer')
+    four = analyses.add_parser('similarity', help="how near runs with fewer layers stay to the full model's states")
     oracle.add_arguments(analyses.add_parser('oracle', help='what a choice of plan by text could come to'))
-    for each in (one, two, three):
+    for each in (one, two, three, four):
         _add_common(each)
     one.add_argument('--metric', default='rougeL', metavar='NAME', help='score against the full output (default rougeL)')
     one.add_argument('--positions', metavar='t,t,…', help='tokens before the wrong one (default: 8, evenly spaced)')
-    for each in (two, three):
+    four.add_argument(
+        '--method',
+        action='append',
+        metavar='NAME',
+        help=f'what is left out: one of {", ".join(METHODS)}, or layers:1,5,9 for all others; repeatable (default: '
+        f'{", ".join(METHODS)}); random always runs the first layer, random_all draws it too',
+    )
+    four.add_argument('--costs', metavar='C,C,…', help="how many of the decoder's layers run (default: 1, 2, … all)")
+    four.add_argument(
+        '--plan_prompt',
+        choices=('full', 'plan'),
+        default='full',
+        help="how a decoder-only model's prompt is read: in full (default), or with fewer layers too",
+    )
+    four.add_argument('--seed', type=int, metavar='N', help='of layers that are drawn (default 0)')
+    for each in (two, three, four):
         each.add_argument('--label', metavar='NAME', help='of the model in figures (default: the checkpoint as given)')
-    for each in (one, two):
+    for each in (one, two, four):
         each.add_argument('--max_new_tokens', type=positive, metavar='T', help="default: the checkpoint's, else 128")
         each.add_argument('--max_source_length', type=positive, metavar='S', help='default: as above, else 512')
     decode_flags.add_decoding(three, threshold=False)
@@ -65,6 +88,11 @@ def _add_common(parser):
     parser.add_argument('--data', required=True, metavar='FILE', help='inputs: JSONL, plain, .gz or .xz, or seqio:TASK:SPLIT')
     parser.add_argument(
         '--source_field', default=SOURCE_FIELD, metavar='FIELD', help='input: a field or template (default source)'
+    )
+    parser.add_argument(
+        '--chat',
+        action='store_true',
+        help="each text is what a user says, put to the model as the checkpoint's chat template has it",
     )
     parser.add_argument('--examples', type=positive, default=100, metavar='N', help='inputs used (default 100)')
     parser.add_argument('--output', required=True, metavar='FILE', help='JSON to write, which `calm report` draws')
@@ -78,15 +106,17 @@ def run(args):
     use_compilation_cache()
     if args.analysis == 'sensitivity':
         quality.metric(args.metric)  # a name that is none is said before the model is read
-    records, template = open_records(args.data), jsonl.Template(args.source_field)
+    records, template = open_records(args.data), jsonl.Template(args.source_field, args.chat)
     texts = [template(records[i], records.where(i)) for i in range(min(args.examples, len(records)))]
     model = load(args.checkpoint, args.dtype).at(args.date)
     check_says_tokens(model.task, args.checkpoint)
+    if args.chat and model.tokenizer.chat is None:
+        raise ValueError(f'--chat: {args.checkpoint} has no chat template; pass the text that its prompts have')
     decode_flags.check_date(args, model, texts)
     model = model.dated(texts)
     decoding = _decoding(args, model)
     options = {'batch_size': args.batch_size, 'progress': partial(progress, quiet=args.quiet)}
-    analyses = {'sensitivity': _sensitivity, 'ranks': _ranks, 'confidence': _confidence}
+    analyses = {'sensitivity': _sensitivity, 'ranks': _ranks, 'confidence': _confidence, 'similarity': _similarity}
     found, lines = analyses[args.analysis](args, decoding, model, texts, options)
     write_json(
         args.output,
@@ -113,6 +143,8 @@ def _decoding(args, model):
         return decode_flags.decoding_of(args, model)
     limits = Limits(args.max_source_length, args.max_new_tokens)
     decoding = model.resolve(dataclasses.replace(model.decoding.full(), limits=limits))
+    if args.analysis == 'similarity':
+        return dataclasses.replace(decoding, choice=Greedy(), seed=args.seed or 0)
     # A search has no token after the wrong one that is its own.
     return dataclasses.replace(decoding, choice=Greedy()) if args.analysis == 'sensitivity' else decoding
 
@@ -175,6 +207,59 @@ def _ranking(found, layer):
     words = {name: names[name].format(f'{value:.3f}') for name, value in values.items()}
     beside = ', '.join(word for name, word in words.items() if name != 'auc')
     return words.get('auc', '') + (f' ({beside})' if beside else '')
+
+
+def _similarity(args, decoding, model, texts, options):
+    """What similarity.json holds, and what is printed of it."""
+    methods = _methods(args, model.config.sizes)
+    if args.plan_prompt == 'plan' and not model.config.decoder_only:
+        raise ValueError('--plan_prompt plan changes nothing: the model reads its source with an encoder, which runs in full')
+    result = similarity(model, texts, methods, decoding, prompt_in_full=args.plan_prompt == 'full', **options)
+    points = [(each['method'], point) for each in result['methods'] for point in each['points']]
+    lines = [
+        f'{cost} of {result["layers"]} layers: {words} '
+        + ', '.join(f'{name} {_within(point[of])}' for name, point in points if point['cost'] == cost)
+        for cost in sorted({point['cost'] for _, point in points})
+        for of, words in (('final', 'cosine of the final state'), ('intermediate', 'mean over the layers before it'))
+    ]
+    return {
+        'analysis': 'similarity',
+        'label': args.label or args.checkpoint,
+        'prompt': 'all layers' if args.plan_prompt == 'full' or not model.config.decoder_only else 'within the plan',
+        **result,
+    }, lines
+
+
+def _within(value):
+    """'0.93 ± 0.01'."""
+    return f'{value["mean"]:.3f}' + ('' if value['margin'] is None else f' ± {value["margin"]:.3f}')
+
+
+def _methods(args, sizes):
+    """What is compared with the full model. Raises ValueError for what is no method or cost, and what would change nothing."""
+    names = args.method or [*METHODS]
+    costs = [*range(1, sizes.layers + 1)] if args.costs is None else sorted({*numbers(args.costs, '--costs', int)})
+    for cost in costs:
+        if not 1 <= cost <= sizes.layers:
+            raise ValueError(f'--costs: {cost} is outside 1…{sizes.layers}, the layers that the decoder has')
+    methods = []
+    for name in names:
+        kind, colon, text = name.partition(':')
+        if name in [method.name for method in methods]:
+            raise ValueError(f'--method {name} is given twice; once is enough')
+        if kind == 'layers' and colon:
+            maker = FixedLayers(tuple(FixedLayers.of(text, sizes)['layers']))
+            methods.append(Method(name, {len(maker.layers): maker}))
+        elif name in METHODS:
+            methods.append(Method(name, {cost: METHODS[name](cost, sizes.layers) for cost in costs}))
+        else:
+            listed = ', '.join([*METHODS, 'layers:1,5,9'])
+            raise ValueError(f'unknown --method {name!r}; expected one of {listed}{did_you_mean(name, METHODS)}')
+    if args.costs is not None and not {*names} & {*METHODS}:
+        raise ValueError('--costs changes nothing: every --method names its layers')
+    if args.seed is not None and not {*names} & {'random', 'random_all'}:
+        raise ValueError('--seed changes nothing without --method random or random_all')
+    return methods
 
 
 def _positions(text, length):

@@ -371,8 +371,7 @@ def _check_changes(said: dict, document: dict) -> None:
     early, and the seed where nothing is drawn."""
     if 'propagation' in said and not at(document, ('exit',)):
         raise ValueError('--propagation changes nothing without --measure')
-    own = any(':' in at(document, (name,)).get('class', '') for name in ('gate', 'plan')) or at(document, ('plan',)).get(
-        'drawn'
-    )
-    if 'seed' in said and at(document, CHOICE).get('class') != 'sampled' and not own:
+    own, plan = any(':' in at(document, (name,)).get('class', '') for name in ('gate', 'plan')), at(document, ('plan',))
+    draws = own or plan.get('drawn') or plan.get('class') == 'random'
+    if 'seed' in said and at(document, CHOICE).get('class') != 'sampled' and not draws:
         raise ValueError('--seed changes nothing without --temperature')

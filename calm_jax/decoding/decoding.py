@@ -13,7 +13,7 @@ from calm_jax.decoding.rules import Rules
 from calm_jax.depth.controllers import SkipControllers
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import Gate
-from calm_jax.depth.plans import WHOLE, PlanMaker, Uniform
+from calm_jax.depth.plans import WHOLE, FixedLayers, PlanMaker, RandomLayers, Uniform
 from calm_jax.depth.policy import PolicyPlan
 from calm_jax.depth.prompt_controller import PromptController
 from calm_jax.options import check_values, option
@@ -21,7 +21,13 @@ from calm_jax.pytrees import pytree
 from calm_jax.types import Array, Sizes
 
 # Those that come along; a maker of your own is named by where it is, 'package.module:Class'.
-PLANS: dict[str, type[PlanMaker]] = {'uniform': Uniform, 'prompt_controller': PromptController, 'policy': PolicyPlan}
+PLANS: dict[str, type[PlanMaker]] = {
+    'uniform': Uniform,
+    'random': RandomLayers,
+    'layers': FixedLayers,
+    'prompt_controller': PromptController,
+    'policy': PolicyPlan,
+}
 GATES: dict[str, type[Gate]] = {'controllers': SkipControllers}
 CHOICES: dict[str, type[Choice]] = {'greedy': Greedy, 'sampled': Sampled, 'beam': Beam}
 
@@ -82,7 +88,8 @@ class Decoding:
     exit: Exit | None = option(default=None, kind=Exit)
     gate: Gate | None = option('which layers a token enters', default=None, metavar='NAME', kinds=GATES, named=True)
     plan: PlanMaker | None = option(
-        "which sub-layers a row runs: uniform:C for C of the decoder's layers, policy for what the checkpoint's policy finds",
+        "which sub-layers a row runs: uniform:C for C of the decoder's layers, evenly spaced, random:C for C that are drawn, "
+        "layers:1,5,9 for these, policy for what the checkpoint's policy finds",
         default=None,
         metavar='PLAN',
         kinds=PLANS,

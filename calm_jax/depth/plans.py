@@ -9,7 +9,9 @@ from jax.typing import ArrayLike
 
 from calm_jax.options import option
 from calm_jax.pytrees import pytree
-from calm_jax.types import Context, Plan, Sizes
+from calm_jax.types import Array, Context, Plan, Sizes
+
+PLANNING = 0x706C616E  # a position that no token has: what plans are drawn with, beside the keys of positions
 
 WHOLE = -1  # layers after which a maker is asked: the whole encoder; of a prompt all but the last, which makes no states
 
@@ -78,23 +80,109 @@ class Uniform(PlanMaker):
 
         Raises ValueError where C is none of 1…L.
         """
-        number = text.strip()
-        if number.isdecimal() and 1 <= int(number) <= sizes.layers:
-            return {'share': int(number) / sizes.layers}
-        try:
-            share = float(number)
-        except ValueError:
-            share = 0.0
-        if number.isdecimal() or not 0 < share < 1:
-            raise ValueError(
-                f"plan is 'uniform:{text}'; expected uniform:C with C from 1 to {sizes.layers} decoder layers, or a share "
-                'below 1'
-            )
-        return {'share': share}
+        return {'share': _share_of('uniform', text, sizes)}
 
     def __call__(self, context: Context) -> Plan:
         layers = uniform_layers(layers_of(self.share, context.sizes.layers), context.sizes.layers)
         return fixed(context.example_ids.shape[0], layers, np.ones(context.sizes.encoder_layers, bool))
+
+
+@pytree(static=('first',))
+class RandomLayers(PlanMaker):
+    """C = ⌈share · L⌉ of the decoder's layers, drawn for each row anew by its own key, of seed and example id; the encoder runs
+    in full. (Glavas et al. 2024, §3.1 and A.3.2, who draw once for a batch.)
+
+    share: to within a ten-thousandth of a layer, as float32 has it. first: whether the first layer is always among them.
+    Raises ValueError for a share outside (0, 1].
+    """
+
+    dial: ClassVar[str | None] = 'share'
+
+    share: float = option(
+        "the share of the decoder's layers that runs, drawn for each text", default=1.0, flag='random_share', metavar='X'
+    )
+    first: bool = option('the first layer is always among those drawn', default=True, flag='random_first')
+
+    def __post_init__(self):
+        if isinstance(self.share, int | float) and not 0 < self.share <= 1:
+            raise ValueError(f"random_share is {self.share}; expected a share of the decoder's layers, in (0, 1]")
+
+    @classmethod
+    def of(cls, text: str, sizes: Sizes) -> dict[str, float]:
+        """What `--plan random:C` says: C of the decoder's layers, or a share of them below 1.
+
+        Raises ValueError where C is none of 1…L.
+        """
+        return {'share': _share_of('random', text, sizes)}
+
+    def __call__(self, context: Context) -> Plan:
+        rows, num_layers = context.example_ids.shape[0], context.sizes.layers
+        count = jnp.maximum(1, jnp.ceil(jnp.asarray(self.share, jnp.float32) * num_layers - 1e-4))
+        order = jax.vmap(self._order, (0, None))(context.keys, num_layers)
+        return fixed(rows, order < count, np.ones(context.sizes.encoder_layers, bool))
+
+    def _order(self, key: Array, num_layers: int) -> Array:
+        """In which place each layer is drawn, int32 [L], from 0."""
+        layers, drawn = jnp.arange(num_layers, dtype=jnp.int32), int(self.first)
+        places = jax.random.permutation(jax.random.fold_in(key, PLANNING), layers[drawn:])
+        return jnp.concatenate([layers[:drawn], places])
+
+
+@pytree(static=('layers', 'share'))
+class FixedLayers(PlanMaker):
+    """Chosen layers of the decoder, the same for all rows; the encoder runs in full.
+
+    layers: which, counted from 1. share: where it is more of the L layers than these, as many others run besides as make it
+    ⌈share · L⌉, evenly spaced among them.
+    Raises ValueError for no layers, one that is named twice or is none, and a share outside [0, 1].
+    """
+
+    dial: ClassVar[str | None] = 'share'
+
+    layers: tuple[int, ...] = option("which of the decoder's layers run, counted from 1", default=(), flag=None)
+    share: float = option(
+        "the share of the decoder's layers that runs at least: besides those chosen, evenly spaced ones of the others",
+        default=0.0,
+        flag='layers_share',
+        metavar='X',
+    )
+
+    def __post_init__(self):
+        if isinstance(self.layers, list):  # JSON and gin give lists
+            object.__setattr__(self, 'layers', tuple(self.layers))
+        if not self.layers:
+            raise ValueError('layers names none; expected decoder layers, counted from 1, as in layers:1,5,9')
+        for layer in self.layers:
+            if not isinstance(layer, int) or layer < 1:
+                raise ValueError(f'layers names {layer}; expected decoder layers, counted from 1')
+            if self.layers.count(layer) > 1:
+                raise ValueError(f'layers names {layer} {self.layers.count(layer)} times; expected each decoder layer once')
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"layers_share is {self.share}; expected a share of the decoder's layers, in [0, 1]")
+
+    @classmethod
+    def of(cls, text: str, sizes: Sizes) -> dict[str, list[int]]:
+        """What `--plan layers:1,5,9` says. Raises ValueError for what is no list of decoder layers, each once."""
+        numbers = [number.strip() for number in text.split(',')]
+        layers = [int(number) for number in numbers if number.isdecimal()]
+        if len(layers) < len(numbers) or not {*layers} <= {*range(1, sizes.layers + 1)} or len({*layers}) < len(layers):
+            raise ValueError(
+                f"plan is 'layers:{text}'; expected decoder layers from 1 to {sizes.layers}, each once, as in "
+                f'layers:{",".join(map(str, range(1, sizes.layers + 1, 2)))}'
+            )
+        return {'layers': layers}
+
+    def __call__(self, context: Context) -> Plan:
+        runs = np.isin(np.arange(1, context.sizes.layers + 1), self.layers)
+        others, more = np.flatnonzero(~runs), layers_of(self.share, context.sizes.layers) - len(self.layers)
+        if more > 0:
+            runs[others[uniform_layers(more, len(others))]] = True
+        return fixed(context.example_ids.shape[0], runs, np.ones(context.sizes.encoder_layers, bool))
+
+    def check(self, sizes: Sizes) -> None:
+        super().check(sizes)
+        if max(self.layers) > sizes.layers:
+            raise ValueError(f'layers names {max(self.layers)}; the decoder has {sizes.layers} layers')
 
 
 @pytree
@@ -108,15 +196,31 @@ class GivenPlan(PlanMaker):
         return runs._replace(choice=self.plan.choice)
 
 
+def _share_of(name: str, text: str, sizes: Sizes) -> float:
+    """The share of the decoder's layers that `--plan name:C` says. Raises ValueError where C is none of 1…L, nor a share."""
+    number = text.strip()
+    if number.isdecimal() and 1 <= int(number) <= sizes.layers:
+        return int(number) / sizes.layers
+    try:
+        share = float(number)
+    except ValueError:
+        share = 0.0
+    if number.isdecimal() or not 0 < share < 1:
+        raise ValueError(
+            f"plan is '{name}:{text}'; expected {name}:C with C from 1 to {sizes.layers} decoder layers, or a share below 1"
+        )
+    return share
+
+
 def layers_of(share: float, num_layers: int) -> int:
     """⌈share · L⌉, at least 1: the layers in a share of them, so that C / L gives C whatever its rounding."""
     return max(1, int(np.ceil(share * num_layers - 1e-9)))
 
 
 def fixed(rows: int, decoder_layers: ArrayLike, encoder_layers: ArrayLike) -> Plan:
-    """The same whole layers for every row: decoder_layers bool [L], encoder_layers bool [its layers] → Plan."""
+    """Whole layers for every row, or for each its own: decoder_layers bool [L] or [B, L], encoder_layers likewise → Plan."""
     decoder, encoder = (
-        jnp.broadcast_to(jnp.asarray(layers, bool), (rows, np.size(layers))) for layers in (decoder_layers, encoder_layers)
+        jnp.broadcast_to(jnp.asarray(layers, bool), (rows, np.shape(layers)[-1])) for layers in (decoder_layers, encoder_layers)
     )
     return Plan(decoder, decoder, decoder, encoder, encoder)
 

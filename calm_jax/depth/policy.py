@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Bool, Float, Int
 
 from calm_jax.depth.dial import level_of, tilt
-from calm_jax.depth.plans import PlanMaker
+from calm_jax.depth.plans import PLANNING, PlanMaker
 from calm_jax.options import array, option
 from calm_jax.pytrees import pytree
 from calm_jax.types import Array, Context, Plan, Sizes
@@ -24,7 +24,6 @@ LIKELY = 0.9  # probability to run, and to keep all tokens, of a policy that has
 SHARPNESS = 10.0  # of the tilt of token choices, beside that of a sub-layer
 ALWAYS = 1e4  # a logit that no tilt reaches
 NEVER = 40.0  # one that a tilt reaches at λ = 1 alone, in float32, and one draw in eight million
-PLANNING = 0x706C616E  # a position that no token has
 
 
 class TokenChoice(NamedTuple):

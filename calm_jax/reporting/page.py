@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jinja2
 
 from calm_jax.files import write_text
-from calm_jax.reporting import depths, oracles, plans, sensitivity, tradeoffs, training, validity
+from calm_jax.reporting import depths, oracles, plans, sensitivity, similarity, tradeoffs, training, validity
 from calm_jax.reporting.figures import Drawing, Panel, Rendered, hues, render
 from calm_jax.reporting.grids import Grid, grid
 from calm_jax.reporting.numerals import number
@@ -28,11 +28,12 @@ _INTRODUCTIONS = {
     ),
     'sensitivity': ('Sensitivity to single tokens', 'How far one wrong token spoils the rest, by where it stands.'),
     'depths': ('What each layer knows', 'How early the last layer’s token can be seen, and whether confidence tells.'),
+    'similarity': ('With fewer layers', 'How far states drift from the full model’s, by what is left out.'),
     'oracles': ('How far a choice by text could go', 'The best plan for each text, chosen by someone who knows the scores.'),
     'plans': ('What plans run', 'Which sub-layers and source tokens each text needs, as its plan has it.'),
     'training': ('Training', 'How the loss fell.'),
 }
-_FIGURE_NAMES = re.compile(r'(tradeoff|validity|sensitivity|ranks|confidence|oracle|plans|training)(_\w+)?\.png')
+_FIGURE_NAMES = re.compile(r'(tradeoff|validity|sensitivity|ranks|confidence|similarity|oracle|plans|training)(_\w+)?\.png')
 
 
 class Picture(NamedTuple):
@@ -108,6 +109,7 @@ def compose(run: Run) -> tuple[str, dict[str, bytes]]:
         'validity': validity.panels(run.trials, colours),
         'sensitivity': sensitivity.panels(run.sensitivities),
         'depths': depths.panels(run.ranks, run.confidences),
+        'similarity': similarity.panels(run.similarities),
         'oracles': oracles.panels(run.oracles),
         'plans': plans.panels(run.plans),
         'training': training.panels(run.trainings),

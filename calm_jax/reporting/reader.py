@@ -1,9 +1,9 @@
 """Reads a RUN directory: whatever earlier stages left in it, found at any depth, and checked.
 
-The files are curve.json, trials.json, examples.json, results.json, sensitivity.json, ranks.json, confidence.json, oracle.json,
-certificate*.json and, of training, metrics.jsonl. Certificates, tables and analyses, whose names a user chooses, are also known
-by what they hold, and decoded files with plans by their headers. Reading them needs neither a model nor the packages that wrote
-them.
+The files are curve.json, trials.json, examples.json, results.json, sensitivity.json, ranks.json, confidence.json,
+similarity.json, oracle.json, certificate*.json and, of training, metrics.jsonl. Certificates, tables and analyses, whose names a
+user chooses, are also known by what they hold, and decoded files with plans by their headers. Reading them needs neither a model
+nor the packages that wrote them.
 """
 
 import json
@@ -20,14 +20,17 @@ from calm_jax.reporting.run import (
     Confidences,
     Curve,
     Examples,
+    Interval,
     Oracle,
     PolicyTraining,
     Provenance,
     Ranks,
+    ReducedRun,
     Results,
     Run,
     Sensitivity,
     Series,
+    Similarity,
     StaticPlan,
     Tested,
     TokenOracle,
@@ -47,6 +50,7 @@ PATTERNS = (
     'sensitivity.json',
     'ranks.json',
     'confidence.json',
+    'similarity.json',
     'oracle.json',
     'examples.json',
 )
@@ -113,9 +117,9 @@ def read(directory: str | pathlib.Path) -> Run:
     if not directory.is_dir():
         raise NotADirectoryError(f'{directory}: a file; expected the folder it lies in')
     run = Run(directory)
-    readers = (_certificate, _results, _curve, _trials, _sensitivity, _ranks, _confidences, _oracle, _examples)
+    readers = (_certificate, _results, _curve, _trials, _sensitivity, _ranks, _confidences, _similarity, _oracle, _examples)
     contents: list[list] = [run.certificates, run.results, run.curves, run.trials]
-    contents += [run.sensitivities, run.ranks, run.confidences, run.oracles, run.examples]
+    contents += [run.sensitivities, run.ranks, run.confidences, run.similarities, run.oracles, run.examples]
     named = [list(search(directory, pattern)) for pattern in PATTERNS]
     found = _recognized(directory, set().union(*named))
     for reader, paths, into in zip(readers, named, contents, strict=True):
@@ -173,7 +177,8 @@ def _reader_of(content: object) -> Callable | None:
         return _results
     if {'metric', 'positions', 'sampling', 'layer'} <= content.keys():
         return _sensitivity
-    return {'ranks': _ranks, 'confidence': _confidences, 'oracle': _oracle}.get(str(content.get('analysis')))
+    analyses = {'ranks': _ranks, 'confidence': _confidences, 'similarity': _similarity, 'oracle': _oracle}
+    return analyses.get(str(content.get('analysis')))
 
 
 def _provenance(document: Document) -> Provenance | None:
@@ -446,6 +451,24 @@ def _token_oracle(node: Document) -> TokenOracle:
         node.number('match', low=0),
         tuple((each.number('budget'), each.number('score'), each.number('bound')) for each in node.items('settled')),
     )
+
+
+def _similarity(document: Document, path: pathlib.Path) -> Similarity:
+    layers, runs = document.integer('layers', low=1), []
+    for method in document.items('methods', at_least=1):
+        for point in method.items('points', at_least=1):
+            by_layer = tuple(_interval(each) for each in point.items('by_layer'))
+            if len(by_layer) != layers:
+                raise point.at('by_layer').error(f'has {len(by_layer)} values: expected {layers}, one for each layer')
+            final, intermediate = (_interval(point.at(part)) for part in ('final', 'intermediate'))
+            cost = point.integer('cost', 1, layers)
+            runs.append(ReducedRun(method.text('method'), cost, final, intermediate, by_layer))
+    texts = document.integer('texts', low=1)
+    return Similarity(path, document.text('label'), layers, texts, document.text('prompt'), tuple(runs))
+
+
+def _interval(node: Document) -> Interval:
+    return Interval(node.number('mean', -1 - 1e-6, 1 + 1e-6), node.optional_number('margin', low=0))
 
 
 def _examples(document: Document, path: pathlib.Path) -> Examples:

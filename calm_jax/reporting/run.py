@@ -1,5 +1,5 @@
 """What a RUN directory holds, as values: certificates, results, curves, trials, sensitivities, ranks, confidences,
-oracles, examples, plans, training.
+similarities, oracles, examples, plans, training.
 
 Exit layers count from 1 to L; layers are sub-layers that ran over those of a layer. Paths are relative to the directory.
 """
@@ -242,6 +242,38 @@ class Oracle:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """A mean over texts, and half of its 95% interval, None of a single text."""
+
+    mean: float
+    margin: float | None
+
+
+@dataclass(frozen=True)
+class ReducedRun:
+    """Cosines of the states of a run of `cost` layers with the full model's: of the final state, of the mean over the layers
+    before, and of each layer's."""
+
+    method: str
+    cost: int
+    final: Interval
+    intermediate: Interval
+    by_layer: tuple[Interval, ...]
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How near runs of one model with fewer layers stay to its states. prompt: what prompts ran, in words."""
+
+    path: pathlib.Path
+    label: str
+    num_layers: int
+    texts: int
+    prompt: str
+    runs: tuple[ReducedRun, ...]
+
+
+@dataclass(frozen=True)
 class Examples:
     """Examples of one model of `num_layers` decoder layers. data: the name of the file they are from."""
 
@@ -320,6 +352,7 @@ class Run:
     ranks: list[Ranks] = field(default_factory=list)
     confidences: list[Confidences] = field(default_factory=list)
     oracles: list[Oracle] = field(default_factory=list)
+    similarities: list[Similarity] = field(default_factory=list)
     examples: list[Examples] = field(default_factory=list)
     plans: list[Plans] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""`calm analyze`: sensitivity, ranks, confidence."""
+"""`calm analyze`: sensitivity, ranks, confidence, similarity."""
 
 import dataclasses
 import json
@@ -240,9 +240,48 @@ class ByExample(PlanMaker):
         return everything._replace(self_attention=runs, cross_attention=runs, feed_forward=runs)
 
 
+def test_similarity_sets_methods_and_costs_beside_the_full_model(analyze, capsys, checkpoint, data, tmp_path):
+    flags = ('--costs', '3,2', '--method', 'layers:2', '--method', 'exit', '--method', 'random_all', '--label', 'tiny')
+    code, found = analyze('similarity', *flags)
+    assert code == 0 and found['analysis'] == 'similarity' and found['label'] == 'tiny' and found['prompt'] == 'all layers'
+    assert found['layers'] == 3 and found['texts'] == 9 and found['tokens'] > 9
+    costs = {method['method']: [point['cost'] for point in method['points']] for method in found['methods']}
+    assert costs == {'layers:2': [1], 'exit': [2, 3], 'random_all': [2, 3]}
+    by_cost = {point['cost']: point for point in found['methods'][1]['points']}
+    assert by_cost[2]['final']['mean'] < 0.99 and by_cost[2]['final'] == by_cost[2]['by_layer'][-1]
+    # An early exit has the full model's states as far as it goes, and keeps the last of them.
+    np.testing.assert_allclose([by_cost[2]['by_layer'][layer]['mean'] for layer in (0, 1)], 1, atol=1e-6)
+    np.testing.assert_allclose(by_cost[3]['final']['mean'], 1, atol=1e-6)
+    printed = capsys.readouterr().out.splitlines()
+    final = by_cost[2]['final']
+    assert printed[0].startswith('1 of 3 layers: cosine of the final state layers:2 0.')
+    assert f'exit {final["mean"]:.3f} ± {final["margin"]:.3f}, random_all ' in printed[2] and len(printed) == 6
+    assert found['provenance']['seed'] == 0 and '--method random_all' in found['provenance']['command']
+    drawn = [point['final']['mean'] for point in found['methods'][2]['points']]
+    code, again = analyze('similarity', *flags, '--seed', '1')
+    assert code == 0 and again['provenance']['seed'] == 1 and again['methods'][:2] == found['methods'][:2]
+    assert [point['final']['mean'] for point in again['methods'][2]['points']][0] != drawn[0]
+
+
 @pytest.mark.parametrize(
     'name, flags, message',
     [
+        ('similarity', ('--costs', '0,2'), '--costs: 0 is outside 1…3'),
+        ('similarity', ('--costs', '4'), '--costs: 4 is outside 1…3'),
+        ('similarity', ('--costs', 'half'), "--costs 'half': expected whole numbers"),
+        (
+            'similarity',
+            ('--method', 'unifrom'),
+            "unknown --method 'unifrom'; expected one of exit, uniform, random, random_all",
+        ),
+        ('similarity', ('--method', 'exit', '--method', 'exit'), '--method exit is given twice'),
+        ('similarity', ('--method', 'layers:1,4'), 'expected decoder layers from 1 to 3, each once'),
+        ('similarity', ('--method', 'layers:'), 'expected decoder layers from 1 to 3, each once'),
+        ('similarity', ('--method', 'layers:1', '--costs', '2'), '--costs changes nothing'),
+        ('similarity', ('--method', 'exit', '--seed', '2'), '--seed changes nothing'),
+        ('similarity', ('--plan_prompt', 'plan'), '--plan_prompt plan changes nothing'),
+        ('similarity', ('--seed', '-1'), 'seed is -1'),
+        ('ranks', ('--chat',), 'has no chat template'),
         ('confidence', (), '--measure is missing'),
         ('confidence', ('--measure', 'state', '--vocabulary', 'fixed'), '--vocabulary belongs to'),
         ('confidence', ('--measure', 'softmax_gap', '--keep', '3'), '--keep belongs to'),

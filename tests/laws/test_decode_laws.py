@@ -516,6 +516,19 @@ def test_a_uniform_plan_runs_its_layers_and_no_other(decode, decode_by_definitio
     assert trace.executed.max() == 2 * 3 * len(sources)
 
 
+def test_a_row_of_a_random_plan_runs_what_its_text_draws_in_any_order_of_the_batch(decode, decode_by_definition, sources, wide):
+    order, maker = np.array([3, 0, 4, 2, 1]), plans.RandomLayers(2 / 3, first=False)
+    trace = decode(plan=maker, seed=1)
+    runs = np.asarray(trace.plan.feed_forward)
+    assert (runs.sum(axis=1) == 2).all() and len(np.unique(runs, axis=0)) > 1
+    for row, (source, own) in enumerate(zip(sources, runs.tolist())):
+        matches(trace, row, decode_by_definition(source, LENGTH, sub_layers=lambda position, layer, own=own: (own[layer],) * 3))
+    before = generate_program.plain._cache_size()
+    np.testing.assert_array_equal(decode(order, plan=maker, seed=1).plan.feed_forward, runs[order])
+    assert (decode(plan=dataclasses.replace(maker, share=1 / 3)).plan.feed_forward.sum(axis=1) == 1).all()
+    assert generate_program.plain._cache_size() == before  # the share is a number of the program
+
+
 def test_a_row_decodes_alike_alone_and_in_a_batch(decode, sources, wide):
     decisions = {'exit': Exit(SoftmaxGap(), 0.35), 'gate': ScriptedGate(GATE), 'choice': Sampled(0.7)}
     together = decode(plan=mixed_plan(slice(None)), **decisions)

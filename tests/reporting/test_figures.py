@@ -1,11 +1,12 @@
 """What all figures share: their own settings, two themes from one drawing, labels taken as they are."""
 
 import base64
+import dataclasses
 import re
 
 import matplotlib
 
-from calm_jax.reporting import depths, figures, reader, sensitivity, tradeoffs
+from calm_jax.reporting import depths, figures, reader, sensitivity, similarity, tradeoffs
 from calm_jax.reporting.figures import hues
 from calm_jax.reporting.palette import DARK, LIGHT
 
@@ -56,6 +57,34 @@ def test_right_and_wrong_tokens_stand_in_the_table_where_the_file_tells_how_they
 
     (panel,) = depths.panels([], reader.read(some('confidence.json', change=of_earlier)).confidences)
     assert panel.table.headings[3:] == ('unlike',) and len(panel.table.rows[0]) == 4
+
+
+def test_similarity_is_drawn_by_cost_and_by_layer_and_the_nearest_is_named(example):
+    (panel,) = similarity.panels(reader.read(example).similarities)
+    by_cost, by_layer = (drawing.draw() for drawing in panel.drawings)
+    for axes, values in zip(by_cost.axes, ((0.55, 0.83, 1), None), strict=True):
+        lines = [line for line in axes.lines if len(line.get_xdata()) == 3]
+        assert [list(line.get_xdata()) for line in lines] == [[2, 4, 8]] * 2
+        assert values is None or tuple(lines[1].get_ydata()) == values
+    assert [text.get_text() for text in by_cost.legends[0].get_texts()] == ['early exit', 'uniform', 'layers:1,5']
+    assert 'layers' in by_cost.axes[-1].get_xlabel() and 'cosine' in by_cost.axes[0].get_title(loc='left')
+    assert [len(axes.lines) for axes in by_layer.axes] == [3, 2]  # at 2 and 4 of 8 layers
+    assert all(list(line.get_xdata()) == [*range(1, 9)] for axes in by_layer.axes for line in axes.lines)
+    assert panel.notes[0] == 'Nearest in the final state: uniform at 2 of 2 costs.'
+    assert panel.notes[1] == 'Nearest in the layers before: early exit at 2 of 2 costs.'
+    assert panel.table.rows[3][:3] == ('uniform, 2 layers', 0.55, 0.006) and len(panel.table.rows) == 7
+
+
+def test_layers_are_drawn_at_four_costs_evenly_spaced_and_at_those_of_chosen_layers(example):
+    (read,) = reader.read(example).similarities
+    runs = [dataclasses.replace(read.runs[0], cost=cost, by_layer=3 * read.runs[0].by_layer) for cost in range(1, 25)]
+    many = dataclasses.replace(read, num_layers=24, runs=tuple(runs))
+    assert len(similarity.panels([many])[0].drawings[1].draw().axes) == 4
+    assert similarity.shown_costs(many) == [3, 9, 15, 21]
+    chosen = dataclasses.replace(many, runs=(*runs, dataclasses.replace(runs[6], method='layers:1,2,3,4,5,6,7')))
+    assert similarity.shown_costs(chosen) == [4, 7, 12, 20]
+    whole = dataclasses.replace(many, runs=(runs[-1],))
+    assert similarity.shown_costs(whole) == [24]
 
 
 def test_a_theme_has_no_colour_twice_or_the_exchange_would_be_ambiguous():

@@ -17,11 +17,12 @@ SECTIONS = {
     'classifier/trials.json': ['validity'],
     'sensitivity.json': ['sensitivity'],
     'ranks.json': ['depths'],
+    'similarity.json': ['similarity'],
     'planned.jsonl': ['plans'],
     'metrics.jsonl': ['training'],
 }
-ORDER = ['results', 'example', 'guarantee', 'tradeoffs', 'validity', 'sensitivity', 'depths', 'plans', 'training']
-ORDER += ['outputs', 'files']
+ORDER = ['results', 'example', 'guarantee', 'tradeoffs', 'validity', 'sensitivity', 'depths', 'similarity', 'plans']
+ORDER += ['training', 'outputs', 'files']
 
 
 def sections(document):
@@ -70,7 +71,7 @@ def test_a_full_run_shows_every_section_from_results_and_a_changed_output_on(com
 def test_a_section_appears_with_its_file_and_is_absent_without_it(name, some, parse, undrawn):
     document, images = compose(some(name), parse)
     assert sections(document) == [*SECTIONS[name], 'files']
-    assert bool(images) == (SECTIONS[name][0] in ('tradeoffs', 'validity', 'sensitivity', 'depths', 'plans', 'training'))
+    assert bool(images) == (SECTIONS[name][0] not in ('results', 'example', 'guarantee'))
     assert [node.text() for node in document.by_id('files').all('li')] == [name]
 
 
@@ -282,8 +283,8 @@ def test_markup_in_any_text_stays_text(composed, some, parse, undrawn):
 
 def test_figures_have_descriptions_and_tables_have_headings(composed):
     images = composed.page.all('img')
-    assert len(images) == 2 * len(composed.images) == 24
-    assert [image.classes() for image in images] == [['light'], ['dark']] * 12
+    assert len(images) == 2 * len(composed.images) == 28
+    assert [image.classes() for image in images] == [['light'], ['dark']] * 14
     for image in images:
         assert len(image.attributes['alt']) > 60
     for table in composed.page.all('table'):
