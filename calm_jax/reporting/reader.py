@@ -1,9 +1,9 @@
 """Reads a RUN directory: whatever earlier stages left in it, found at any depth, and checked.
 
 The files are curve.json, trials.json, examples.json, results.json, sensitivity.json, ranks.json, confidence.json,
-similarity.json, oracle.json, certificate*.json and, of training, metrics.jsonl. Certificates, tables and analyses, whose names a
-user chooses, are also known by what they hold, and decoded files with plans by their headers. Reading them needs neither a model
-nor the packages that wrote them.
+similarity.json, oracle.json, certificate*.json and, of training, metrics.jsonl. Certificates, tables and analyses, whose names
+a user chooses, are also known by what they hold, and decoded files with plans by their headers. Reading them needs neither a
+model nor the packages that wrote them.
 """
 
 import json
