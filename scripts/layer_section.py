@@ -12,7 +12,7 @@ PAPER = {
 GROUPS = (
     ('The same for every text', ('full', 'uniform', 'random', 'exit', 'searched')),
     ('Chosen for a text', ('prompt', 'policy')),
-    ('Chosen for a token', ('controllers',)),
+    ('Chosen for a token', ('controllers', 'exits')),
 )
 ORACLES = ('static', 'mixing', 'greedy', 'oracle', 'attainable', 'informed')
 

@@ -21,6 +21,12 @@ CHOSEN = (10, 15, 20, 25)  # of which a prompt controller chooses, beside all
 LEVELS = (0.995, 0.98, 0.95, 0.9)
 ALPHAS = (2.0, 4.0, 6.0, 10.0)
 CHAT = '<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n'
+CERTIFIED = {  # the run whose model it is, and the points
+    'uniform': ('', ('--plan', 'uniform:25', '--plan', 'uniform:20', '--plan', 'uniform:15')),
+    'exits': ('', ('--measure', 'softmax_gap')),
+    'controllers': ('controllers_hidden_4', ('--gate', 'controllers:.9', '--gate', 'controllers:.5')),
+    'policy': ('policy', ('--plan', 'policy:.9', '--plan', 'policy:.5')),
+}
 CONTROLLERS = {
     **STEPS,
     'MAX_SOURCE_LENGTH': 96,
@@ -79,6 +85,7 @@ def runs(depth):
             }.items()
         ),
         Run('policy', ALONE, {**LEARNED, 'ESTIMATOR': '@leave_one_out'}, WITHIN),
+        *(Run(f'{name}_certified', '', start=start, certify=(*flags, *PROMISE)) for name, (start, flags) in CERTIFIED.items()),
         *(
             Run(f'drawn_{name}_{seed}', '', decode=(*flags, *drawn, '--seed', str(seed)))
             for seed in (1, 2)

@@ -250,7 +250,7 @@ class Queue:
     def do(self, run, seed):
         """Trains, decodes and scores a run, as far as that is not done."""
         folder = self.folder(run.name, seed)
-        made = self.args.checkpoint
+        made = self.checkpoint(run.start) if run.start and not run.gin else self.args.checkpoint
         if run.gin:
             self.train(run, seed, folder / 'model')
             made = folder / 'model' / ('best' if (folder / 'model' / 'best').is_dir() else 'last')
