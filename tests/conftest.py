@@ -15,15 +15,16 @@ os.environ.setdefault('XLA_FLAGS', FLAGS)
 # What one process has compiled, however small, the other need not, nor commands that are run again.
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
-from jaxtyping import install_import_hook  # noqa: E402
+import jaxtyping  # noqa: E402
 
 import tests.annotations  # noqa: E402, F401
 
 # Tracing makes objects by the million, few of them in circles: to look for those after every 700 takes a tenth of the time.
 gc.set_threshold(100_000, 20, 20)
 
-# Shapes and types of the functions of these folders are checked whenever a test traces or calls one.
-install_import_hook(['calm_jax.decoding', 'calm_jax.depth'], 'tests.annotations.checked')
+# Shapes and types of the functions of these folders are checked whenever a test of theirs, or a law, traces or calls one.
+jaxtyping.install_import_hook(['calm_jax.decoding', 'calm_jax.depth'], 'tests.annotations.checked')
+CHECKED = {'laws', 'decoding', 'depth'}
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -56,6 +57,12 @@ def compiled(tmp_path_factory):
         folder = folder.parent
     os.environ['JAX_COMPILATION_CACHE_DIR'] = str(folder / 'compiled')
     jax.config.update('jax_compilation_cache_dir', str(folder / 'compiled'))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def annotations(request):
+    """Annotations are checked by tests that go through every decision: to check them everywhere takes a fifth of tracing."""
+    jaxtyping.config.update('jaxtyping_disable', not CHECKED & set(request.path.parts))
 
 
 @pytest.fixture(scope='module', autouse=True)
