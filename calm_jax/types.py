@@ -171,6 +171,15 @@ class PrefillWork(NamedTuple):
     dropped_tokens: Array
 
 
+class Drafts(NamedTuple):
+    """What became of tokens that left early to be verified, int32. rounds: [B], passes of the remaining layers; drafted,
+    accepted: [B, W], how often a round had a draft at a position, and how often that was what full depth says."""
+
+    rounds: Array
+    drafted: Array
+    accepted: Array
+
+
 class Trace(NamedTuple):
     """What a decode reports; rows first, zeros past a row's end, and of tokens padding.
 
@@ -181,6 +190,7 @@ class Trace(NamedTuple):
     executed: int32 [T], places that the batch executed at each step, sub-layers times the rows they were computed for: what
         costs time.
     log_probabilities: float32 [B, T], of the tokens under the model's own logits at the exit; None where not asked for.
+    drafts: of tokens that were verified; None where none are.
     """
 
     tokens: Array
@@ -192,3 +202,4 @@ class Trace(NamedTuple):
     plan: Plan | None
     executed: Array
     log_probabilities: Array | None = None
+    drafts: Drafts | None = None

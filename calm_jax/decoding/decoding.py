@@ -112,6 +112,8 @@ class Decoding:
             value = getattr(self, name)
             if not isinstance(value, kind) and not (value is None and name in ('exit', 'gate', 'plan')):
                 raise TypeError(f'{name} is {value!r}; expected {example}')
+        if self.exit is not None and self.exit.verify:
+            _check_verified(self)
         if self.plan_prompt not in ('full', 'plan'):
             raise ValueError(f'plan_prompt is {self.plan_prompt!r}; expected full or plan')
         if self.plan_prompt == 'plan' and self.plan is not None and self.plan.after == WHOLE:
@@ -173,6 +175,18 @@ class Decoding:
             dial = None if decision.dial is None else getattr(decision, decision.dial)
             if isinstance(dial, int | float) and not 0 <= dial <= 1:
                 raise ValueError(f'{name}.{decision.dial} is {dial}; expected a dial in [0, 1], where 1 is off')
+
+
+def _check_verified(decoding: Decoding) -> None:
+    """Raises ValueError for what drafts cannot be verified with."""
+    if not isinstance(decoding.propagation, Lazy):
+        raise ValueError(
+            f'verify with propagation {type(decoding.propagation).__name__}: what is verified lacks nothing; leave '
+            'one of the two out'
+        )
+    for name, decision in (('a gate', decoding.gate), ('a plan', decoding.plan)):
+        if decision is not None and not off(decision):
+            raise ValueError(f'verify with {name}: drafts are verified by all layers; leave one of the two out')
 
 
 _PARTS = {

@@ -29,6 +29,7 @@ from calm_jax.decoding.slots import (
     vacant_slots,
     widened_slots,
 )
+from calm_jax.decoding.speculation import speculated
 from calm_jax.decoding.state import DecodeCarry, DecodeState
 from calm_jax.decoding.step import advance, finished
 from calm_jax.decoding.trace import cut, trace_of, trace_of_written, written
@@ -304,6 +305,14 @@ def generate_program(
     call = bound(config, params)
     decided = decide_rows(call, config, tokens, mask, decoding, example_ids)
     options = {'log_probabilities': log_probabilities, 'packing': packing}
+    if decoding.exit is not None and decoding.exit.verify:
+        # Rows accept unequally: they begin at indices of their own, and have room for a round more than they say.
+        options |= {'cursor': tokens.shape[1] - 1 if config.decoder_only else 0, 'packing': NEVER}
+        state = prefill_rows(
+            call, config, decided, decoding, capacity + decoding.exit.verify, rows, forced, head_table, **options
+        )
+        state, drafts = speculated(call, config, state, decoding)
+        return cut(trace_of(config, state), capacity)._replace(drafts=drafts)
     state = prefill_rows(call, config, decided, decoding, capacity, rows, forced, head_table, **options)
     return trace_of(config, finished(call, config, state, decoding, packing))
 
@@ -394,6 +403,8 @@ def resolved(decoding: Decoding, rows: Rows | None, capacity: int | None) -> tup
     decoding = decoding.resolved()
     if isinstance(decoding.choice, Beam) and any(each is not None for each in (rows.threshold, rows.depth, rows.limit)):
         raise ValueError('beam search takes no settings of rows, but what they begin with')
+    if rows.depth is not None and decoding.exit is not None and decoding.exit.verify:
+        raise ValueError('verify with rows of their own depths: what is verified has all; leave one of the two out')
     if rows.depth is not None and decoding.exit is not None and decoding.exit.adapters is not None:
         raise ValueError('rows have depths, at which nothing adapts their states; expected an exit without adapters')
     if capacity is None:

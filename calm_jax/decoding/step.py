@@ -63,7 +63,7 @@ def advance(
         oracle, cache = _look_ahead(loop, hidden, cache)
         loop = loop._replace(token=token._replace(oracle=oracle))
     state, cache = loop.run(hidden, cache)
-    state, chosen = _emit(loop, state)
+    state, chosen = emitted(loop, state)
     if inputs.forced is not None:
         forced = jnp.take_along_axis(inputs.forced, jnp.minimum(position, inputs.forced.shape[1] - 1)[:, None], axis=1)[:, 0]
         chosen = jnp.where(forced >= 0, forced, chosen)
@@ -80,10 +80,10 @@ def _look_ahead(loop: LayerLoop, hidden: Float[Array, 'B D'], cache: DecoderCach
     without = loop._replace(decoding=dataclasses.replace(loop.decoding, exit=None), packing=NEVER)
     state, seen = without.run(hidden, cache)
     filled = tuple(jnp.minimum(each, loop.token.cursor) for each in seen.filled)
-    return _emit(without, state)[1], seen._replace(filled=filled, exit_states=cache.exit_states)
+    return emitted(without, state)[1], seen._replace(filled=filled, exit_states=cache.exit_states)
 
 
-def _emit(loop: LayerLoop, state: LayerState) -> tuple[LayerState, Array]:
+def emitted(loop: LayerLoop, state: LayerState) -> tuple[LayerState, Array]:
     """The state with the head's last work counted, and the token of each row: what its measure computed on the way, or the
     head applied once to its exit state."""
     needs, rule = loop.token.alive & ~state.predicted, loop.decoding.exit

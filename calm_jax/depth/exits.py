@@ -26,13 +26,14 @@ MEASURES: dict[str, type[Measure]] = {
 }
 
 
-@pytree(static=('min_exit_layer',))
+@pytree(static=('min_exit_layer', 'verify'))
 class Exit:
     """Leave after the first layer whose confidence reaches λ_t (Eq. 4).
 
     measure: what the confidence is; threshold: λ in [0, 1], the dial, swept without compiling again; 1 is off.
     form: how λ becomes λ_t; min_exit_layer: layers that every token visits, 1…L. adapters: what the measure and the head read
-    of a layer's state; None: the state itself.
+    of a layer's state; None: the state itself. verify: W, how many tokens in a row leave early before one pass of the remaining
+    layers says what full depth says of them; 0: what leaves is said.
     Raises TypeError where measure, form or adapters are none; ValueError for λ outside [0, 1] or a layer below 1.
     """
 
@@ -46,6 +47,12 @@ class Exit:
         'read early layers through the trained adapters of the checkpoint', default=None, metavar='NAME', kinds=ADAPTERS
     )
 
+    verify: int = option(
+        'tokens that leave are drafts: so many are verified together, and what is said is what full depth says; 0 is off',
+        default=0,
+        metavar='W',
+    )
+
     dial: ClassVar[str] = 'threshold'
 
     def __post_init__(self):
@@ -57,6 +64,8 @@ class Exit:
             raise TypeError(f'adapters is {self.adapters!r}; expected exit adapters, or None')
         if isinstance(self.threshold, int | float) and not 0 <= self.threshold <= 1:
             raise ValueError(f'threshold is {self.threshold}; expected λ in [0, 1], where 1 is off')
+        if not isinstance(self.verify, int) or self.verify < 0:
+            raise ValueError(f'verify is {self.verify!r}; expected 1 or more drafts, or 0 for none')
         if not isinstance(self.min_exit_layer, int) or self.min_exit_layer < 1:
             raise ValueError(f'min_exit_layer is {self.min_exit_layer!r}; expected 1 or more')
 

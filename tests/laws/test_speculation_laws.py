@@ -1,0 +1,169 @@
+"""Self-speculation: whatever is drafted, what is said is what full depth says, token for token."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calm_jax.decoding.choice import Sampled
+from calm_jax.decoding.decoding import Decoding, Limits
+from calm_jax.decoding.generate import generate
+from calm_jax.decoding.propagation import Eager
+from calm_jax.decoding.rows import Rows
+from calm_jax.decoding.rules import Rules
+from calm_jax.depth.confidence import Classifier, Measure, SoftmaxGap, SoftmaxMax, StateSimilarity
+from calm_jax.depth.contrast import WeightedContrast
+from calm_jax.depth.exits import Exit
+from calm_jax.depth.vocabulary import FixedPruning, FrequentIds
+from calm_jax.pytrees import pytree
+from tests.laws.definitions import KERNEL, tiny_sources
+from tests.laws.test_slot_laws import DECODERS, LENGTH, LIMITS, adapters, texts
+
+FREQUENT = FrequentIds(np.array([7, 1, 12, 4, 9, 2, 13, 0, 3, 5], np.int32), 6)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope='module')
+def tiny(config, params):
+    """Decodes the sources of the laws; parts are those of a `Decoding`, options those of `generate`."""
+
+    def run(options=None, length=12, **parts):
+        with jax.enable_x64(True):
+            cast = jax.tree.map(lambda x: jnp.asarray(x, 'float64'), params)
+            wide, sources = dataclasses.replace(config, dtype='float64'), tiny_sources()
+            decoding = Decoding(limits=Limits(max_new_tokens=length), **parts)
+            return jax.device_get(generate(wide, cast, sources, sources != config.pad_id, decoding, **(options or {})))
+
+    return run
+
+
+def says_the_same(one, other):
+    np.testing.assert_array_equal(one.tokens, other.tokens)
+    np.testing.assert_array_equal(one.lengths, other.lengths)
+
+
+@pytree
+class Scripted(Measure):
+    """Sure after the layer that a table names for each token of each row, and of a token that it names there."""
+
+    layers: np.ndarray
+    tokens: np.ndarray
+
+    @property
+    def predicts(self):
+        return True
+
+    def observe(self, memory, evidence):
+        place = jnp.minimum(evidence.position, self.layers.shape[1] - 1)[:, None]
+        layer, token = (jnp.take_along_axis(jnp.asarray(each), place, axis=1)[:, 0] for each in (self.layers, self.tokens))
+        return memory, (evidence.layer + 1 >= layer).astype(jnp.float32), token
+
+
+@pytest.mark.parametrize('width', (1, 2, 4, 8))
+def test_whatever_is_drafted_what_is_said_is_what_full_depth_says(tiny, width):
+    full = tiny()
+    for threshold in (0.0, 0.1, 0.3, 0.9):
+        trace = tiny(exit=Exit(SoftmaxGap(), threshold, verify=width))
+        says_the_same(trace, full)
+        drafts = trace.drafts
+        assert (drafts.accepted <= drafts.drafted).all() and (np.diff(drafts.accepted, axis=1) <= 0).all()
+        # Of every round what was accepted, and one token more unless all of its drafts were.
+        said = drafts.accepted.sum(axis=1)
+        assert (trace.lengths >= said).all() and (trace.lengths <= said + drafts.rounds).all()
+        assert (trace.work.feed_forward.sum(axis=1) >= 3 * trace.lengths).all()
+
+
+@pytest.mark.parametrize('right', ('all', 'none', 'some'))
+def test_drafts_that_are_right_are_accepted_and_wrong_ones_cost_and_change_nothing(tiny, right):
+    full, width = tiny(), 4
+    rng = np.random.default_rng(0)
+    wrong = {'all': np.zeros(full.tokens.shape, bool), 'none': np.ones(full.tokens.shape, bool)}.get(right)
+    wrong = rng.random(full.tokens.shape) < 0.4 if wrong is None else wrong
+    tokens = np.where(wrong, (full.tokens + 1) % 14, full.tokens).astype(np.int32)
+    layers = rng.integers(1, 3, full.tokens.shape).astype(np.int32)
+    trace = tiny(exit=Exit(Scripted(np.full_like(layers, 1) if right == 'all' else layers, tokens), 0.5, verify=width))
+    says_the_same(trace, full)
+    if right == 'all':
+        np.testing.assert_array_equal(trace.drafts.rounds, -(-full.lengths // width))
+        np.testing.assert_array_equal(trace.work.feed_forward.sum(axis=1), 3 * full.lengths)
+    if right == 'none':
+        assert not trace.drafts.accepted.any()
+        np.testing.assert_array_equal(trace.drafts.rounds, full.lengths)
+
+
+@pytest.mark.parametrize('name', DECODERS)
+def test_in_every_family_drafts_change_nothing(name):
+    config, params, sources, mask = texts(name)
+    limits = Rows(limit=LIMITS)
+
+    def run(**parts):
+        decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), **parts)
+        return jax.device_get(generate(config, params, sources, mask, decoding, rows=limits, log_probabilities=True))
+
+    full, trace = run(), run(exit=Exit(StateSimilarity(), 0.9, verify=3))
+    says_the_same(trace, full)
+    assert len(set(full.lengths.tolist())) > 3 and trace.drafts.accepted.any()
+    np.testing.assert_allclose(trace.log_probabilities, full.log_probabilities, atol=1e-6)
+
+
+MEASURES = {
+    'the largest probability of a pruned head': Exit(SoftmaxMax(FixedPruning(keep=5, pruning_layer=1)), 0.3, verify=3),
+    'listed ids': Exit(SoftmaxGap(FREQUENT), 0.2, verify=3),
+    'a contrast': Exit(WeightedContrast(), 0.1, verify=3),
+    'a classifier': Exit(Classifier(KERNEL, np.zeros(1, np.float32)), 0.4, verify=3, min_exit_layer=2),
+    'adapted states': None,
+}
+
+
+@pytest.mark.parametrize('name', MEASURES)
+def test_every_measure_drafts(tiny, config, name):
+    rule = MEASURES[name] or Exit(SoftmaxGap(), 0.2, adapters=adapters(config), verify=3)
+    trace = tiny(exit=rule)
+    says_the_same(trace, tiny())
+    assert trace.drafts.accepted.any()
+
+
+@pytest.mark.parametrize(
+    'parts',
+    [
+        {'choice': Sampled(0.9)},
+        {'rules': Rules(repetition_penalty=1.5, no_repeat_ngram_size=2, min_new_tokens=4)},
+        {'choice': Sampled(1.2, top_k=5), 'rules': Rules(repetition_penalty=1.2)},
+    ],
+    ids=('drawn', 'under rules', 'drawn under rules'),
+)
+def test_draws_and_rules_are_those_of_full_depth(tiny, parts):
+    full, trace = tiny(**parts), tiny(exit=Exit(SoftmaxGap(), 0.1, verify=3), **parts)
+    says_the_same(trace, full)
+    assert trace.drafts.accepted.any()
+
+
+def test_rows_have_their_own_thresholds_and_one_of_one_is_full_depth_in_rounds_of_its_own(tiny):
+    thresholds = np.array([0.0, 0.2, 1.0, 0.5, 1.0], np.float32)
+    trace = tiny({'rows': Rows(threshold=thresholds)}, exit=Exit(SoftmaxGap(), 0.5, verify=3))
+    says_the_same(trace, tiny())
+    full = thresholds == 1
+    np.testing.assert_array_equal(trace.drafts.accepted.sum(axis=1)[full] >= trace.lengths[full] - 1, True)
+
+
+def test_what_is_forced_is_said_and_drafts_go_on_after_it(tiny):
+    forced = np.full((5, 12), -1, np.int32)
+    forced[:, 2], forced[1, 0] = 7, 4
+    says_the_same(tiny({'forced': forced}, exit=Exit(SoftmaxGap(), 0.1, verify=4)), tiny({'forced': forced}))
+
+
+def test_what_cannot_be_verified_is_refused(tiny):
+    rule = Exit(SoftmaxGap(), 0.5, verify=2)
+    with pytest.raises(ValueError, match='verify is -1; expected 1 or more drafts, or 0 for none'):
+        Exit(SoftmaxGap(), 0.5, verify=-1)
+    with pytest.raises(ValueError, match='verify with propagation Eager'):
+        Decoding(exit=rule, propagation=Eager())
+    with pytest.raises(ValueError, match='verify with rows of their own depths'):
+        tiny({'rows': Rows(depth=np.full(5, 2, np.int32))}, exit=rule)
