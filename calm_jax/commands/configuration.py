@@ -283,12 +283,15 @@ def _callable(kind: Any) -> bool:
 
 
 def _fits(function: Callable, wanted: Any) -> bool:
-    """Whether a function can be Callable[[arguments], result]: it takes as many; the library's also return just that."""
+    """Whether a function can be Callable[[arguments], result]: it takes as many; the library's take no more, and also return
+    just that. What a function of the user's takes besides may be bound."""
     arguments, result = typing.get_args(wanted)
-    try:
-        inspect.signature(function).bind_partial(*(() if arguments is ... else arguments))
-    except TypeError:
-        return False
+    signature = inspect.signature(function)
+    if arguments is not ...:
+        try:
+            (signature.bind if function in gin_registry.CONFIGURABLES else signature.bind_partial)(*arguments)
+        except TypeError:
+            return False
     return function not in gin_registry.CONFIGURABLES or _made_by(function) is result
 
 

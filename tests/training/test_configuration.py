@@ -172,8 +172,9 @@ def test_both_stages_share_data_and_loop_and_have_their_own_loss_and_rate():
         'BEST_METRIC': ("'nll'", "'loss'"),
         'job.run': ('@train_model', '@train_exit_classifier'),
     }
-    assert {name for name, (one, _) in own.items() if one is None} == {'CHECKPOINT', 'OBJECTIVE'} | {
-        f'train_exit_classifier.{name}' for name in ('model_dir', 'data', 'checkpoint', 'optimizer', 'options', 'objective')
+    assert {name for name, (one, _) in own.items() if one is None} == {'ADAPTED', 'CHECKPOINT', 'OBJECTIVE'} | {
+        f'train_exit_classifier.{name}'
+        for name in ('model_dir', 'data', 'checkpoint', 'optimizer', 'options', 'objective', 'adapted')
     }
     # Every option of the loop and of the data is in reach of a macro, but for how many checkpoints stay.
     for owner, without in ((LoopOptions, {'keep'}), (PairedText, set())):
@@ -252,7 +253,8 @@ def test_bindings_are_found_however_gin_wraps_them(tmp_path):
         ('train_model.data=@Optimizer()', 'train_model.data is @Optimizer(); expected @PairedText()'),
         (
             'job.run=5',
-            'job.run is 5; expected @train_model or @train_exit_classifier or @train_policy or @train_task or @search_plan',
+            'job.run is 5; expected @train_model or @train_exit_classifier or @train_adapters or @train_policy or '
+            '@train_controllers or @train_task or @search_plan or @train_prompt_controller',
         ),
     ],
 )

@@ -294,7 +294,9 @@ def test_what_the_limits_cut_is_said_and_noted(tmp_path, light, examples, capsys
     assert main([*loud, '--gin.MAX_TARGET_LENGTH=5', '--gin.EVAL_DATA=None']) == 0
     cut = sum(len(example.target) + 1 > 5 for example in examples)
     assert 0 < cut < 24
-    assert f'24 examples; cut: 0 sources of more than 8 tokens, {cut} targets of more than 5\n' in capsys.readouterr().err
+    assert (
+        f'24 examples; cut: 0 sources of more than 8 tokens, {cut} targets of more than 5 tokens\n' in capsys.readouterr().err
+    )
     assert json.loads((tmp_path / 'model' / 'inputs.json').read_text())['truncated'] == {'source': 0, 'target': cut}
 
 
