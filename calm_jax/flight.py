@@ -57,7 +57,19 @@ class Landing(NamedTuple):
         ran = work.self_attention, work.cross_attention, work.feed_forward
         needed = sum(int(np.sum(each, dtype=np.int64)) for each in ran)
         used = int(np.sum(self.trace.lengths, dtype=np.int64))
-        return DecodeReport(self.seconds, len(self.rows), self.places, used, self.executed * beams, needed, self.widths)
+        drafts = self.trace.drafts
+        return DecodeReport(
+            seconds=self.seconds,
+            sequences=len(self.rows),
+            places=self.places,
+            tokens=used,
+            executed=self.executed * beams,
+            needed=needed,
+            widths=self.widths,
+            rounds=0 if drafts is None else int(np.sum(drafts.rounds)),
+            drafted=() if drafts is None else tuple(np.sum(drafts.drafted, axis=0).tolist()),
+            accepted=() if drafts is None else tuple(np.sum(drafts.accepted, axis=0).tolist()),
+        )
 
 
 def decode_batches(

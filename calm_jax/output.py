@@ -66,7 +66,8 @@ class DecodeReport(NamedTuple):
 
     seconds, without those of compiling; sequences: how many (rows that fill up left out). places: steps times rows; tokens:
     those of them that were used. executed: sub-layers of each step times rows; needed: those of them that the sequences ran.
-    widths: of the sources. compile_seconds: what compiling took meanwhile.
+    widths: of the sources. compile_seconds: what compiling took meanwhile. Of drafts that were verified, rounds; drafted,
+    accepted: how many there were at each position of a round, and how many of them full depth says too; () without any.
     """
 
     seconds: float
@@ -77,6 +78,9 @@ class DecodeReport(NamedTuple):
     needed: int
     widths: frozenset[int]
     compile_seconds: float = 0.0
+    rounds: int = 0
+    drafted: tuple[int, ...] = ()
+    accepted: tuple[int, ...] = ()
 
 
 class Outputs(Sequence[Output]):

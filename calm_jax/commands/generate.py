@@ -343,11 +343,15 @@ def describe(output: str | Path, summary: dict, decoded: int, model: Model, deco
     """What was done, in a line."""
     if not decoded:
         return f'{output} is complete: {summary["examples"]} records'
+    drafts, said = summary.get('drafts'), ''
+    if drafts:
+        shares = ', '.join(f'{a / max(1, d):.0%}' for a, d in zip(drafts['accepted'], drafts['drafted']))
+        said = f'{summary["tokens"] / drafts["rounds"]:.2f} tokens a round, drafts accepted by place {shares}, '
     used, widths = summary['places_used'] / max(1, summary['places']), len(summary['widths'])
     return (
         f'{output}: {summary["examples"]} examples, {summary["tokens"]} tokens, {used:.0%} of places used, '
         f'{widths} width{"s" if widths > 1 else ""} compiled, '
-        f'{summary["layers_per_token"]:.2f} of {model.config.num_decoder_layers} layers per token, '
+        f'{summary["layers_per_token"]:.2f} of {model.config.num_decoder_layers} layers per token, {said}'
         f'{summary["tokens_per_second"]:.1f} tokens/s, {summary["compile_seconds"]:.0f} s of compiling apart, '
         f'{summary["truncated"]} inputs cut at {decoding.limits.max_source_length} tokens'
     )

@@ -1,5 +1,6 @@
 """Counts and times of a run that decodes, for the summary beside its file."""
 
+import itertools
 import time
 from array import array
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,7 @@ class Summary:
         self._all, self._warm = _Rate(), _Rate()  # of this run, and of it while nothing was compiled
         self._places = self._used = self._executed = self._needed = 0
         self._widths = set()
+        self._rounds, self._drafted, self._accepted = 0, [], []
         self._layers = self._flops = 0.0
         self._seconds = array('d')  # of each example that this run decoded
 
@@ -50,6 +52,9 @@ class Summary:
         self._needed += report.needed
         self._widths |= report.widths
         self._compile_seconds += report.compile_seconds
+        self._rounds += report.rounds
+        for sums, counts in ((self._drafted, report.drafted), (self._accepted, report.accepted)):
+            sums[:] = [a + b for a, b in itertools.zip_longest(sums, counts, fillvalue=0)]
         for rate in [self._all] if report.compile_seconds else [self._all, self._warm]:
             rate.add(report.tokens, report.seconds)
 
@@ -68,11 +73,12 @@ class Summary:
     def as_dict(self) -> dict:
         """Counts of all examples: examples, tokens, truncated inputs, layers and FLOPs per token. Of this run: the places that
         it had (steps times rows) and used (its tokens); the same of sub-layers, `places_executed` and `places_needed`; the
-        widths of sources, each a program of its own; seconds of all it did, those of them that went into compiling, and those
+        widths of sources, each a program of its own; of drafts that were verified the rounds, and by their place in a round how
+        many were drafted and accepted; seconds of all it did, those of them that went into compiling, and those
         of decoding `timed_examples`, in none of which anything is compiled: their sum, tokens per second, mean and median of an
         example (None where there is none). Tokens per second are of the time after compiling was done, where there is some."""
         tokens = max(1, self._tokens)
-        decoding = sum(self._seconds)
+        decoding, drafts = sum(self._seconds), (self._rounds, self._drafted, self._accepted)
         return {
             'examples': self._rows,
             'tokens': self._tokens,
@@ -84,6 +90,7 @@ class Summary:
             'places_executed': self._executed,
             'places_needed': self._needed,
             'widths': sorted(self._widths),
+            **({'drafts': dict(zip(('rounds', 'drafted', 'accepted'), drafts))} if self._rounds else {}),
             'seconds': time.perf_counter() - self._began,
             'compile_seconds': self._compile_seconds,
             'timed_examples': len(self._seconds),

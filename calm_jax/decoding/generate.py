@@ -14,7 +14,7 @@ from calm_jax.decoding.beam import beam_search
 from calm_jax.decoding.begin import Decided, chosen_rows, decide_rows, joined_rows, prefill_rows
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.compiled import compiled
-from calm_jax.decoding.decoding import Decoding, off
+from calm_jax.decoding.decoding import Decoding, off, stays
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.readout import Readout, read_rows
 from calm_jax.decoding.rows import Rows
@@ -382,6 +382,8 @@ def _stateful(decoding):
     """The decoding, refused where its state cannot leave it."""
     if isinstance(decoding.choice, Beam):
         raise ValueError('a beam search has no state that leaves it; use generate')
+    if stays(decoding):
+        raise ValueError('drafts that are verified have no state that leaves their rounds; use generate')
     return decoding
 
 
@@ -423,7 +425,7 @@ def capacity_of(longest: int) -> int:
 def of_use(packing: Packing, decoding: Decoding, rows: Rows | None = None) -> Packing:
     """What of a packing a decoding has a use for: points where tokens leave early, and skipped layers wait; sub-layers where
     plans or gates say who runs them."""
-    if isinstance(decoding.choice, Beam):
+    if stays(decoding):
         return NEVER
     rows = Rows() if rows is None else rows
     leaves = not off(decoding.exit) or (decoding.exit is not None and rows.threshold is not None) or rows.depth is not None
