@@ -371,7 +371,8 @@ def _check_changes(said: dict, document: dict) -> None:
     early, and the seed where nothing is drawn."""
     if 'propagation' in said and not at(document, ('exit',)):
         raise ValueError('--propagation changes nothing without --measure')
-    own, plan = any(':' in at(document, (name,)).get('class', '') for name in ('gate', 'plan')), at(document, ('plan',))
-    draws = own or plan.get('drawn') or plan.get('class') == 'random'
+    decisions = [at(document, (name,)) for name in ('gate', 'plan')]
+    own = any(':' in decision.get('class', '') for decision in decisions)
+    draws = own or any(decision.get('drawn') or decision.get('class') == 'random' for decision in decisions)
     if 'seed' in said and at(document, CHOICE).get('class') != 'sampled' and not draws:
         raise ValueError('--seed changes nothing without --temperature')

@@ -1,11 +1,11 @@
 """Turns the JSON files of a run into one HTML page that opens anywhere, offline.
 
 RUN is searched at any depth for certificate*.json, results.json, curve.json, trials.json, sensitivity.json, ranks.json,
-confidence.json, oracle.json, examples.json and metrics.jsonl; certificates, tables and analyses are also found under other
-names, and so are files that `calm generate --plan` decoded. The page shows a section for each kind it finds: the guarantees in
-words, result tables, quality against cost, validity over random splits, sensitivity, ranks and confidence by layer, oracles
-over plans, what plans run and drop, training, and outputs with every token coloured by the layer it left at. Figures are also
-written as PNG to a folder beside the page: page.html and page_figures/.
+confidence.json, similarity.json, oracle.json, examples.json and metrics.jsonl; certificates, tables and analyses are also found
+under other names, and so are files that `calm generate --plan` decoded. The page shows a section for each kind it finds: the
+guarantees in words, result tables, quality against cost, validity over random splits, sensitivity, ranks and confidence by
+layer, states with fewer layers, oracles over plans, what plans run and drop, training, and outputs with every token coloured by
+the layer it left at. Figures are also written as PNG to a folder beside the page: page.html and page_figures/.
 """
 
 import argparse

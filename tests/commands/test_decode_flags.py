@@ -181,6 +181,14 @@ def test_the_classifier_takes_the_checkpoints_head_and_needs_one():
     assert 'the checkpoint holds no exit classifier; train one' in refusal('--measure', 'classifier', '--threshold', '0.5')
 
 
+def test_controllers_take_a_seed_where_they_draw():
+    head = {'inputs': np.ones(4), 'kernel': np.ones((3, 16, 1)), 'bias': np.zeros((3, 1))}
+    model = Model(heads={'controllers': head})
+    drawn = made('--gate', 'controllers:.5', '--controllers_drawn', 'true', '--seed', '3', model=model)
+    assert drawn.gate.drawn and drawn.seed == 3
+    assert '--seed changes nothing' in refusal('--gate', 'controllers:.5', '--seed', '3', model=model)
+
+
 @pytest.mark.parametrize(
     'flags, message',
     [
