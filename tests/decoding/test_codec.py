@@ -19,7 +19,7 @@ from calm_jax.checks import check_types
 from calm_jax.decoding.choice import Beam, Greedy, Sampled
 from calm_jax.decoding.codec import check_heads, describe, digest, from_json, source_hash, to_json
 from calm_jax.decoding.decoding import CHOICES, Decoding, Limits
-from calm_jax.decoding.propagation import Eager
+from calm_jax.decoding.propagation import Eager, Lazy
 from calm_jax.decoding.rules import Rules
 from calm_jax.depth.confidence import Classifier, Measure, SoftmaxGap, StateSimilarity
 from calm_jax.depth.contrast import WeightedContrast
@@ -83,6 +83,10 @@ def away(kind, wanted):
         candidates[field.name] = values
     if kind is Decoding and wanted is Beam:
         candidates.update(exit=[None], gate=[None], limits=[Limits(5, 4, 7)])
+    if kind is Exit and wanted is not Exit:
+        candidates.update(verify=[0])  # drafts go with few other things
+    if kind is Decoding and wanted is Exit:
+        candidates.update(gate=[None], plan=[None], propagation=[Lazy(3)], limits=[Limits(5, 4, 7)])
     if kind is Decoding and wanted is PromptController:
         candidates.update(plan_prompt=['full'])
     for values in itertools.product(*candidates.values()):
