@@ -108,21 +108,48 @@ def static(scores: np.ndarray, costs: np.ndarray, budget: float) -> float | None
     return float(mean_scores[max(allowed, key=lambda place: (means[place], mean_scores[place]))]) if len(allowed) else None
 
 
-def mixing(scores: np.ndarray, costs: np.ndarray, budgets: Sequence[float] | np.ndarray) -> list[float | None]:
-    """The mean score by budget where each text draws a plan, by shares that are the same for all texts and the best: the upper
-    concave hull of the plans' means. None below the cheapest plan. scores, costs: [n, K]."""
+def mixing(scores: np.ndarray, costs: np.ndarray, budgets: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The shares of the plans, [M, K], where each text draws one, by shares that are the same for all texts and the best within
+    each budget: those whose mean costs and scores are on the upper concave hull. NaN below the cheapest plan.
+
+    scores, costs: [n, K].
+    """
     hull = Hull(scores.mean(axis=0)[None], costs.mean(axis=0)[None])
-    return [float(hull.upper([each])[0]) if each >= hull.budgets[0] * (1 - 1e-12) else None for each in budgets]
+    shares = np.full((len(budgets), scores.shape[1]), np.nan)
+    for place, budget in enumerate(budgets):
+        if budget >= hull.budgets[0] * (1 - 1e-12):
+            along = np.interp(budget, hull.budgets, np.arange(len(hull.budgets)))
+            ends = hull.choices(hull.budgets[[int(np.floor(along)), int(np.ceil(along))]])[:, 0]
+            shares[place] = 0
+            np.add.at(shares[place], ends, [1 - along % 1, along % 1])
+    return shares
 
 
-def attainable(scores: np.ndarray, costs: np.ndarray, choices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean score and cost, float64 [M] each, where one decode chooses and the other is scored, the mean of both directions.
+class Attained(NamedTuple):
+    """Of a choice that is scored by what it has not seen, at each of M budgets: mean score and cost; its advantage over plans
+    mixed at random at that cost, and the standard error of that over texts, NaN below the cheapest plan."""
+
+    score: np.ndarray
+    cost: np.ndarray
+    advantage: np.ndarray
+    error: np.ndarray
+
+
+def attainable(scores: np.ndarray, costs: np.ndarray, choices: np.ndarray) -> Attained:
+    """What comes of it where one decode chooses and the other is scored, the mean of both directions.
 
     scores, costs: [2, n, K]; choices: int [2, M, n], by either decode. It is what a choice by one output of each plan comes to,
     without luck: whoever knew the expected score of each plan could do no worse.
     """
-    score, cost = (_mean_of(each, choices[::-1]).mean(axis=0) for each in (scores, costs))
-    return score, cost
+    texts = np.arange(scores.shape[1])
+    score, cost = (
+        np.mean([each[other][texts, chosen] for other, chosen in ((1, choices[0]), (0, choices[1]))], axis=0)
+        for each in (scores, costs)
+    )
+    shares = mixing(scores.mean(axis=0), costs.mean(axis=0), cost.mean(axis=1))
+    advantage = score - shares @ scores.mean(axis=0).T
+    error = advantage.std(axis=1, ddof=min(1, len(texts) - 1)) / np.sqrt(len(texts))
+    return Attained(score.mean(axis=1), cost.mean(axis=1), advantage.mean(axis=1), error)
 
 
 def predicted(scores: np.ndarray) -> np.ndarray:
@@ -176,13 +203,14 @@ def _by_layers(
         'layers': _mean_of(sets.layers, choices).mean(axis=0).tolist(),
         'greedy': _mean([[greedy(*each, budget) for budget in budgets] for each in decodes]),
         'static': _mean([[static(*each, budget) for budget in budgets] for each in decodes]),
-        'mixing': mixing(sets.scores.mean(axis=0), sets.layers.mean(axis=0), budgets),
+        'mixing': _mixed(sets.scores, sets.layers, budgets),
     }
     if len(decodes) == 2:
         informed = [frontier(*each).choices(budgets) for each in zip(predicted(sets.scores), sets.layers)]
         for name, each in (('attainable', choices), ('informed', np.stack(informed))):
-            score, cost = attainable(sets.scores, sets.layers, each)
-            curves |= {name: score.tolist(), f'{name}_layers': cost.tolist()}
+            attained = attainable(sets.scores, sets.layers, each)
+            curves |= {name: _numbers(attained.score), f'{name}_layers': _numbers(attained.cost)}
+            curves |= {f'{name}_advantage': _numbers(attained.advantage), f'{name}_error': _numbers(attained.error)}
     return {
         'exact': all(isinstance(each, EveryBudget) for each in frontiers),
         'gap': max((each.gap for each in frontiers if isinstance(each, Hull)), default=0.0),
@@ -206,7 +234,7 @@ def _by_tokens(sets: PredictionSets, asked: Sequence[float]) -> dict[str, Any]:
         'budgets': budgets.tolist(),
         'stair': _mean([each.score(budgets).tolist() for each in hulls]),
         'hull': _mean([each.upper(budgets).tolist() for each in hulls]),
-        'mixing': mixing(sets.scores.mean(axis=0), costs.mean(axis=0), budgets),
+        'mixing': _mixed(sets.scores, costs, budgets),
         'plans': costs.mean(axis=(0, 1)).tolist(),
         'match': match,
         'settled': _settled(sets.scores, costs, hulls, named),
@@ -264,6 +292,16 @@ def _settled(scores: np.ndarray, costs: np.ndarray, hulls: Sequence[Frontier], b
         score, bound = (float(np.mean([getattr(each, name) for each in optima])) for name in ('score', 'bound'))
         settled.append({'budget': budget, 'score': score, 'bound': bound})
     return settled
+
+
+def _mixed(scores: np.ndarray, costs: np.ndarray, budgets: np.ndarray) -> list[float | None]:
+    """Mean scores of plans mixed at random, of [D, n, K]."""
+    return _numbers(mixing(scores.mean(axis=0), costs.mean(axis=0), budgets) @ scores.mean(axis=(0, 1)))
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    """As JSON has them, which has no NaN."""
+    return [None if np.isnan(each) else float(each) for each in values]
 
 
 def _mean_of(values: np.ndarray, choices: np.ndarray) -> np.ndarray:

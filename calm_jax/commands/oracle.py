@@ -5,7 +5,7 @@
 
 NAME=FILE is what `calm generate` wrote within a plan, of the same inputs in the same order. Costs are mean layers per text, as
 recorded, or --cost NAME=LAYERS. The oracle gives each text a plan so that the mean score is the highest that a budget of mean
-layers allows, at every budget; the greedy oracle gives each text the best plan within the budget; the hull is what drawing
+layers allows, at every budget; the greedy oracle gives each text the best plan within the budget; mixing is what drawing
 plans at random comes to. A NAME that is given twice has two decodes, drawn with different seeds: then there is the attainable
 oracle, which chooses by one and is scored by the other, and the informed one, which chooses by what one predicts of the other.
 """

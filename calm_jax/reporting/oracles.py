@@ -20,6 +20,8 @@ from calm_jax.reporting.run import Allocation, Oracle
 BIN = 15  # of lengths: the last bin holds whatever is longer
 _MOST_ALLOCATIONS = 4
 _PALEST, _DARKEST = 0.16, 0.8
+_NORMAL = 1.96  # standard errors on either side of a 95% interval
+_Values = Sequence[float | None] | np.ndarray
 # Curves over budgets: name, colour, dashes, whether it is a stair.
 _CURVES = {
     'oracle': ('oracle', LIGHT.series[1], '-', False),
@@ -98,7 +100,8 @@ def _caption(oracle: Oracle) -> str:
     if 'attainable' in oracle.curves:
         caption += (
             ' The attainable oracle chooses by one output of each plan and is scored by another, so that luck is gone; the '
-            'informed one chooses by what the scores of one predict of the other. They stand at what the other costs.'
+            'informed one chooses by what the scores of one predict of the other. They stand at what the other costs; '
+            'the band holds 95% for the mean over texts.'
         )
     return caption
 
@@ -205,6 +208,13 @@ def _draw_advantages(oracle: Oracle) -> Figure:
     for key, (name, colour, dashes, stair) in _ADVANTAGES.items():
         line = _line(gains, oracle.budgets, oracle.curves[key], colour, dashes, stair)
         line.set_label(name)
+    if 'informed_advantage' in oracle.curves:
+        across, gain, error = (_numbers(oracle.curves[f'informed_{each}']) for each in ('layers', 'advantage', 'error'))
+        order = np.argsort(across, kind='stable')
+        low, high = gain - _NORMAL * error, gain + _NORMAL * error
+        gains.fill_between(across[order], low[order], high[order], color=LIGHT.series[2], alpha=_PALEST, linewidth=0)
+        line = _line(gains, across, gain, LIGHT.series[2], '-', False)
+        line.set_label('informed oracle − mixed at random')
     gains.axhline(0, color=LIGHT.muted, linewidth=0.8)
     gains.legend(loc='best')
     head(gains, f'advantage in {oracle.metric}')
@@ -213,7 +223,7 @@ def _draw_advantages(oracle: Oracle) -> Figure:
     return figure
 
 
-def _line(axes: Axes, across: Sequence[float | None], up: Sequence[float | None], colour: str, dashes, stair: bool) -> Line2D:
+def _line(axes: Axes, across: _Values, up: _Values, colour: str, dashes, stair: bool) -> Line2D:
     style = 'steps-post' if stair else 'default'
     (line,) = axes.plot(_numbers(across), _numbers(up), color=colour, linestyle=dashes, linewidth=1.7, drawstyle=style)
     return line
@@ -287,7 +297,7 @@ def _layers(axes: Axes, oracle: Oracle, margin: float = 0.0) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=oracle.num_layers > 4))
 
 
-def _numbers(values: Sequence[float | None]) -> np.ndarray:
+def _numbers(values: _Values) -> np.ndarray:
     return np.array([np.nan if each is None else each for each in values], float)
 
 
@@ -302,6 +312,8 @@ def _table(oracle: Oracle) -> Table:
         'informed': 'informed',
         'sampling advantage': 'sampling_advantage',
         'allocation advantage': 'allocation_advantage',
+        'informed − mixed': 'informed_advantage',
+        'standard error': 'informed_error',
     }
     columns = {heading: name for heading, name in columns.items() if name in oracle.curves}
     places = [place for place, budget in enumerate(oracle.budgets) if budget in (*oracle.named, oracle.match)]

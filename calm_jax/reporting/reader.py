@@ -79,8 +79,12 @@ ORACLE_CURVES = (
     'mixing',
     'attainable',
     'attainable_layers',
+    'attainable_advantage',
+    'attainable_error',
     'informed',
     'informed_layers',
+    'informed_advantage',
+    'informed_error',
     'sampling_advantage',
     'allocation_advantage',
 )

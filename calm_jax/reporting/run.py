@@ -219,7 +219,8 @@ class Oracle:
 
     plans: by rising layers, the last the full one. budgets: of mean layers; curves: by name a number for each, None where it
     has none: mean scores 'oracle', 'greedy', 'static', 'mixing', and, of two decodes, 'attainable' and 'informed' at the costs
-    'attainable_layers' and 'informed_layers'; 'sampling_advantage' and 'allocation_advantage'. shares: of texts, a row for each
+    'attainable_layers' and 'informed_layers', with '…_advantage' over 'mixing' there and its standard '…_error';
+    'sampling_advantage' and 'allocation_advantage'. shares: of texts, a row for each
     budget. named: budgets to print. match: the least at which the oracle scores what the full plan does. gap: how far the
     oracle may lie below the best, 0 where it is exact. lengths_of: what the bins of `allocations` are of.
     """

@@ -47,6 +47,7 @@ def test_every_budget_has_the_best_of_all_assignments_and_the_cheapest_of_those(
         best, least = best_of(values, spent, budget)
         assert abs(score - best) < 1e-9 and abs(mean_of(scores, chosen) - best) < 1e-9
         assert abs(mean_of(costs, chosen) - least) < 1e-9
+        assert (exact.choices([budget])[0] == chosen).all()  # whatever else is asked
     if count == 13 and levels is None:
         assert len(exact._rows) == 2  # the choices were put together of two parts
 
