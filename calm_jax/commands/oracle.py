@@ -143,7 +143,7 @@ def _lines(content: dict[str, Any]) -> list[str]:
         if each['p_value'] is not None:
             lines.append(
                 f'plans by length at {each["budget"]:.4g} layers: χ² {each["statistic"]:.2f} at {each["degrees"]} degrees of '
-                f'freedom, p = {each["p_value"]:.3f}'
+                f'freedom, p = {each["p_value"]:.3g}'
             )
     if 'by_tokens' in content:
         tokens = content['by_tokens']
