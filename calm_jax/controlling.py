@@ -136,7 +136,7 @@ def _content(names: Sequence[str], layers: np.ndarray, losses: np.ndarray, made:
     adds = losses[:, :-1] - losses[:, -1:]
     spread = np.maximum(adds.var(axis=0), 1e-12)
     told = [*(1 - np.mean((adds - made.unseen) ** 2, axis=0) / spread), None]
-    mixed = mixing(1 - losses, np.broadcast_to(layers, losses.shape), chosen.costs)
+    mixed = mixing(1 - losses, np.broadcast_to(layers, losses.shape), chosen.costs) @ losses.mean(axis=0)
     return {
         'penalty': made.penalty,
         'prompts': len(losses),
@@ -148,7 +148,7 @@ def _content(names: Sequence[str], layers: np.ndarray, losses: np.ndarray, made:
             'levels': chosen.levels.tolist(),
             'layers': chosen.costs.tolist(),
             'losses': chosen.losses.tolist(),
-            'mixing': [None if score is None else 1 - score for score in mixed],
+            'mixing': [None if np.isnan(loss) else float(loss) for loss in mixed],
         },
     }
 

@@ -43,6 +43,8 @@ def test_a_controller_is_fitted_to_outputs_and_decodes_one_of_their_plans_for_ea
     made = json.loads((tmp_path / 'made' / 'controller.json').read_text())
     assert [plan['layers'] for plan in made['plans']] == [1, 2, 3]
     assert made['prompts'] == 70 and made['curve']['levels'][0] == 1 and made['curve']['layers'][-1] == 1
+    worst = max(plan['loss'] for plan in made['plans'])
+    assert all(0 <= each <= worst for each in made['curve']['mixing'] if each is not None)
     assert made['curve']['layers'] == sorted(made['curve']['layers'], reverse=True)
     decode = ['generate', '--checkpoint', str(tmp_path / 'made' / 'last'), '--input', data, '--source_field', 'en', '--quiet']
     ran, mean = {}, {}

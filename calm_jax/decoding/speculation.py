@@ -21,14 +21,11 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from calm_jax.decoding.begin import bias_at
-from calm_jax.decoding.choice import position_keys
-from calm_jax.decoding.chooser import Chooser
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop, places
 from calm_jax.decoding.packing import NEVER
-from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState, TokenInputs, spoken_by
-from calm_jax.decoding.step import emitted
-from calm_jax.decoding.trace import generated
+from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState
+from calm_jax.decoding.step import emitted, ends_with, forced, token_at
 from calm_jax.depth.exits import Exit
 from calm_jax.models import cache as kv_cache
 from calm_jax.models.cache import KVCache
@@ -103,8 +100,7 @@ def next_round(
     new = step < gain[:, None]
     last = jnp.take_along_axis(said, jnp.maximum(gain - 1, 0)[:, None], axis=1)[:, 0]
     lengths = carry.lengths + gain
-    ends = jnp.any(last[:, None] == jnp.asarray(config.eos_ids, jnp.int32), axis=1) | (lengths >= inputs.limit)
-    alive = carry.alive & ~ends
+    alive = carry.alive & ~ends_with(config, inputs, lengths - 1, last)
     carry = _recorded(config, carry, drafted, said, new, positions - gain, logits_of)
     least = jnp.min(jnp.where(alive, gain, width))
     shift = jnp.where(alive, gain - least, 0)
@@ -137,7 +133,8 @@ def _drafted(call: Callable, config: TransformerConfig, inputs: DecodeInputs, ca
 
     def draft(so_far: Round) -> Round:
         cursor = carry.cursor + so_far.count
-        token, choose = _token(config, inputs, carry._replace(table=so_far.table), cursor, so_far.drafting, decoding)
+        here = carry._replace(cursor=cursor, table=so_far.table, alive=so_far.drafting)
+        token, choose = token_at(config, inputs, here, decoding)
         own = inputs._replace(depth=so_far.least)
         loop = LayerLoop(call, config, decoding, own, token, choose, NEVER)
         # Nothing is filled in: the layers that a draft skipped are the verification's.
@@ -146,10 +143,8 @@ def _drafted(call: Callable, config: TransformerConfig, inputs: DecodeInputs, ca
         sure = _sure(rule, state.visited, state.confidence, inputs, token.position)
         waits = so_far.drafting & (state.visited < layers) & ~sure
         state, chosen = emitted(loop, state._replace(predicted=state.predicted | waits))
-        chosen = _forced(inputs, token.position, chosen)
-        ends = jnp.any(chosen[:, None] == jnp.asarray(config.eos_ids, jnp.int32), axis=1)
-        ends = ends | (token.position + 1 >= inputs.limit)
-        goes_on = so_far.drafting & ~waits & ~ends
+        chosen = forced(inputs, token.position, chosen)
+        goes_on = so_far.drafting & ~waits & ~ends_with(config, inputs, token.position, chosen)
 
         def put(column, value):
             there = so_far.drafting.reshape(-1, *[1] * (value.ndim - 1))
@@ -207,10 +202,10 @@ def _verified(
         layers.append(held)
     logits = call(x, method='unembed')
     said = []
-    history = carry._replace(table=drafted.table)
     for step in range(width):
-        token, choose = _token(config, inputs, history, carry.cursor + step, carry.alive, decoding)
-        said.append(_forced(inputs, token.position, choose(logits[:, step])))
+        here = carry._replace(cursor=carry.cursor + step, table=drafted.table)
+        token, choose = token_at(config, inputs, here, decoding)
+        said.append(forced(inputs, token.position, choose(logits[:, step])))
     return jnp.stack(said, axis=1), cache._replace(layers=tuple(layers)), logits
 
 
@@ -220,34 +215,6 @@ def _one_by_one(made: Float[Array, 'rows P H'], rows: int) -> Float[Array, 'pair
     return made.reshape(rows, heads, width, size).swapaxes(1, 2).reshape(rows * width * heads, 1, size)
 
 
-def _token(
-    config: TransformerConfig,
-    inputs: DecodeInputs,
-    carry: DecodeCarry,
-    cursor: Int[Array, ''],
-    alive: Bool[Array, ' B'],
-    decoding: Decoding,
-) -> tuple[TokenInputs, Chooser]:
-    """The token at an index, and what chooses after it."""
-    ring, rows = carry.cache.ring, carry.last.shape[0]
-    position = jnp.broadcast_to(cursor - inputs.first, (rows,))
-    token = TokenInputs(
-        cursor=cursor,
-        slot=cursor % ring,
-        position=position,
-        place=places(inputs, cursor[None]),
-        alive=alive,
-        self_bias=bias_at(inputs, cursor, ring),
-        keys=position_keys(inputs.keys, position),
-        oracle=None,
-    )
-    verdict = None
-    if inputs.rules is not None:
-        spoken = spoken_by(inputs, generated(inputs, carry), position)
-        verdict = inputs.rules.verdict(spoken, config.eos_ids, config.vocab_size)
-    return token, Chooser(decoding.choice, config.vocab_size, token.keys, verdict)
-
-
 def _sure(
     rule: Exit, visited: Int[Array, ' B'], confidence: Float[Array, ' B'], inputs: DecodeInputs, position: Int[Array, ' B']
 ) -> Bool[Array, ' B']:
@@ -255,15 +222,6 @@ def _sure(
     reached = confidence >= rule.form(inputs.threshold, position, inputs.limit)
     asked = True if inputs.asks is None else inputs.asks
     return reached & (visited >= rule.min_exit_layer) & asked
-
-
-def _forced(inputs: DecodeInputs, position: Int[Array, ' B'], chosen: Int[Array, ' B']) -> Int[Array, ' B']:
-    """What is said, where that is not free."""
-    if inputs.forced is None:
-        return chosen
-    place = jnp.minimum(position, inputs.forced.shape[1] - 1)[:, None]
-    forced = jnp.take_along_axis(inputs.forced, place, axis=1)[:, 0]
-    return jnp.where(forced >= 0, forced, chosen)
 
 
 def _recorded(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from calm_jax.decoding.begin import bias_at
 from calm_jax.decoding.choice import position_keys
@@ -40,6 +40,25 @@ def advance(
     packing: Packing = NEVER,
 ) -> DecodeCarry:
     """One step: the next token of every row. packing: of rows that stand apart."""
+    token, choose = token_at(config, inputs, carry, decoding)
+    hidden = call(carry.last, token.place[:, 0], method='embed')
+    loop, cache = LayerLoop(call, config, decoding, inputs, token, choose, packing), carry.cache
+    if decoding.exit is not None and decoding.exit.measure.looks_ahead:
+        oracle, cache = _look_ahead(loop, hidden, cache)
+        loop = loop._replace(token=token._replace(oracle=oracle))
+    state, cache = loop.run(hidden, cache)
+    state, chosen = emitted(loop, state)
+    chosen = jnp.where(carry.alive, forced(inputs, token.position, chosen), config.pad_id)
+    ends = ends_with(config, inputs, token.position, chosen)
+    return recorded(loop, carry, state, cache, chosen)._replace(
+        cursor=carry.cursor + 1, last=chosen, alive=carry.alive & ~ends, lengths=carry.lengths + carry.alive
+    )
+
+
+def token_at(
+    config: TransformerConfig, inputs: DecodeInputs, carry: DecodeCarry, decoding: Decoding
+) -> tuple[TokenInputs, Chooser]:
+    """The token at the cursor, of the rows that are alive, and what chooses the one after it."""
     rows, ring = carry.last.shape[0], carry.cache.ring
     position = jnp.broadcast_to(carry.cursor - inputs.first, (rows,))
     token = TokenInputs(
@@ -56,22 +75,23 @@ def advance(
     if inputs.rules is not None:
         spoken = spoken_by(inputs, generated(inputs, carry), position)
         verdict = inputs.rules.verdict(spoken, config.eos_ids, config.vocab_size)
-    choose = Chooser(decoding.choice, config.vocab_size, token.keys, verdict)
-    hidden = call(carry.last, token.place[:, 0], method='embed')
-    loop, cache = LayerLoop(call, config, decoding, inputs, token, choose, packing), carry.cache
-    if decoding.exit is not None and decoding.exit.measure.looks_ahead:
-        oracle, cache = _look_ahead(loop, hidden, cache)
-        loop = loop._replace(token=token._replace(oracle=oracle))
-    state, cache = loop.run(hidden, cache)
-    state, chosen = emitted(loop, state)
-    if inputs.forced is not None:
-        forced = jnp.take_along_axis(inputs.forced, jnp.minimum(position, inputs.forced.shape[1] - 1)[:, None], axis=1)[:, 0]
-        chosen = jnp.where(forced >= 0, forced, chosen)
-    chosen = jnp.where(carry.alive, chosen, config.pad_id)
-    ends = jnp.any(chosen[:, None] == jnp.asarray(config.eos_ids, jnp.int32), axis=1) | (position + 1 >= inputs.limit)
-    return recorded(loop, carry, state, cache, chosen)._replace(
-        cursor=carry.cursor + 1, last=chosen, alive=carry.alive & ~ends, lengths=carry.lengths + carry.alive
-    )
+    return token, Chooser(decoding.choice, config.vocab_size, token.keys, verdict)
+
+
+def forced(inputs: DecodeInputs, position: Int[Array, ' B'], chosen: Int[Array, ' B']) -> Int[Array, ' B']:
+    """What is said at these positions: what was chosen, where nothing is forced."""
+    if inputs.forced is None:
+        return chosen
+    place = jnp.minimum(position, inputs.forced.shape[1] - 1)[:, None]
+    said = jnp.take_along_axis(inputs.forced, place, axis=1)[:, 0]
+    return jnp.where(said >= 0, said, chosen)
+
+
+def ends_with(
+    config: TransformerConfig, inputs: DecodeInputs, position: Int[Array, ' B'], said: Int[Array, ' B']
+) -> Bool[Array, ' B']:
+    """Whether a row ends with the token that it says at a position."""
+    return jnp.any(said[:, None] == jnp.asarray(config.eos_ids, jnp.int32), axis=1) | (position + 1 >= inputs.limit)
 
 
 def _look_ahead(loop: LayerLoop, hidden: Float[Array, 'B D'], cache: DecoderCache) -> tuple[Int[Array, ' B'], DecoderCache]:
