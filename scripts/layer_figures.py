@@ -76,7 +76,7 @@ def draw_quality(scores, metric, attainable):
     ]
     if attainable is not None:
         upper = [hull(each) + attainable(each) for each in grid]
-        handles['attainable'] = axes.plot(grid, upper, color=LIGHT.muted, linewidth=1, linestyle=':')[0]
+        handles['informed choice'] = axes.plot(grid, upper, color=LIGHT.muted, linewidth=1, linestyle=':')[0]
     axes.set_xlabel('decoder layers per token')
     axes.set_ylabel(f'{metric}, mean over texts and its 95 % interval')
     head(axes, 'Score against layers')
@@ -114,7 +114,7 @@ def main():
     parser.add_argument('--output', required=True, type=pathlib.Path, help='folder to write')
     args = parser.parse_args()
     scores, metric = scores_of(args.study), read(args.study / 'study.json')['metrics'][0]
-    attainable = curve_of(args.study / 'attainable.json', 'attainable')
+    attainable = curve_of(args.study / 'attainable.json', 'informed')
     drawings = {'quality': partial(draw_quality, scores, metric, attainable)}
     by_alpha = {}
     for folder in sorted(args.study.glob('controllers_*_*')):

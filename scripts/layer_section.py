@@ -44,8 +44,8 @@ def study_lines(directory):
         f'Machine: {facts["machine"]}; {any_run["date"]}; {any_run["examples"]} test texts. Paper: {PAPER[facts["study"]]}.',
         '',
     ]
-    hull, attainable = hull_of(scores, metric), curve_of(directory / 'attainable.json', 'attainable')
-    heads = ['run', metric, 'Δ to full', *others, 'layers', 'FLOPs', 'above the hull', 'of what is attainable']
+    hull, attainable = hull_of(scores, metric), curve_of(directory / 'attainable.json', 'informed')
+    heads = ['run', metric, 'Δ to full', *others, 'layers', 'FLOPs', 'above the hull', 'of what an informed choice gains']
     for title, kinds in GROUPS:
         rows = [row_of(name, scores, metric, others, hull, attainable) for name in scores if name.split('_')[0] in kinds]
         if rows:
@@ -76,14 +76,15 @@ def _turns_up(a, b, c):
 
 
 def curve_of(path, name):
-    """(layers → attainable − mixing) of a file of `calm analyze oracle`, None where it is not there."""
+    """(layers → what an oracle gains over plans mixed at random) of a file of `calm analyze oracle`, None where it is not there."""
     if not path.exists():
         return None
     content = read(path)['by_layers']
     if name not in content:
         return None
-    gains = np.array(content[name], float) - np.array(content['mixing'], float)
-    return lambda layers: float(np.interp(layers, content[f'{name}_layers'], gains))
+    gains, costs = (np.array(content[f'{name}_{part}'], float) for part in ('advantage', 'layers'))
+    there = ~np.isnan(gains)
+    return lambda layers: float(np.interp(layers, costs[there], gains[there]))
 
 
 def row_of(name, scores, metric, others, hull, attainable):

@@ -181,7 +181,7 @@ def test_rows_that_come_in_by_what_their_plans_keep_are_what_they_are_alone(conf
         'settings': lambda rows: None,
         'wanted': set(range(len(texts))),
     }
-    packing = Packing((), (1, 2), sub_layers=True)
+    packing = Packing((), (2,), sub_layers=True)
     flown = list(fly_window(*wide, window, decoding, 4, packing=packing, **options))
     assert min(width for landing in flown for width in landing.widths) == 8
     found = [

@@ -162,14 +162,14 @@ def collect(found, numbers, trace):
 PACKED = Packing((1, 2), (1, 2))
 # Every width is a copy of the layers: one will do where it is what a measure remembers that is packed, from point to point.
 ONE_WIDTH = Packing((1, 2), (2,))
-BY_SUB_LAYER = Packing((), (1, 2), sub_layers=True)
+BY_SUB_LAYER, BY_SUB_LAYER_IN_WIDTHS = (Packing((), widths, sub_layers=True) for widths in ((2,), (1, 2)))
 # An encoder that reads nearby tokens ends before the slots begin: its decoder is another's.
 DECODERS = [name for name in NAMES if name != 'longt5_global']
 CASES = [(name, 'lazy', PACKED if name in ('t5_1_0', 'gpt2') else ONE_WIDTH) for name in DECODERS]
 # Layers that wait where nothing is packed: where the host ends rows.
 CASES += [('t5_1_0', decisions, NEVER) for decisions in ('full', 'eager', 'drawn')]
 CASES += [('t5_1_0', decisions, ONE_WIDTH) for decisions in ('pruned', 'frequent', 'plan', 'oracle', 'depth', 'adapted')]
-CASES += [('t5_1_0', 'gate', BY_SUB_LAYER), ('llama_3', 'plan', BY_SUB_LAYER)]
+CASES += [('t5_1_0', 'gate', BY_SUB_LAYER_IN_WIDTHS), ('llama_3', 'plan', BY_SUB_LAYER)]
 CASES += [(name, 'plan alone', BY_SUB_LAYER) for name in ('t5_1_0', 'gpt2', 'llama_3')]
 CASES += [('llama_3', 'full', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]
 # Slots that grow on the way are another two programs: beside an encoder and without one, with and without an exit, and where

@@ -23,7 +23,7 @@ from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import ScriptedGate
 from calm_jax.depth.plans import GivenPlan, PlanMaker
-from calm_jax.depth.policy import LayerwisePolicy, Policy, PolicyPlan, decided_alone, parts_of
+from calm_jax.depth.policy import PolicyPlan, decided_alone, outputs_of, parts_of
 from calm_jax.depth.prompt_controller import PromptController
 from calm_jax.depth.vocabulary import DecayingPruning, FixedPruning, FrequentIds
 from calm_jax.metrics import cost
@@ -83,12 +83,15 @@ def prompt_controller(config):
 def policy(config, level=0.5, seed=3, parts=None, layerwise=False):
     """A policy that decides one way and the other, and drops tokens where there is a source."""
     sizes, rng = config.sizes, np.random.default_rng(seed)
-    made = (LayerwisePolicy if layerwise else Policy)(sizes.encoder_layers, sizes.layers)
-    nothing = jnp.zeros((1, 2, sizes.width)), jnp.ones((1, 2), bool)
-    head = made.init(jax.random.key(0), *([0] if layerwise else []), *nothing)['params']
-    head = {**head, 'kernel': 2 * rng.normal(size=head['kernel'].shape), 'bias': head['bias'] / 8}
-    if layerwise:
-        head['scale'] = head['scale'] + 0.5 * rng.normal(size=head['scale'].shape)
+    width, layers, outputs = sizes.width, sizes.encoder_layers + sizes.layers, outputs_of(sizes)
+    bias = np.zeros(outputs)
+    bias[: 2 * layers], bias[2 * layers] = np.log(9) / 8, np.log(54) / 8
+    head = {'kernel': 2 * rng.normal(size=(width, outputs)), 'bias': bias, 'hidden_bias': np.zeros(width)}
+    head['scale'] = 1 + 0.5 * rng.normal(size=(layers - 1, width)) if layerwise else np.ones(width)
+    head |= {
+        'shift': np.zeros_like(head['scale']),
+        'hidden_kernel': np.random.default_rng(seed + 2).normal(size=(width, width)) / np.sqrt(width),
+    }
     head = decided_alone(head, parts_of(parts, sizes))
     return PolicyPlan(**{name: jnp.asarray(each, jnp.float32) for name, each in head.items()}, level=level)
 

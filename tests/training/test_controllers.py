@@ -138,25 +138,22 @@ def test_positions_are_encoded_as_vaswani_et_al_do():
         np.testing.assert_allclose(made[:, 2 * pair + 1], np.cos(angle), atol=1e-6)
 
 
-@pytest.mark.parametrize('joint', (False, True), ids=('frozen', 'joint'))
-def test_controllers_learn_to_run_less_where_layers_cost_much(
-    joint, config, params, tokenizer, batches, eval_batches, tmp_path
+def test_controllers_learn_to_run_less_where_layers_cost_much_and_the_model_with_them(
+    config, params, tokenizer, batches, eval_batches, tmp_path
 ):
     deep = dataclasses.replace(config, num_decoder_layers=3, dropout_rate=0.0)
     layers = {**params['decoder'], 'layers_2': params['decoder']['layers_1']}
     whole = {**params, 'decoder': layers}
-    backbone = Optimizer('adamw', 1e-3, warmup_steps=0) if joint else None
-    stage = controllers_stage(
-        deep, whole, tokenizer, alpha=20.0, backbone=backbone, dropout_steps=2 * joint, noise_at_evaluation=False
-    )
+    backbone = Optimizer('adamw', 1e-3, warmup_steps=0)
+    stage = controllers_stage(deep, whole, tokenizer, alpha=20.0, backbone=backbone, dropout_steps=2, noise_at_evaluation=False)
     before = stage.report(jax.device_get(jax.jit(stage.measure)(stage.params, stage.frozen, eval_batches[0])))
     options = LoopOptions(steps=30, eval_every=0, save_every=0)
     state = fit(stage, Optimizer('adamw', 0.2, warmup_steps=0), batches, eval_batches, tmp_path, options, quiet=True)
     after = stage.report(jax.device_get(jax.jit(stage.measure)(state.params, stage.frozen, eval_batches[0])))
     assert before['share'] == 1.0 and before['agreement'] == 1.0 and before['distance'] == pytest.approx(0, abs=1e-6)
     assert after['share'] == pytest.approx(2 / 3) and after['decoder_layers'] == pytest.approx([1, 0, 1])
-    moved = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), state.params.get('backbone', whole), whole)
-    assert any(jax.tree.leaves(moved)) == joint
+    moved = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), state.params['backbone'], whole)
+    assert any(jax.tree.leaves(moved))
 
 
 @pytest.mark.parametrize(
