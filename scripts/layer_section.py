@@ -76,7 +76,7 @@ def _turns_up(a, b, c):
 
 
 def curve_of(path, name):
-    """(layers → what an oracle gains over plans mixed at random) of a file of `calm analyze oracle`, None where it is not there."""
+    """layers → what an oracle gains over plans mixed at random, of a file of `calm analyze oracle`; None without one."""
     if not path.exists():
         return None
     content = read(path)['by_layers']
