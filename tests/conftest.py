@@ -12,6 +12,8 @@ if metadata.version('jaxlib').startswith('0.10.'):  # a flag that is not known w
     FLAGS += ' --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
     FLAGS += ' --xla_llvm_force_inline_before_split=false'  # with them a third of the time
 os.environ.setdefault('XLA_FLAGS', FLAGS)
+# Where in the code an operation comes from is told by tracebacks, without being written into programs.
+os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
 # What one process has compiled, however small, the other need not, nor commands that are run again.
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 

@@ -10,7 +10,7 @@ from calm_jax.decoding.choice import Sampled
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import begin, fly, generate, insert, landed, step, vacant, widen
 from calm_jax.decoding.packing import NEVER, Packing
-from calm_jax.decoding.propagation import CopyKV, Eager, FirstState, Lazy, LazyAdapted
+from calm_jax.decoding.propagation import FirstState, Lazy, LazyAdapted
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.rules import Rules
 from calm_jax.decoding.trace import trace_of
@@ -80,8 +80,6 @@ def adapters(config):
 DECISIONS = {
     'full': {},
     'lazy': {'exit': Exit(StateSimilarity(), 0.9), 'propagation': Lazy(3)},
-    'eager': {'exit': Exit(SoftmaxGap(), 0.1), 'propagation': Eager()},
-    'copied': {'exit': Exit(SoftmaxGap(), 0.1), 'propagation': CopyKV()},
     'pruned': {'exit': Exit(WeightedContrast(vocabulary=FixedPruning(keep=6)), 0.2)},
     'adapted': {'exit': Exit(SoftmaxGap(), 0.1, adapters=adapters(load('t5_1_0')[0])), 'propagation': LazyAdapted(3)},
     'frequent': {'exit': Exit(WeightedContrast(vocabulary=FREQUENT), 0.1)},
@@ -167,10 +165,10 @@ BY_SUB_LAYER, BY_SUB_LAYER_IN_WIDTHS = (Packing((), widths, sub_layers=True) for
 DECODERS = [name for name in NAMES if name != 'longt5_global']
 CASES = [(name, 'lazy', PACKED if name in ('t5_1_0', 'gpt2') else ONE_WIDTH) for name in DECODERS]
 # Layers that wait where nothing is packed: where the host ends rows.
-CASES += [('t5_1_0', decisions, NEVER) for decisions in ('full', 'eager', 'drawn')]
+CASES += [('t5_1_0', decisions, NEVER) for decisions in ('full', 'drawn')]
 CASES += [('t5_1_0', decisions, ONE_WIDTH) for decisions in ('pruned', 'frequent', 'plan', 'oracle', 'depth', 'adapted')]
 CASES += [('t5_1_0', 'gate', BY_SUB_LAYER_IN_WIDTHS), ('llama_3', 'plan', BY_SUB_LAYER)]
-CASES += [(name, 'plan alone', BY_SUB_LAYER) for name in ('t5_1_0', 'gpt2', 'llama_3')]
+CASES += [(name, 'plan alone', BY_SUB_LAYER) for name in ('t5_1_0', 'llama_3')]
 CASES += [('llama_3', 'full', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]
 # Slots that grow on the way are another two programs: beside an encoder and without one, with and without an exit, and where
 # rules read a prompt and positions turn.

@@ -133,11 +133,10 @@ def test_every_measure_drafts(tiny, config, name):
 @pytest.mark.parametrize(
     'parts',
     [
-        {'choice': Sampled(0.9)},
         {'rules': Rules(repetition_penalty=1.5, no_repeat_ngram_size=2, min_new_tokens=4)},
         {'choice': Sampled(1.2, top_k=5), 'rules': Rules(repetition_penalty=1.2)},
     ],
-    ids=('drawn', 'under rules', 'drawn under rules'),
+    ids=('under rules', 'drawn under rules'),
 )
 def test_draws_and_rules_are_those_of_full_depth(tiny, parts):
     full, trace = tiny(**parts), tiny(exit=Exit(SoftmaxGap(), 0.1, verify=3), **parts)
