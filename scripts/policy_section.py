@@ -35,6 +35,7 @@ GROUPS = (
     ('How it is learned', ('barrier', 'printed', *(f'fixed_{each}' for each in (0.2, 0.5, 0.8, 1.0, 1.5)))),
     ('How its gradient is estimated', ('leave_one_out', 'straight_through')),
 )
+RIVALS = ('constant', 'random', 'searched')
 ROUNDS = 10_000  # of the bootstrap
 
 
@@ -74,6 +75,14 @@ def study_lines(directory):
         ]
         if rows:
             lines += [f'**{title}.**', '', *table(heads, rows), '']
+    rivals = [name for name in RIVALS if name in scores and 'policy' in scores]
+    if rivals:
+        said = (
+            f'{name} {interval(scores["policy"]["each"], scores[name]["each"])} ({scores["policy"]["share"]:.1%} of the FLOPs '
+            f'against {scores[name]["share"]:.1%})'
+            for name in rivals
+        )
+        lines += [f'The policy (seed 0) less what it has to beat: {"; ".join(said)}.', '']
     if 'policy' in scores and scores['policy'].get('choices'):
         counts = scores['policy']['choices']
         said = ', '.join(f'{name}: {count}' for name, count in sorted(counts.items(), key=lambda each: -each[1]))
