@@ -14,8 +14,8 @@ if metadata.version('jaxlib').startswith('0.10.'):  # a flag that is not known w
 os.environ.setdefault('XLA_FLAGS', FLAGS)
 # Where in the code an operation comes from is told by tracebacks, without being written into programs.
 os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
-# What one process has compiled, however small, the other need not, nor commands that are run again.
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+# What one process has compiled the other need not, nor commands that are run again; the quickest are compiled sooner than kept.
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
 import jaxtyping  # noqa: E402
 
