@@ -2,7 +2,7 @@
 
 import numpy as np
 from page import cell, read, table
-from policy_section import interval, scores_of
+from policy_section import heading, interval, scores_of
 
 # What the paper has (Glavas et al. 2024): OPT-1.3B, 24 layers; its oracle scores what all layers do at so many.
 PAPER = {
@@ -37,13 +37,7 @@ def study_lines(directory):
     if not scores:
         return []
     metric, *others = facts['metrics']
-    any_run = next(iter(scores.values()))
-    lines = [
-        f'### {facts["study"]}',
-        '',
-        f'Machine: {facts["machine"]}; {any_run["date"]}; {any_run["examples"]} test texts. Paper: {PAPER[facts["study"]]}.',
-        '',
-    ]
+    lines = heading(facts, scores, f' Paper: {PAPER[facts["study"]]}.')
     hull, attainable = hull_of(scores, metric), curve_of(directory / 'attainable.json', 'informed')
     heads = ['run', metric, 'Δ to full', *others, 'layers', 'FLOPs', 'above the hull', 'of what an informed choice gains']
     for title, kinds in GROUPS:
@@ -54,6 +48,9 @@ def study_lines(directory):
         path = directory / f'{name}.json'
         if path.exists():
             lines += [f'**{title}.**', '', *oracle_lines(read(path), metric), '']
+    if (path := directory / 'similarity.json').exists():
+        lines += ['**States beside the full model’s** (cosine of the final state; mean of those before it).', '']
+        lines += [*similarity_lines(read(path)), '']
     return [*lines, '```', *facts['commands'], '```', '']
 
 
@@ -103,6 +100,17 @@ def row_of(name, scores, metric, others, hull, attainable):
         '' if name.startswith(('full', 'uniform')) and not name.endswith('prompt') else f'{above:+.4f}',
         '' if fixed or not possible or possible <= 0 else f'{above / possible:.0%}',
     ]
+
+
+def similarity_lines(content):
+    """A table of methods by cost, means and halves of their 95 % intervals."""
+    costs = [point['cost'] for point in content['methods'][0]['points']]
+
+    def said(point):
+        return '; '.join(f'{point[part]["mean"]:.3f} ± {point[part]["margin"]:.3f}' for part in ('final', 'intermediate'))
+
+    rows = [[method['method'], *map(said, method['points'])] for method in content['methods']]
+    return table(['', *(f'{cost} layers' for cost in costs)], rows)
 
 
 def oracle_lines(content, metric):

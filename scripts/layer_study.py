@@ -17,6 +17,7 @@ from policy_study import ALONE, LEARNED, PROMISE, STEPS, WITHIN, Queue, Run, Stu
 from calm_jax.checkpoints.native import read_config
 
 COSTS = (6, 10, 15, 20, 25)  # layers of 30
+COMPARED = 24  # texts whose states are
 CHOSEN = (10, 15, 20, 25)  # of which a prompt controller chooses, beside all
 LEVELS = (0.995, 0.98, 0.95, 0.9)
 ALPHAS = (2.0, 4.0, 6.0, 10.0)
@@ -175,6 +176,11 @@ class LayerQueue(Queue):
             ]
             output = args.output / f'{name}.json'
             self.calm(['analyze', 'oracle', *files, *wanted, '--output', str(output)], done=output.exists())
+        output = args.output / 'similarity.json'
+        data = ['--data', str(self.test), '--source_field', self.study.source, '--examples', str(COMPARED)]
+        how = ['--costs', ','.join(map(str, COSTS)), *self.study.decode]
+        command = ['analyze', 'similarity', '--checkpoint', str(args.checkpoint), *data, *how, '--output', str(output)]
+        self.calm(command, done=output.exists())
 
 
 def main():

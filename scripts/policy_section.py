@@ -59,13 +59,7 @@ def study_lines(directory):
     if not scores:
         return []
     metric, *others = facts['metrics']
-    any_run = next(iter(scores.values()))
-    lines = [
-        f'### {facts["study"]}',
-        '',
-        f'Machine: {facts["machine"]}; {any_run["date"]}; {any_run["examples"]} test texts.',
-        '',
-    ]
+    lines = heading(facts, scores)
     heads = ['run', metric, 'Δ to full', *others, 'FLOPs', 'layers', 'skipped att., ff., tokens', 'plans', 'paper']
     for title, names in GROUPS:
         rows = [
@@ -94,6 +88,13 @@ def study_lines(directory):
             '',
         ]
     return [*lines, '```', *facts['commands'], '```', '']
+
+
+def heading(facts, scores, more=''):
+    """A study's title, and what its runs were made on."""
+    any_run = next(iter(scores.values()))
+    made = f'Machine: {facts["machine"]}; {any_run["date"]}; {any_run["examples"]} test texts.{more}'
+    return [f'### {facts["study"]}', '', made, '']
 
 
 def scores_of(directory):

@@ -101,7 +101,7 @@ def next_round(
     last = jnp.take_along_axis(said, jnp.maximum(gain - 1, 0)[:, None], axis=1)[:, 0]
     lengths = carry.lengths + gain
     alive = carry.alive & ~ends_with(config, inputs, lengths - 1, last)
-    carry = _recorded(config, carry, drafted, said, new, positions - gain, logits_of)
+    carry = _recorded(config, carry, drafted, said, new, logits_of)
     least = jnp.min(jnp.where(alive, gain, width))
     shift = jnp.where(alive, gain - least, 0)
     carry = carry._replace(cache=cache, cursor=carry.cursor + least, last=last, alive=alive, lengths=lengths)
@@ -230,7 +230,6 @@ def _recorded(
     drafted: Round,
     said: Int[Array, 'B P'],
     new: Bool[Array, 'B P'],
-    lost: Int[Array, ' B'],
     logits: Float[Array, 'B P V'],
 ) -> DecodeCarry:
     """The carry with what was said, and what it took: of every position all layers, once; what was drafted in vain is counted

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from calm_jax.depth.dial import level_of, tilt
+from calm_jax.depth.dial import check_level, level_of, tilt
 from calm_jax.depth.gates import Gate
 from calm_jax.options import array, option
 from calm_jax.pytrees import pytree
@@ -80,8 +80,7 @@ class SkipControllers(Gate):
     )
 
     def __post_init__(self):
-        if isinstance(self.level, int | float) and not 0 <= self.level <= 1:
-            raise ValueError(f'controllers_level is {self.level}; expected a number from 0 to 1')
+        check_level('controllers_level', self.level)
 
     @classmethod
     def of(cls, text: str, sizes: Sizes) -> dict[str, float]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Bool, Float, Int
 
-from calm_jax.depth.dial import level_of, tilt
+from calm_jax.depth.dial import check_level, level_of, tilt
 from calm_jax.depth.plans import PLANNING, PlanMaker
 from calm_jax.options import array, option
 from calm_jax.pytrees import pytree
@@ -346,8 +346,7 @@ class PolicyPlan(PlanMaker):
     )
 
     def __post_init__(self):
-        if isinstance(self.level, int | float) and not 0 <= self.level <= 1:
-            raise ValueError(f'policy_level is {self.level}; expected a number from 0 to 1')
+        check_level('policy_level', self.level)
 
     @classmethod
     def of(cls, text: str, sizes: Sizes) -> dict[str, float]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from calm_jax.depth.dial import level_of
+from calm_jax.depth.dial import check_level, level_of
 from calm_jax.depth.plans import WHOLE, PlanMaker
 from calm_jax.options import array, option
 from calm_jax.pytrees import pytree
@@ -56,8 +56,7 @@ class PromptController(PlanMaker):
     )
 
     def __post_init__(self):
-        if isinstance(self.level, int | float) and not 0 <= self.level <= 1:
-            raise ValueError(f'prompt_controller_level is {self.level}; expected a number from 0 to 1')
+        check_level('prompt_controller_level', self.level)
 
     @classmethod
     def of(cls, text: str, sizes: Sizes) -> dict[str, float]:

@@ -157,18 +157,18 @@ def _draw_shares(oracle: Oracle) -> Figure:
     scores.set_title(oracle.metric, loc='right')
     handles = _patches(oracle)
     (handles['oracle'],) = scores.plot(oracle.budgets, _numbers(oracle.curves['oracle']), color=LIGHT.series[1], linewidth=2)
-    _mark(scores, oracle, handles)
+    _mark(scores, oracle, handles, [plan.layers for plan in oracle.plans], oracle.match)
     _layers(axes, oracle)
     add_legend(figure, handles)
     return figure
 
 
-def _mark(axes: Axes, oracle: Oracle, handles: dict[str, Artist]) -> None:
-    """Plans for all texts, the full one's score as a line, and the star where the oracle has it."""
+def _mark(axes: Axes, oracle: Oracle, handles: dict[str, Artist], costs: _Values, match: float) -> None:
+    """Plans for all texts at their costs, the full one's score as a line, and the star where the oracle has it."""
     full = oracle.plans[-1]
     axes.axhline(full.score, color=LIGHT.muted, linewidth=0.9, linestyle=(0, (5, 3)), zorder=2)
     (handles['one plan for all'],) = axes.plot(
-        [plan.layers for plan in oracle.plans],
+        _numbers(costs),
         [plan.score for plan in oracle.plans],
         linestyle='none',
         marker='o',
@@ -178,7 +178,7 @@ def _mark(axes: Axes, oracle: Oracle, handles: dict[str, Artist]) -> None:
         clip_on=False,
         zorder=5,
     )
-    handles[f'oracle = {full.name}'] = _star(axes, oracle.match, full.score)
+    handles[f'oracle = {full.name}'] = _star(axes, match, full.score)
 
 
 def _star(axes: Axes, budget: float, score: float) -> Line2D:
@@ -203,7 +203,7 @@ def _draw_advantages(oracle: Oracle) -> Figure:
         if key in oracle.curves:
             across = oracle.curves.get(f'{key}_layers', oracle.budgets)
             handles[name] = _line(scores, across, oracle.curves[key], colour, dashes, stair)
-    _mark(scores, oracle, handles)
+    _mark(scores, oracle, handles, [plan.layers for plan in oracle.plans], oracle.match)
     head(scores, oracle.metric)
     for key, (name, colour, dashes, stair) in _ADVANTAGES.items():
         line = _line(gains, oracle.budgets, oracle.curves[key], colour, dashes, stair)
@@ -264,22 +264,9 @@ def _draw_tokens(oracle: Oracle) -> Figure:
     tokens = oracle.by_tokens
     assert tokens is not None
     figure, (axes,) = new_figure(1, height=3.6)
-    full = oracle.plans[-1]
     handles: dict[str, Artist] = {'oracle': _line(axes, tokens.budgets, tokens.hull, LIGHT.series[1], '-', False)}
     handles['mixed at random'] = _line(axes, tokens.budgets, tokens.mixing, LIGHT.muted, (0, (4, 2)), False)
-    axes.axhline(full.score, color=LIGHT.muted, linewidth=0.9, linestyle=(0, (5, 3)), zorder=2)
-    (handles['one plan for all'],) = axes.plot(
-        _numbers([plan.layer_tokens for plan in oracle.plans]),
-        [plan.score for plan in oracle.plans],
-        linestyle='none',
-        marker='o',
-        markersize=6,
-        color=LIGHT.ink,
-        markeredgecolor=LIGHT.page,
-        clip_on=False,
-        zorder=5,
-    )
-    handles[f'oracle = {full.name}'] = _star(axes, tokens.match, full.score)
+    _mark(axes, oracle, handles, [plan.layer_tokens for plan in oracle.plans], tokens.match)
     head(axes, oracle.metric)
     axes.set_xlabel('mean layers × tokens per text')
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8))

@@ -15,6 +15,7 @@ from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.depth.adapters import ExitAdapters
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import Transformer
+from calm_jax.training.losses import divergence
 from calm_jax.training.multi_exit import layer_states, unembedding
 from calm_jax.training.train_state import Stage, of_loss
 from calm_jax.types import Array
@@ -35,12 +36,6 @@ def identities(config: TransformerConfig, rank: int, seed: int) -> dict[str, Arr
 def adapters_of(head: Any) -> ExitAdapters:
     """Adapters with these arrays."""
     return ExitAdapters(**{name: head.get(name) for name in FIELDS})
-
-
-def divergence(full: Array, made: Array) -> Array:
-    """KL(full ‖ made) of logits [..., V], in nats, float32 [...]."""
-    expected = jax.nn.log_softmax(full.astype(jnp.float32))
-    return jnp.sum(jnp.exp(expected) * (expected - jax.nn.log_softmax(made.astype(jnp.float32))), axis=-1)
 
 
 def drawn_positions(weights: Array, count: int, key: Array) -> tuple[Array, Array]:

@@ -16,16 +16,15 @@ import optax
 from calm_jax.checkpoints import native
 from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.depth import controllers
+from calm_jax.depth.policy import LIKELY
 from calm_jax.models import planned
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.positions import standing
-from calm_jax.training.losses import token_losses
+from calm_jax.training import losses
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.plan_loss import caller, of_texts
 from calm_jax.training.train_state import Batch, Stage
 from calm_jax.types import Array, Plan
-
-LIKELY = 0.9  # probability to run of controllers that have learned nothing
 
 Distance = Callable[[Array, Array, Array], Array]
 """(logits [B, T, V] of the gated model, of the full one, targets int32 [B, T]) → nats of each token, float32 [B, T]."""
@@ -34,14 +33,13 @@ Distance = Callable[[Array, Array, Array], Array]
 def divergence(gated: Array, full: Array, targets: Array) -> Array:
     """KL(full ‖ gated) (Eq. 1)."""
     del targets
-    expected = jax.nn.log_softmax(jax.lax.stop_gradient(full).astype(jnp.float32))
-    return jnp.sum(jnp.exp(expected) * (expected - jax.nn.log_softmax(gated.astype(jnp.float32))), axis=-1)
+    return losses.divergence(jax.lax.stop_gradient(full), gated)
 
 
 def cross_entropy(gated: Array, full: Array, targets: Array) -> Array:
     """−log p(target) of the gated model, as the authors' code has it."""
     del full
-    return token_losses(gated, targets).nll
+    return losses.token_losses(gated, targets).nll
 
 
 class Gated(NamedTuple):
@@ -206,8 +204,8 @@ def controllers_stage(
         weights, targets = batch['decoder_loss_weights'], batch['decoder_target_tokens']
         each = {
             'distance': distance(logits, full, targets),
-            'nll': token_losses(logits, targets).nll,
-            'full_nll': token_losses(full, targets).nll,
+            'nll': losses.token_losses(logits, targets).nll,
+            'full_nll': losses.token_losses(full, targets).nll,
             'agreement': jnp.argmax(logits, axis=-1) == jnp.argmax(full, axis=-1),
             'share': jnp.mean(runs, axis=(2, 3)),
             'tokens': jnp.ones_like(weights),

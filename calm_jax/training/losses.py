@@ -79,6 +79,12 @@ def token_losses(logits: jax.Array, targets: jax.Array, label_smoothing: float =
     return TokenLosses(objective, nll, correct)
 
 
+def divergence(full: jax.Array, made: jax.Array) -> jax.Array:
+    """KL(full ‖ made) of logits [..., V], in nats, float32 [...]."""
+    expected = jax.nn.log_softmax(full.astype(jnp.float32))
+    return jnp.sum(jnp.exp(expected) * (expected - jax.nn.log_softmax(made.astype(jnp.float32))), axis=-1)
+
+
 def check_extras(label_smoothing: float, z_loss: float) -> None:
     """Raises ValueError unless label smoothing is in [0, 1) and the z-loss is 0 or more."""
     if not 0 <= label_smoothing < 1:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calm_jax.training.adapters import adapters_of, adapters_stage, divergence, drawn_positions, identities
+from calm_jax.training.adapters import adapters_of, adapters_stage, drawn_positions, identities
+from calm_jax.training.losses import divergence
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions, fit
 
