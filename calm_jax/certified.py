@@ -17,7 +17,8 @@ from calm_jax.checkpoints.native import config_fingerprint, fingerprint
 from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.data.windows import row_bucket
 from calm_jax.decoding import codec
-from calm_jax.decoding.decoding import Decoding, stays
+from calm_jax.decoding.choice import Beam
+from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.generate import of_use
 from calm_jax.decoding.packing import Packing
 from calm_jax.machine import device
@@ -64,8 +65,8 @@ def environment(batch_size: int, pack: str | Packing, examples: int | None = Non
 
 def kept_together(decoding: Decoding, pack: str | Packing) -> str:
     """What a pack, as `environment` takes or records it, comes to for one decoding: a packing is that part of it which the
-    decoding has a use for, only refills where there is none, and beams and drafts that are verified stay in their batches."""
-    if stays(decoding):
+    decoding has a use for, only refills where there is none, and beams stay in their batches."""
+    if isinstance(decoding.choice, Beam):
         return 'none'
     if pack in ('none', 'refill'):
         return str(pack)

@@ -27,9 +27,10 @@ from calm_jax.data.tokenizers import Tokenizer
 from calm_jax.data.windows import WINDOW, DecodeBatch, decode_windows
 from calm_jax.decoding import codec
 from calm_jax.decoding.choice import Beam
-from calm_jax.decoding.decoding import Decoding, stays
+from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.generate import begin, of_use, step
 from calm_jax.decoding.packing import NEVER, Packing, measured
+from calm_jax.decoding.trace import said
 from calm_jax.flight import decode_batches, fly_window
 from calm_jax.languages import Languages
 from calm_jax.memory import Held, check_memory
@@ -239,9 +240,8 @@ class Model:
     def stream_tokens(self, prompt: str, decoding: Decoding | None = None, **options: Unpack[Options]) -> Iterator[str]:
         """The text that answers a prompt, in parts, as it is said; together they are `generate`'s.
 
-        A part ends where a character ends; of drafts that are verified the text is one part. Arguments and errors as
-        `generate`; beams say nothing before their end, and neither
-        log-probabilities nor several sequences are of a text.
+        A part ends where a character ends, of drafts that are verified where a round does. Arguments and errors as
+        `generate`; beams say nothing before their end, and neither log-probabilities nor several sequences are of a text.
         """
         if self.task is not None:
             raise ValueError(
@@ -253,8 +253,6 @@ class Model:
         for name, value in (('log_probabilities', request.log_probabilities), ('num_return_sequences', request.sequences > 1)):
             if value:
                 raise ValueError(f'stream_tokens gives a text alone; {name} belongs to generate')
-        if stays(request.decoding):
-            return (output.text for output in self._outputs([request.text(prompt, 0)], request))
         return self._text_parts(request.text(prompt, 0), request)
 
     def check(self, decoding: Decoding | None = None, *, count: int | None = None, **options: Unpack[Options]) -> None:
@@ -468,7 +466,7 @@ class Model:
             'log_probabilities': request.log_probabilities,
             'packing': self.packing(request.batch_size, len(window), request.pack),
         }
-        together = stays(request.decoding) or request.pack == 'none'
+        together = isinstance(request.decoding.choice, Beam) or request.pack == 'none'
         flight = not (together or len(window) == 1 or request.batch_size == 1)
         stops = StopStrings(self.tokenizer, request.decoding.limits.stop_strings)
         widths = sorted({batch.tokens.shape[1] for batch in window})
@@ -563,10 +561,15 @@ class Model:
             outermost=True,
         )
         tokens, stops = [], StopStrings(self.tokenizer, request.decoding.limits.stop_strings)
-        while state.carry.alive[0]:
-            state = step(self.config, params, state, request.decoding, outermost=True)
-            tokens.append(int(state.carry.last[0]))
-            if tokens[-1] not in self.config.eos_ids and (part := text.add(tokens[-1])):
+
+        def told(state):
+            while state.carry.alive[0]:
+                state = step(self.config, params, state, request.decoding, outermost=True)
+                yield from said(state, 0, len(tokens))
+
+        for token in told(state):
+            tokens.append(token)
+            if token not in self.config.eos_ids and (part := text.add(token)):
                 yield part
             if stops.ended(0, tokens):
                 break

@@ -172,8 +172,9 @@ class PrefillWork(NamedTuple):
 
 
 class Drafts(NamedTuple):
-    """What became of tokens that left early to be verified, int32. rounds: [B], passes of the remaining layers; drafted,
-    accepted: [B, W], how often a round had a draft at a position, and how often that was what full depth says."""
+    """What became of tokens that left early to be verified, int32. rounds: [B], passes of the remaining layers, or of all where
+    nothing was drafted; drafted, accepted: [B, W], how often a round had a draft at a position, and how often that was what
+    full depth says."""
 
     rounds: Array
     drafted: Array

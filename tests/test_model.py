@@ -241,6 +241,8 @@ def test_text_comes_as_it_is_said_and_together_it_is_the_output(model, choice):
         parts = list(model.stream_tokens(text, exit=EARLY, choice=choice))
         assert ''.join(parts) == model.generate(text, exit=EARLY, choice=choice).text
         assert all(parts)
+    verified = model.stream_tokens(TEXTS[0], exit=Exit(SoftmaxGap(), 0.02, verify=3), choice=choice)
+    assert ''.join(verified) == model.generate(TEXTS[0], choice=choice).text
 
 
 def test_a_decoder_only_model_streams_its_answer():
@@ -429,6 +431,12 @@ def test_a_text_ends_with_the_token_that_completes_a_stop_string(model):
     assert len(model.generate(TEXTS[0], limits=limits).tokens) < len(plain[0].tokens)
     parts = list(model.stream_tokens(TEXTS[0], limits=limits))
     assert ''.join(parts) == model.generate(TEXTS[0], limits=limits).text
+    # Whatever of a round comes after it is left out.
+    verified = Exit(SoftmaxGap(), 0.02, verify=3)
+    for pack in ('none', 'refill'):
+        assert tokens(model.generate(TEXTS, limits=limits, batch_size=2, pack=pack, exit=verified)) == tokens(
+            model.generate(TEXTS, limits=limits, batch_size=2)
+        )
     with pytest.raises(ValueError, match='stop_strings with beam search'):
         model.generate(TEXTS, Decoding(limits=limits, choice=Beam(2)))
 

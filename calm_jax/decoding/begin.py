@@ -28,7 +28,7 @@ from calm_jax.models.cache import KVCache
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.layers import MASKED
 from calm_jax.models.positions import standing
-from calm_jax.types import Array, Context, HeadColumns, Plan, PrefillWork, Work
+from calm_jax.types import Array, Context, Drafts, HeadColumns, Plan, PrefillWork, Work
 
 
 class Decided(NamedTuple):
@@ -224,8 +224,13 @@ def prefill_rows(
     """
     count = decided.source.shape[0]
     adaptive = decoding.exit is not None or rows.depth is not None
+    drafts = 0 if decoding.exit is None else decoding.exit.verify
     read = decided.source.shape[1] - 1 if config.decoder_only else 0
-    ring = _rounded_up(read + capacity, decoding.propagation.window)
+    if drafts and cursor is None:
+        cursor = read  # rows accept unequally, and so stand apart
+    # A round has positions that nothing may come of.
+    room = capacity + drafts
+    ring = _rounded_up(read + room, decoding.propagation.window)
     after, course = layers_run(config, decoding.plan), course_of(config, decided, decoding.plan)
     cross_kv, cross_mask, start_ids = None, decided.mask, _start_ids(config, rows, count)
     run = planned.Skipped(packing.sub_layers)
@@ -284,10 +289,12 @@ def prefill_rows(
             jnp.zeros((count, ring, config.emb_dim), config.state_dtype) if waits else None,
         ),
         own_filled=_own_filled(decided, len(layers), config) if waits else None,
-        table=jnp.zeros((count, 2 + len(Work._fields), capacity), jnp.int32),
-        confidence=jnp.zeros((count, capacity), jnp.float32),
-        executed=jnp.zeros(capacity, jnp.int32),
-        log_probabilities=jnp.zeros((count, capacity), jnp.float32) if log_probabilities else None,
+        table=jnp.zeros((count, 2 + len(Work._fields), room), jnp.int32),
+        confidence=jnp.zeros((count, room), jnp.float32),
+        executed=jnp.zeros(room, jnp.int32),
+        log_probabilities=jnp.zeros((count, room), jnp.float32) if log_probabilities else None,
+        drafts=_no_drafts(count, drafts) if drafts else None,
+        credit=jnp.zeros((), jnp.float32) if drafts else None,
     )
     return DecodeState(inputs, carry)
 
@@ -336,6 +343,11 @@ def _own_filled(decided: Decided, layers: int, config: TransformerConfig) -> Int
         return jnp.zeros((count, layers), jnp.int32)
     read = jnp.maximum(jnp.sum(decided.mask, axis=1, dtype=jnp.int32) - 1, 0)
     return jnp.broadcast_to(read[:, None], (count, layers))
+
+
+def _no_drafts(rows: int, width: int) -> Drafts:
+    """Of so many rows before the first round."""
+    return Drafts(jnp.zeros(rows, jnp.int32), *(jnp.zeros((rows, width), jnp.int32) for _ in range(2)))
 
 
 def _rounded_up(length: int, multiple: int) -> int:

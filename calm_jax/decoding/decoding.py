@@ -177,11 +177,6 @@ class Decoding:
                 raise ValueError(f'{name}.{decision.dial} is {dial}; expected a dial in [0, 1], where 1 is off')
 
 
-def stays(decoding: Decoding) -> bool:
-    """Whether a decode stays in its program to the end, and no state leaves it: a search, and drafts that are verified."""
-    return isinstance(decoding.choice, Beam) or (decoding.exit is not None and decoding.exit.verify > 0)
-
-
 def _check_verified(decoding: Decoding) -> None:
     """Raises ValueError for what drafts cannot be verified with."""
     if not isinstance(decoding.propagation, Lazy):
@@ -189,8 +184,6 @@ def _check_verified(decoding: Decoding) -> None:
             f'verify with propagation {type(decoding.propagation).__name__}: what is verified lacks nothing; leave '
             'one of the two out'
         )
-    if decoding.limits.stop_strings:
-        raise ValueError('stop_strings with verify: rounds end at no text; leave one of the two out')
     for name, decision in (('a gate', decoding.gate), ('a plan', decoding.plan)):
         if decision is not None and not off(decision):
             raise ValueError(f'verify with {name}: drafts are verified by all layers; leave one of the two out')

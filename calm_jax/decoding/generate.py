@@ -14,7 +14,8 @@ from calm_jax.decoding.beam import beam_search
 from calm_jax.decoding.begin import Decided, chosen_rows, decide_rows, joined_rows, prefill_rows
 from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.compiled import compiled
-from calm_jax.decoding.decoding import Decoding, off, stays
+from calm_jax.decoding.decoding import Decoding, off
+from calm_jax.decoding.move import finished, moved
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.readout import Readout, read_rows
 from calm_jax.decoding.rows import Rows
@@ -29,9 +30,7 @@ from calm_jax.decoding.slots import (
     vacant_slots,
     widened_slots,
 )
-from calm_jax.decoding.speculation import speculated
 from calm_jax.decoding.state import DecodeCarry, DecodeState
-from calm_jax.decoding.step import advance, finished
 from calm_jax.decoding.trace import cut, trace_of, trace_of_written, written
 from calm_jax.models.bound import bound
 from calm_jax.models.config import TransformerConfig
@@ -173,10 +172,11 @@ def begin(
 def step(
     config: TransformerConfig, params: dict, state: DecodeState, decoding: Decoding = Decoding(), *, outermost: bool = False
 ) -> DecodeState:
-    """The state after one more token of every row that has not ended. What the step makes anew is donated: the old state is
-    gone. decoding: as it began; outermost: as `program`."""
-    carry = step_program.way(outermost)(config, params, state.inputs, state.carry, _as_begun(decoding, state))
-    return DecodeState(state.inputs, carry)
+    """The state after one more token of every row that has not ended, of drafts that are verified a round. What the step makes
+    anew is donated: the old state is gone. decoding: as it began; outermost: as `program`."""
+    run = step_program.way(outermost)
+    (start, first), carry = run(config, params, state.inputs, state.carry, _as_begun(decoding, state))
+    return DecodeState(state.inputs._replace(start=start, first=first), carry)
 
 
 def finish(
@@ -305,14 +305,6 @@ def generate_program(
     call = bound(config, params)
     decided = decide_rows(call, config, tokens, mask, decoding, example_ids)
     options = {'log_probabilities': log_probabilities, 'packing': packing}
-    if decoding.exit is not None and decoding.exit.verify:
-        # Rows accept unequally: they begin at indices of their own, and have room for a round more than they say.
-        options |= {'cursor': tokens.shape[1] - 1 if config.decoder_only else 0, 'packing': NEVER}
-        state = prefill_rows(
-            call, config, decided, decoding, capacity + decoding.exit.verify, rows, forced, head_table, **options
-        )
-        state, drafts = speculated(call, config, state, decoding)
-        return cut(trace_of(config, state), capacity)._replace(drafts=drafts)
     state = prefill_rows(call, config, decided, decoding, capacity, rows, forced, head_table, **options)
     return trace_of(config, finished(call, config, state, decoding, packing))
 
@@ -361,9 +353,10 @@ def chosen_program(decided, rows, *, width) -> Decided:
 
 
 @compiled(static_argnames=('config',), donate_argnames=('carry',))
-def step_program(config, params, inputs, carry, decoding) -> DecodeCarry:
-    """`step`, compiled."""
-    return advance(bound(config, params), config, inputs, carry, decoding)
+def step_program(config, params, inputs, carry, decoding) -> tuple[tuple, DecodeCarry]:
+    """`step`, compiled: what is new of the inputs, and what the step makes anew."""
+    inputs, carry = moved(bound(config, params), config, DecodeState(inputs, carry), decoding)
+    return (inputs.start, inputs.first), carry
 
 
 def _as_begun(decoding, state):
@@ -382,8 +375,6 @@ def _stateful(decoding):
     """The decoding, refused where its state cannot leave it."""
     if isinstance(decoding.choice, Beam):
         raise ValueError('a beam search has no state that leaves it; use generate')
-    if stays(decoding):
-        raise ValueError('drafts that are verified have no state that leaves their rounds; use generate')
     return decoding
 
 
@@ -425,7 +416,7 @@ def capacity_of(longest: int) -> int:
 def of_use(packing: Packing, decoding: Decoding, rows: Rows | None = None) -> Packing:
     """What of a packing a decoding has a use for: points where tokens leave early, and skipped layers wait; sub-layers where
     plans or gates say who runs them."""
-    if stays(decoding):
+    if isinstance(decoding.choice, Beam) or (decoding.exit is not None and decoding.exit.verify):
         return NEVER
     rows = Rows() if rows is None else rows
     leaves = not off(decoding.exit) or (decoding.exit is not None and rows.threshold is not None) or rows.depth is not None

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
 from calm_jax.decoding.decoding import Decoding
+from calm_jax.decoding.move import moved
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState
-from calm_jax.decoding.step import advance
 from calm_jax.decoding.trace import Written, generated, trace_of_written, written
 from calm_jax.models.cache import KVCache
 from calm_jax.models.config import TransformerConfig
@@ -100,8 +100,8 @@ def vacant_slots(prefilled: DecodeState, count: int) -> Slots:
         return jnp.broadcast_to(one[None], (count, *one.shape)).reshape(count * one.shape[0], *one.shape[1:])
 
     inputs, carry = prefilled
-    carry = jax.tree.map(repeated, carry._replace(cursor=None, executed=None))
-    carry = carry._replace(cursor=inputs.first[0], executed=prefilled.carry.executed, alive=jnp.zeros(count, bool))
+    shared = {'cursor': inputs.first[0], 'executed': carry.executed, 'credit': carry.credit}
+    carry = jax.tree.map(repeated, carry._replace(**dict.fromkeys(shared)))._replace(**shared, alive=jnp.zeros(count, bool))
     return Slots(DecodeState(jax.tree.map(repeated, inputs.own).joined(inputs), carry), jnp.full(count, -1, jnp.int32))
 
 
@@ -162,6 +162,7 @@ def insert_row(state: DecodeState, slot: Array | int, prefilled: DecodeState, ro
         lengths=put(carry.lengths, new.lengths),
         cache=cache._replace(layers=layers, filled=filled),
         own_filled=jax.tree.map(put, carry.own_filled, new.own_filled),
+        drafts=jax.tree.map(put, carry.drafts, new.drafts),
     )
     return DecodeState(own.joined(inputs), carry)
 
@@ -219,9 +220,10 @@ def fly_rows(
         return jax.lax.while_loop(lambda flight: (flight.came < waiting) & ~jnp.all(flight.carry.alive), exchange, flight)
 
     def stepped(flight):
-        carry = advance(call, config, flight.rows.joined(inputs), flight.carry, decoding, packing)
-        ran = carry.executed[flight.carry.cursor % carry.executed.shape[0]]
-        return flight._replace(carry=carry, steps=flight.steps + 1, executed=flight.executed + ran)
+        now, before = DecodeState(flight.rows.joined(inputs), flight.carry), flight.carry.cursor
+        rows, carry = moved(call, config, now, decoding, packing)
+        steps, ran = carry.cursor - before, carry.executed[before % carry.executed.shape[0]]
+        return flight._replace(rows=rows.own, carry=carry, steps=flight.steps + steps, executed=flight.executed + ran)
 
     def before_pause(flight, goes_on):
         return goes_on if pause is None else goes_on & (flight.steps < pause.steps)

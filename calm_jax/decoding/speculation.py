@@ -11,8 +11,12 @@ the shallowest exit before it: where it is not sure by then it waits, is the las
 
 *Rows of a batch accept unequally.* They begin each round at one cursor all the same: it moves on by what every row has said,
 and rows that have said more are turned back on their rings by the difference, with all that is counted from their beginnings.
+
+*Drafting has to pay.* What a round takes, and what full depth would for as many tokens, is known from what was run: a batch
+that has lost by its drafts goes on at full depth, until a few tokens in a hundred have made up for it, and tries again.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,12 +29,18 @@ from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop, places
 from calm_jax.decoding.packing import NEVER
 from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState
-from calm_jax.decoding.step import emitted, ends_with, forced, token_at
+from calm_jax.decoding.step import advance, emitted, ends_with, forced, token_at
 from calm_jax.depth.exits import Exit
 from calm_jax.models import cache as kv_cache
 from calm_jax.models.cache import KVCache
 from calm_jax.models.config import TransformerConfig
+from calm_jax.models.flops import of_token
 from calm_jax.types import Array, Drafts, Work
+
+# A weight that is read once serves so many rows for the price of one: what a processor multiplies while it reads.
+FREE = 8
+# Drafting goes on while it has gained; a token at full depth earns it this much of another try, and it saves up no more tries.
+SLACK, MOST = 0.03, 4.0
 
 
 class Round(NamedTuple):
@@ -56,40 +66,52 @@ class Round(NamedTuple):
     table: Array
 
 
-class Speculating(NamedTuple):
-    """What a round makes anew. start, first: int32 [B], as `DecodeInputs` has them; drafts: what became of them."""
+def next_round(call: Callable, config: TransformerConfig, state: DecodeState, decoding: Decoding) -> DecodeState:
+    """The state after a round: drafts, their verification, and what of them is said; or, where drafting has cost more than it
+    gained, a token of every row at full depth. Rows stand apart (`start`, `first` [B]), and rings have room for W positions
+    more than any row needs."""
+    inputs, credit = state.inputs, state.carry.credit
+    assert inputs.start is not None and credit is not None  # as `prefill_rows` has it
 
-    start: Array
-    first: Array
-    carry: DecodeCarry
-    drafts: Drafts
+    def made_by(kind):
+        def move(start, first, carry):
+            now = DecodeState(inputs._replace(start=start, first=first), carry)
+            new = kind(call, config, now, decoding)
+            return new.inputs.start, new.inputs.first, new.carry
+
+        return move
+
+    # One after the other, with nothing on the other side: caches that one of two branches makes anew would be copied.
+    parts = inputs.start, inputs.first, state.carry
+    for takes, kind in ((credit >= 0, _round_of_drafts), (credit < 0, _plain)):
+        parts = jax.lax.cond(takes, made_by(kind), lambda *same: same, *parts)
+    start, first, carry = parts
+    return DecodeState(inputs._replace(start=start, first=first), carry)
 
 
-def speculated(call: Callable, config: TransformerConfig, state: DecodeState, decoding: Decoding) -> tuple[DecodeState, Drafts]:
-    """The state after the last of its rows has ended, and what became of the drafts. Rows begin at indices of their own
-    (`start`, `first` [B]), and rings have room for W positions more than any row needs."""
+def _plain(call: Callable, config: TransformerConfig, state: DecodeState, decoding: Decoding) -> DecodeState:
+    """A step at full depth, of a state between two rounds."""
     inputs, carry = state
-    assert inputs.start is not None and decoding.exit is not None  # as `generate` has it
-    rows, width = carry.last.shape[0], decoding.exit.verify
-    none = Drafts(jnp.zeros(rows, jnp.int32), *(jnp.zeros((rows, width), jnp.int32) for _ in range(2)))
-    # All layers are filled at the end of a round, and so for all rows alike.
-    filled = (carry.cursor,) * config.num_decoder_layers
-    carry = carry._replace(cache=carry.cache._replace(filled=filled))
-    begun = Speculating(inputs.start, jnp.broadcast_to(inputs.first, (rows,)), carry, none)
-
-    def body(now):
-        return next_round(call, config, inputs._replace(start=now.start, first=now.first), now, decoding)
-
-    end = jax.lax.while_loop(lambda now: jnp.any(now.carry.alive), body, begun)
-    return DecodeState(inputs._replace(start=end.start, first=end.first), end.carry), end.drafts
+    layers, whole = config.num_decoder_layers, carry.cache
+    bare = carry._replace(cache=DecoderCache(whole.layers, (carry.cursor,) * layers, None), own_filled=None)
+    without = dataclasses.replace(decoding, exit=None)
+    after = advance(call, config, inputs._replace(threshold=None, asks=None), bare, without)
+    cache = after.cache._replace(filled=_filled(whole, after.cursor), exit_states=whole.exit_states)
+    credit = jnp.minimum(carry.credit + SLACK, MOST)
+    assert carry.drafts is not None  # as `prefill_rows` has it
+    drafts = carry.drafts._replace(rounds=carry.drafts.rounds + carry.alive)
+    return DecodeState(inputs, after._replace(cache=cache, own_filled=carry.own_filled, drafts=drafts, credit=credit))
 
 
-def next_round(
-    call: Callable, config: TransformerConfig, inputs: DecodeInputs, now: Speculating, decoding: Decoding
-) -> Speculating:
-    """One round: drafts, their verification, and what of them is said."""
-    carry, rule = now.carry, decoding.exit
-    assert rule is not None  # speculation is of an exit
+def _filled(cache: DecoderCache, cursor: Int[Array, '']) -> tuple[Array, ...]:
+    """Up to the cursor, each layer alike."""
+    return tuple(jnp.broadcast_to(cursor, each.shape) for each in cache.filled)
+
+
+def _round_of_drafts(call: Callable, config: TransformerConfig, state: DecodeState, decoding: Decoding) -> DecodeState:
+    """A round that drafts."""
+    (inputs, carry), rule = state, decoding.exit
+    assert rule is not None and carry.drafts is not None and carry.credit is not None  # speculation is of an exit
     drafted = _drafted(call, config, inputs, carry, decoding)
     said, cache, logits_of = _verified(call, config, inputs, carry, drafted, decoding)
     width, step = rule.verify, jnp.arange(rule.verify, dtype=jnp.int32)
@@ -101,15 +123,43 @@ def next_round(
     last = jnp.take_along_axis(said, jnp.maximum(gain - 1, 0)[:, None], axis=1)[:, 0]
     lengths = carry.lengths + gain
     alive = carry.alive & ~ends_with(config, inputs, lengths - 1, last)
-    carry = _recorded(config, carry, drafted, said, new, logits_of)
     least = jnp.min(jnp.where(alive, gain, width))
     shift = jnp.where(alive, gain - least, 0)
-    carry = carry._replace(cache=cache, cursor=carry.cursor + least, last=last, alive=alive, lengths=lengths)
+    cursor = carry.cursor + least
+    drafts = Drafts(
+        carry.drafts.rounds + (positions > 0),
+        carry.drafts.drafted + (drafted.there & (drafted.tokens >= 0)),
+        carry.drafts.accepted + (step < accepted[:, None]),
+    )
+    gained = jnp.sum(gain) / jnp.maximum(jnp.sum(carry.alive), 1)
+    credit = jnp.minimum(carry.credit + (1 + SLACK) * gained - _price(config, drafted), MOST)
+    carry = _recorded(config, carry, drafted, said, new, logits_of)._replace(
+        cache=cache._replace(filled=_filled(carry.cache, cursor)),
+        cursor=cursor,
+        last=last,
+        alive=alive,
+        lengths=lengths,
+        drafts=drafts,
+        credit=credit.astype(jnp.float32),
+    )
     carry = jax.lax.cond(jnp.any(shift > 0), lambda carry: _turned_back(carry, shift), lambda carry: carry, carry)
-    sayings = drafted.tokens >= 0
-    counts = now.drafts.drafted + (drafted.there & sayings), now.drafts.accepted + (step < accepted[:, None])
-    drafts = Drafts(now.drafts.rounds + (positions > 0), *counts)
-    return Speculating(now.start - shift, now.first - shift, carry, drafts)
+    return DecodeState(inputs._replace(start=inputs.start - shift, first=inputs.first - shift), carry)
+
+
+def _price(config: TransformerConfig, drafted: Round) -> Float[Array, '']:
+    """What a round takes, in tokens of all rows at full depth: drafts one after another, each as dear as the row that goes
+    deepest, and the pass of all their positions through what is left."""
+    rows, width = drafted.there.shape
+    attention, keys_values, feed_forward = of_token(config)
+    layer = attention * (1 if config.decoder_only else 2) + keys_values + feed_forward
+    each_id, whole = 2 * config.sizes.embedding, config.num_decoder_layers * layer
+    head = each_id * config.vocab_size
+    scored = drafted.scored.astype(jnp.float32)
+    steps = drafted.depth * layer + scored[..., 1] * each_id + scored[..., 2] * config.emb_dim
+    drafting = jnp.sum(jnp.max(jnp.where(drafted.there, steps, 0), axis=0))
+    left = config.num_decoder_layers - jnp.min(jnp.where(drafted.there, drafted.depth, config.num_decoder_layers))
+    together = (FREE + rows * width) / (FREE + rows)
+    return (drafting + together * (left * layer + head)) / (whole + head)
 
 
 def _drafted(call: Callable, config: TransformerConfig, inputs: DecodeInputs, carry: DecodeCarry, decoding: Decoding) -> Round:
@@ -127,7 +177,7 @@ def _drafted(call: Callable, config: TransformerConfig, inputs: DecodeInputs, ca
         depth=jnp.full((rows, width), layers, jnp.int32),
         scored=jnp.zeros((rows, width, 3), jnp.int32),
         confidence=jnp.zeros((rows, width), jnp.float32),
-        cache=carry.cache,
+        cache=carry.cache._replace(filled=(carry.cursor,) * layers),
         table=carry.table,
     )
 
@@ -261,7 +311,7 @@ def _recorded(
     return carry._replace(
         table=write(carry.table, columns),
         confidence=write(carry.confidence, drafted.confidence),
-        executed=carry.executed.at[carry.cursor % carry.executed.shape[0]].add(executed.astype(jnp.int32)),
+        executed=carry.executed.at[carry.cursor % carry.executed.shape[0]].set(executed.astype(jnp.int32)),
         log_probabilities=scores,
     )
 

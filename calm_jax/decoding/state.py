@@ -17,7 +17,7 @@ from jaxtyping import Int
 from calm_jax.decoding.packing import taken
 from calm_jax.decoding.rules import Rules, Spoken
 from calm_jax.models.cache import KVCache
-from calm_jax.types import Array, HeadColumns, Plan, PrefillWork
+from calm_jax.types import Array, Drafts, HeadColumns, Plan, PrefillWork
 
 
 class DecodeInputs(NamedTuple):
@@ -117,6 +117,8 @@ class DecodeCarry(NamedTuple):
         by; None where no layer is ever behind.
     table: int32 [B, 2 + kinds of work, T], a ring too: tokens, exit layers, and the columns of `Work`. confidence: float32
         [B, T]; executed: int32 [T], places that the batch ran; log_probabilities: float32 [B, T], or None.
+    drafts: what became of tokens that were verified; None where none are. credit: float32 [], full-depth tokens' worth that
+        drafting has gained, of all rows; None as drafts.
     """
 
     cursor: Array
@@ -129,6 +131,8 @@ class DecodeCarry(NamedTuple):
     confidence: Array
     executed: Array
     log_probabilities: Array | None
+    drafts: Drafts | None = None
+    credit: Array | None = None
 
 
 class DecodeState(NamedTuple):

@@ -13,22 +13,10 @@ from calm_jax.decoding.chooser import Chooser
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop, places
 from calm_jax.decoding.packing import NEVER, Packing
-from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState, LayerState, TokenInputs, spoken_by
+from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, LayerState, TokenInputs, spoken_by
 from calm_jax.decoding.trace import generated, recorded
 from calm_jax.models.config import TransformerConfig
 from calm_jax.types import Array
-
-
-def finished(
-    call: Callable, config: TransformerConfig, state: DecodeState, decoding: Decoding, packing: Packing = NEVER
-) -> DecodeState:
-    """The state after the last of its rows has ended."""
-    carry = jax.lax.while_loop(
-        lambda carry: jnp.any(carry.alive),
-        lambda carry: advance(call, config, state.inputs, carry, decoding, packing),
-        state.carry,
-    )
-    return DecodeState(state.inputs, carry)
 
 
 def advance(

@@ -4,12 +4,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Int, Shaped
 
 from calm_jax.decoding.layer_loop import LayerLoop
 from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState, LayerState
 from calm_jax.models.config import TransformerConfig
-from calm_jax.types import Array, Plan, PrefillWork, Trace, Work
+from calm_jax.types import Array, Drafts, Plan, PrefillWork, Trace, Work
 
 
 class Written(NamedTuple):
@@ -22,18 +23,29 @@ class Written(NamedTuple):
     log_probabilities: Array | None
     prefill: PrefillWork
     plan: Plan | None
+    drafts: Drafts | None
 
 
 def written(state: DecodeState) -> Written:
     """What is written down so far."""
     inputs, carry = state
     columns = carry.lengths, carry.table, carry.confidence, carry.log_probabilities
-    return Written(inputs.first, *columns, inputs.prefill, inputs.plan)
+    return Written(inputs.first, *columns, inputs.prefill, inputs.plan, carry.drafts)
 
 
 def generated(inputs: DecodeInputs, carry: DecodeCarry) -> Int[Array, 'B T']:
     """The tokens of each row in order, anything after its last."""
     return in_order(inputs.first, carry.table[:, 0])
+
+
+def said(state: DecodeState, row: int, since: int = 0) -> list[int]:
+    """The tokens of a row from its `since`-th on, on the host."""
+    inputs, carry = state
+    count = int(carry.lengths[row])
+    if count == since + 1:
+        return [int(carry.last[row])]
+    ring, first = np.asarray(carry.table[row, 0]), int(jnp.broadcast_to(inputs.first, carry.lengths.shape)[row])
+    return ring[(first + np.arange(since, count)) % len(ring)].tolist()
 
 
 def in_order(first: Int[Array, '*rows'], ring: Shaped[Array, 'B T']) -> Shaped[Array, 'B T']:
@@ -116,20 +128,27 @@ def trace_of(config: TransformerConfig, state: DecodeState) -> Trace:
 
 def trace_of_written(config: TransformerConfig, rows: Written, executed: Array) -> Trace:
     """What is reported of rows; executed: int32 [T], of the batch that they were in."""
-    present = jnp.arange(rows.confidence.shape[1]) < rows.lengths[:, None]
-    table = [in_order(rows.first, rows.table[:, i]) for i in range(rows.table.shape[1])]
+    # The last positions are a round's, beyond the most that any row says.
+    count = rows.table.shape[2] - (0 if rows.drafts is None else rows.drafts.drafted.shape[1])
+
+    def columns(ring):
+        return in_order(rows.first, ring)[:, :count]
+
+    present = jnp.arange(count) < rows.lengths[:, None]
+    table = [columns(rows.table[:, i]) for i in range(rows.table.shape[1])]
     tokens, exit_layers, *work = [jnp.where(present, column, 0) for column in table]
     scores = rows.log_probabilities
     return Trace(
         tokens=jnp.where(present, tokens, config.pad_id),
         lengths=rows.lengths,
         exit_layers=exit_layers,
-        confidence=jnp.where(present, in_order(rows.first, rows.confidence), 0),
+        confidence=jnp.where(present, columns(rows.confidence), 0),
         work=Work(*work),
         prefill=rows.prefill,
         plan=rows.plan,
-        executed=executed,
-        log_probabilities=None if scores is None else jnp.where(present, in_order(rows.first, scores), 0),
+        executed=executed[:count],
+        log_probabilities=None if scores is None else jnp.where(present, columns(scores), 0),
+        drafts=rows.drafts,
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from calm_jax import flight
 from calm_jax.data.windows import DecodeBatch, length_mask
+from calm_jax.decoding import speculation
 from calm_jax.decoding.choice import Sampled
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import begin, fly, generate, insert, landed, step, vacant, widen
@@ -85,6 +86,7 @@ DECISIONS = {
     'frequent': {'exit': Exit(WeightedContrast(vocabulary=FREQUENT), 0.1)},
     'plan': {'plan': DrawnPlan(), 'exit': Exit(SoftmaxGap(), 0.1), 'propagation': Lazy(2)},
     'plan alone': {'plan': DrawnPlan(), 'plan_prompt': 'plan'},
+    'verified': {'exit': Exit(SoftmaxGap(), 0.1, verify=3)},
     'depth': {},
     'oracle': {'exit': Exit(Oracle(), 0.5), 'propagation': Lazy(3)},
     'gate': {'gate': Closed(), 'exit': Exit(SoftmaxGap(), 0.1), 'propagation': FirstState(4)},
@@ -170,10 +172,11 @@ CASES += [('t5_1_0', decisions, ONE_WIDTH) for decisions in ('pruned', 'frequent
 CASES += [('t5_1_0', 'gate', BY_SUB_LAYER_IN_WIDTHS), ('llama_3', 'plan', BY_SUB_LAYER)]
 CASES += [(name, 'plan alone', BY_SUB_LAYER) for name in ('t5_1_0', 'llama_3')]
 CASES += [('llama_3', 'full', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]
+CASES += [(name, 'verified', NEVER) for name in ('t5_1_0', 'llama_3')]
 # Slots that grow on the way are another two programs: beside an encoder and without one, with and without an exit, and where
 # rules read a prompt and positions turn.
 GROWING = [('t5_1_0', 'lazy', PACKED), ('gpt2', 'lazy', PACKED)]
-GROWING += [('t5_1_0', 'full', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]
+GROWING += [('t5_1_0', 'full', NEVER), ('llama_3', 'drawn early', ONE_WIDTH), ('llama_3', 'verified', NEVER)]
 
 
 SCORED = ('full', 'lazy', 'depth')  # with log-probabilities
@@ -190,7 +193,9 @@ def settings_of(decisions):
 
 
 @pytest.mark.parametrize('name, decisions, packing', CASES)
-def test_a_row_in_flight_is_what_it_is_alone(name, decisions, packing):
+def test_a_row_in_flight_is_what_it_is_alone(name, decisions, packing, monkeypatch):
+    # Whether a round drafts, all rows decide together, and by that what it takes, not what it says.
+    monkeypatch.setattr(speculation, 'SLACK', 1000.0)
     config, params, sources, mask = texts(name)
     decoding, settings, scored = decoding_of(decisions), settings_of(decisions), decisions in SCORED
     narrow = NARROW if (name, decisions, packing) in GROWING else sources.shape[1]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from calm_jax.decoding import speculation
 from calm_jax.decoding.choice import Sampled
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import generate
@@ -28,6 +29,14 @@ FREQUENT = FrequentIds(np.array([7, 1, 12, 4, 9, 2, 13, 0, 3, 5], np.int32), 6)
 def float64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True)
+def drafting(request, monkeypatch):
+    """Every round drafts, though it may lose by that."""
+    if 'pays' not in request.keywords:
+        monkeypatch.setattr(speculation, 'SLACK', 1000.0)
+        monkeypatch.setattr(speculation, 'MOST', 1e6)
 
 
 @pytest.fixture(scope='module')
