@@ -78,7 +78,7 @@ def planned_bytes(held: Held, rows: int) -> int:
 
 def state_bytes(held: Held, rows: int, width: int) -> int:
     """Bytes of what so many rows hold from step to step: keys and values, exit states, and what is written down of tokens."""
-    config, decoding, capacity = held.config, held.decoding, capacity_of(held.new_tokens)
+    config, decoding, capacity = held.config, held.decoding, capacity_of(held.new_tokens) + _drafts(held)
     ring = (width - 1 if config.decoder_only else 0) + capacity
     ring += -ring % decoding.propagation.window
     own = ring * (2 * config.num_decoder_layers * config.kv_heads * config.head_dim + config.emb_dim)
@@ -87,11 +87,11 @@ def state_bytes(held: Held, rows: int, width: int) -> int:
 
 
 def step_bytes(held: Held, rows: int) -> int:
-    """Bytes of a step at its fullest: logits, with what is made of them; or the rows of the head that pruning keeps; or the
-    keys and values of packed rows, a layer's at a time; or those that beams exchange."""
+    """Bytes of a step at its fullest: logits, of all positions of a round, with what is made of them; or the rows of the head
+    that pruning keeps; or the keys and values of packed rows, a layer's at a time; or those that beams exchange."""
     config, sizes, size = held.config, held.config.sizes, _itemsize(held.config)
     rows_, measure = rows * held.beams, held.decoding.exit and held.decoding.exit.measure
-    logits = rows_ * config.vocab_size * max(4, size)
+    logits = rows_ * max(1, _drafts(held)) * config.vocab_size * max(4, size)
     remembered = jax.eval_shape(lambda: measure.init(rows_, sizes)) if measure is not None else None
     memory = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(remembered))
     vocabulary = getattr(measure, 'vocabulary', None)
@@ -104,6 +104,11 @@ def step_bytes(held: Held, rows: int) -> int:
     ring = capacity + held.width if config.decoder_only else capacity
     exchanged = rows_ * config.num_decoder_layers * ring * position if held.beams > 1 else 0
     return max(3 * logits, memory + logits, packed, exchanged)
+
+
+def _drafts(held: Held) -> int:
+    """Positions of a round, 0 where nothing is verified."""
+    return 0 if held.decoding.exit is None else held.decoding.exit.verify
 
 
 def prefill_bytes(held: Held, rows: int) -> int:

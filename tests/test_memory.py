@@ -1,5 +1,7 @@
 """What a decode needs is counted from shapes, and is what its arrays and its program take."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -31,10 +33,14 @@ def size(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+VERIFIED = dataclasses.replace(EARLY, exit=dataclasses.replace(EARLY.exit, verify=6))
+
+
+@pytest.mark.parametrize('early', [EARLY, VERIFIED], ids=['early', 'verified'])
 @pytest.mark.parametrize('config', [ENCODER_DECODER, DECODER_ONLY], ids=['encoder_decoder', 'decoder_only'])
-def test_the_state_is_counted_to_the_byte(config):
+def test_the_state_is_counted_to_the_byte(config, early):
     _, params, *inputs = arguments(config, 5, 24)
-    decoding, rows, settings = generate.resolved(EARLY, None, None)
+    decoding, rows, settings = generate.resolved(early, None, None)
     options = {'forced': None, 'head_table': None, 'log_probabilities': False, 'cursor': None, **settings}
     options |= {'packing': Packing(), 'kept': None}
 
@@ -44,17 +50,18 @@ def test_the_state_is_counted_to_the_byte(config):
 
     inputs, carry = jax.eval_shape(begin, params, *inputs)
     held = (carry.cache.layers, carry.cache.exit_states, inputs.cross_kv, carry.table, carry.confidence)
-    assert state_bytes(Held(config, EARLY, 24, 24), 5, 24) == size(held)
+    assert state_bytes(Held(config, early, 24, 24), 5, 24) == size(held)
 
 
-def test_a_batch_takes_what_was_counted():
+@pytest.mark.parametrize('early', [EARLY, VERIFIED], ids=['early', 'verified'])
+def test_a_batch_takes_what_was_counted(early):
     """XLA's own account of the program, its fullest moment being the logits."""
     config, params, *inputs = arguments(ENCODER_DECODER, 32, 16)
-    decoding, rows, settings = generate.resolved(EARLY, None, None)
+    decoding, rows, settings = generate.resolved(early, None, None)
     options = {'forced': None, 'head_table': None, 'log_probabilities': False, 'packing': Packing(), **settings}
     program = generate.generate_program.plain.lower(config, params, *inputs, decoding, rows=rows, **options).compile()
     taken = program.memory_analysis().temp_size_in_bytes
-    assert 0.7 < decode_bytes(Held(config, EARLY, 16, 24), 32) / taken < 1.4
+    assert 0.7 < decode_bytes(Held(config, early, 16, 24), 32) / taken < 1.4
 
 
 def test_what_grows_with_rows_widths_ids_and_packing_is_counted():

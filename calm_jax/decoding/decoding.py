@@ -184,6 +184,10 @@ def _check_verified(decoding: Decoding) -> None:
             f'verify with propagation {type(decoding.propagation).__name__}: what is verified lacks nothing; leave '
             'one of the two out'
         )
+    assert decoding.exit is not None  # that is verified
+    longest = decoding.limits.max_new_tokens
+    if isinstance(longest, int) and decoding.exit.verify > longest:
+        raise ValueError(f'verify is {decoding.exit.verify}, and no text has more than {longest} tokens; expected at most that')
     for name, decision in (('a gate', decoding.gate), ('a plan', decoding.plan)):
         if decision is not None and not off(decision):
             raise ValueError(f'verify with {name}: drafts are verified by all layers; leave one of the two out')

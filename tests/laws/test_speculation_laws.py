@@ -34,7 +34,7 @@ def float64():
 @pytest.fixture(autouse=True)
 def drafting(request, monkeypatch):
     """Every round drafts, though it may lose by that."""
-    if 'pays' not in request.keywords:
+    if 'pays' not in request.function.__name__:
         monkeypatch.setattr(speculation, 'SLACK', 1000.0)
         monkeypatch.setattr(speculation, 'MOST', 1e6)
 
@@ -95,7 +95,7 @@ def test_drafts_that_are_right_are_accepted_and_wrong_ones_cost_and_change_nothi
     rng = np.random.default_rng(0)
     wrong = {'all': np.zeros(full.tokens.shape, bool), 'none': np.ones(full.tokens.shape, bool)}.get(right)
     wrong = rng.random(full.tokens.shape) < 0.4 if wrong is None else wrong
-    tokens = np.where(wrong, (full.tokens + 1) % 14, full.tokens).astype(np.int32)
+    tokens = np.where(wrong, wrong_again(full), full.tokens)
     layers = rng.integers(1, 3, full.tokens.shape).astype(np.int32)
     trace = tiny(exit=Exit(Scripted(np.full_like(layers, 1) if right == 'all' else layers, tokens), 0.5, verify=width))
     says_the_same(trace, full)
@@ -105,6 +105,28 @@ def test_drafts_that_are_right_are_accepted_and_wrong_ones_cost_and_change_nothi
     if right == 'none':
         assert not trace.drafts.accepted.any()
         np.testing.assert_array_equal(trace.drafts.rounds, full.lengths)
+
+
+def wrong_again(full):
+    """Tokens that full depth never says."""
+    return ((full.tokens + 1) % 14).astype(np.int32)
+
+
+def test_drafting_goes_on_while_it_pays_and_what_it_lost_is_earned_at_full_depth(tiny, monkeypatch):
+    full, width = tiny(), 6
+    layers = np.ones(full.tokens.shape, np.int32)
+
+    def run(tokens):
+        trace = tiny(exit=Exit(Scripted(layers, tokens), 0.5, verify=width))
+        says_the_same(trace, full)
+        return trace.drafts
+
+    right, wrong = run(full.tokens), run(wrong_again(full))
+    np.testing.assert_array_equal(right.rounds, -(-full.lengths // width))
+    np.testing.assert_array_equal(wrong.rounds, full.lengths)
+    assert (wrong.drafted[:, 0] == 1).all()  # the first round, and no other
+    monkeypatch.setattr(speculation, 'SLACK', 0.5)
+    assert (tiny(exit=Exit(Scripted(layers, wrong_again(full)), 0.5, verify=5)).drafts.drafted[:, 0] > 1).any()
 
 
 @pytest.mark.parametrize('name', DECODERS)
