@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from calm_jax.checkpoints import atomic, native, trees
+from calm_jax.checkpoints import atomic, native, published_heads, trees
 from calm_jax.checkpoints.tensor_files import DTYPES, SINGLE, tensors_of
 from calm_jax.checkpoints.weights import as_ours, as_published, assemble, loaded, published_shape
 from calm_jax.data import tokenizers
@@ -84,9 +84,11 @@ def read(
     else:
         text_tokenizer = tokenizers.load_tokenizer(tokenizer)
     params = assemble(directory, config, family.weight_map(config), where, dtype)
-    heads = None if task is None else {'task': _task_head(directory, task, not config.decoder_only, tensors)}
+    heads = published_heads.read(directory)
+    if task is not None:
+        heads['task'] = _task_head(directory, task, not config.decoder_only, tensors)
     native.check(str(directory), config, params, text_tokenizer, heads, task)
-    return native.Checkpoint(config, params if pending else loaded(params), text_tokenizer, heads, defaults, task)
+    return native.Checkpoint(config, params if pending else loaded(params), text_tokenizer, heads or None, defaults, task)
 
 
 def _task_head(directory: pathlib.Path, task: Task, encodes: bool, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -107,7 +109,8 @@ def write(
 ) -> None:
     """Writes a published model directory, whole or not at all; reading it back gives the same bits.
 
-    `dtype` converts the weights; None keeps theirs. Heads but a task's have no place in the published format and stay behind.
+    `dtype` converts the weights; None keeps theirs. Heads but a task's have no place in the published format: they stand in a
+    file of their own beside it (`published_heads.py`).
     `watch` passes the weights on, as a progress bar does.
 
     Raises FileExistsError where `directory` is taken; ValueError where no published family has such a configuration, or a
@@ -136,6 +139,7 @@ def write(
         defaults = generation.published_of(checkpoint.generation or {})
         write_json(temporary / 'config.json', {**published, 'torch_dtype': stored}, sort_keys=True)
         write_json(temporary / 'generation_config.json', {**ids, **defaults}, sort_keys=True)
+        published_heads.write(temporary, {name: head for name, head in (checkpoint.heads or {}).items() if name != 'task'})
         checkpoint.tokenizer.publish(temporary)
 
 

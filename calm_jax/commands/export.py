@@ -1,7 +1,8 @@
 """Writes a native checkpoint as a Hugging Face directory, which transformers loads and generates from.
 
-The weights keep their bits unless --dtype says otherwise; importing the result gives the same parameters. The
-head of a task goes along; exit classifiers and other heads have no place in that format and stay behind.
+The weights keep their bits unless --dtype says otherwise; importing the result gives the same parameters. The head of a task
+goes along; exit classifiers, adapters and other heads have no place in that format: they stand beside it, in a file that
+transformers passes over and `calm import` reads.
 """
 
 import functools
@@ -30,7 +31,7 @@ def run(args):
     watch = functools.partial(progress, description='writing', quiet=args.quiet, unit='tensors')
     huggingface.write(output, checkpoint, dtype=args.dtype, overwrite=args.overwrite, watch=watch)
     if not args.quiet:
-        behind = sorted(set(checkpoint.heads or {}) - {'task'})
-        left = f'; without its heads ({", ".join(behind)})' if behind else ''
+        beside = sorted(set(checkpoint.heads or {}) - {'task'})
+        left = f'; its heads beside it ({", ".join(beside)})' if beside else ''
         print(f'{source}: {describe(checkpoint)}')
         print(f'{output}: written, {megabytes(output)}{left}')

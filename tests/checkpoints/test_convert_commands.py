@@ -26,12 +26,19 @@ def test_import_then_export_gives_back_the_published_weights(published, tmp_path
     assert native.fingerprint(found.params) == native.fingerprint(expected.params)
 
 
-def test_the_stored_type_can_be_chosen_and_heads_are_said_to_stay_behind(published, saved, tmp_path, capsys):
+def test_the_stored_type_can_be_chosen_and_heads_stand_beside_the_export(published, saved, tmp_path, capsys):
     assert cli.main(['import', str(published / 'odd_shapes'), '--output', str(tmp_path / 'a'), '--dtype', 'bfloat16']) == 0
     assert '(bfloat16)' in capsys.readouterr().out
     assert cli.main(['export', str(saved), '--output', str(tmp_path / 'b'), '--dtype', 'float16']) == 0
-    assert 'without its heads (exit_classifier)' in capsys.readouterr().out
-    assert huggingface.read(tmp_path / 'b', dtype=None).params['decoder']['decoder_norm']['scale'].dtype == 'float16'
+    assert 'its heads beside it (exit_classifier)' in capsys.readouterr().out
+    found, expected = huggingface.read(tmp_path / 'b', dtype=None), native.load(saved).heads
+    assert found.params['decoder']['decoder_norm']['scale'].dtype == 'float16'
+    assert native.fingerprint(found.heads) == native.fingerprint(expected)
+    (path,) = (tmp_path / 'b').glob('calm_heads*')
+    path.write_bytes(path.read_bytes()[:-2])
+    assert cli.main(['import', str(tmp_path / 'b'), '--output', str(tmp_path / 'c'), '--quiet']) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'calm_heads.safetensors' in line and 'export the checkpoint again' in line
 
 
 def test_a_generation_setting_that_cannot_be_used_is_read_over_where_that_is_asked_for(published, tmp_path, capsys):
