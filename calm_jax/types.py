@@ -74,6 +74,7 @@ class Evidence(NamedTuple):
     head_columns: HeadColumns of the ids that the measure lists; None where it lists none.
     decides: static, whether a token may leave here; where not, only what later layers will ask for is worth computing.
     every_layer: static, whether all rows run every layer until they leave, as they do without gates and plans.
+    drafts: static, whether tokens are verified, so that the likeliest of a list will do.
     """
 
     layer: int
@@ -89,6 +90,7 @@ class Evidence(NamedTuple):
     head_columns: HeadColumns | None = None
     decides: bool = True
     every_layer: bool = True
+    drafts: bool = False
 
 
 class Context(NamedTuple):

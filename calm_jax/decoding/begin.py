@@ -17,7 +17,7 @@ from calm_jax.decoding.decoding import Decoding, stands_at_one
 from calm_jax.decoding.first_position import FirstPosition, first_position_units
 from calm_jax.decoding.packing import NEVER, Packing, taken
 from calm_jax.decoding.rows import Rows
-from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState
+from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState, Round
 from calm_jax.depth import plans
 from calm_jax.depth.layerwise import Course
 from calm_jax.depth.plans import PlanMaker
@@ -293,8 +293,7 @@ def prefill_rows(
         confidence=jnp.zeros((count, room), jnp.float32),
         executed=jnp.zeros(room, jnp.int32),
         log_probabilities=jnp.zeros((count, room), jnp.float32) if log_probabilities else None,
-        drafts=_no_drafts(count, drafts) if drafts else None,
-        credit=jnp.zeros((), jnp.float32) if drafts else None,
+        **(_no_drafts(count, drafts) if drafts else {}),
     )
     return DecodeState(inputs, carry)
 
@@ -345,9 +344,17 @@ def _own_filled(decided: Decided, layers: int, config: TransformerConfig) -> Int
     return jnp.broadcast_to(read[:, None], (count, layers))
 
 
-def _no_drafts(rows: int, width: int) -> Drafts:
-    """Of so many rows before the first round."""
-    return Drafts(jnp.zeros(rows, jnp.int32), *(jnp.zeros((rows, width), jnp.int32) for _ in range(2)))
+def _no_drafts(rows: int, width: int) -> dict[str, Any]:
+    """What a carry holds of drafts before the first."""
+    number, numbers = jnp.zeros(rows, jnp.int32), jnp.zeros((rows, width), jnp.int32)
+    nobody = jnp.zeros((rows, width), bool), jnp.zeros(rows, bool)
+    scored, confidence = jnp.zeros((rows, width, 3), jnp.int32), jnp.zeros((rows, width), jnp.float32)
+    return {
+        'drafts': Drafts(number, numbers, numbers),
+        'round': Round(*nobody, number, number, numbers, numbers, scored, confidence),
+        'pending': jnp.zeros((), jnp.int32),
+        'credit': jnp.zeros((), jnp.float32),
+    }
 
 
 def _rounded_up(length: int, multiple: int) -> int:

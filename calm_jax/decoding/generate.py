@@ -172,7 +172,7 @@ def begin(
 def step(
     config: TransformerConfig, params: dict, state: DecodeState, decoding: Decoding = Decoding(), *, outermost: bool = False
 ) -> DecodeState:
-    """The state after one more token of every row that has not ended, of drafts that are verified a round. What the step makes
+    """The state after one more token of every row that has not ended, or draft, where they are verified. What the step makes
     anew is donated: the old state is gone. decoding: as it began; outermost: as `program`."""
     run = step_program.way(outermost)
     (start, first), carry = run(config, params, state.inputs, state.carry, _as_begun(decoding, state))

@@ -88,6 +88,12 @@ class LayerLoop(NamedTuple):
         return not (self.every_layer and self.decoding.exit is None and self.inputs.depth is None)
 
     @property
+    def predicts(self) -> bool:
+        """Whether an observation of the measure yields the token."""
+        rule = self.decoding.exit
+        return rule is not None and (rule.measure.predicts or (rule.verify > 0 and rule.measure.listed is not None))
+
+    @property
     def sub_layers(self) -> int:
         """How many sub-layers a layer has."""
         return 2 if self.config.decoder_only else 3
@@ -568,6 +574,7 @@ class LayerLoop(NamedTuple):
             head_columns=table if isinstance(table := self.inputs.head_table, HeadColumns) else None,
             decides=layer + 1 >= rule.min_exit_layer,
             every_layer=self.every_layer,
+            drafts=rule.verify > 0,
         )
         observed = rule.measure.observe(state.memory, evidence)
         memory, confidence, prediction = _checked_observation(rule.measure, observed, state.memory, len(asked))

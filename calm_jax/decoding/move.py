@@ -1,4 +1,4 @@
-"""One move of a decode: a step of every row, or, where drafts are verified, a round of them."""
+"""One move of a decode: a step of every row, or, where drafts are verified, a draft of every row."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.packing import NEVER, Packing
-from calm_jax.decoding.speculation import next_round
+from calm_jax.decoding.speculation import drafted_on
 from calm_jax.decoding.state import DecodeState
 from calm_jax.decoding.step import advance
 from calm_jax.models.config import TransformerConfig
@@ -16,10 +16,11 @@ from calm_jax.models.config import TransformerConfig
 def moved(
     call: Callable, config: TransformerConfig, state: DecodeState, decoding: Decoding, packing: Packing = NEVER
 ) -> DecodeState:
-    """The state after a move: one token more of every row that has not ended, of a round one at least. Of the inputs `first`
-    and `start` alone are new, and only after a round. packing: of rows that stand apart."""
+    """The state after a move: one token more of every row that has not ended; or one draft more, after the last of which a row
+    has said one token at least. Of the inputs `first` and `start` alone are new, and only then. packing: of rows that stand
+    apart."""
     if decoding.exit is not None and decoding.exit.verify:
-        return next_round(call, config, state, decoding)
+        return drafted_on(call, config, state, decoding)
     return state._replace(carry=advance(call, config, *state, decoding, packing))
 
 

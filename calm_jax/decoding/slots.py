@@ -100,7 +100,7 @@ def vacant_slots(prefilled: DecodeState, count: int) -> Slots:
         return jnp.broadcast_to(one[None], (count, *one.shape)).reshape(count * one.shape[0], *one.shape[1:])
 
     inputs, carry = prefilled
-    shared = {'cursor': inputs.first[0], 'executed': carry.executed, 'credit': carry.credit}
+    shared = {'cursor': inputs.first[0], **{name: getattr(carry, name) for name in ('executed', 'pending', 'credit')}}
     carry = jax.tree.map(repeated, carry._replace(**dict.fromkeys(shared)))._replace(**shared, alive=jnp.zeros(count, bool))
     return Slots(DecodeState(jax.tree.map(repeated, inputs.own).joined(inputs), carry), jnp.full(count, -1, jnp.int32))
 
@@ -217,12 +217,16 @@ def fly_rows(
         )
 
     def refilled(flight):
-        return jax.lax.while_loop(lambda flight: (flight.came < waiting) & ~jnp.all(flight.carry.alive), exchange, flight)
+        def free(flight):
+            return (flight.came < waiting) & ~jnp.all(flight.carry.alive) & _between_rounds(flight.carry)
+
+        return jax.lax.while_loop(free, exchange, flight)
 
     def stepped(flight):
         now, before = DecodeState(flight.rows.joined(inputs), flight.carry), flight.carry.cursor
         rows, carry = moved(call, config, now, decoding, packing)
-        steps, ran = carry.cursor - before, carry.executed[before % carry.executed.shape[0]]
+        steps = carry.cursor - before
+        ran = jnp.where(steps > 0, carry.executed[before % carry.executed.shape[0]], 0)
         return flight._replace(rows=rows.own, carry=carry, steps=flight.steps + steps, executed=flight.executed + ran)
 
     def before_pause(flight, goes_on):
@@ -233,7 +237,8 @@ def fly_rows(
 
     def steps_on(flight):
         """Whether there is nothing to do but to step. Steps have a loop of their own, with nothing in it but steps."""
-        return before_pause(flight, jnp.where(flight.came < waiting, jnp.all(flight.carry.alive), goes_on(flight)))
+        whole = jnp.all(flight.carry.alive) | ~_between_rounds(flight.carry)
+        return before_pause(flight, jnp.where(flight.came < waiting, whole, goes_on(flight)))
 
     def flown_on(flight):
         return refilled(jax.lax.while_loop(steps_on, stepped, flight))
@@ -248,6 +253,11 @@ def fly_rows(
     slots = Slots(DecodeState(flight.rows.joined(inputs), flight.carry), flight.numbers)
     trace = trace_of_written(config, flight.records, jnp.zeros_like(carry.executed))
     return slots, Flown(flight.left, trace, flight.steps, flight.executed, None if pause is None else flight.came)
+
+
+def _between_rounds(carry: DecodeCarry) -> Bool[Array, '']:
+    """Whether rows may come in: where drafts are verified, those of a round stand alike."""
+    return jnp.asarray(True) if carry.pending is None else carry.pending == 0
 
 
 def _on_ring(cache: DecoderCache, cursor: Array, ring: int) -> DecoderCache:

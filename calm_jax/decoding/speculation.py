@@ -16,9 +16,7 @@ and rows that have said more are turned back on their rings by the difference, w
 that has lost by its drafts goes on at full depth, until a few tokens in a hundred have made up for it, and tries again.
 """
 
-import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +26,8 @@ from calm_jax.decoding.begin import bias_at
 from calm_jax.decoding.decoding import Decoding
 from calm_jax.decoding.layer_loop import LayerLoop, places
 from calm_jax.decoding.packing import NEVER
-from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecoderCache, DecodeState
-from calm_jax.decoding.step import advance, emitted, ends_with, forced, token_at
+from calm_jax.decoding.state import DecodeCarry, DecodeInputs, DecodeState, Round
+from calm_jax.decoding.step import emitted, ends_with, forced, token_at
 from calm_jax.depth.exits import Exit
 from calm_jax.models import cache as kv_cache
 from calm_jax.models.cache import KVCache
@@ -43,107 +41,170 @@ FREE = 8
 SLACK, MOST = 0.03, 4.0
 
 
-class Round(NamedTuple):
-    """The drafts of a round so far; P = W positions.
+def drafted_on(call: Callable, config: TransformerConfig, state: DecodeState, decoding: Decoding) -> DecodeState:
+    """The state after one more draft; after the last of a round, which is verified, what of it is said stands in the state.
+    Rows stand apart (`start`, `first` [B]), and rings have room for W positions more than any row needs.
 
-    count: int32 [], positions that some row has; there: bool [B, P], those that each row has; drafting: bool [B], rows that go
-    on. last: int32 [B], the token to feed next; least: int32 [B], the shallowest exit. tokens: int32 [B, P], what each position
-    was said to be followed by, −1 where it waited; depth: int32 [B, P], layers that it has been through. scored: int32
-    [B, P, 3], as `LayerState` has it; confidence: float32 [B, P]. cache: the decoder's memory; table: the ring of tokens, with
-    the drafts.
+    Verification has no loop or conditional of its own around its layers: XLA copies caches that pass through nested ones.
     """
-
-    count: Array
-    there: Array
-    drafting: Array
-    last: Array
-    least: Array
-    tokens: Array
-    depth: Array
-    scored: Array
-    confidence: Array
-    cache: DecoderCache
-    table: Array
-
-
-def next_round(call: Callable, config: TransformerConfig, state: DecodeState, decoding: Decoding) -> DecodeState:
-    """The state after a round: drafts, their verification, and what of them is said; or, where drafting has cost more than it
-    gained, a token of every row at full depth. Rows stand apart (`start`, `first` [B]), and rings have room for W positions
-    more than any row needs."""
-    inputs, credit = state.inputs, state.carry.credit
-    assert inputs.start is not None and credit is not None  # as `prefill_rows` has it
-
-    def made_by(kind):
-        def move(start, first, carry):
-            now = DecodeState(inputs._replace(start=start, first=first), carry)
-            new = kind(call, config, now, decoding)
-            return new.inputs.start, new.inputs.first, new.carry
-
-        return move
-
-    # One after the other, with nothing on the other side: caches that one of two branches makes anew would be copied.
-    parts = inputs.start, inputs.first, state.carry
-    for takes, kind in ((credit >= 0, _round_of_drafts), (credit < 0, _plain)):
-        parts = jax.lax.cond(takes, made_by(kind), lambda *same: same, *parts)
-    start, first, carry = parts
-    return DecodeState(inputs._replace(start=start, first=first), carry)
-
-
-def _plain(call: Callable, config: TransformerConfig, state: DecodeState, decoding: Decoding) -> DecodeState:
-    """A step at full depth, of a state between two rounds."""
-    inputs, carry = state
-    layers, whole = config.num_decoder_layers, carry.cache
-    bare = carry._replace(cache=DecoderCache(whole.layers, (carry.cursor,) * layers, None), own_filled=None)
-    without = dataclasses.replace(decoding, exit=None)
-    after = advance(call, config, inputs._replace(threshold=None, asks=None), bare, without)
-    cache = after.cache._replace(filled=_filled(whole, after.cursor), exit_states=whole.exit_states)
-    credit = jnp.minimum(carry.credit + SLACK, MOST)
-    assert carry.drafts is not None  # as `prefill_rows` has it
-    drafts = carry.drafts._replace(rounds=carry.drafts.rounds + carry.alive)
-    return DecodeState(inputs, after._replace(cache=cache, own_filled=carry.own_filled, drafts=drafts, credit=credit))
-
-
-def _filled(cache: DecoderCache, cursor: Int[Array, '']) -> tuple[Array, ...]:
-    """Up to the cursor, each layer alike."""
-    return tuple(jnp.broadcast_to(cursor, each.shape) for each in cache.filled)
-
-
-def _round_of_drafts(call: Callable, config: TransformerConfig, state: DecodeState, decoding: Decoding) -> DecodeState:
-    """A round that drafts."""
     (inputs, carry), rule = state, decoding.exit
-    assert rule is not None and carry.drafts is not None and carry.credit is not None  # speculation is of an exit
-    drafted = _drafted(call, config, inputs, carry, decoding)
-    said, cache, logits_of = _verified(call, config, inputs, carry, drafted, decoding)
-    width, step = rule.verify, jnp.arange(rule.verify, dtype=jnp.int32)
-    agrees = (drafted.tokens == said) & drafted.there
-    accepted = jnp.sum(jnp.cumprod(agrees, axis=1), axis=1, dtype=jnp.int32)
-    positions = jnp.sum(drafted.there, axis=1, dtype=jnp.int32)
-    gain = jnp.minimum(accepted + 1, positions)  # none of rows that have ended
-    new = step < gain[:, None]
-    last = jnp.take_along_axis(said, jnp.maximum(gain - 1, 0)[:, None], axis=1)[:, 0]
-    lengths = carry.lengths + gain
-    alive = carry.alive & ~ends_with(config, inputs, lengths - 1, last)
-    least = jnp.min(jnp.where(alive, gain, width))
+    assert rule is not None and carry.credit is not None and carry.pending is not None  # as `prefill_rows` has it
+    pays = carry.credit >= 0
+    carry = carry._replace(round=_begun(carry, config.num_decoder_layers))
+    carry = _drafted(call, config, inputs, carry, decoding, pays)
+    over = (carry.pending >= jnp.where(pays, rule.verify, 1)) | ~jnp.any(carry.round.drafting)
+    said, scores, carry = _verified(call, config, inputs, carry, decoding, over)
+    gain, ended = _gained(config, inputs, carry, said, over)
+    alive = carry.alive & ~ended
+    least = jnp.where(over, jnp.min(jnp.where(alive, gain, rule.verify)), 0)
     shift = jnp.where(alive, gain - least, 0)
+    carry = jax.lax.cond(over, lambda carry: _recorded(config, carry, said, scores, gain), lambda carry: carry, carry)
     cursor = carry.cursor + least
-    drafts = Drafts(
-        carry.drafts.rounds + (positions > 0),
-        carry.drafts.drafted + (drafted.there & (drafted.tokens >= 0)),
-        carry.drafts.accepted + (step < accepted[:, None]),
+    filled = tuple(jnp.where(over, cursor, each) for each in carry.cache.filled)
+    carry = _turned_back(carry._replace(cache=carry.cache._replace(filled=filled)), shift)._replace(
+        cursor=cursor, alive=alive, lengths=carry.lengths + gain, pending=jnp.where(over, 0, carry.pending)
     )
-    gained = jnp.sum(gain) / jnp.maximum(jnp.sum(carry.alive), 1)
-    credit = jnp.minimum(carry.credit + (1 + SLACK) * gained - _price(config, drafted), MOST)
-    carry = _recorded(config, carry, drafted, said, new, logits_of)._replace(
-        cache=cache._replace(filled=_filled(carry.cache, cursor)),
-        cursor=cursor,
-        last=last,
-        alive=alive,
-        lengths=lengths,
-        drafts=drafts,
-        credit=credit.astype(jnp.float32),
-    )
-    carry = jax.lax.cond(jnp.any(shift > 0), lambda carry: _turned_back(carry, shift), lambda carry: carry, carry)
     return DecodeState(inputs._replace(start=inputs.start - shift, first=inputs.first - shift), carry)
+
+
+def _begun(carry: DecodeCarry, layers: int) -> Round:
+    """The round under way, or a new one: every row that has not ended drafts."""
+    now = carry.round
+    assert now is not None
+    new = Round(
+        there=jnp.zeros_like(now.there),
+        drafting=carry.alive,
+        last=carry.last,
+        least=jnp.full_like(now.least, layers),
+        tokens=jnp.full_like(now.tokens, -1),
+        depth=jnp.full_like(now.depth, layers),
+        scored=jnp.zeros_like(now.scored),
+        confidence=jnp.zeros_like(now.confidence),
+    )
+    now = now._replace(drafting=now.drafting & carry.alive)
+    return jax.tree.map(lambda one, other: jnp.where(carry.pending == 0, one, other), new, now)
+
+
+def _drafted(
+    call: Callable,
+    config: TransformerConfig,
+    inputs: DecodeInputs,
+    carry: DecodeCarry,
+    decoding: Decoding,
+    pays: Bool[Array, ''],
+) -> DecodeCarry:
+    """The carry with one more draft of every row that drafts; where drafting does not pay it goes through all layers, and
+    nobody is asked."""
+    so_far, rule, layers = carry.round, decoding.exit, config.num_decoder_layers
+    assert rule is not None and so_far is not None
+    cursor, asks = carry.cursor + carry.pending, jnp.broadcast_to(pays, carry.alive.shape)
+    own = inputs._replace(depth=so_far.least, asks=asks if inputs.asks is None else asks & inputs.asks)
+    token, choose = token_at(config, inputs, carry._replace(cursor=cursor, alive=so_far.drafting), decoding)
+    loop = LayerLoop(call, config, decoding, own, token, choose, NEVER)
+    # Nothing is filled in: no row enters a layer that a draft of its round has skipped.
+    state, cache = loop.run(call(so_far.last, token.place[:, 0], method='embed'), carry.cache)
+    waits = so_far.drafting & (state.visited < layers) & ~_sure(rule, state.visited, state.confidence, own, token.position)
+    predicted = state.predicted | waits
+    if rule.measure.listed is not None:  # what is said by the last layer is no draft
+        predicted = predicted & (state.visited < layers)
+    state, chosen = emitted(loop, state._replace(predicted=predicted))
+    chosen = forced(inputs, token.position, chosen)
+    goes_on = so_far.drafting & ~waits & ~ends_with(config, inputs, token.position, chosen)
+
+    def put(column, value):
+        there = so_far.drafting.reshape(-1, *[1] * (value.ndim - 1))
+        kept = jax.lax.dynamic_index_in_dim(column, carry.pending, axis=1, keepdims=False)
+        return jax.lax.dynamic_update_index_in_dim(column, jnp.where(there, value, kept), carry.pending, axis=1)
+
+    slot = cursor % carry.table.shape[2]
+    spoken = jnp.where(so_far.drafting, chosen, carry.table[:, 0, slot])
+    assert state.scored is not None  # there is an exit
+    drafted = Round(
+        there=put(so_far.there, so_far.drafting),
+        drafting=goes_on,
+        last=jnp.where(goes_on, chosen, so_far.last),
+        least=jnp.where(so_far.drafting, jnp.minimum(so_far.least, state.visited), so_far.least),
+        tokens=put(so_far.tokens, jnp.where(waits, -1, chosen)),
+        depth=put(so_far.depth, state.visited),
+        scored=put(so_far.scored, state.scored),
+        confidence=put(so_far.confidence, state.confidence),
+    )
+    return carry._replace(cache=cache, table=carry.table.at[:, 0, slot].set(spoken), round=drafted, pending=carry.pending + 1)
+
+
+def _verified(
+    call: Callable,
+    config: TransformerConfig,
+    inputs: DecodeInputs,
+    carry: DecodeCarry,
+    decoding: Decoding,
+    over: Bool[Array, ''],
+) -> tuple[Int[Array, 'B P'], Float[Array, 'B P'] | None, DecodeCarry]:
+    """(what full depth says at every position of a round that is over, its log-probabilities where they are asked for, the
+    carry with what all layers hold of them)."""
+    drafted, cache = carry.round, carry.cache
+    assert drafted is not None and cache.exit_states is not None  # where drafts have left
+    (rows, width), ring = drafted.tokens.shape, cache.ring
+    index = carry.cursor + jnp.arange(width, dtype=jnp.int32)
+    slots, place = index % ring, places(inputs, index)
+    x = jnp.take(cache.exit_states, slots, axis=1)
+    biases = [bias_at(inputs, each, ring) for each in index]
+    bias = tuple(jnp.concatenate(each, axis=2) for each in zip(*biases))
+    whose = jnp.repeat(jnp.arange(rows, dtype=jnp.int32), width)
+    layers, early = [], over & jnp.any(drafted.there & (drafted.depth < config.num_decoder_layers))
+    for layer in range(config.num_decoder_layers):
+        part = drafted.there & (drafted.depth <= layer)
+
+        def through(x, held, layer=layer, part=part):
+            queries, *made = call(layer, x, place, method='self_project')
+            # Of positions that have been through the layer keys and values are there.
+            to = jnp.where(part.reshape(-1), whose, rows)
+            held = kv_cache.put(held, to, jnp.tile(slots, rows), *(_one_by_one(each, rows) for each in made))
+            y = call(layer, x, queries, *held, bias[layer % len(bias)], method='self_attend')
+            if inputs.cross_kv is not None:
+                y = call(layer, y, *inputs.cross_kv[layer], inputs.cross_bias, method='cross_attend')
+            return jnp.where(part[..., None], call(layer, y, method='feed_forward'), x), held
+
+        x, held = jax.lax.cond(over & jnp.any(part), through, lambda x, held: (x, held), x, cache.layers[layer])
+        layers.append(held)
+    scored = carry.log_probabilities is not None
+
+    def read(said, scores):
+        logits, said = call(x, method='unembed'), []
+        for step in range(width):
+            token, choose = token_at(config, inputs, carry._replace(cursor=carry.cursor + step), decoding)
+            said.append(forced(inputs, token.position, choose(logits[:, step])))
+        said = jnp.stack(said, axis=1)
+        if scores is not None:
+            scores = jax.nn.log_softmax(logits, axis=-1)
+            scores = jnp.take_along_axis(scores, jnp.maximum(said, 0)[..., None], axis=-1)[..., 0].astype(jnp.float32)
+        return said, scores
+
+    # What has been through all layers has been said by them.
+    said, scores = jax.lax.cond(
+        over & (early | scored),
+        read,
+        lambda said, scores: (said, scores),
+        drafted.tokens,
+        jnp.zeros(drafted.tokens.shape, jnp.float32) if scored else None,
+    )
+    return said, scores, carry._replace(cache=cache._replace(layers=tuple(layers)))
+
+
+def _gained(
+    config: TransformerConfig, inputs: DecodeInputs, carry: DecodeCarry, said: Int[Array, 'B P'], over: Bool[Array, '']
+) -> tuple[Int[Array, ' B'], Bool[Array, ' B']]:
+    """(how many tokens each row says, none before the round is over; whether it ends with them)."""
+    accepted, there = _accepted(carry.round, said), jnp.sum(carry.round.there, axis=1, dtype=jnp.int32)
+    gain = jnp.where(over, jnp.minimum(accepted + 1, there), 0)  # none of rows that have ended
+    last = jnp.take_along_axis(said, jnp.maximum(gain - 1, 0)[:, None], axis=1)[:, 0]
+    return gain, (gain > 0) & ends_with(config, inputs, carry.lengths + gain - 1, last)
+
+
+def _accepted(drafted: Round, said: Int[Array, 'B P']) -> Int[Array, ' B']:
+    """How many drafts, from the first on, are what full depth says."""
+    agrees = (drafted.tokens == said) & drafted.there
+    return jnp.sum(jnp.cumprod(agrees, axis=1), axis=1, dtype=jnp.int32)
 
 
 def _price(config: TransformerConfig, drafted: Round) -> Float[Array, '']:
@@ -159,104 +220,8 @@ def _price(config: TransformerConfig, drafted: Round) -> Float[Array, '']:
     drafting = jnp.sum(jnp.max(jnp.where(drafted.there, steps, 0), axis=0))
     left = config.num_decoder_layers - jnp.min(jnp.where(drafted.there, drafted.depth, config.num_decoder_layers))
     together = (FREE + rows * width) / (FREE + rows)
-    return (drafting + together * (left * layer + head)) / (whole + head)
-
-
-def _drafted(call: Callable, config: TransformerConfig, inputs: DecodeInputs, carry: DecodeCarry, decoding: Decoding) -> Round:
-    """A round's drafts: while some row is sure, up to W positions."""
-    rule, rows, layers = decoding.exit, carry.last.shape[0], config.num_decoder_layers
-    assert rule is not None
-    width = rule.verify
-    begun = Round(
-        count=jnp.zeros((), jnp.int32),
-        there=jnp.zeros((rows, width), bool),
-        drafting=carry.alive,
-        last=carry.last,
-        least=jnp.full(rows, layers, jnp.int32),
-        tokens=jnp.full((rows, width), -1, jnp.int32),
-        depth=jnp.full((rows, width), layers, jnp.int32),
-        scored=jnp.zeros((rows, width, 3), jnp.int32),
-        confidence=jnp.zeros((rows, width), jnp.float32),
-        cache=carry.cache._replace(filled=(carry.cursor,) * layers),
-        table=carry.table,
-    )
-
-    def draft(so_far: Round) -> Round:
-        cursor = carry.cursor + so_far.count
-        here = carry._replace(cursor=cursor, table=so_far.table, alive=so_far.drafting)
-        token, choose = token_at(config, inputs, here, decoding)
-        own = inputs._replace(depth=so_far.least)
-        loop = LayerLoop(call, config, decoding, own, token, choose, NEVER)
-        # Nothing is filled in: the layers that a draft skipped are the verification's.
-        cache = so_far.cache._replace(filled=(cursor,) * layers)
-        state, cache = loop.run(call(so_far.last, token.place[:, 0], method='embed'), cache)
-        sure = _sure(rule, state.visited, state.confidence, inputs, token.position)
-        waits = so_far.drafting & (state.visited < layers) & ~sure
-        state, chosen = emitted(loop, state._replace(predicted=state.predicted | waits))
-        chosen = forced(inputs, token.position, chosen)
-        goes_on = so_far.drafting & ~waits & ~ends_with(config, inputs, token.position, chosen)
-
-        def put(column, value):
-            there = so_far.drafting.reshape(-1, *[1] * (value.ndim - 1))
-            kept = jax.lax.dynamic_index_in_dim(column, so_far.count, axis=1, keepdims=False)
-            return jax.lax.dynamic_update_index_in_dim(column, jnp.where(there, value, kept), so_far.count, axis=1)
-
-        slot = cursor % so_far.table.shape[2]
-        spoken = jnp.where(so_far.drafting, chosen, so_far.table[:, 0, slot])
-        assert state.scored is not None  # there is an exit
-        return Round(
-            count=so_far.count + 1,
-            there=put(so_far.there, so_far.drafting),
-            drafting=goes_on,
-            last=jnp.where(goes_on, chosen, so_far.last),
-            least=jnp.where(so_far.drafting, jnp.minimum(so_far.least, state.visited), so_far.least),
-            tokens=put(so_far.tokens, jnp.where(waits, -1, chosen)),
-            depth=put(so_far.depth, state.visited),
-            scored=put(so_far.scored, state.scored),
-            confidence=put(so_far.confidence, state.confidence),
-            cache=cache,
-            table=so_far.table.at[:, 0, slot].set(spoken),
-        )
-
-    return jax.lax.while_loop(lambda so_far: (so_far.count < width) & jnp.any(so_far.drafting), draft, begun)
-
-
-def _verified(
-    call: Callable, config: TransformerConfig, inputs: DecodeInputs, carry: DecodeCarry, drafted: Round, decoding: Decoding
-) -> tuple[Int[Array, 'B P'], DecoderCache, Array]:
-    """(what full depth says at every position, the caches with what their layers hold of them, the logits [B, P, V])."""
-    rows, width = drafted.tokens.shape
-    cache, ring = drafted.cache, drafted.cache.ring
-    assert cache.exit_states is not None  # where drafts have left
-    index = carry.cursor + jnp.arange(width, dtype=jnp.int32)
-    slots, place = index % ring, places(inputs, index)
-    x = jnp.take(cache.exit_states, slots, axis=1)
-    biases = [bias_at(inputs, each, ring) for each in index]
-    bias = tuple(jnp.concatenate(each, axis=2) for each in zip(*biases))
-    whose = jnp.repeat(jnp.arange(rows, dtype=jnp.int32), width)
-    layers = []
-    for layer in range(config.num_decoder_layers):
-        part = drafted.there & (drafted.depth <= layer)
-
-        def through(x, held, layer=layer, part=part):
-            queries, *made = call(layer, x, place, method='self_project')
-            # Of positions that have been through the layer keys and values are there.
-            to = jnp.where(part.reshape(-1), whose, rows)
-            held = kv_cache.put(held, to, jnp.tile(slots, rows), *(_one_by_one(each, rows) for each in made))
-            y = call(layer, x, queries, *held, bias[layer % len(bias)], method='self_attend')
-            if inputs.cross_kv is not None:
-                y = call(layer, y, *inputs.cross_kv[layer], inputs.cross_bias, method='cross_attend')
-            return jnp.where(part[..., None], call(layer, y, method='feed_forward'), x), held
-
-        x, held = jax.lax.cond(jnp.any(part), through, lambda x, held: (x, held), x, cache.layers[layer])
-        layers.append(held)
-    logits = call(x, method='unembed')
-    said = []
-    for step in range(width):
-        here = carry._replace(cursor=carry.cursor + step, table=drafted.table)
-        token, choose = token_at(config, inputs, here, decoding)
-        said.append(forced(inputs, token.position, choose(logits[:, step])))
-    return jnp.stack(said, axis=1), cache._replace(layers=tuple(layers)), logits
+    verifying = jnp.where(left > 0, together * (left * layer + head), 0)
+    return (drafting + verifying) / (whole + head)
 
 
 def _one_by_one(made: Float[Array, 'rows P H'], rows: int) -> Float[Array, 'pairs one H']:
@@ -277,25 +242,29 @@ def _sure(
 def _recorded(
     config: TransformerConfig,
     carry: DecodeCarry,
-    drafted: Round,
     said: Int[Array, 'B P'],
-    new: Bool[Array, 'B P'],
-    logits: Float[Array, 'B P V'],
+    scores: Float[Array, 'B P'] | None,
+    gain: Int[Array, ' B'],
 ) -> DecodeCarry:
     """The carry with what was said, and what it took: of every position all layers, once; what was drafted in vain is counted
     with the last token of its round."""
+    drafted, drafts, credit = carry.round, carry.drafts, carry.credit
+    assert drafted is not None and drafts is not None and credit is not None
     layers, (rows, width) = config.num_decoder_layers, said.shape
+    step, pays = jnp.arange(width, dtype=jnp.int32), credit >= 0
+    new = step < gain[:, None]
     counts = {name: jnp.full((rows, width), layers, jnp.int32) for name in ('self_attention', 'feed_forward', 'keys_values')}
     counts['cross_attention'] = jnp.zeros_like(said) if config.decoder_only else counts['self_attention']
-    counts['head_states'] = drafted.scored[..., 0] + 1
-    counts['head_ids'] = drafted.scored[..., 1] + config.vocab_size
+    verified = drafted.depth < layers
+    counts['head_states'] = drafted.scored[..., 0] + verified
+    counts['head_ids'] = drafted.scored[..., 1] + verified * config.vocab_size
     counts['decisions'] = drafted.scored[..., 2]
     work = jnp.stack([counts[name] * drafted.there for name in Work._fields], axis=2)
     final = new & ~jnp.pad(new[:, 1:], ((0, 0), (0, 1)))
     vain = jnp.sum(jnp.where(new[..., None], 0, work), axis=1, keepdims=True)
     work = jnp.where(new[..., None], work, 0) + jnp.where(final[..., None], vain, 0)
     columns = jnp.concatenate([said[..., None], jnp.full((rows, width, 1), layers), work], axis=2).astype(jnp.int32)
-    slots = (carry.cursor + jnp.arange(width, dtype=jnp.int32)) % carry.table.shape[2]
+    slots = (carry.cursor + step) % carry.table.shape[2]
 
     def write(ring, values):
         there = new.reshape(rows, width, *[1] * (ring.ndim - 2))
@@ -304,27 +273,36 @@ def _recorded(
         )
 
     executed = jnp.sum(jnp.where(drafted.there, layers, 0)) * (2 if config.decoder_only else 3)
-    scores = carry.log_probabilities
-    if scores is not None:
-        each = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), jnp.maximum(said, 0)[..., None], axis=-1)[..., 0]
-        scores = write(scores, each.astype(jnp.float32))
+    gained = jnp.sum(gain) / jnp.maximum(jnp.sum(drafted.there[:, 0]), 1)
+    last = jnp.take_along_axis(said, jnp.maximum(gain - 1, 0)[:, None], axis=1)[:, 0]
     return carry._replace(
+        last=jnp.where(gain > 0, last, carry.last),
         table=write(carry.table, columns),
         confidence=write(carry.confidence, drafted.confidence),
         executed=carry.executed.at[carry.cursor % carry.executed.shape[0]].set(executed.astype(jnp.int32)),
-        log_probabilities=scores,
+        log_probabilities=None if scores is None else write(carry.log_probabilities, scores),
+        drafts=Drafts(
+            drafts.rounds + drafted.there[:, 0],
+            drafts.drafted + (drafted.there & (drafted.tokens >= 0) & pays),
+            drafts.accepted + ((step < _accepted(drafted, said)[:, None]) & pays),
+        ),
+        credit=jnp.minimum(credit + (1 + SLACK) * gained - _price(config, drafted), MOST).astype(jnp.float32),
     )
 
 
 def _turned_back(carry: DecodeCarry, shift: Int[Array, ' B']) -> DecodeCarry:
-    """The rings of each row turned back by its own shift."""
+    """The rings of each row turned back by its own shift, each within a conditional of its own."""
+    some = jnp.any(shift > 0)
 
     def turned(ring: Array, axis: int, by: Array) -> Array:
         size = ring.shape[axis]
-        index = (jnp.arange(size, dtype=jnp.int32) + by[:, None]) % size
-        return jnp.take_along_axis(
-            ring, index.reshape(len(by), *[1] * (axis - 1), size, *[1] * (ring.ndim - axis - 1)), axis=axis
-        )
+
+        def turn(ring):
+            index = (jnp.arange(size, dtype=jnp.int32) + by[:, None]) % size
+            index = index.reshape(len(by), *[1] * (axis - 1), size, *[1] * (ring.ndim - axis - 1))
+            return jnp.take_along_axis(ring, index, axis=axis)
+
+        return jax.lax.cond(some, turn, lambda ring: ring, ring)
 
     def of_heads(ring: Array) -> Array:
         return turned(ring, 1, jnp.repeat(shift, ring.shape[0] // shift.shape[0]))

@@ -107,6 +107,25 @@ class DecoderCache(NamedTuple):
         return self.layers[0].keys.shape[1]
 
 
+class Round(NamedTuple):
+    """Drafts that are not verified yet, of P = W positions (`speculation.py`).
+
+    there: bool [B, P], positions that each row has; drafting: bool [B], rows that go on. last: int32 [B], the token to feed
+    next; least: int32 [B], the shallowest exit. tokens: int32 [B, P], what each position was said to be followed by, −1 where
+    it waited; depth: int32 [B, P], layers that it has been through. scored: int32 [B, P, 3], as `LayerState` has it;
+    confidence: float32 [B, P].
+    """
+
+    there: Array
+    drafting: Array
+    last: Array
+    least: Array
+    tokens: Array
+    depth: Array
+    scored: Array
+    confidence: Array
+
+
 class DecodeCarry(NamedTuple):
     """What a step makes anew.
 
@@ -117,8 +136,9 @@ class DecodeCarry(NamedTuple):
         by; None where no layer is ever behind.
     table: int32 [B, 2 + kinds of work, T], a ring too: tokens, exit layers, and the columns of `Work`. confidence: float32
         [B, T]; executed: int32 [T], places that the batch ran; log_probabilities: float32 [B, T], or None.
-    drafts: what became of tokens that were verified; None where none are. credit: float32 [], full-depth tokens' worth that
-        drafting has gained, of all rows; None as drafts.
+    drafts: what became of tokens that were verified; None where none are, and so what follows. round: drafts that are not
+        verified yet, pending: int32 [], at how many positions. credit: float32 [], full-depth tokens' worth that drafting has
+        gained, of all rows.
     """
 
     cursor: Array
@@ -132,6 +152,8 @@ class DecodeCarry(NamedTuple):
     executed: Array
     log_probabilities: Array | None
     drafts: Drafts | None = None
+    round: Round | None = None
+    pending: Array | None = None
     credit: Array | None = None
 
 

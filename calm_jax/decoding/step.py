@@ -94,11 +94,11 @@ def _look_ahead(loop: LayerLoop, hidden: Float[Array, 'B D'], cache: DecoderCach
 def emitted(loop: LayerLoop, state: LayerState) -> tuple[LayerState, Array]:
     """The state with the head's last work counted, and the token of each row: what its measure computed on the way, or the
     head applied once to its exit state."""
-    needs, rule = loop.token.alive & ~state.predicted, loop.decoding.exit
+    needs = loop.token.alive & ~state.predicted
     if state.scored is not None:
         scored = state.scored + needs[:, None] * jnp.array([1, loop.config.vocab_size, 0], jnp.int32)
         state = state._replace(scored=scored)
-    if rule is None or not rule.measure.predicts:
+    if not loop.predicts:
         return state, _said(loop, state)
     token = state.prediction
     for taken_now, some, _ in loop.ways(needs):

@@ -42,6 +42,8 @@ def said(state: DecodeState, row: int, since: int = 0) -> list[int]:
     """The tokens of a row from its `since`-th on, on the host."""
     inputs, carry = state
     count = int(carry.lengths[row])
+    if count <= since:
+        return []
     if count == since + 1:
         return [int(carry.last[row])]
     ring, first = np.asarray(carry.table[row, 0]), int(jnp.broadcast_to(inputs.first, carry.lengths.shape)[row])

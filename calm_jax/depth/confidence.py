@@ -98,8 +98,9 @@ class VocabularyMeasure(Measure):
         raise NotImplementedError
 
     def token(self, scores: Float[Array, 'B K'], candidates: Candidates, evidence: Evidence) -> Int[Array, 'B'] | None:
-        """The token that scores of the candidates say; None where ids that are not among them may be said as well."""
-        return evidence.choose(scores, candidates.ids) if self.predicts else None
+        """The token that scores of the candidates say; None where ids that are not among them may be said as well, and nobody
+        verifies it."""
+        return evidence.choose(scores, candidates.ids) if self.predicts or evidence.drafts else None
 
     def starts(self, layer: int) -> bool:
         return self.remembers or self.vocabulary.starts(layer)
