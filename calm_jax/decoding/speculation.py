@@ -48,21 +48,21 @@ def drafted_on(call: Callable, config: TransformerConfig, state: DecodeState, de
     Verification has no loop or conditional of its own around its layers: XLA copies caches that pass through nested ones.
     """
     (inputs, carry), rule = state, decoding.exit
-    assert rule is not None and carry.credit is not None and carry.pending is not None  # as `prefill_rows` has it
-    pays = carry.credit >= 0
-    carry = carry._replace(round=_begun(carry, config.num_decoder_layers))
-    carry = _drafted(call, config, inputs, carry, decoding, pays)
-    over = (carry.pending >= jnp.where(pays, rule.verify, 1)) | ~jnp.any(carry.round.drafting)
-    said, scores, carry = _verified(call, config, inputs, carry, decoding, over)
-    gain, ended = _gained(config, inputs, carry, said, over)
+    assert rule is not None and inputs.start is not None  # as `prefill_rows` has it
+    assert carry.credit is not None and carry.pending is not None
+    pays, pending = carry.credit >= 0, carry.pending + 1
+    drafted, carry = _drafted(call, config, inputs, carry, decoding, pays)
+    over = (pending >= jnp.where(pays, rule.verify, 1)) | ~jnp.any(drafted.drafting)
+    said, scores, carry = _verified(call, config, inputs, carry, drafted, decoding, over)
+    gain, ended = _gained(config, inputs, carry, drafted, said, over)
     alive = carry.alive & ~ended
     least = jnp.where(over, jnp.min(jnp.where(alive, gain, rule.verify)), 0)
     shift = jnp.where(alive, gain - least, 0)
-    carry = jax.lax.cond(over, lambda carry: _recorded(config, carry, said, scores, gain), lambda carry: carry, carry)
+    carry = jax.lax.cond(over, lambda carry: _recorded(config, carry, drafted, said, scores, gain), lambda carry: carry, carry)
     cursor = carry.cursor + least
     filled = tuple(jnp.where(over, cursor, each) for each in carry.cache.filled)
     carry = _turned_back(carry._replace(cache=carry.cache._replace(filled=filled)), shift)._replace(
-        cursor=cursor, alive=alive, lengths=carry.lengths + gain, pending=jnp.where(over, 0, carry.pending)
+        cursor=cursor, alive=alive, lengths=carry.lengths + gain, round=drafted, pending=jnp.where(over, 0, pending)
     )
     return DecodeState(inputs._replace(start=inputs.start - shift, first=inputs.first - shift), carry)
 
@@ -92,12 +92,13 @@ def _drafted(
     carry: DecodeCarry,
     decoding: Decoding,
     pays: Bool[Array, ''],
-) -> DecodeCarry:
-    """The carry with one more draft of every row that drafts; where drafting does not pay it goes through all layers, and
-    nobody is asked."""
-    so_far, rule, layers = carry.round, decoding.exit, config.num_decoder_layers
-    assert rule is not None and so_far is not None
-    cursor, asks = carry.cursor + carry.pending, jnp.broadcast_to(pays, carry.alive.shape)
+) -> tuple[Round, DecodeCarry]:
+    """(the round with one more draft of every row that drafts, the carry). Where drafting does not pay it goes through all
+    layers, and nobody is asked."""
+    rule, layers, pending = decoding.exit, config.num_decoder_layers, carry.pending
+    assert rule is not None and pending is not None  # as `prefill_rows` has it
+    so_far = _begun(carry, layers)
+    cursor, asks = carry.cursor + pending, jnp.broadcast_to(pays, carry.alive.shape)
     own = inputs._replace(depth=so_far.least, asks=asks if inputs.asks is None else asks & inputs.asks)
     token, choose = token_at(config, inputs, carry._replace(cursor=cursor, alive=so_far.drafting), decoding)
     loop = LayerLoop(call, config, decoding, own, token, choose, NEVER)
@@ -113,8 +114,8 @@ def _drafted(
 
     def put(column, value):
         there = so_far.drafting.reshape(-1, *[1] * (value.ndim - 1))
-        kept = jax.lax.dynamic_index_in_dim(column, carry.pending, axis=1, keepdims=False)
-        return jax.lax.dynamic_update_index_in_dim(column, jnp.where(there, value, kept), carry.pending, axis=1)
+        kept = jax.lax.dynamic_index_in_dim(column, pending, axis=1, keepdims=False)
+        return jax.lax.dynamic_update_index_in_dim(column, jnp.where(there, value, kept), pending, axis=1)
 
     slot = cursor % carry.table.shape[2]
     spoken = jnp.where(so_far.drafting, chosen, carry.table[:, 0, slot])
@@ -129,7 +130,7 @@ def _drafted(
         scored=put(so_far.scored, state.scored),
         confidence=put(so_far.confidence, state.confidence),
     )
-    return carry._replace(cache=cache, table=carry.table.at[:, 0, slot].set(spoken), round=drafted, pending=carry.pending + 1)
+    return drafted, carry._replace(cache=cache, table=carry.table.at[:, 0, slot].set(spoken))
 
 
 def _verified(
@@ -137,13 +138,14 @@ def _verified(
     config: TransformerConfig,
     inputs: DecodeInputs,
     carry: DecodeCarry,
+    drafted: Round,
     decoding: Decoding,
     over: Bool[Array, ''],
 ) -> tuple[Int[Array, 'B P'], Float[Array, 'B P'] | None, DecodeCarry]:
     """(what full depth says at every position of a round that is over, its log-probabilities where they are asked for, the
     carry with what all layers hold of them)."""
-    drafted, cache = carry.round, carry.cache
-    assert drafted is not None and cache.exit_states is not None  # where drafts have left
+    cache = carry.cache
+    assert cache.exit_states is not None  # where drafts have left
     (rows, width), ring = drafted.tokens.shape, cache.ring
     index = carry.cursor + jnp.arange(width, dtype=jnp.int32)
     slots, place = index % ring, places(inputs, index)
@@ -192,10 +194,15 @@ def _verified(
 
 
 def _gained(
-    config: TransformerConfig, inputs: DecodeInputs, carry: DecodeCarry, said: Int[Array, 'B P'], over: Bool[Array, '']
+    config: TransformerConfig,
+    inputs: DecodeInputs,
+    carry: DecodeCarry,
+    drafted: Round,
+    said: Int[Array, 'B P'],
+    over: Bool[Array, ''],
 ) -> tuple[Int[Array, ' B'], Bool[Array, ' B']]:
     """(how many tokens each row says, none before the round is over; whether it ends with them)."""
-    accepted, there = _accepted(carry.round, said), jnp.sum(carry.round.there, axis=1, dtype=jnp.int32)
+    accepted, there = _accepted(drafted, said), jnp.sum(drafted.there, axis=1, dtype=jnp.int32)
     gain = jnp.where(over, jnp.minimum(accepted + 1, there), 0)  # none of rows that have ended
     last = jnp.take_along_axis(said, jnp.maximum(gain - 1, 0)[:, None], axis=1)[:, 0]
     return gain, (gain > 0) & ends_with(config, inputs, carry.lengths + gain - 1, last)
@@ -242,14 +249,15 @@ def _sure(
 def _recorded(
     config: TransformerConfig,
     carry: DecodeCarry,
+    drafted: Round,
     said: Int[Array, 'B P'],
     scores: Float[Array, 'B P'] | None,
     gain: Int[Array, ' B'],
 ) -> DecodeCarry:
     """The carry with what was said, and what it took: of every position all layers, once; what was drafted in vain is counted
     with the last token of its round."""
-    drafted, drafts, credit = carry.round, carry.drafts, carry.credit
-    assert drafted is not None and drafts is not None and credit is not None
+    drafts, credit = carry.drafts, carry.credit
+    assert drafts is not None and credit is not None  # as `prefill_rows` has it
     layers, (rows, width) = config.num_decoder_layers, said.shape
     step, pays = jnp.arange(width, dtype=jnp.int32), credit >= 0
     new = step < gain[:, None]
