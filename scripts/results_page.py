@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / 'benchmarks'))
 import vocabulary_section  # noqa: E402
 from certified_section import certified_section  # noqa: E402
+from exits_section import exits_section  # noqa: E402
 from flight_section import flight_section  # noqa: E402
 from layer_section import layer_section  # noqa: E402
 from page import cell, certificate, read, table, threshold_cell  # noqa: E402
@@ -92,6 +93,9 @@ def main():
         '--policy', type=Path, action='append', default=[], metavar='DIR', help='folder of scripts/policy_study.py; repeatable'
     )
     parser.add_argument(
+        '--exits', type=Path, action='append', default=[], metavar='DIR', help='folder of scripts/exits_study.py; repeatable'
+    )
+    parser.add_argument(
         '--layers', type=Path, action='append', default=[], metavar='DIR', help='folder of scripts/layer_study.py; repeatable'
     )
     parser.add_argument('--vocabularies', type=Path, metavar='DIR', help='folder of scripts/vocabularies.py')
@@ -126,6 +130,8 @@ def main():
         sections['Plans by a policy (Switchable Decision)'] = policy_section(args.policy)
     if args.layers:
         sections['Layers of a frozen model (Dynamic layer selection)'] = layer_section(args.layers)
+    if args.exits:
+        sections['One checkpoint, sooner: adapters and exact self-speculation'] = exits_section(args.exits)
     if args.vocabularies:
         facts = read(args.vocabularies / 'vocabularies.json')
         figures = args.output.parent / 'figures' / args.vocabularies.resolve().parent.name
