@@ -136,7 +136,7 @@ class ExitsQueue(Queue):
             self.decode_and_score(run, model)
         layers = [read_json(self.folder(name) / 'scores.json')['layers'] for name in certified]
         equal = max(1, min(self.depth - 1, round(min(layers))))
-        fixed = ('--measure', 'static', '--threshold', f'{equal / self.depth - 1e-6:.6f}')
+        fixed = ('--measure', 'static', '--threshold', f'{equal / self.depth - 1e-6:f}')
         others = [Run('full', ''), Run('static', '', decode=fixed), Run('uniform', '', decode=('--plan', f'uniform:{equal}'))]
         for run in others:
             self.decode_and_score(run, model)

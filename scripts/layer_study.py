@@ -46,10 +46,7 @@ def runs(depth):
         Run('full', ''),
         *(Run(f'uniform_{cost}', '', decode=('--plan', f'uniform:{cost}')) for cost in COSTS),
         *(Run(f'random_{cost}', '', decode=('--plan', f'random:{cost}')) for cost in COSTS),
-        *(
-            Run(f'exit_{cost}', '', decode=('--measure', 'static', '--threshold', f'{cost / depth - 1e-6:.6f}'))
-            for cost in COSTS
-        ),
+        *(Run(f'exit_{cost}', '', decode=('--measure', 'static', '--threshold', f'{cost / depth - 1e-6:f}')) for cost in COSTS),
         *(
             Run(f'uniform_{cost}_prompt', '', decode=('--plan', f'uniform:{cost}', '--plan_prompt', 'plan'))
             for cost in (CHOSEN[1], CHOSEN[2])
