@@ -1,6 +1,6 @@
 """What a policy saves, and what it costs in quality, beside everything that it has to beat: trained, decoded and scored.
 
-    python scripts/policy_study.py dialogsum --checkpoint runs/dialogsum/model/best --train runs/dialogsum/train.jsonl \\
+    python scripts/policy_study.py dialogsum --checkpoint runs/dialogsum_read/model/best --train runs/dialogsum/train.jsonl \\
         --heldout runs/dialogsum/heldout.jsonl --test dialogsum/test.jsonl.xz --output runs/policy/dialogsum
 
 All runs of a study start from one checkpoint and train alike long. It is a queue: what is done is not done again, a training

@@ -21,5 +21,5 @@ def references(templates: Sequence[Template], record: dict, where: str = 'record
         else:
             texts.append(template(record, where))
     if not texts:
-        raise ValueError(f'{where}: the list of references is empty; expected at least one')
+        raise ValueError(f'{where}: the list of references is empty; expected at least one, which may be the empty text')
     return texts
