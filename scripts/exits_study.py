@@ -174,7 +174,7 @@ class ExitsQueue(Queue):
             rows[name] = loaded.resolve(decoding_of(certificate, loaded.heads))
         exit = calm.Exit(StaticDepth(), equal / self.depth - 1e-6)
         rows['static'] = dataclasses.replace(whole, exit=exit)
-        rows['uniform'] = dataclasses.replace(whole, plan=Uniform(equal))
+        rows['uniform'] = dataclasses.replace(whole, plan=Uniform(equal / self.depth))
         texts, taken = self.texts(self.test), {}
         for size in BATCH_SIZES:
             timed = time_decodings(loaded, [*rows.values()], sample(texts, max(TIMED, 2 * size)), size, ROUNDS)
