@@ -240,8 +240,8 @@ class Model:
     def stream_tokens(self, prompt: str, decoding: Decoding | None = None, **options: Unpack[Options]) -> Iterator[str]:
         """The text that answers a prompt, in parts, as it is said; together they are `generate`'s.
 
-        A part ends where a character ends, of drafts that are verified where a round does. Arguments and errors as
-        `generate`; beams say nothing before their end, and neither log-probabilities nor several sequences are of a text.
+        A part ends where a character ends; those of a round of drafts come together. Arguments and errors as `generate`; beams
+        say nothing before their end, and neither log-probabilities nor several sequences are of a text.
         """
         if self.task is not None:
             raise ValueError(

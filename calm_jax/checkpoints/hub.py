@@ -5,9 +5,11 @@ import os
 import pathlib
 import re
 
+from calm_jax.checkpoints.published_heads import HEADS
+
 _NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 # All that reading takes. Weights that torch saved are downloaded where there are no others.
-_FILES = ['*.json', '*.txt', '*.model', '*.jinja']
+_FILES = ['*.json', '*.txt', '*.model', '*.jinja', HEADS]
 _WEIGHTS, _PICKLED = ['model.safetensors', 'model-*.safetensors'], ['pytorch_model.bin', 'pytorch_model-*.bin']
 
 
@@ -30,7 +32,7 @@ def downloaded(name: str) -> pathlib.Path:
         ) from None
     try:
         directory = pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[*_FILES, *_WEIGHTS]))
-        if not any(directory.glob('*.safetensors')):
+        if not any(path for pattern in _WEIGHTS for path in directory.glob(pattern)):
             directory = pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=[*_FILES, *_PICKLED]))
     except Exception as error:  # The library, and those that it calls, raise a dozen unrelated types here.
         reason = ' '.join(str(error).split())[:200] or type(error).__name__

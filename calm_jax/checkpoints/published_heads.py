@@ -15,7 +15,7 @@ _SEPARATOR = '/'
 
 def write(directory: pathlib.Path, heads: Mapping) -> None:
     """Writes a nested dict of arrays, if there is anything in it, each under its path, 'exit_adapters/scale'."""
-    leaves = {_SEPARATOR.join(path): np.ascontiguousarray(leaf) for path, leaf in trees.flatten(heads)}
+    leaves = {_SEPARATOR.join(path): np.asarray(leaf, order='C') for path, leaf in trees.flatten(heads)}
     if leaves:
         safetensors.numpy.save_file(leaves, directory / HEADS)
 
@@ -34,5 +34,7 @@ def read(directory: pathlib.Path) -> dict[str, Any]:
         part = heads
         for folder in folders:
             part = part.setdefault(folder, {})
+            if not isinstance(part, dict):
+                raise ValueError(f'{path}: {folder} is an array and holds others; export the checkpoint again')
         part[last] = leaf
     return heads

@@ -226,10 +226,9 @@ def prefill_rows(
     adaptive = decoding.exit is not None or rows.depth is not None
     drafts = 0 if decoding.exit is None else decoding.exit.verify
     read = decided.source.shape[1] - 1 if config.decoder_only else 0
+    room = capacity + drafts  # a round has positions that nothing may come of
     if drafts and cursor is None:
-        cursor = read  # rows accept unequally, and so stand apart
-    # A round has positions that nothing may come of.
-    room = capacity + drafts
+        cursor = _rounded_up(read, room)  # rows accept unequally, and so stand apart; what is written begins at slot 0
     ring = _rounded_up(read + room, decoding.propagation.window)
     after, course = layers_run(config, decoding.plan), course_of(config, decided, decoding.plan)
     cross_kv, cross_mask, start_ids = None, decided.mask, _start_ids(config, rows, count)
@@ -288,7 +287,7 @@ def prefill_rows(
             (jnp.broadcast_to(first, (count,)) if packing else first,) * len(layers),
             jnp.zeros((count, ring, config.emb_dim), config.state_dtype) if waits else None,
         ),
-        own_filled=_own_filled(decided, len(layers), config) if waits else None,
+        own_filled=_own_filled(decided, len(layers), config) if waits and not drafts else None,
         table=jnp.zeros((count, 2 + len(Work._fields), room), jnp.int32),
         confidence=jnp.zeros((count, room), jnp.float32),
         executed=jnp.zeros(room, jnp.int32),

@@ -112,7 +112,7 @@ class Decoding:
             value = getattr(self, name)
             if not isinstance(value, kind) and not (value is None and name in ('exit', 'gate', 'plan')):
                 raise TypeError(f'{name} is {value!r}; expected {example}')
-        if self.exit is not None and self.exit.verify:
+        if self.exit is not None and self.exit.verify and not off(self.exit):
             _check_verified(self)
         if self.plan_prompt not in ('full', 'plan'):
             raise ValueError(f'plan_prompt is {self.plan_prompt!r}; expected full or plan')
@@ -185,6 +185,9 @@ def _check_verified(decoding: Decoding) -> None:
             'one of the two out'
         )
     assert decoding.exit is not None  # that is verified
+    if decoding.exit.measure.looks_ahead:
+        name = type(decoding.exit.measure).__name__
+        raise ValueError(f'verify with measure {name}, which looks ahead at what full depth says; leave one of the two out')
     longest = decoding.limits.max_new_tokens
     if isinstance(longest, int) and decoding.exit.verify > longest:
         raise ValueError(f'verify is {decoding.exit.verify}, and no text has more than {longest} tokens; expected at most that')

@@ -89,9 +89,9 @@ class LayerLoop(NamedTuple):
 
     @property
     def predicts(self) -> bool:
-        """Whether an observation of the measure yields the token."""
+        """Whether some rows need no head: an observation of the measure yields their token, or they wait."""
         rule = self.decoding.exit
-        return rule is not None and (rule.measure.predicts or (rule.verify > 0 and rule.measure.listed is not None))
+        return rule is not None and (rule.measure.predicts or rule.verify > 0)
 
     @property
     def sub_layers(self) -> int:

@@ -3,7 +3,7 @@
 A state whose rows stand apart (`begin` with a cursor) goes on while single rows of it are replaced. A row comes in
 right-aligned at the cursor that the others have reached: what it brings in its caches, a decoder-only model's prompt, is turned
 there on the ring, and what the slot held before is older than the row, so that it is not seen. The cursor and the ring are all
-that rows share, and neither is in what a row computes.
+that rows share, and where drafts are verified the round; none of them is in what a row says.
 """
 
 from collections.abc import Callable
@@ -38,8 +38,8 @@ class Slots(NamedTuple):
 class Pause(NamedTuple):
     """Where a flight stops before its end, and what was decided when one stopped last.
 
-    steps: int32 [], the most that are run. came: int32 [], how many had come in. ended: bool [B], slots whose rows end as they
-    are.
+    steps: int32 [], after which it stops, a round being as many as the most tokens that a row says. came: int32 [], how many
+    had come in. ended: bool [B], slots whose rows end as they are.
     """
 
     steps: Any
@@ -50,8 +50,9 @@ class Pause(NamedTuple):
 class Flown(NamedTuple):
     """What a flight did. numbers: int32 [n], of the texts that left their slots; −1 for places that nobody left from.
 
-    trace: of these rows, without `executed`, which is of nobody's own. steps, executed: int32 [], how many were run, and the
-    places of the batch's sub-layers in them. came: int32 [], how many have come in, of a flight that may pause; else None.
+    trace: of these rows, without `executed`, which is of nobody's own. steps, executed: int32 [], how many were run (see
+    `Pause`), and the places of the batch's sub-layers in them. came: int32 [], how many have come in, of a flight that may
+    pause; else None.
     """
 
     numbers: Array
@@ -163,6 +164,7 @@ def insert_row(state: DecodeState, slot: Array | int, prefilled: DecodeState, ro
         cache=cache._replace(layers=layers, filled=filled),
         own_filled=jax.tree.map(put, carry.own_filled, new.own_filled),
         drafts=jax.tree.map(put, carry.drafts, new.drafts),
+        round=jax.tree.map(put, carry.round, new.round),  # the row drafts from the next on
     )
     return DecodeState(own.joined(inputs), carry)
 
@@ -225,8 +227,8 @@ def fly_rows(
     def stepped(flight):
         now, before = DecodeState(flight.rows.joined(inputs), flight.carry), flight.carry.cursor
         rows, carry = moved(call, config, now, decoding, packing)
-        steps = carry.cursor - before
-        ran = jnp.where(steps > 0, carry.executed[before % carry.executed.shape[0]], 0)
+        steps = jnp.max(carry.lengths - flight.carry.lengths)  # of a round the most tokens that a row says
+        ran = jnp.where(carry.cursor > before, carry.executed[before % carry.executed.shape[0]], 0)
         return flight._replace(rows=rows.own, carry=carry, steps=flight.steps + steps, executed=flight.executed + ran)
 
     def before_pause(flight, goes_on):

@@ -13,10 +13,12 @@ the shallowest exit before it: where it is not sure by then it waits, is the las
 and rows that have said more are turned back on their rings by the difference, with all that is counted from their beginnings.
 
 *Drafting has to pay.* What a round takes, and what full depth would for as many tokens, is known from what was run: a batch
-that has lost by its drafts goes on at full depth, until a few tokens in a hundred have made up for it, and tries again.
+that has lost by its drafts goes on at full depth, each of whose tokens makes up for three hundredths of one, and tries again.
+What a row says does not depend on that, nor on who stands beside it; how many drafts it takes does.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,11 +56,13 @@ def drafted_on(call: Callable, config: TransformerConfig, state: DecodeState, de
     drafted, carry = _drafted(call, config, inputs, carry, decoding, pays)
     over = (pending >= jnp.where(pays, rule.verify, 1)) | ~jnp.any(drafted.drafting)
     said, scores, carry = _verified(call, config, inputs, carry, drafted, decoding, over)
-    gain, ended = _gained(config, inputs, carry, drafted, said, over)
-    alive = carry.alive & ~ended
+    gained = _gained(config, inputs, carry, drafted, said, over)
+    gain, alive = gained.count, carry.alive & ~gained.ends
     least = jnp.where(over, jnp.min(jnp.where(alive, gain, rule.verify)), 0)
     shift = jnp.where(alive, gain - least, 0)
-    carry = jax.lax.cond(over, lambda carry: _recorded(config, carry, drafted, said, scores, gain), lambda carry: carry, carry)
+    carry = jax.lax.cond(
+        over, lambda carry: _recorded(config, carry, drafted, said, scores, gained), lambda carry: carry, carry
+    )
     cursor = carry.cursor + least
     filled = tuple(jnp.where(over, cursor, each) for each in carry.cache.filled)
     carry = _turned_back(carry._replace(cache=carry.cache._replace(filled=filled)), shift)._replace(
@@ -105,9 +109,8 @@ def _drafted(
     # Nothing is filled in: no row enters a layer that a draft of its round has skipped.
     state, cache = loop.run(call(so_far.last, token.place[:, 0], method='embed'), carry.cache)
     waits = so_far.drafting & (state.visited < layers) & ~_sure(rule, state.visited, state.confidence, own, token.position)
-    predicted = state.predicted | waits
-    if rule.measure.listed is not None:  # what is said by the last layer is no draft
-        predicted = predicted & (state.visited < layers)
+    # What the last layer is followed by is no draft: the whole head says it, whatever the measure looks at.
+    predicted = (state.predicted | waits) & (state.visited < layers)
     state, chosen = emitted(loop, state._replace(predicted=predicted))
     chosen = forced(inputs, token.position, chosen)
     goes_on = so_far.drafting & ~waits & ~ends_with(config, inputs, token.position, chosen)
@@ -193,6 +196,19 @@ def _verified(
     return said, scores, carry._replace(cache=cache._replace(layers=tuple(layers)))
 
 
+class Gained(NamedTuple):
+    """What a round comes to, nothing before it is over.
+
+    accepted: int32 [B], drafts that are what full depth says, from the first on. count: int32 [B], tokens that each row says;
+    last: int32 [B], the last of them; ends: bool [B], rows that end with it.
+    """
+
+    accepted: Array
+    count: Array
+    last: Array
+    ends: Array
+
+
 def _gained(
     config: TransformerConfig,
     inputs: DecodeInputs,
@@ -200,18 +216,15 @@ def _gained(
     drafted: Round,
     said: Int[Array, 'B P'],
     over: Bool[Array, ''],
-) -> tuple[Int[Array, ' B'], Bool[Array, ' B']]:
-    """(how many tokens each row says, none before the round is over; whether it ends with them)."""
-    accepted, there = _accepted(drafted, said), jnp.sum(drafted.there, axis=1, dtype=jnp.int32)
-    gain = jnp.where(over, jnp.minimum(accepted + 1, there), 0)  # none of rows that have ended
-    last = jnp.take_along_axis(said, jnp.maximum(gain - 1, 0)[:, None], axis=1)[:, 0]
-    return gain, (gain > 0) & ends_with(config, inputs, carry.lengths + gain - 1, last)
-
-
-def _accepted(drafted: Round, said: Int[Array, 'B P']) -> Int[Array, ' B']:
-    """How many drafts, from the first on, are what full depth says."""
+) -> Gained:
+    """What a round comes to, if it is over."""
     agrees = (drafted.tokens == said) & drafted.there
-    return jnp.sum(jnp.cumprod(agrees, axis=1), axis=1, dtype=jnp.int32)
+    accepted = jnp.sum(jnp.cumprod(agrees, axis=1), axis=1, dtype=jnp.int32)
+    there = jnp.sum(drafted.there, axis=1, dtype=jnp.int32)
+    count = jnp.where(over, jnp.minimum(accepted + 1, there), 0)  # none of rows that had ended
+    last = jnp.take_along_axis(said, jnp.maximum(count - 1, 0)[:, None], axis=1)[:, 0]
+    ends = (count > 0) & ends_with(config, inputs, carry.lengths + count - 1, last)
+    return Gained(accepted, count, last, ends)
 
 
 def _price(config: TransformerConfig, drafted: Round) -> Float[Array, '']:
@@ -220,15 +233,22 @@ def _price(config: TransformerConfig, drafted: Round) -> Float[Array, '']:
     rows, width = drafted.there.shape
     attention, keys_values, feed_forward = of_token(config)
     layer = attention * (1 if config.decoder_only else 2) + keys_values + feed_forward
-    each_id, whole = 2 * config.sizes.embedding, config.num_decoder_layers * layer
-    head = each_id * config.vocab_size
+    one_id = 2 * config.sizes.embedding
+    whole = float(config.num_decoder_layers * layer + config.vocab_size * one_id)
+    # Shares of a token, as operations of large models are no int32.
+    layer, one_id, unit, head = (each / whole for each in (layer, one_id, config.emb_dim, config.vocab_size * one_id))
     scored = drafted.scored.astype(jnp.float32)
-    steps = drafted.depth * layer + scored[..., 1] * each_id + scored[..., 2] * config.emb_dim
+    steps = drafted.depth * layer + scored[..., 1] * one_id + scored[..., 2] * unit
     drafting = jnp.sum(jnp.max(jnp.where(drafted.there, steps, 0), axis=0))
-    left = config.num_decoder_layers - jnp.min(jnp.where(drafted.there, drafted.depth, config.num_decoder_layers))
+    left = _left(config, drafted)
     together = (FREE + rows * width) / (FREE + rows)
-    verifying = jnp.where(left > 0, together * (left * layer + head), 0)
-    return (drafting + verifying) / (whole + head)
+    return drafting + jnp.where(left > 0, together * (left * layer + head), 0)
+
+
+def _left(config: TransformerConfig, drafted: Round) -> Int[Array, '']:
+    """Layers that verification takes some position of a round through."""
+    layers = config.num_decoder_layers
+    return layers - jnp.min(jnp.where(drafted.there, drafted.depth, layers))
 
 
 def _one_by_one(made: Float[Array, 'rows P H'], rows: int) -> Float[Array, 'pairs one H']:
@@ -252,15 +272,15 @@ def _recorded(
     drafted: Round,
     said: Int[Array, 'B P'],
     scores: Float[Array, 'B P'] | None,
-    gain: Int[Array, ' B'],
+    gained: Gained,
 ) -> DecodeCarry:
     """The carry with what was said, and what it took: of every position all layers, once; what was drafted in vain is counted
     with the last token of its round."""
     drafts, credit = carry.drafts, carry.credit
     assert drafts is not None and credit is not None  # as `prefill_rows` has it
     layers, (rows, width) = config.num_decoder_layers, said.shape
-    step, pays = jnp.arange(width, dtype=jnp.int32), credit >= 0
-    new = step < gain[:, None]
+    step = jnp.arange(width, dtype=jnp.int32)
+    new = step < gained.count[:, None]
     counts = {name: jnp.full((rows, width), layers, jnp.int32) for name in ('self_attention', 'feed_forward', 'keys_values')}
     counts['cross_attention'] = jnp.zeros_like(said) if config.decoder_only else counts['self_attention']
     verified = drafted.depth < layers
@@ -280,21 +300,21 @@ def _recorded(
             jnp.moveaxis(jnp.where(there, values, jnp.moveaxis(ring[:, ..., slots], -1, 1)), 1, -1)
         )
 
-    executed = jnp.sum(jnp.where(drafted.there, layers, 0)) * (2 if config.decoder_only else 3)
-    gained = jnp.sum(gain) / jnp.maximum(jnp.sum(drafted.there[:, 0]), 1)
-    last = jnp.take_along_axis(said, jnp.maximum(gain - 1, 0)[:, None], axis=1)[:, 0]
+    deepest = jnp.sum(jnp.max(jnp.where(drafted.there, drafted.depth, 0), axis=0))
+    executed = (deepest + _left(config, drafted) * width) * rows * (2 if config.decoder_only else 3)
+    each = jnp.sum(gained.count) / jnp.maximum(jnp.sum(drafted.there[:, 0]), 1)
     return carry._replace(
-        last=jnp.where(gain > 0, last, carry.last),
+        last=jnp.where(gained.count > 0, gained.last, carry.last),
         table=write(carry.table, columns),
         confidence=write(carry.confidence, drafted.confidence),
         executed=carry.executed.at[carry.cursor % carry.executed.shape[0]].set(executed.astype(jnp.int32)),
         log_probabilities=None if scores is None else write(carry.log_probabilities, scores),
         drafts=Drafts(
             drafts.rounds + drafted.there[:, 0],
-            drafts.drafted + (drafted.there & (drafted.tokens >= 0) & pays),
-            drafts.accepted + ((step < _accepted(drafted, said)[:, None]) & pays),
+            drafts.drafted + (drafted.there & (drafted.tokens >= 0) & verified),
+            drafts.accepted + ((step < gained.accepted[:, None]) & verified),
         ),
-        credit=jnp.minimum(credit + (1 + SLACK) * gained - _price(config, drafted), MOST).astype(jnp.float32),
+        credit=jnp.minimum(credit + (1 + SLACK) * each - _price(config, drafted), MOST).astype(jnp.float32),
     )
 
 

@@ -1,7 +1,7 @@
 """The state of a decode: pytrees of arrays, rows first, that may leave the loop at any step and come back.
 
-A state has two parts. `DecodeInputs` is what every step reads and none writes: the loop closes over it. `DecodeCarry` is what
-a step makes anew: it is donated.
+A state has two parts. `DecodeInputs` is what every step reads and none writes, but for where rows begin, which rounds of drafts
+move: the loop closes over it. `DecodeCarry` is what a step makes anew: it is donated.
 
 *One write cursor serves all rows.* Caches are rings of R positions: the token of step `cursor` is written at slot
 cursor mod R of every row, and a row begins at an index of its own. How old the entry in a slot is follows from cursor and slot

@@ -44,8 +44,6 @@ def said(state: DecodeState, row: int, since: int = 0) -> list[int]:
     count = int(carry.lengths[row])
     if count <= since:
         return []
-    if count == since + 1:
-        return [int(carry.last[row])]
     ring, first = np.asarray(carry.table[row, 0]), int(jnp.broadcast_to(inputs.first, carry.lengths.shape)[row])
     return ring[(first + np.arange(since, count)) % len(ring)].tolist()
 

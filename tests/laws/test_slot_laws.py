@@ -249,8 +249,9 @@ def test_rows_that_the_host_ends_say_the_same_whenever_it_looks_and_leave_their_
     assert flown(3)[1] == places[1]  # a function of texts and settings
 
 
-@pytest.mark.parametrize('name, decisions', [('t5_1_0', 'gate'), ('gpt2', 'lazy')])
-def test_a_row_that_is_let_into_a_running_state_goes_on_as_alone(name, decisions):
+@pytest.mark.parametrize('name, decisions', [('t5_1_0', 'gate'), ('gpt2', 'lazy'), ('t5_1_0', 'verified')])
+def test_a_row_that_is_let_into_a_running_state_goes_on_as_alone(name, decisions, monkeypatch):
+    monkeypatch.setattr(speculation, 'SLACK', 1000.0)
     config, params, sources, mask = texts(name)
     decoding, settings, scored = decoding_of(decisions), settings_of(decisions), decisions in SCORED
 
@@ -262,8 +263,9 @@ def test_a_row_that_is_let_into_a_running_state_goes_on_as_alone(name, decisions
     state = begun(np.array([4, 5]))
     for _ in range(4):
         state = step(config, params, state, decoding)
+    assert decisions != 'verified' or state.carry.pending  # within a round
     state = insert(state, [1, -1], begun(np.array([7, 8])))  # the second stays out
-    for _ in range(LENGTH):
+    for _ in range(2 * LENGTH):
         state = step(config, params, state, decoding)
     trace = jax.device_get(trace_of(config, state))
     together = jax.device_get(generate(config, params, sources, mask, decoding, rows=settings, log_probabilities=scored))
