@@ -14,6 +14,7 @@ from calm_jax.decoding.generate import generate
 from calm_jax.decoding.propagation import Eager
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.rules import Rules
+from calm_jax.decoding.state import Round
 from calm_jax.depth.confidence import Classifier, Measure, Oracle, SoftmaxGap, SoftmaxMax
 from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
@@ -125,6 +126,26 @@ def test_drafting_goes_on_while_it_pays_and_what_it_lost_is_earned_at_full_depth
     assert (wrong.drafted[:, 0] == 1).all()  # the first round, and no other
     monkeypatch.setattr(speculation, 'SLACK', 0.5)
     assert (tiny(exit=Exit(Scripted(layers, wrong_again(full)), 0.5, verify=5)).drafts.drafted[:, 0] > 1).any()
+
+
+def test_what_a_round_takes_is_counted_in_tokens_of_models_of_any_size(config):
+    """LLaMA 3.2 1B: operations of its layers are beyond int32."""
+    large = {'num_encoder_layers': 0, 'num_decoder_layers': 16, 'emb_dim': 2048, 'num_heads': 32, 'num_kv_heads': 8}
+    large |= {'head_dim': 64, 'mlp_dim': 8192, 'vocab_size': 128_256, 'mlp_activations': ('silu', 'linear')}
+    large = dataclasses.replace(config, **large)
+    rows, width, layers = 2, 4, 16
+    depth, there = np.full((rows, width), layers, np.int32), np.zeros((rows, width), bool)
+    numbers, scored = np.zeros((rows, width), np.int32), np.zeros((rows, width, 3), np.int32)
+    nothing = Round(there, there[:, 0], numbers[:, 0], numbers[:, 0], numbers, depth, scored, numbers.astype(np.float32))
+    with jax.enable_x64(False):
+        price = jax.jit(lambda drafted: speculation._price(large, drafted))
+        first = np.arange(width) < 1
+        whole = nothing._replace(there=there | first, scored=scored + np.array([1, 128_256, 0]))
+        assert price(nothing) == 0 and abs(float(price(whole)) - 1) < 1e-6
+        early = nothing._replace(there=~there, depth=np.full_like(depth, 4), scored=scored)
+        head = 2048 * 128_256
+        share = 4 * 4 / layers * (1 - head / (16 * (2 * 2048 * 2048 + 2 * 2048 * 512 + 3 * 2048 * 8192) + head))
+        assert share < price(early) < share + (8 + rows * width) / (8 + rows)
 
 
 @pytest.mark.parametrize('name', DECODERS)
