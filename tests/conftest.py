@@ -51,6 +51,11 @@ def pytest_cmdline_main(config):
         config.option.numprocesses, config.option.dist = 2, 'worksteal'
 
 
+def pytest_collection_modifyitems(items):
+    """The longest first: as one of the last it would leave the other process idle."""
+    items.sort(key=lambda item: item.path.name != 'test_processes.py')
+
+
 @pytest.fixture(scope='session', autouse=True)
 def compiled(tmp_path_factory):
     """Commands keep compiled programs between runs: here for this session and all its processes, not in a home."""
