@@ -39,10 +39,11 @@ RIVALS = ('constant', 'random', 'searched')
 ROUNDS = 10_000  # of the bootstrap
 
 
-def policy_section(directories):
-    """All studies, one after the other."""
+def policy_section(directories, packed=()):
+    """All studies, one after the other. packed: files of `scripts/benchmarks/sub_layers.py`."""
     lines = [
-        'Every run starts from the study’s checkpoint and trains as many steps; FLOPs are the mean over the test texts of what '
+        'Every run starts from the study’s checkpoint and trains as many steps (that of the summaries has learned to read first: '
+        '`scripts/reading_base.sh`); FLOPs are the mean over the test texts of what '
         'a text took, as counted, over what the full model takes for a text of as many tokens. Differences are to `full` on '
         'the same texts, with the 95 % interval of a paired bootstrap. Skipped are shares of attentions, feed-forwards and '
         'source tokens, plans how many different ones the test texts got.',
@@ -50,6 +51,8 @@ def policy_section(directories):
     ]
     for directory in directories:
         lines += study_lines(directory)
+    for each in packed:
+        lines += packed_lines(each)
     return '\n'.join(lines).strip()
 
 
@@ -87,7 +90,60 @@ def study_lines(directory):
             f'The cost of the policy’s plans stays within 5 % of its last value from step {step} on (paper, §6.1: 5,000).',
             '',
         ]
+    if (path := directory / 'policy_time.json').exists():
+        lines += time_lines(read(path))
     return [*lines, '```', *facts['commands'], '```', '']
+
+
+def time_lines(result):
+    """What `scripts/benchmarks/policy_time.py` measured of a policy."""
+    heads = [
+        'batch',
+        'texts',
+        'FLOPs',
+        'seconds to full',
+        'predicted',
+        'planning',
+        'time: source, layers, rest',
+        'FLOPs of each',
+    ]
+    rows = [
+        [
+            str(row['batch_size']),
+            str(row['texts']),
+            f'{row["flops"]:.1%}',
+            f'{row["measured"]:.1%} ({row["least"]:.1%}–{row["greatest"]:.1%})',
+            f'{row["predicted"]:.1%}',
+            f'{row["planning"]:+.1%}',
+            *(', '.join(f'{each:.1%}' for each in row[name].values()) for name in ('shares', 'flops_by_part')),
+        ]
+        for row in result['rows']
+    ]
+    note = (
+        '**Seconds.** All texts say as many tokens; predicted is Σ (share of full depth’s time) × (FLOPs of that part under '
+        'the policy over all); planning is what a policy that runs everything takes more. The policy adds '
+        f'{result["parameters"]:.1%} to the parameters.'
+    )
+    made = f'`{result["command"]}` · {result["machine"]} · {result["date"]} · seed {result["seed"]}'
+    return [note, '', *table(heads, rows), '', made, '']
+
+
+def packed_lines(result):
+    """What `scripts/benchmarks/sub_layers.py` measured of rows with plans of their own."""
+    heads = ['share that runs', 'way', 'prefill, ms', 'to full depth', 'step, ms', 'to full depth', 'layers executed']
+    rows = []
+    for row in result['rows']:
+        ratios = {
+            part: f'{row[f"{part}_of_full"]:.2f} ({row[f"{part}_least"]:.2f}–{row[f"{part}_greatest"]:.2f})'
+            for part in ('prefill', 'step')
+        }
+        prefill, step = f'{row["prefill_ms"]:.1f}', f'{row["step_ms"]:.2f}'
+        rows.append(
+            [f'{row["share"]:g}', row['way'], prefill, ratios['prefill'], step, ratios['step'], f'{row["executed"]:.2f}']
+        )
+    made = result['provenance']
+    where = f'`{made["command"]}` · {made["machine"]} · {made["date"]} · seed {made["seed"]} · jax {made["jax"]}'
+    return [f'### {result["title"]}', '', *table(heads, rows), '', where, '']
 
 
 def heading(facts, scores, more=''):

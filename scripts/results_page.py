@@ -93,6 +93,14 @@ def main():
         '--policy', type=Path, action='append', default=[], metavar='DIR', help='folder of scripts/policy_study.py; repeatable'
     )
     parser.add_argument(
+        '--sub_layers',
+        type=Path,
+        action='append',
+        default=[],
+        metavar='FILE',
+        help='of benchmarks/sub_layers.py, beside --policy',
+    )
+    parser.add_argument(
         '--exits', type=Path, action='append', default=[], metavar='DIR', help='folder of scripts/exits_study.py; repeatable'
     )
     parser.add_argument(
@@ -127,7 +135,7 @@ def main():
         facts = read(args.experiments / 'experiments.json')
         sections[facts['title']] = experiments_section(args, facts)
     if args.policy:
-        sections['Plans by a policy (Switchable Decision)'] = policy_section(args.policy)
+        sections['Plans by a policy (Switchable Decision)'] = policy_section(args.policy, list(map(read, args.sub_layers)))
     if args.layers:
         sections['Layers of a frozen model (Dynamic layer selection)'] = layer_section(args.layers)
     if args.exits:
