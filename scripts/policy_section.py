@@ -44,9 +44,9 @@ def policy_section(directories, packed=()):
     lines = [
         'Every run starts from the study’s checkpoint and trains as many steps (that of the summaries has learned to read '
         'first: `scripts/reading_base.sh`); FLOPs are the mean over the test texts of what a text took, as counted, over what '
-        'the full model takes for a text of as many tokens. Differences are to `full` on the same texts, with the 95 % interval '
-        'of a paired bootstrap. Skipped are shares of attentions, feed-forwards and source tokens, plans how many different ones '
-        'the test texts got.',
+        'the full model takes for a text of as many tokens. Differences are to `full` on the same texts, with the 95 % '
+        'interval of a paired bootstrap. Skipped are shares of attentions, feed-forwards and source tokens, plans how many '
+        'different ones the test texts got.',
         '',
     ]
     for directory in directories:
