@@ -170,9 +170,9 @@ MEASURES = {
 }
 # A pruned head ranks a part at the last layer too, and a contrast may say something else there: full depth never does.
 UNLIKE = {
-    'drawn of a pruned head': {'exit': Exit(SoftmaxGap(FixedPruning(keep=5)), 0.5, verify=3), 'choice': Sampled(1.2)},
-    'a pruned head under rules': {
+    'drawn of a pruned head under rules': {
         'exit': Exit(SoftmaxGap(FixedPruning(keep=5)), 0.5, verify=3),
+        'choice': Sampled(1.2),
         'rules': Rules(repetition_penalty=1.8, no_repeat_ngram_size=2, min_new_tokens=4),
     },
     'a contrast that speaks': {'exit': Exit(WeightedContrast(emits='dola'), 0.5, verify=3)},
