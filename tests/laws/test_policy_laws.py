@@ -168,8 +168,8 @@ def test_a_plan_does_not_depend_on_neighbours_or_padding(decode, config, sources
 
 @pytest.mark.parametrize('layerwise', (False, True), ids=('at once', 'layer by layer'))
 def test_rows_that_come_in_by_what_their_plans_keep_are_what_they_are_alone(config, params, decode, layerwise):
-    """In flight, cut to what is kept and packed for every sub-layer, and (decided at once) in batches, cut too, beside arrays of
-    the whole width."""
+    """In flight, cut to what is kept and packed for every sub-layer, and, decided at once, in batches, cut too, beside arrays
+    of the whole width."""
     rng, plan = np.random.default_rng(0), policy(config, 0.4, layerwise=layerwise)
     texts = [rng.integers(2, 14, rng.integers(1, 15)).tolist() for _ in range(13)]
     [window] = decode_windows(texts, 4, max_source_length=16, pad_id=config.pad_id, eos_id=config.eos_id)
