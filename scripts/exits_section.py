@@ -2,7 +2,7 @@
 
 import statistics
 
-from page import cell, read, table
+from page import cell, read, studies, table
 from policy_section import heading, interval, scores_of
 
 PROMISES = {'full': '–', 'exact': 'the same tokens', 'static': 'none', 'uniform': 'none'}
@@ -10,16 +10,13 @@ PROMISES = {'full': '–', 'exact': 'the same tokens', 'static': 'none', 'unifor
 
 def exits_section(directories):
     """All studies, one after the other."""
-    lines = [
+    note = (
         'The same checkpoint in every row. `exact` is `--verify`: full depth’s tokens. Certified rows are named by objective '
         'and δ, ε = .05. `static` leaves, and `uniform` skips, as many layers of every text as the cheapest certified row. '
         'Layers and FLOPs are means over the test texts (FLOPs as a share of the full model’s, its head included), speeds the '
-        'median of full depth’s seconds over the row’s (least–greatest), all rows interleaved.',
-        '',
-    ]
-    for directory in directories:
-        lines += study_lines(directory)
-    return '\n'.join(lines).strip()
+        'median of full depth’s seconds over the row’s (least–greatest), all rows interleaved.'
+    )
+    return '\n'.join(studies(note, directories, study_lines)).strip()
 
 
 def study_lines(directory):

@@ -1,7 +1,7 @@
 """The section of docs/results.md on layers, from the folders of `scripts/layer_study.py`."""
 
 import numpy as np
-from page import cell, read, table
+from page import cell, read, studies, table
 from policy_section import heading, interval, scores_of
 
 # What the paper has (Glavas et al. 2024): OPT-1.3B, 24 layers; its oracle scores what all layers do at so many.
@@ -19,16 +19,13 @@ ORACLES = ('static', 'mixing', 'greedy', 'oracle', 'attainable', 'informed')
 
 def layer_section(directories):
     """All studies, one after the other."""
-    lines = [
+    note = (
         'One frozen model; a run leaves out decoder layers beside a prompt that is read in full (`…_prompt`: not). Layers are '
         'the mean over tokens, FLOPs the mean share of the full model’s, its head included, which no plan leaves out. '
         'Differences are to `full` on the same texts, with the 95 % interval of a paired bootstrap. The hull is what drawing '
-        'two of the uniform plans at random comes to at as many layers; above it is what a choice is worth.',
-        '',
-    ]
-    for directory in directories:
-        lines += study_lines(directory)
-    return '\n'.join(lines).strip()
+        'two of the uniform plans at random comes to at as many layers; above it is what a choice is worth.'
+    )
+    return '\n'.join(studies(note, directories, study_lines)).strip()
 
 
 def study_lines(directory):

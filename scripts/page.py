@@ -31,3 +31,11 @@ def cell(value):
 def table(heads, rows):
     """A Markdown table."""
     return [f'| {" | ".join(line)} |' for line in (heads, ['---'] * len(heads), *rows)]
+
+
+def studies(note, directories, lines_of):
+    """A section: a note on all studies, then the lines of each."""
+    lines = [note, '']
+    for directory in directories:
+        lines += lines_of(directory)
+    return lines

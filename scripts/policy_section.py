@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-from page import cell, read, table
+from page import cell, read, studies, table
 
 # What the paper has (Zhang et al. 2024): rows of its tables by the name of a run; FLOPs of the full model's.
 PAPER = {
@@ -41,16 +41,14 @@ ROUNDS = 10_000  # of the bootstrap
 
 def policy_section(directories, packed=()):
     """All studies, one after the other. packed: files of `scripts/benchmarks/sub_layers.py`."""
-    lines = [
+    note = (
         'Every run starts from the study’s checkpoint and trains as many steps (that of the summaries has learned to read '
         'first: `scripts/reading_base.sh`); FLOPs are the mean over the test texts of what a text took, as counted, over what '
         'the full model takes for a text of as many tokens. Differences are to `full` on the same texts, with the 95 % '
         'interval of a paired bootstrap. Skipped are shares of attentions, feed-forwards and source tokens, plans how many '
-        'different ones the test texts got.',
-        '',
-    ]
-    for directory in directories:
-        lines += study_lines(directory)
+        'different ones the test texts got.'
+    )
+    lines = studies(note, directories, study_lines)
     for each in packed:
         lines += packed_lines(each)
     return '\n'.join(lines).strip()

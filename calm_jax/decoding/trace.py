@@ -44,7 +44,7 @@ def said(state: DecodeState, row: int, since: int = 0) -> list[int]:
     count = int(carry.lengths[row])
     if count <= since:
         return []
-    ring, first = np.asarray(carry.table[row, 0]), int(jnp.broadcast_to(inputs.first, carry.lengths.shape)[row])
+    ring, first = np.asarray(carry.table[row, 0]), int(np.broadcast_to(inputs.first, carry.lengths.shape)[row])
     return ring[(first + np.arange(since, count)) % len(ring)].tolist()
 
 

@@ -16,7 +16,7 @@ from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.rules import Rules
 from calm_jax.decoding.trace import trace_of
 from calm_jax.depth.adapters import ExitAdapters
-from calm_jax.depth.confidence import SoftmaxGap, StateSimilarity
+from calm_jax.depth.confidence import Oracle, SoftmaxGap, StateSimilarity
 from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
 from calm_jax.depth.gates import Gate
@@ -88,6 +88,7 @@ DECISIONS = {
     'plan alone': {'plan': DrawnPlan(), 'plan_prompt': 'plan'},
     'verified': {'exit': Exit(SoftmaxGap(), 0.1, verify=3)},
     'depth': {},
+    'oracle': {'exit': Exit(Oracle(), 0.5), 'propagation': Lazy(3)},
     'gate': {'gate': Closed(), 'exit': Exit(SoftmaxGap(), 0.1), 'propagation': FirstState(4)},
     'drawn early': {'choice': Sampled(0.9), 'rules': RULES, 'exit': Exit(SoftmaxGap(), 0.1)},
     'drawn': {'choice': Sampled(0.9, top_p=0.9, min_p=0.02), 'rules': RULES},
@@ -167,7 +168,7 @@ DECODERS = [name for name in NAMES if name != 'longt5_global']
 CASES = [(name, 'lazy', PACKED if name in ('t5_1_0', 'gpt2') else ONE_WIDTH) for name in DECODERS]
 # Layers that wait where nothing is packed: where the host ends rows.
 CASES += [('t5_1_0', decisions, NEVER) for decisions in ('full', 'drawn')]
-CASES += [('t5_1_0', decisions, ONE_WIDTH) for decisions in ('pruned', 'frequent', 'plan', 'depth', 'adapted')]
+CASES += [('t5_1_0', decisions, ONE_WIDTH) for decisions in ('pruned', 'frequent', 'plan', 'oracle', 'depth', 'adapted')]
 CASES += [('t5_1_0', 'gate', BY_SUB_LAYER_IN_WIDTHS), ('llama_3', 'plan', BY_SUB_LAYER)]
 CASES += [(name, 'plan alone', BY_SUB_LAYER) for name in ('t5_1_0', 'llama_3')]
 CASES += [('llama_3', 'full', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]
@@ -175,7 +176,7 @@ CASES += [(name, 'verified', NEVER) for name in ('t5_1_0', 'llama_3')]
 # Slots that grow on the way are another two programs: beside an encoder and without one, with and without an exit, and where
 # rules read a prompt and positions turn.
 GROWING = [('t5_1_0', 'lazy', PACKED), ('gpt2', 'lazy', PACKED)]
-GROWING += [('t5_1_0', 'full', NEVER), ('llama_3', 'drawn early', ONE_WIDTH)]
+GROWING += [('t5_1_0', 'full', NEVER), ('llama_3', 'drawn early', ONE_WIDTH), ('llama_3', 'verified', NEVER)]
 
 
 SCORED = ('full', 'lazy', 'depth')  # with log-probabilities
