@@ -18,7 +18,7 @@ from calm_jax.decoding.choice import Beam
 from calm_jax.decoding.decoding import Decoding, off
 from calm_jax.decoding.generate import chosen_program, decide, joined_program
 from calm_jax.models.config import TransformerConfig
-from calm_jax.types import Plan
+from calm_jax.types import Array, Plan
 
 GROUPS = 4  # prefills that fill the slots
 DECIDED = 8  # batches of one width whose plans are made before their rows come in
@@ -63,7 +63,7 @@ def planned_arrivals(
         for start in range(0, len(order), size):
             places = np.pad(order[start : start + size], (0, max(0, start + size - len(order))), constant_values=-1)
             there = places[places >= 0]
-            needed = room_of(jax.tree.map(lambda part, there=there: part[there], plans), widest)
+            needed = room_of(None if plans.source is None else plans.source[there], widest)
             most = max(most, needed or 0)
             room = None if needed is None else most
             width = block[0].tokens.shape[1] if room is None else widest
@@ -78,11 +78,12 @@ def plans_by_input(decoding: Decoding) -> bool:
     return plan is not None and not off(plan) and plan.after != 0 and not isinstance(decoding.choice, Beam)
 
 
-def room_of(plan: Plan, width: int) -> int | None:
-    """Room for the source tokens that plans, on the host, keep: one of few lengths up to `width`; None where they keep all."""
-    if plan.source is None:
+def room_of(kept: Array | None, width: int) -> int | None:
+    """Room for the source tokens that plans keep, bool [n, S] on the host: one of few lengths up to `width`; None where they
+    keep all, and say nothing of it."""
+    if kept is None:
         return None
-    return Buckets.for_limit(width).length(max(1, int(plan.source.sum(axis=1).max(initial=0))))
+    return Buckets.for_limit(width).length(max(1, int(np.sum(kept, axis=1).max(initial=0))))
 
 
 def groups_of(batches: Sequence[DecodeBatch], slots: int, wanted: Collection[int] | None = None) -> Iterator[DecodeBatch]:
@@ -104,8 +105,8 @@ def groups_of(batches: Sequence[DecodeBatch], slots: int, wanted: Collection[int
 
 def _likeness(plans: Plan, place: int, width: int) -> tuple:
     """What rows are sorted by: those that need like room, then those that run like sub-layers, stand together."""
-    row = jax.tree.map(lambda part: part[place], plans)
-    return room_of(jax.tree.map(lambda part: part[place : place + 1], plans), width) or 0, [part.tolist() for part in row[:5]]
+    kept = None if plans.source is None else plans.source[place : place + 1]
+    return room_of(kept, width) or 0, [part[place].tolist() for part in plans[:5]]
 
 
 def _blocks(groups: Sequence[DecodeBatch], most: int) -> Iterator[list[DecodeBatch]]:

@@ -19,7 +19,7 @@ import numpy as np
 from calm_jax.arrivals import Arrival, arrivals, groups_of, planned_arrivals, plans_by_input, room_of
 from calm_jax.data.windows import DecodeBatch
 from calm_jax.decoding.decoding import Decoding
-from calm_jax.decoding.generate import capacity_of, decide, finish, fly, generate, landed, prefill, progress, vacant, widen
+from calm_jax.decoding.generate import capacity_of, conclude, decide, fly, generate, landed, prefill, progress, vacant, widen
 from calm_jax.decoding.packing import NEVER, Packing
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.slots import Flown, Pause, Slots
@@ -93,16 +93,16 @@ def decode_batches(
         began, width = time.perf_counter(), batch.tokens.shape[1]
         model, ids = (config, params), example_ids(batch.rows)
         options = {'rows': settings(batch.rows), 'head_table': head_table, 'log_probabilities': log_probabilities}
-        if plans_by_input(decoding):
+        options['packing'] = packing
+        if plans_by_input(decoding) and config.sizes.drops_tokens:
+            # How wide sources are from here on is a shape, and the host reads it from the plans.
             decided = decide(*model, batch.tokens, batch.mask, decoding, ids, outermost=True)
-            room = room_of(jax.device_get(decided.plan), width)
-            options |= {'packing': packing, 'kept': room, 'capacity': capacity(decoding)}
-            state = prefill(*model, decided, decoding, **options, outermost=True)
-            width = state.inputs.room
-            trace = finish(*model, state, decoding, packing, outermost=True)
+            assert decided.plan is not None  # there is a maker
+            room = room_of(jax.device_get(decided.plan.source), width)
+            width = width if room is None else room
+            trace = conclude(*model, decided, decoding, kept=room, capacity=capacity(decoding), **options, outermost=True)
         else:
-            options |= {'example_ids': ids, 'packing': packing}
-            trace = generate(*model, batch.tokens, batch.mask, decoding, **options, outermost=True)
+            trace = generate(*model, batch.tokens, batch.mask, decoding, example_ids=ids, **options, outermost=True)
         trace = jax.device_get(trace)
         there = np.flatnonzero(batch.rows >= 0)
         executed = np.asarray(trace.executed)

@@ -81,6 +81,7 @@ def policies(gin, extra=None):
         run('leave_one_out', bindings={'ESTIMATOR': '@leave_one_out'}),
         run('straight_through', bindings={'ESTIMATOR': '@straight_through'}),
         run('layerwise', bindings={'LAYERWISE': True}),
+        *(run(f'tolerance_{nats}', bindings={'TOLERANCE': nats}) for nats in (0.1, 0.2)),
     ]
 
 

@@ -153,6 +153,29 @@ def prefill(
     return state if head_table is None else state.with_head_table(head_table)
 
 
+def conclude(
+    config: TransformerConfig,
+    params: dict,
+    decided: Decided,
+    decoding: Decoding = Decoding(),
+    *,
+    rows: Rows | None = None,
+    capacity: int | None = None,
+    head_table: Array | HeadColumns | None = None,
+    log_probabilities: bool = False,
+    packing: Packing = NEVER,
+    kept: int | None = None,
+    outermost: bool = False,
+) -> Trace:
+    """What a batch comes to from what was decided on: `prefill` and `finish` as one program, as nobody looks at the state
+    between; arguments as `prefill`."""
+    decoding, rows, settings = resolved(_stateful(decoding), rows, capacity)
+    options = {'head_table': head_table, 'log_probabilities': log_probabilities, 'kept': kept}
+    packing = of_use(packing, decoding, rows)
+    run = conclude_program.way(outermost)
+    return run(config, params, decided, decoding, rows=rows, packing=packing, **settings, **options)
+
+
 def begin(
     config: TransformerConfig,
     params: dict,
@@ -306,6 +329,17 @@ def generate_program(
     decided = decide_rows(call, config, tokens, mask, decoding, example_ids)
     options = {'log_probabilities': log_probabilities, 'packing': packing}
     state = prefill_rows(call, config, decided, decoding, capacity, rows, forced, head_table, **options)
+    return trace_of(config, finished(call, config, state, decoding, packing))
+
+
+@compiled(static_argnames=('config', 'capacity', 'log_probabilities', 'packing', 'kept'))
+def conclude_program(
+    config, params, decided, decoding, *, capacity, rows, head_table, log_probabilities, packing, kept
+) -> Trace:
+    """`conclude`, compiled."""
+    call = bound(config, params)
+    options = {'log_probabilities': log_probabilities, 'packing': packing, 'kept': kept}
+    state = prefill_rows(call, config, decided, decoding, capacity, rows, None, head_table, **options)
     return trace_of(config, finished(call, config, state, decoding, packing))
 
 
