@@ -87,22 +87,29 @@ def decode_batches(
 ) -> Iterator[Landing]:
     """The rows of one batch after another, each decoded until the last of it has ended; those without a wanted row are passed
     over. Arguments as `fly_window`."""
-    for batch in batches:
-        if not any(row in wanted for row in batch.rows.tolist()):
-            continue
-        began, width = time.perf_counter(), batch.tokens.shape[1]
-        model, ids = (config, params), example_ids(batch.rows)
+    batches = [batch for batch in batches if any(row in wanted for row in batch.rows.tolist())]
+    planned = plans_by_input(decoding) and config.sizes.drops_tokens
+
+    def decided_on(batch):
+        ids = example_ids(batch.rows)
+        return decide(config, params, batch.tokens, batch.mask, decoding, ids, outermost=True) if planned else None
+
+    began, decided = time.perf_counter(), decided_on(batches[0]) if batches else None
+    for batch, following in zip(batches, [*batches[1:], None]):
+        width = batch.tokens.shape[1]
         options = {'rows': settings(batch.rows), 'head_table': head_table, 'log_probabilities': log_probabilities}
         options['packing'] = packing
-        if plans_by_input(decoding) and config.sizes.drops_tokens:
-            # How wide sources are from here on is a shape, and the host reads it from the plans.
-            decided = decide(*model, batch.tokens, batch.mask, decoding, ids, outermost=True)
-            assert decided.plan is not None  # there is a maker
+        if decided is None or decided.plan is None:
+            arguments = batch.tokens, batch.mask, decoding
+            trace = generate(config, params, *arguments, example_ids=example_ids(batch.rows), **options, outermost=True)
+        else:
+            # How wide sources are from here on is a shape, which the host reads from the plans; those of the next batch are
+            # made meanwhile.
             room = room_of(jax.device_get(decided.plan.source), width)
             width = width if room is None else room
-            trace = conclude(*model, decided, decoding, kept=room, capacity=capacity(decoding), **options, outermost=True)
-        else:
-            trace = generate(*model, batch.tokens, batch.mask, decoding, example_ids=ids, **options, outermost=True)
+            options |= {'kept': room, 'capacity': capacity(decoding)}
+            trace = conclude(config, params, decided, decoding, **options, outermost=True)
+            decided = None if following is None else decided_on(following)
         trace = jax.device_get(trace)
         there = np.flatnonzero(batch.rows >= 0)
         executed = np.asarray(trace.executed)
@@ -116,6 +123,7 @@ def decode_batches(
             executed=int(np.sum(executed, dtype=np.int64)),
             widths=frozenset([width]),
         )
+        began = time.perf_counter()
 
 
 def fly_window(
