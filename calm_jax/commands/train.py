@@ -125,7 +125,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--labels',
         type=lambda text: text.split(','),
         metavar='A,B,…',
-        help='their names, with --stage labels (default: the targets of the training data); the macro LABELS',
+        help='their names, with --stage labels (default: the targets of the training data); the macro LABELS, which is a list, '
+        'and may have names with commas',
     )
     start = parser.add_mutually_exclusive_group()
     start.add_argument('--resume', action='store_true', help='go on after the latest checkpoint of the model folder')

@@ -98,9 +98,9 @@ def _panel(training: Training, end: str) -> Panel:
 
 
 _POLICY_CAPTION = (
-    'Loss: nats per target token, in training of drawn plans, at an evaluation of the likeliest ones. The bound c is the full '
-    'plan’s loss and a tolerance; where q − c is below 0, it holds. Noise: 1 where the gradients of all batches agree; the '
-    'higher, the less a single one says.'
+    'Loss: nats per target token, in training of drawn plans, at an evaluation of those that decode by default. The bound c is '
+    'the full plan’s loss and a tolerance; where q − c is below 0, it holds. Noise: 1 where gradients of all batches agree, '
+    'and the higher, the less a single one says.'
 )
 
 
@@ -168,7 +168,9 @@ def _policy_drawings(policy: PolicyTraining, end: str) -> list[Drawing]:
             drawings.append(Drawing(f'training_{name}{end}', title, alt, partial(_draw_curves, policy, there)))
     if policy.runs:
         drawings.append(
-            Drawing(f'training_runs{end}', 'What the likeliest plans run', _runs_alt(policy), partial(_draw_runs, policy))
+            Drawing(
+                f'training_runs{end}', 'What the plans of an evaluation run', _runs_alt(policy), partial(_draw_runs, policy)
+            )
         )
     return drawings
 
