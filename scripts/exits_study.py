@@ -119,6 +119,10 @@ class ExitsQueue(Queue):
         self.calm(command, done=counted.is_dir())
         return counted
 
+    def records(self, folder):
+        """Of all certificates: they share most points, which are decoded once."""
+        return self.args.output / 'records'
+
     def certificates(self):
         """Runs within those of every promise, by name; the least exit layer is chosen on the tuning data."""
         found = {}

@@ -301,13 +301,17 @@ class Queue:
             command.append(f'--gin.{name}={said}')
         self.calm(command, ['--resume'] if (folder / 'config.gin').exists() else [], done=(folder / 'last').is_dir())
 
+    def records(self, folder):
+        """Of the certificate of a run with this folder."""
+        return folder / 'records'
+
     def certified(self, folder, checkpoint, run):
         """Flags of the certificate that a run decodes within, made where it is not there."""
         if not run.certify:
             return ()
         path, field = folder / 'certificate.json', self.study.reference[0]
         data = ['--data', self.args.calibration, '--source_field', self.study.source, '--target_field', field]
-        where = ['--records', str(folder / 'records'), '--output', str(path)]
+        where = ['--records', str(self.records(folder)), '--output', str(path)]
         how = ['--metric', self.study.metrics[0], *self.study.decode, *run.certify]
         command = ['calibrate', '--checkpoint', str(checkpoint), *data, *how, *where]
         self.calm(command, done=path.exists())

@@ -138,20 +138,24 @@ class DualAscent(Rule):
     """∇f + λ∇q with a λ that rises while the loss is above its bound: λ ← max(λ + η (q − c), 0).
 
     Noise of a mini-batch averages out over steps, where the barrier's multiplier divides by a squared norm that noise makes
-    many times too large.
+    many times too large. A loss that starts far above its bound, as that of a policy that has not learned yet, winds λ up in a
+    few steps, and comes down by the tolerance alone, which takes many: within a limit, λ falls as fast as it has risen.
 
-    Raises ValueError for a rate that is not positive.
+    Raises ValueError for a rate or a limit that is not positive.
     """
 
     rate: float = option('η, by which the multiplier rises for each nat of loss above the bound', default=0.1)
+    limit: float = option('nats above or below the bound that count in one step at most', default=math.inf)
 
     def __post_init__(self):
         if isinstance(self.rate, int | float) and not 0 < self.rate < math.inf:
             raise ValueError(f'rate is {self.rate}; expected a positive number')
+        if isinstance(self.limit, int | float) and not self.limit > 0:
+            raise ValueError(f'limit is {self.limit}; expected a positive number, or inf')
 
     def multiplier(self, before, products, excess):
         del products
-        return jnp.maximum(before + self.rate * excess, 0.0)
+        return jnp.maximum(before + self.rate * jnp.clip(excess, -self.limit, self.limit), 0.0)
 
 
 RULES: tuple[type[Rule], ...] = (DynamicBarrier, PrintedBarrier, FixedWeight, DualAscent)
