@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / 'benchmarks'))
 import vocabulary_section  # noqa: E402
 from certified_section import certified_section  # noqa: E402
+from compiling_section import compiling_section  # noqa: E402
 from exits_section import exits_section  # noqa: E402
 from flight_section import flight_section  # noqa: E402
 from layer_section import layer_section  # noqa: E402
@@ -80,6 +81,14 @@ def main():
         help='JSON of `calm benchmark` at batch 1; repeatable',
     )
     parser.add_argument(
+        '--compiling',
+        type=Path,
+        action='append',
+        default=[],
+        metavar='FILE',
+        help='JSON of scripts/benchmarks/compiling.py; repeatable',
+    )
+    parser.add_argument(
         '--certified',
         type=Path,
         action='append',
@@ -127,6 +136,8 @@ def main():
         sections['Rows in flight'] = flight_section(list(map(read, args.flight)))
     if args.steps or args.reading:
         sections['Steps and what bounds them'] = steps_section(list(map(read, args.steps)), list(map(read, args.reading)))
+    if args.compiling:
+        sections['Loading and compiling'] = compiling_section(list(map(read, args.compiling)))
     if args.certified:
         sections['Certified at the batch size that is used'] = certified_section(
             [certificate(path) for path in args.certified], args.certified_by
