@@ -2,7 +2,7 @@
 
 import statistics
 
-from page import cell, read, studies, table
+from page import cell, commands_of, read, studies, table
 from policy_section import heading, interval, scores_of
 
 PROMISES = {'full': '–', 'exact': 'the same tokens', 'static': 'none', 'uniform': 'none'}
@@ -36,7 +36,7 @@ def study_lines(directory):
     found = {name: directory / f'agreement_{name}.json' for name in ('before', 'after')}
     if all(path.exists() for path in found.values()):
         lines += agreement_lines({name: read(path) for name, path in found.items()})
-    return [*lines, '```', *facts['commands'], '```', '']
+    return [*lines, *commands_of(facts)]
 
 
 def ordered(scores):

@@ -1,7 +1,7 @@
 """The section of docs/results.md on layers, from the folders of `scripts/layer_study.py`."""
 
 import numpy as np
-from page import cell, read, studies, table
+from page import cell, commands_of, read, studies, table
 from policy_section import heading, interval, scores_of
 
 # What the paper has (Glavas et al. 2024): OPT-1.3B, 24 layers; its oracle scores what all layers do at so many.
@@ -48,7 +48,7 @@ def study_lines(directory):
     if (path := directory / 'similarity.json').exists():
         lines += ['**States beside the full model’s** (cosine of the final state; mean of those before it).', '']
         lines += [*similarity_lines(read(path)), '']
-    return [*lines, '```', *facts['commands'], '```', '']
+    return [*lines, *commands_of(facts)]
 
 
 def hull_of(scores, metric):

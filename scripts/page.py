@@ -33,6 +33,11 @@ def table(heads, rows):
     return [f'| {" | ".join(line)} |' for line in (heads, ['---'] * len(heads), *rows)]
 
 
+def commands_of(facts):
+    """Those of a study's runs, one after the other, in a fence."""
+    return ['```', *(command for made in facts['commands'].values() for command in made), '```', '']
+
+
 def studies(note, directories, lines_of):
     """A section: a note on all studies, then the lines of each."""
     lines = [note, '']

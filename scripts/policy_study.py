@@ -37,7 +37,8 @@ class Run:
 
     gin: the gin file below runs/; bindings: of its macros. decode: flags of `calm generate`. start: the run whose checkpoint it
     starts from, in place of the study's. seeds: how many, each a run of its own. equal_to: the run whose share of FLOPs is
-    bound to the macro `share`. certify: flags of `calm calibrate`, within whose certificate it decodes then.
+    bound to the macro `share`; of a run without one, which trains nothing, it decodes the evenly spaced decoder layers whose
+    cost is nearest. certify: flags of `calm calibrate`, within whose certificate it decodes then.
     """
 
     name: str
@@ -72,6 +73,7 @@ def policies(gin, extra=None):
     return [
         run('policy', seeds=3),
         run('constant', bindings={'CONSTANT': True}),
+        Run('uniform', '', start='full', equal_to='policy'),
         run('random', decode=DRAWN, equal_to='policy', share='RANDOM'),
         *(run(f'{part}_only', bindings={'PARTS': [part]}) for part in ('encoder', 'decoder', 'tokens')),
         *(
@@ -88,7 +90,8 @@ def policies(gin, extra=None):
 @dataclasses.dataclass(frozen=True)
 class Study:
     """A task and its runs. source, target: templates; reference: fields of the test data's references; metrics: the first one
-    is what is compared. bindings: macros of every training. decode: flags of every decode."""
+    is what is compared. bindings: macros of every training. decode: flags of every decode. lead: the template whose first
+    three sentences are the run `lead_3`; by default the source."""
 
     source: str
     target: str
@@ -97,6 +100,7 @@ class Study:
     bindings: dict
     runs: list
     decode: tuple = ('--batch_size', '32')
+    lead: str = ''
 
 
 SUMMARIES = {'MAX_SOURCE_LENGTH': 256, 'MAX_TARGET_LENGTH': 64, 'LENGTH_MULTIPLE': 64, 'BATCH_SIZE': 16}
@@ -106,6 +110,7 @@ WITH_MODEL = {'DROPOUT_STEPS': 100, 'backbone/Optimizer.learning_rate': 3e-4, 'b
 TUNED = {'LEARNING_RATE': 3e-4, 'WARMUP_STEPS': 20, 'DECAY': 'linear', 'OPTIMIZER': 'adamw'}
 
 PROMISE = ('--objective', 'risk', '--tolerance', '0.05')
+DIALS = tuple(flag for level in ('.99', '.9', '.7', '.5', '.3') for flag in ('--plan', f'policy:{level}'))
 LEAD = Run('lead_3', '')  # the first three sentences, or turns, of the source
 
 STUDIES = {
@@ -134,6 +139,8 @@ STUDIES = {
                 start='exits',
                 certify=('--plan', 'policy:.5', '--measure', 'softmax_gap', *PROMISE),
             ),
+            Run('policy_risk', '', start='policy', certify=(*DIALS, *PROMISE)),
+            Run('policy_textual', '', start='policy', certify=(*DIALS, '--objective', 'textual', '--tolerance', '0.25')),
             LEAD,
         ],
     ),
@@ -150,7 +157,7 @@ STUDIES = {
                 for run in policies(
                     JOINT, {**LEARNED, **WITH_MODEL, 'TASK': '@Labels()', 'Labels.names': ['negative', 'positive']}
                 )
-                if run.name in ('policy', 'constant', 'random')
+                if run.name in ('policy', 'constant', 'random', 'uniform')
             ),
             Run('searched', 'policy_searched.gin', {}, WITHIN, start='full', equal_to='policy', share='SHARE'),
         ],
@@ -166,16 +173,21 @@ STUDIES = {
             *(
                 dataclasses.replace(run, seeds=1)
                 for run in policies(ALONE, {**LEARNED, 'ESTIMATOR': '@leave_one_out'})
-                if run.name in ('policy', 'constant', 'random')
+                if run.name in ('policy', 'constant', 'random', 'uniform')
             ),
             Run('searched', 'policy_searched.gin', {'MAX_EVALUATIONS': 200}, WITHIN, equal_to='policy', share='SHARE'),
             LEAD,
         ],
         decode=('--batch_size', '16', '--max_source_length', '160', '--max_new_tokens', '48'),
+        lead='{article}',
     ),
 }
 STUDIES['alpaca'] = dataclasses.replace(
-    STUDIES['cnndm'], source='{instruction}\n{input}\n', target='{output}', reference=('output',)
+    STUDIES['cnndm'],
+    source='{instruction}\n{input}\n',
+    target='{output}',
+    reference=('output',),
+    runs=[run for run in STUDIES['cnndm'].runs if run is not LEAD],
 )
 STUDIES['squad'] = dataclasses.replace(
     STUDIES['cnndm'],
@@ -184,7 +196,7 @@ STUDIES['squad'] = dataclasses.replace(
     reference=('answers',),
     metrics=('token_f1', 'exact_match'),
     bindings={**STUDIES['cnndm'].bindings, 'MAX_SOURCE_LENGTH': 256, 'MAX_TARGET_LENGTH': 16},
-    runs=[run for run in STUDIES['cnndm'].runs if run.name in ('full', 'policy', 'constant')],
+    runs=[run for run in STUDIES['cnndm'].runs if run is not LEAD],
     decode=('--batch_size', '16', '--max_source_length', '256', '--max_new_tokens', '16'),
 )
 STUDIES['xsum'] = dataclasses.replace(
@@ -192,7 +204,11 @@ STUDIES['xsum'] = dataclasses.replace(
     source='document',
     target='summary',
     reference=('summary',),
-    runs=[dataclasses.replace(run, seeds=1) for run in STUDIES['dialogsum'].runs if run.name in ('full', 'policy', 'lead_3')],
+    runs=[
+        run if run is LEAD else dataclasses.replace(run, seeds=1)
+        for run in STUDIES['dialogsum'].runs
+        if run.name in ('full', 'policy', 'uniform', 'searched', 'lead_3')
+    ],
 )
 
 
@@ -227,13 +243,19 @@ class Queue:
 
     def __init__(self, args, study):
         self.args, self.study, self.began = args, study, time.monotonic()
-        self.commands = []
         args.output.mkdir(parents=True, exist_ok=True)
+        written = args.output / 'study.json'
+        self.commands = json.loads(written.read_text(encoding='utf-8'))['commands'] if written.exists() else {}
+        self.remember('')
         self.test = args.output / 'test.jsonl'
         if not self.test.exists():
             records = Records(args.test)
             rows = (records[i] for i in range(min(len(records), args.test_limit or len(records))))
             self.test.write_text(''.join(json.dumps(each, ensure_ascii=False) + '\n' for each in rows), encoding='utf-8')
+
+    def remember(self, name):
+        """From here on commands are those of a run, by the name of its folder, and the ones of before are forgotten."""
+        self.now, self.commands[name] = name, []
 
     def folder(self, name, seed=0):
         """Of a run."""
@@ -246,12 +268,17 @@ class Queue:
         if name == 'half_depth':
             return half_depth(self.args.checkpoint, self.args.output / name)
         folder = self.folder(name) / 'model'
+        if not folder.is_dir():
+            return self.args.checkpoint  # that run trains nothing
         return folder / 'best' if (folder / 'best').is_dir() else folder / 'last'
 
     def do(self, run, seed):
         """Trains, decodes and scores a run, as far as that is not done."""
         folder = self.folder(run.name, seed)
+        self.remember(folder.name)
         made = self.checkpoint(run.start) if run.start and not run.gin else self.args.checkpoint
+        if run.equal_to and not run.gin:
+            run = dataclasses.replace(run, decode=('--plan', f'uniform:{self.evenly(run)}'))
         if run.gin:
             self.train(run, seed, folder / 'model')
             made = folder / 'model' / ('best' if (folder / 'model' / 'best').is_dir() else 'last')
@@ -262,6 +289,27 @@ class Queue:
             print(f'{run.name}: passed over, without --calibration')
         else:
             self.decode_and_score(run, made, folder)
+
+    def evenly(self, run):
+        """How many decoder layers cost nearest to what the run that it is equal to does, of texts as the full model says."""
+        share, config = self.share_of(run), read_config(self.args.checkpoint)
+        texts = (self.folder('full') / 'out.jsonl').read_text(encoding='utf-8').splitlines()
+        records = [json.loads(line) for line in texts]
+        lengths = [[record['source_tokens'] for record in records], [max(1, len(record['tokens'])) for record in records]]
+        reads = (self.checkpoint('full') / 'task.json').exists()
+
+        def flops(layers):
+            return np.sum(cost.at_full_depth(dataclasses.replace(config, num_decoder_layers=layers), *lengths, reads=reads))
+
+        whole = flops(config.num_decoder_layers)
+        return min(range(1, config.num_decoder_layers + 1), key=lambda layers: abs(flops(layers) / whole - share))
+
+    def share_of(self, run):
+        """The share of the full model's operations that a run is to cost."""
+        equal = self.folder(run.equal_to) / 'scores.json'
+        if not equal.exists():
+            raise SystemExit(f'{run.name} costs what {run.equal_to} does, which is not done yet')
+        return round(min(1.0, json.loads(equal.read_text(encoding='utf-8'))['share']), 3)
 
     def decode_and_score(self, run, checkpoint, folder=None):
         """Of a run whose model there is, within its certificate if it has one."""
@@ -287,10 +335,7 @@ class Queue:
             others = {'TRAIN_STEPS': self.args.steps, 'BATCH_SIZE': self.args.batch_size}
             bindings |= {name: value for name, value in others.items() if value}
         if run.share:
-            equal = self.folder(run.equal_to) / 'scores.json'
-            if not equal.exists():
-                raise SystemExit(f'{run.name} costs what {run.equal_to} does, which is not done yet')
-            bindings[run.share] = round(min(1.0, json.loads(equal.read_text(encoding='utf-8'))['share']), 3)
+            bindings[run.share] = self.share_of(run)
         data = {'TRAIN_DATA': self.args.heldout if 'searched' in run.gin else self.args.train, 'EVAL_DATA': self.args.heldout}
         names = {'MODEL_DIR': str(folder), 'CHECKPOINT': str(self.checkpoint(run.start)), **data}
         texts = {'SOURCE': self.study.source, 'TARGET': self.study.target}
@@ -309,8 +354,8 @@ class Queue:
         """Flags of the certificate that a run decodes within, made where it is not there."""
         if not run.certify:
             return ()
-        path, field = folder / 'certificate.json', self.study.reference[0]
-        data = ['--data', self.args.calibration, '--source_field', self.study.source, '--target_field', field]
+        path = folder / 'certificate.json'
+        data = ['--data', self.args.calibration, '--source_field', self.study.source, '--target_field', self.study.target]
         where = ['--records', str(self.records(folder)), '--output', str(path)]
         how = ['--metric', self.study.metrics[0], *self.study.decode, *run.certify]
         command = ['calibrate', '--checkpoint', str(checkpoint), *data, *how, *where]
@@ -319,7 +364,7 @@ class Queue:
 
     def lead(self, output):
         """The first three sentences of every source, lines where it has them, as decoded texts that cost nothing."""
-        records, template = Records(self.test), Template(self.study.source)
+        records, template = Records(self.test), Template(self.study.lead or self.study.source)
         output.parent.mkdir(parents=True, exist_ok=True)
         with open(output, 'w', encoding='utf-8') as file:
             for i in range(len(records)):
@@ -337,7 +382,7 @@ class Queue:
 
     def calm(self, command, more=(), done=False):
         """Remembers a command, and runs it unless it is done; a failing one ends the queue."""
-        self.commands.append(typed(['calm', *command]))
+        self.commands[self.now].append(typed(['calm', *command]))
         if done:
             return
         print(f'[{datetime.datetime.now():%H:%M:%S}] {typed(["calm", *command, *more])}', flush=True)
@@ -365,14 +410,16 @@ class Queue:
         return {**made, **skipped(records), 'machine': processor(), 'date': str(datetime.date.today())}
 
     def describe(self):
-        """Writes down what the study is."""
+        """Writes down what the study is, and the commands of its runs in their order."""
+        names = [self.folder(run.name, seed).name for run in self.study.runs for seed in range(run.seeds)]
+        commands = {name: self.commands[name] for name in (*names, *self.commands) if self.commands.get(name)}
         write_json(
             self.args.output / 'study.json',
             {
                 'study': self.args.study,
                 'metrics': self.study.metrics,
                 'machine': processor(),
-                'commands': self.commands,
+                'commands': commands,
                 'runs': [{'name': run.name, 'seeds': run.seeds} for run in self.study.runs],
             },
         )
@@ -395,7 +442,7 @@ def skipped(records):
         return 1 - float(np.mean(runs)) if runs else 0.0
 
     tokens = [record['source_tokens'] for record in records if record.get('plan')]
-    choices = [plan.get('choice') for plan in plans]
+    choices = [plan['choice'] for plan in plans if plan.get('choice')]
     return {
         'skipped_attention': share('encoder_attention', 'self_attention'),
         'skipped_feed_forward': share('encoder_feed_forward', 'feed_forward'),

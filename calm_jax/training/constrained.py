@@ -28,9 +28,11 @@ class Rule:
     """How a direction is made of two gradients: of the loss q, and of the cost f.
 
     weighs_loss: whether the multiplier is of the loss's gradient, so that the direction is ∇f + λ∇q; else it is ∇q + λ∇f.
+    start: λ before the first step.
     """
 
     weighs_loss: ClassVar[bool] = True
+    start: Any = 0.0
 
     def multiplier(self, before: jax.Array, products: 'Products', excess: jax.Array) -> jax.Array:
         """λ, float32 []. before: that of the step before; excess: q − c, float32 []."""
@@ -41,7 +43,7 @@ class Rule:
 
         def init(params: Any) -> RuleState:
             del params
-            return RuleState(jnp.zeros((), jnp.float32))
+            return RuleState(jnp.asarray(self.start, jnp.float32))
 
         def update(updates: Any, state: RuleState, params: Any = None, **extra: Any) -> tuple[Any, RuleState]:
             del params
@@ -146,6 +148,7 @@ class DualAscent(Rule):
 
     rate: float = option('η, by which the multiplier rises for each nat of loss above the bound', default=0.1)
     limit: float = option('nats above or below the bound that count in one step at most', default=math.inf)
+    start: float = option('λ before the first step', default=0.0)
 
     def __post_init__(self):
         if isinstance(self.rate, int | float) and not 0 < self.rate < math.inf:
