@@ -12,7 +12,7 @@ import pytest
 
 from calm_jax.checkpoints import huggingface
 from calm_jax.decoding.decoding import Decoding, Limits
-from calm_jax.decoding.generate import generate
+from calm_jax.decoding.generate import begin, generate
 from calm_jax.decoding.packing import Packing
 from calm_jax.decoding.propagation import Eager, Lazy
 from calm_jax.depth.confidence import SoftmaxGap, StateSimilarity
@@ -22,6 +22,7 @@ from calm_jax.depth.plans import GivenPlan
 from calm_jax.depth.vocabulary import FixedPruning, FrequentIds
 from calm_jax.models.transformer import Transformer
 from calm_jax.types import Plan
+from tests.laws.test_work_laws import policy
 
 FIXTURES = pathlib.Path(__file__).parents[1] / 'fixtures' / 'parity'
 NAMES = ('t5_1_0', 'longt5_global', 'bart', 'gpt2', 'opt_post_norm', 'llama_3')
@@ -176,6 +177,36 @@ def test_a_plan_leaves_out_what_masks_would_leave_out(name):
         np.testing.assert_array_equal(single.tokens[row], together.tokens[row])
         for one, other in zip(single.work, together.work):
             np.testing.assert_array_equal(one[row], other[row])
+
+
+# Of T5 and LLaMA the laws of policies tell more.
+@pytest.mark.parametrize('name', [name for name in NAMES if name not in ('t5_1_0', 'llama_3')])
+def test_a_plan_made_of_hidden_states_is_that_plan_given_and_a_row_s_own(name):
+    config, *_, mask = load(name)
+    made = policy(config, 0.4, parts=['decoder'] if config.decoder_only else ['encoder', 'decoder'])
+    together = decode(name, plan=made, plan_prompt='plan')
+    kinds = np.concatenate([kind.reshape(len(mask), -1) for kind in together.plan[:5]], axis=1)
+    assert not kinds.all() and len(np.unique(kinds, axis=0)) > 1
+    given = decode(name, plan=Plan(*together.plan[:5]), plan_prompt='plan')
+    own = alone(name, plan=made, plan_prompt='plan')
+    for other in (given, own):
+        assert_same(other, together)
+        for one, same in zip(other.work, together.work):
+            np.testing.assert_array_equal(one, same)
+    assert (together.prefill.decisions > 0).all() and not given.prefill.decisions.any()
+
+
+@pytest.mark.parametrize('name', ('gpt2', 'llama_3'))
+def test_beside_a_prompt_that_is_read_in_full_all_keys_and_values_are_the_full_model_s(name):
+    config, params, sources, mask = load(name)
+    limits, skips = Limits(max_new_tokens=1), np.zeros((len(mask), config.num_decoder_layers), bool)
+    plan = GivenPlan(Plan(skips, skips, skips, *np.zeros((2, len(mask), 0), bool)))
+    full, planned = (
+        begin(config, params, sources, mask, Decoding(limits=limits, plan=each, plan_prompt='full')) for each in (None, plan)
+    )
+    jax.tree.map(np.testing.assert_array_equal, planned.carry.cache.layers, full.carry.cache.layers)
+    within = begin(config, params, sources, mask, Decoding(limits=limits, plan=plan, plan_prompt='plan'))
+    assert not np.array_equal(within.carry.cache.layers[1].keys, full.carry.cache.layers[1].keys)
 
 
 def assert_packed_alike(name, plan, together):
