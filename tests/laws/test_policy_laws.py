@@ -303,6 +303,13 @@ def test_parts_that_there_are_not_are_refused(parts, message):
         parts_of(parts, LLAMA.sizes)
 
 
+def test_tokens_of_an_encoder_that_reads_nearby_ones_are_not_dropped(config):
+    local = dataclasses.replace(config, encoder_attention='local').sizes
+    with pytest.raises(ValueError, match='this model cannot drop any: its encoder reads nearby tokens'):
+        parts_of(('tokens',), local)
+    assert not parts_of(None, local).tokens and parts_of(None, local).encoder.any()
+
+
 def test_batches_and_flights_go_on_with_a_dial_at_one_and_searches_within_a_policy(config, params):
     """Where a plan is off, or a search has no state that waits for it, nothing is decided before."""
     texts = [[3, 5, 7], [4], [6, 8, 9, 2], [5, 5], [7, 3, 4]]
