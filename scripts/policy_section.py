@@ -202,7 +202,14 @@ def time_lines(result):
         f'{result["parameters"]:.1%} to the parameters.'
     )
     made = f'`{result["command"]}` · {result["machine"]} · {result["date"]} · seed {result["seed"]}'
-    return [note, '', *table(heads, rows), '', made, '']
+    memory = [
+        f'{row["memory"]["full"] / 1e6:.0f} MB at full depth and {row["memory"]["policy"] / 1e6:.0f} within the policy at '
+        f'batch size {row["batch_size"]}'
+        for row in result['rows']
+        if 'memory' in row
+    ]
+    said = [f'Beside weights and inputs a decode has {"; ".join(memory)}, as compiled.', ''] if memory else []
+    return [note, '', *table(heads, rows), '', *said, made, '']
 
 
 def packed_lines(result):

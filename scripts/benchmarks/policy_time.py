@@ -24,8 +24,9 @@ import numpy as np
 
 import calm_jax as calm
 from calm_jax.data.jsonl import Records, Template
+from calm_jax.data.windows import decode_windows
+from calm_jax.decoding.generate import program
 from calm_jax.decoding.rules import Rules
-from calm_jax.depth.policy import policy_flops
 from calm_jax.machine import processor
 from calm_jax.metrics import cost
 from calm_jax.speed import sample, time_decodings
@@ -56,8 +57,7 @@ def main():
         'machine': processor(),
         'date': str(datetime.date.today()),
         'seed': 0,
-        'parameters': sum(leaf.size for leaf in jax.tree.leaves(head))
-        / sum(leaf.size for leaf in jax.tree.leaves(model.params)),
+        'parameters': size(head) / size(model.params),
         'rows': made,
     }
     for row in made:
@@ -94,8 +94,10 @@ def measured(model, texts, batch_size, args):
     of_layers = (steps - thin) * layers / (layers - 1)
     parts = {'source': median['full', 1] - steps, 'layers': of_layers * long, 'rest': (steps - of_layers) * long}
     whole = sum(parts.values())
+    units = model.config.sizes.units(policy.flops(model.config.sizes))
     full, early = (
-        flops_by_part(model, model.generate(texts, decodings[name, long], batch_size=batch_size)) for name in ('full', 'policy')
+        flops_by_part(model, model.generate(texts, decodings[name, long], batch_size=batch_size), units)
+        for name in ('full', 'policy')
     )
     predicted = sum(parts[name] / whole * early[name] / full[name] for name in parts)
     ratios = seconds['policy', long] / seconds['full', long]
@@ -111,15 +113,27 @@ def measured(model, texts, batch_size, args):
         'least': float(ratios.min()),
         'greatest': float(ratios.max()),
         'planning': statistics.median(planning.tolist()),
+        'memory': {name: memory(model, texts, decodings[name, long], batch_size) for name in ('full', 'policy')},
         'seconds': {f'{name} {length}': value for (name, length), value in median.items()},
     }
 
 
-def flops_by_part(model, outputs):
-    """Operations of reading the source, of decoder layers, and of the rest, over all outputs."""
+def memory(model, texts, decoding, batch_size):
+    """The most bytes that the programs of a batch of the longest texts have beside their arguments, as compiled; within a
+    policy as wide as all sources, of which the plans keep a part."""
+    sources = sorted((model.encode(text) for text in texts), key=len)[-batch_size:]
+    decoding = model.resolve(decoding)
+    ((batch,),) = decode_windows(sources, batch_size, max_source_length=decoding.limits.max_source_length, **model.padding)
+    inputs = model.config, model.decoding_params, batch.tokens, batch.mask
+    run, arguments, settings = program(*inputs, decoding, outermost=True)
+    return run.lower(*arguments, **settings).compile().memory_analysis().temp_size_in_bytes
+
+
+def flops_by_part(model, outputs, units):
+    """Operations of reading the source, of decoder layers, and of the rest, over all outputs; units: of what decides."""
     config, parts = model.config, dict.fromkeys(('source', 'layers', 'rest'), 0.0)
     for output in outputs:
-        made = cost.exact(config, [output.source_tokens], *work_of(config, output))
+        made = cost.exact(config, [output.source_tokens], *work_of(config, output, units))
         assert abs(made.total[0] - output.flops) <= 1e-6 * output.flops, (made.total[0], output.flops)
         parts['source'] += float((made.source + made.encoder_kv)[0])
         parts['layers'] += float((made.decoder + made.keys_values)[0])
@@ -127,8 +141,8 @@ def flops_by_part(model, outputs):
     return parts
 
 
-def work_of(config, output):
-    """`Work` and `PrefillWork` of an output without exits, [1, T] and [1]."""
+def work_of(config, output, units):
+    """`Work` and `PrefillWork` of an output without exits, [1, T] and [1]; units: of a policy's decisions, made at once."""
     plan, one = output.plan, np.ones((1, len(output.tokens)), int)
     layers, encoders = config.num_decoder_layers, config.num_encoder_layers
     runs = [layers] * 3 if plan is None else [sum(plan.self_attention), sum(plan.cross_attention), sum(plan.feed_forward)]
@@ -137,9 +151,9 @@ def work_of(config, output):
     work = Work(*(count * one for count in (runs[0], across, runs[2], runs[0], 1, config.vocab_size, 0)))
     dropped = 0 if plan is None else len(plan.dropped)
     prompt = layers if config.decoder_only else 0
-    planned = plan is not None and plan.choice is not None
-    units = config.sizes.units(policy_flops(config.sizes)) if planned else 0
-    counts = (*read, across, prompt, prompt, prompt, int(planned and config.decoder_only), units, int(dropped > 0), dropped)
+    decided = 0 if plan is None else units
+    last = int(plan is not None and config.decoder_only)
+    counts = (*read, across, prompt, prompt, prompt, last, decided, int(dropped > 0), dropped)
     return work, PrefillWork(*(np.full(1, count) for count in counts))
 
 
