@@ -28,11 +28,9 @@ class Rule:
     """How a direction is made of two gradients: of the loss q, and of the cost f.
 
     weighs_loss: whether the multiplier is of the loss's gradient, so that the direction is ∇f + λ∇q; else it is ∇q + λ∇f.
-    start: λ before the first step.
     """
 
     weighs_loss: ClassVar[bool] = True
-    start: Any = 0.0
 
     def multiplier(self, before: jax.Array, products: 'Products', excess: jax.Array) -> jax.Array:
         """λ, float32 []. before: that of the step before; excess: q − c, float32 []."""
@@ -43,7 +41,7 @@ class Rule:
 
         def init(params: Any) -> RuleState:
             del params
-            return RuleState(jnp.asarray(self.start, jnp.float32))
+            return RuleState(jnp.zeros((), jnp.float32))
 
         def update(updates: Any, state: RuleState, params: Any = None, **extra: Any) -> tuple[Any, RuleState]:
             del params
@@ -140,25 +138,20 @@ class DualAscent(Rule):
     """∇f + λ∇q with a λ that rises while the loss is above its bound: λ ← max(λ + η (q − c), 0).
 
     Noise of a mini-batch averages out over steps, where the barrier's multiplier divides by a squared norm that noise makes
-    many times too large. A loss that starts far above its bound, as that of a policy that has not learned yet, winds λ up in a
-    few steps, and comes down by the tolerance alone, which takes many: within a limit, λ falls as fast as it has risen.
+    many times too large.
 
-    Raises ValueError for a rate or a limit that is not positive.
+    Raises ValueError for a rate that is not positive.
     """
 
     rate: float = option('η, by which the multiplier rises for each nat of loss above the bound', default=0.1)
-    limit: float = option('nats above or below the bound that count in one step at most', default=math.inf)
-    start: float = option('λ before the first step', default=0.0)
 
     def __post_init__(self):
         if isinstance(self.rate, int | float) and not 0 < self.rate < math.inf:
             raise ValueError(f'rate is {self.rate}; expected a positive number')
-        if isinstance(self.limit, int | float) and not self.limit > 0:
-            raise ValueError(f'limit is {self.limit}; expected a positive number, or inf')
 
     def multiplier(self, before, products, excess):
         del products
-        return jnp.maximum(before + self.rate * jnp.clip(excess, -self.limit, self.limit), 0.0)
+        return jnp.maximum(before + self.rate * excess, 0.0)
 
 
 RULES: tuple[type[Rule], ...] = (DynamicBarrier, PrintedBarrier, FixedWeight, DualAscent)

@@ -63,13 +63,9 @@ def entropy(logits: Logits, parts: Parts) -> Array:
 
     stacks = [(logits.encoder, parts.encoder), (logits.decoder, parts.decoder)]
     total = sum(jnp.sum(jnp.where(part, bernoulli(logit), 0), axis=(1, 2)) for logit, part in stacks)
+    count = sum(2 * jnp.sum(part) for _, part in stacks)
     tokens = -jnp.sum(jax.nn.softmax(logits.tokens) * jax.nn.log_softmax(logits.tokens), axis=-1)
-    return (total + jnp.where(parts.tokens, tokens, 0)) / jnp.maximum(decisions_of(parts), 1)
-
-
-def decisions_of(parts: Parts) -> Array:
-    """How many decisions there are of an input: two of each layer that is decided, and the choice of tokens; []."""
-    return 2 * jnp.sum(parts.encoder) + 2 * jnp.sum(parts.decoder) + parts.tokens
+    return (total + jnp.where(parts.tokens, tokens, 0)) / jnp.maximum(count + parts.tokens, 1)
 
 
 def chances(logits: Logits, parts: Parts) -> plan_cost.Chances:
@@ -253,13 +249,12 @@ def policy_stage(
         return jnp.sum(score * there), jnp.sum(share * there)
 
     def lacking(head, backbone_params, batch, key):
-        """float32 [], what a batch's decisions lack of the entropy that they are to have, summed over its rows and a row's
-        decisions, so that each weighs as much however many there are; of one draw, where they depend on draws."""
+        """float32 [], what a batch's decisions lack of the entropy that they are to have, summed over its rows; of one draw,
+        where they depend on draws."""
         call = caller(config, backbone_params['model'])
         seen = read(call, config, batch, goal)
         logits, _ = decides(call, head, batch, seen, drawing(key, len(seen.new_tokens)))
-        lacks = jax.nn.relu(entropy_floor - entropy(logits, decided)) * decisions_of(decided)
-        return jnp.sum(lacks * goal.there(batch))
+        return jnp.sum(jax.nn.relu(entropy_floor - entropy(logits, decided)) * goal.there(batch))
 
     def gradients(trained, frozen, batch, key):
         (_, sums), by = jax.value_and_grad(objective, has_aux=True)(trained, frozen, batch, key)

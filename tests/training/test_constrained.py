@@ -36,9 +36,7 @@ def walked(rule, start, steps=20_000, rate=0.01):
     return np.asarray(point), float(state.multiplier)
 
 
-@pytest.mark.parametrize(
-    'rule', (DynamicBarrier(), DynamicBarrier(alpha=0.5), DualAscent(0.05), DualAscent(0.05, 0.5)), ids=repr
-)
+@pytest.mark.parametrize('rule', (DynamicBarrier(), DynamicBarrier(alpha=0.5), DualAscent(rate=0.05)), ids=repr)
 def test_a_rule_of_the_prose_reaches_the_least_cost_within_the_bound_from_everywhere(rule):
     for start in STARTS:
         point, multiplier = walked(rule, start)
@@ -68,25 +66,9 @@ def test_the_barrier_lowers_the_loss_at_its_rate_wherever_it_is_above_its_bound(
         assert float(direction @ of_loss) >= barrier - 1e-4
 
 
-def test_a_multiplier_within_a_limit_rises_and_falls_alike_fast():
-    excess = jnp.asarray([4.0, 0.03, -0.02, -4.0, -4.0], jnp.float32)
-    for limit, expected in ((np.inf, (2.0, 2.015, 2.005, 0.005, 0)), (0.05, (0.025, 0.04, 0.03, 0.005, 0))):
-        rule, multiplier = DualAscent(0.5, limit), jnp.zeros(())
-        for above, wanted in zip(excess, expected):
-            multiplier = rule.multiplier(multiplier, None, above)
-            np.testing.assert_allclose(multiplier, wanted, atol=1e-6)
-
-
-MAKE = {
-    'alpha': lambda: DynamicBarrier(alpha=0),
-    'beta': lambda: DynamicBarrier(beta=-1),
-    'weight': lambda: FixedWeight(-1),
-    'rate': lambda: DualAscent(0),
-    'limit': lambda: DualAscent(limit=0),
-}
-
-
-@pytest.mark.parametrize('make', MAKE.values(), ids=MAKE)
+@pytest.mark.parametrize(
+    'make', (lambda: DynamicBarrier(alpha=0), lambda: DynamicBarrier(beta=-1), lambda: FixedWeight(-1), lambda: DualAscent(0))
+)
 def test_a_number_out_of_range_is_refused_by_name(make):
     with pytest.raises(ValueError, match='expected'):
         make()
