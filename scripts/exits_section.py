@@ -135,9 +135,7 @@ def drafts_lines(size, taken, drafts):
     tokens = taken['tokens']['exact'] / max(1, exact['rounds'])
     settings = drafts_words(drafts.get(size, {}).get('chosen'))
     drafted = f'{drafted_share(exact):.0%} of the rounds had drafts'
-    full_depth = (
-        'no round had any: full depth, in rounds' if not sum(exact['drafted']) else f'accepted by their place: {shares}'
-    )
+    became = f'accepted by their place: {shares}' if sum(exact['drafted']) else 'the rest went on at full depth'
     return [
         f'Batch {size}, `exact` ({settings}): {tokens:.2f} tokens a round, {drafted}; {became}.  ',
         f'Batch {size}, drafts that are never right: {sum(wrong["accepted"])} of {sum(wrong["drafted"])} accepted, '
