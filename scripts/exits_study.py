@@ -118,9 +118,9 @@ class ExitsQueue(Queue):
         names = ('train', 'heldout', 'tune', 'calibration', 'test')
         texts = {name: set(self.texts(path)) for name in names if (path := getattr(self.args, name))}
         for one, other in itertools.combinations(texts, 2):
-            share = len(texts[one] & texts[other]) / min(len(texts[one]), len(texts[other]))
-            if share > SHARED and (one, other) != ('train', 'heldout'):
-                raise SystemExit(f'--{one} and --{other} share {share:.1%} of their texts; expected files that are apart')
+            both, fewer = len(texts[one] & texts[other]), min(len(texts[one]), len(texts[other]))
+            if both > max(1, SHARED * fewer) and (one, other) != ('train', 'heldout'):
+                raise SystemExit(f'--{one} and --{other} share {both} of {fewer} texts; expected files that are apart')
 
     @functools.cached_property
     def ids(self):

@@ -162,6 +162,19 @@ def test_in_every_family_drafts_change_nothing(name):
     np.testing.assert_allclose(trace.log_probabilities, full.log_probabilities, atol=1e-6)
 
 
+def test_of_a_decoder_only_model_adapters_and_listed_ids_draft_together():
+    config, params, sources, mask = texts('llama_3')
+
+    def run(**parts):
+        decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), **parts)
+        options = {'rows': Rows(limit=LIMITS), 'log_probabilities': True}
+        return jax.device_get(generate(config, params, sources, mask, decoding, **options))
+
+    full, trace = run(), run(exit=Exit(SoftmaxGap(FREQUENT), 0.0, adapters=adapters(config), verify=3))
+    says_the_same(trace, full)
+    assert trace.drafts.drafted.any() and (trace.drafts.accepted <= trace.drafts.drafted).all()
+
+
 MEASURES = {
     'the largest probability of a pruned head': Exit(SoftmaxMax(FixedPruning(keep=5, pruning_layer=1)), 0.3, verify=3),
     'listed ids': Exit(SoftmaxGap(FREQUENT), 0.2, verify=3),
