@@ -249,7 +249,7 @@ def test_what_cannot_be_verified_is_refused(tiny, config):
     with pytest.raises(ValueError, match='beam search with an exit that verifies'):
         Decoding(exit=rule, choice=Beam(2))
     with pytest.raises(ValueError, match='propagation is of adapted states, and there is no exit with adapters'):
-        tiny(exit=Exit(SoftmaxGap(), 0.5), propagation=LazyAdapted())
+        Decoding(exit=Exit(SoftmaxGap(), 0.5), propagation=LazyAdapted()).check(config.sizes)
     with pytest.raises(ValueError, match='rows have depths, at which nothing adapts their states'):
         tiny({'rows': Rows(depth=np.full(5, 2, np.int32))}, exit=Exit(SoftmaxGap(), 0.5, adapters=adapters(config)))
     with pytest.raises(ValueError, match='verify with rows of their own depths'):
