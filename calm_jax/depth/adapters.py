@@ -6,7 +6,7 @@ bit. Of the last layer there is none: full depth is the model's own.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +82,7 @@ def _shape(value: Array) -> str:
 ADAPTERS: dict[str, type[ExitAdapters]] = {'trained': ExitAdapters}
 
 
-def adapters_of(head: Mapping[str, Array]) -> ExitAdapters:
+def adapters_of(head: Mapping[str, Any]) -> ExitAdapters:
     """Adapters with the arrays of a checkpoint's head. Raises ValueError for a head of other names."""
     if not {'scale', 'bias'} <= set(head) <= set(FIELDS):
         named = ', '.join(sorted(head))
