@@ -37,7 +37,7 @@ MAY_IMPORT = {
     'reporting': {'calibration', 'files', 'formats', 'schemas'},
     'data': {'nearest', 'files', 'formats', 'tasks'},
     'decoding': {'types', 'checks', 'options', 'pytrees', 'argmax', 'nearest', 'models', 'depth', 'tasks'},
-    'checkpoints': {'models', 'data', 'decoding', 'files', 'formats', 'tasks'},
+    'checkpoints': {'models', 'data', 'depth', 'decoding', 'files', 'formats', 'tasks'},
     'compilation': set(),
     'output': set(),
     'streamed_text': {'data'},

@@ -27,6 +27,7 @@ from calm_jax.checkpoints import atomic, trees
 from calm_jax.checkpoints.trees import fingerprint
 from calm_jax.data import tokenizers
 from calm_jax.data.tokenizers import Tokenizer
+from calm_jax.depth.adapters import adapters_of
 from calm_jax.files import read_json, write_json
 from calm_jax.models import transformer
 from calm_jax.models.config import TransformerConfig
@@ -193,14 +194,19 @@ def check_shapes(name: str, config: TransformerConfig, params: Mapping) -> None:
 
 
 def check_heads(name: str, config: TransformerConfig, heads: Mapping | None) -> None:
-    """Raises ValueError unless the exit classifier, where there is one, reads states of `config`'s width, and frequent ids are
-    a list of `config`'s."""
+    """Raises ValueError unless the exit classifier, where there is one, reads states of `config`'s width, exit adapters are of
+    its layers, and frequent ids are a list of its."""
     if heads and 'exit_classifier' in heads:
         classifier = heads['exit_classifier']
         found = {key: tuple(leaf.shape) for key, leaf in classifier.items()}
         expected = {'kernel': (config.emb_dim, 1), 'bias': (1,)}
         if found != expected:
             raise ValueError(f'{name}: the exit classifier has {found}, expected {expected}')
+    if heads and 'exit_adapters' in heads:
+        try:
+            adapters_of(heads['exit_adapters']).check(config.sizes)
+        except ValueError as error:
+            raise ValueError(f'{name}: {error}') from None
     if heads and 'frequent_ids' in heads:
         ids = np.asarray(heads['frequent_ids'].get('ids'))
         listed = ids.ndim == 1 and ids.size and ids.dtype.kind in 'iu' and len(np.unique(ids)) == ids.size

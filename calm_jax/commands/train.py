@@ -85,8 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--stage',
         choices=_STAGES,
-        help='without a gin file: all of the model, or the exit classifier or a policy alone, or the model with a head of '
-        'labels or spans (default exits)',
+        help='without a gin file: all of the model; the exit classifier, exit adapters, a policy or skip controllers alone; or '
+        'the model with a head of labels or spans (default exits)',
     )
     for name in ('train', 'eval'):
         parser.add_argument(

@@ -126,7 +126,7 @@ class Decoding:
                 'plan_prompt is plan, and the policy decides layer by layer from a prompt that is read in full; expected full'
             )
         if isinstance(self.choice, Beam) and not (self.exit is None and self.gate is None):
-            other = 'an exit' if self.exit is not None else 'a gate'
+            other = 'a gate' if self.exit is None else 'an exit that verifies' if self.exit.verify else 'an exit'
             raise ValueError(
                 f'beam search with {other}: beams are searched at full depth or within a plan; leave one of the two out'
             )

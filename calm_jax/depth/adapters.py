@@ -5,14 +5,18 @@ towards what the full model says, brings it there ("tuned lens", Belrose et al. 
 bit. Of the last layer there is none: full depth is the model's own.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from calm_jax.options import array
 from calm_jax.pytrees import pytree
 from calm_jax.types import Array, Sizes
+
+FIELDS = ('scale', 'bias', 'kernel', 'down', 'up')
 
 
 @pytree
@@ -52,12 +56,35 @@ class ExitAdapters:
         return 2 * products + 2 * sizes.width
 
     def check(self, sizes: Sizes) -> None:
-        """Raises ValueError where they are of another model."""
-        if self.scale.shape != (sizes.layers - 1, sizes.width):
+        """Raises ValueError where they are of another model, or of no shape at all."""
+        layers, width = sizes.layers - 1, sizes.width
+        if np.shape(self.scale) != (layers, width):
             raise ValueError(
-                f'the exit adapters are [{", ".join(map(str, self.scale.shape))}], of another model; expected '
-                f'[{sizes.layers - 1}, {sizes.width}], one after each layer but the last'
+                f'the exit adapters are {_shape(self.scale)}, of another model; expected [{layers}, {width}], one after each '
+                'layer but the last'
             )
+        maps = ('kernel',) if self.down is None and self.up is None else ('down', 'up')
+        if any((getattr(self, name) is not None) != (name in maps) for name in ('kernel', 'down', 'up')):
+            raise ValueError('the exit adapters have other maps than a kernel, or down and up; train them again')
+        rank = 0 if self.down is None else np.shape(self.down)[-1]
+        shapes = {'bias': (layers, width), 'kernel': (layers, width, width)}
+        shapes |= {'down': (layers, width, rank), 'up': (layers, rank, width)}
+        for name in ('bias', *maps):
+            if np.shape(getattr(self, name)) != shapes[name]:
+                expected = ', '.join(map(str, shapes[name]))
+                raise ValueError(f"the exit adapters' {name} is {_shape(getattr(self, name))}; expected [{expected}]")
+
+
+def _shape(value: Array) -> str:
+    return f'[{", ".join(map(str, np.shape(value)))}]'
 
 
 ADAPTERS: dict[str, type[ExitAdapters]] = {'trained': ExitAdapters}
+
+
+def adapters_of(head: Mapping[str, Any]) -> ExitAdapters:
+    """Adapters with the arrays of a checkpoint's head. Raises ValueError for a head of other names."""
+    if not {'scale', 'bias'} <= set(head) <= set(FIELDS):
+        named = ', '.join(sorted(head))
+        raise ValueError(f'the exit adapters hold {named}; expected scale and bias, and kernel, or down and up')
+    return ExitAdapters(**{name: head.get(name) for name in FIELDS})

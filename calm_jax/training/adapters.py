@@ -12,15 +12,13 @@ import numpy as np
 
 from calm_jax.checkpoints import native
 from calm_jax.data.tokenizers import Tokenizer
-from calm_jax.depth.adapters import ExitAdapters
+from calm_jax.depth.adapters import adapters_of
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import Transformer
 from calm_jax.training.losses import divergence
 from calm_jax.training.multi_exit import layer_states, unembedding
 from calm_jax.training.train_state import Stage, of_loss
 from calm_jax.types import Array
-
-FIELDS = ('scale', 'bias', 'kernel', 'down', 'up')
 
 
 def identities(config: TransformerConfig, rank: int, seed: int) -> dict[str, Array]:
@@ -31,11 +29,6 @@ def identities(config: TransformerConfig, rank: int, seed: int) -> dict[str, Arr
         return {**head, 'kernel': jnp.zeros((layers, width, width))}
     down = width**-0.5 * jax.random.normal(jax.random.key(seed), (layers, width, rank))
     return {**head, 'down': down, 'up': jnp.zeros((layers, rank, width))}
-
-
-def adapters_of(head: Any) -> ExitAdapters:
-    """Adapters with these arrays."""
-    return ExitAdapters(**{name: head.get(name) for name in FIELDS})
 
 
 def drawn_positions(weights: Array, count: int, key: Array) -> tuple[Array, Array]:
@@ -75,8 +68,15 @@ def adapters_stage(
             'or more of the others'
         )
     model, others = Transformer(config), dict(heads or {})
-    start = others.pop('exit_adapters', None) or identities(config, rank, seed)
+    begun = others.pop('exit_adapters', None)
+    start = begun or identities(config, rank, seed)
     adapters_of(start).check(config.sizes)
+    stored = start['down'].shape[-1] if 'down' in start else 0
+    if begun and stored != rank:
+        raise ValueError(
+            f'rank is {rank}, and the checkpoint has adapters of rank {stored} (0: full), which are trained on; expected that, '
+            'or a checkpoint without adapters'
+        )
 
     def loss(head, frozen, batch, key):
         places_key, exits_key = jax.random.split(key)

@@ -13,9 +13,9 @@ import numpy as np
 
 from calm_jax.checkpoints import native
 from calm_jax.data.tokenizers import Tokenizer
+from calm_jax.depth.adapters import adapters_of
 from calm_jax.models.config import TransformerConfig
 from calm_jax.models.transformer import Transformer
-from calm_jax.training.adapters import adapters_of
 from calm_jax.training.losses import Unembed
 from calm_jax.training.multi_exit import layer_states, unembedding
 from calm_jax.training.train_state import Stage, of_loss

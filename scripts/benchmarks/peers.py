@@ -238,7 +238,7 @@ def engine_request(name):
     """What loading an engine by this name asks for beyond the common."""
     if name.startswith('ctranslate2'):
         return {'compute_type': name.split()[1], 'side_by_side': name.endswith('side by side')}
-    return {'compiled': True} if name == 'transformers compiled' else {}
+    return {'compiled': name == 'transformers compiled', 'drafts': name in ('calm_jax exact', 'transformers early exit')}
 
 
 class Worker:

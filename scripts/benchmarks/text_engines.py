@@ -8,6 +8,7 @@ Every engine decodes greedily, each text until it ends by itself or has `new_tok
 timed from texts to texts, the others from ids to ids: those that this package made of the texts.
 """
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -16,17 +17,24 @@ import engines
 
 
 class CalmJax:
-    """This package as its users run it: `Model.stream` at full depth, in flight."""
+    """This package as its users run it: `Model.stream` at full depth, in flight. drafts: with an exit that is verified."""
 
     def load(self, request):
         import jax
 
         import calm_jax
         from calm_jax.checkpoints import huggingface, native
+        from calm_jax.decoding.codec import from_json
 
         self.model, self.texts = calm_jax.load(request['checkpoint']), request['texts']
         self.decoding = self.model.decoding.full()
         limits, config = self.decoding.limits, self.model.config
+        described = {'versions': {'jax': jax.__version__}, 'dtype': config.dtype}
+        described['device'] = f'{jax.default_backend()} ({jax.devices()[0].device_kind})'
+        if request['drafts']:
+            exit = from_json({'exit': request['exit']}, heads=self.model.heads).exit
+            self.decoding = dataclasses.replace(self.decoding, exit=exit)
+            return described
         checkpoint = native.load(request['checkpoint'])
         huggingface.write(request['directory'], checkpoint)
         end = [] if config.decoder_only else [config.eos_id]
@@ -41,8 +49,7 @@ class CalmJax:
             'decoder_only': config.decoder_only,
         }
         Path(request['directory'], SOURCES).write_text(json.dumps(sources))
-        device = f'{jax.default_backend()} ({jax.devices()[0].device_kind})'
-        return {'versions': {'jax': jax.__version__}, 'device': device, 'dtype': config.dtype}
+        return described
 
     def prepare(self, case):
         return {'first_seconds': self.measure(case)['seconds']}
@@ -64,7 +71,7 @@ def sources(request):
 
 class Transformers:
     """Hugging Face transformers: texts sorted by length, in batches. compiled: with a static cache, its steps compiled by
-    torch, sources padded to few widths, as every shape compiles anew."""
+    torch, sources padded to few widths, as every shape compiles anew. drafts: of the first layers (`assistant_early_exit`)."""
 
     def load(self, request):
         self.read = sources(request)
@@ -73,6 +80,7 @@ class Transformers:
         answer = self.engine.load({**request, 'architecture': architecture})
         self.engine.model.generation_config.eos_token_id = self.read['eos_id']
         self.engine.model.generation_config.pad_token_id = self.read['pad_id']
+        self.drafts = {'assistant_early_exit': request['early_exit']} if request['drafts'] else {}
         return answer
 
     def prepare(self, case):
@@ -107,6 +115,7 @@ class Transformers:
                 use_cache=True,
                 max_new_tokens=self.read['new_tokens'],
                 **self.engine.cache,
+                **self.drafts,
             )
         return [ended(row, self.read['eos_id']) for row in output[:, width if alone else 1 :].tolist()]
 

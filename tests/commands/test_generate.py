@@ -283,6 +283,9 @@ def test_sampling_is_seeded_by_example_and_not_by_batch(generate):
     assert [row['tokens'] for row in first] != [row['tokens'] for row in other]
 
 
+DRAFTS = ('--measure', 'softmax_gap', '--threshold', '.5', '--verify')
+
+
 @pytest.mark.parametrize(
     'flags, message',
     [
@@ -292,6 +295,13 @@ def test_sampling_is_seeded_by_example_and_not_by_batch(generate):
         (('--measure', 'state', '--threshold', '.5', '--min_exit_layer', '4'), 'the decoder has 3 layers'),
         (('--plan', 'uniform:9'), 'C from 1 to 3'),
         (('--propagation', 'lasy'), 'did you mean lazy?'),
+        ((*DRAFTS, '-1'), 'verify is -1; expected 1 or more drafts, or 0 for none'),
+        ((*DRAFTS, '9'), 'verify is 9, and no text has more than 8 tokens'),
+        ((*DRAFTS, '2', '--num_beams', '2'), 'beam search with an exit that verifies'),
+        ((*DRAFTS, '2', '--plan', 'uniform:2'), 'verify with a plan'),
+        ((*DRAFTS, '2', '--propagation', 'eager'), 'verify with propagation Eager'),
+        ((*DRAFTS, '2', '--adapters', 'trained'), 'train some (`calm train --gin_file=runs/adapters.gin`)'),
+        (('--verify', '2'), 'without a measure'),
         (('--threshold_form', 'decay'), 'decaying'),
         (('--temperature', '-1'), 'temperature'),
         (('--temperature', '1', '--top_p', '0'), 'top_p'),
@@ -307,6 +317,18 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(generate, caps
     error = capsys.readouterr().err
     assert code == 2 and message in error and len(error.splitlines()) == 1 and 'Traceback' not in error
     assert list(path.parent.iterdir()) == []
+
+
+def test_drafts_that_are_verified_change_no_token_and_are_counted(generate):
+    (_, full), (_, exact) = (
+        generate(output='full.jsonl'),
+        generate('--measure', 'classifier', '--threshold', '0', '--verify', '2'),
+    )
+    assert [each['tokens'] for each in records(exact)] == [each['tokens'] for each in records(full)]
+    drafts = json.loads(pathlib.Path(f'{exact}.summary.json').read_text())['drafts']
+    assert drafts['rounds'] > 0 and len(drafts['drafted']) == 2
+    assert all(0 <= accepted <= drafted for accepted, drafted in zip(drafts['accepted'], drafts['drafted']))
+    assert drafts['drafted'][0] > 0 and 'drafts' not in json.loads(pathlib.Path(f'{full}.summary.json').read_text())
 
 
 @pytest.mark.parametrize(

@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 
 from calm_jax.decoding import speculation
-from calm_jax.decoding.choice import Sampled
+from calm_jax.decoding.choice import Beam, Sampled
 from calm_jax.decoding.decoding import Decoding, Limits
 from calm_jax.decoding.generate import generate
-from calm_jax.decoding.propagation import Eager
+from calm_jax.decoding.propagation import Eager, LazyAdapted
 from calm_jax.decoding.rows import Rows
 from calm_jax.decoding.rules import Rules
 from calm_jax.decoding.state import Round
 from calm_jax.depth.confidence import Classifier, Measure, Oracle, SoftmaxGap, SoftmaxMax
 from calm_jax.depth.contrast import WeightedContrast
 from calm_jax.depth.exits import Exit
+from calm_jax.depth.plans import Uniform
 from calm_jax.depth.vocabulary import FixedPruning, FrequentIds
 from calm_jax.pytrees import pytree
 from tests.laws.definitions import KERNEL, tiny_sources
-from tests.laws.test_slot_laws import DECODERS, LENGTH, LIMITS, adapters, texts
+from tests.laws.test_slot_laws import DECODERS, LENGTH, LIMITS, Closed, adapters, texts
 
 FREQUENT = FrequentIds(np.array([7, 1, 12, 4, 9, 2, 13, 0, 3, 5], np.int32), 6)
 
@@ -161,6 +162,19 @@ def test_in_every_family_drafts_change_nothing(name):
     np.testing.assert_allclose(trace.log_probabilities, full.log_probabilities, atol=1e-6)
 
 
+def test_of_a_decoder_only_model_adapters_and_listed_ids_draft_together():
+    config, params, sources, mask = texts('llama_3')
+
+    def run(**parts):
+        decoding = Decoding(limits=Limits(max_new_tokens=LENGTH), **parts)
+        options = {'rows': Rows(limit=LIMITS), 'log_probabilities': True}
+        return jax.device_get(generate(config, params, sources, mask, decoding, **options))
+
+    full, trace = run(), run(exit=Exit(SoftmaxGap(FREQUENT), 0.0, adapters=adapters(config), verify=3))
+    says_the_same(trace, full)
+    assert trace.drafts.drafted.any() and (trace.drafts.accepted <= trace.drafts.drafted).all()
+
+
 MEASURES = {
     'the largest probability of a pruned head': Exit(SoftmaxMax(FixedPruning(keep=5, pruning_layer=1)), 0.3, verify=3),
     'listed ids': Exit(SoftmaxGap(FREQUENT), 0.2, verify=3),
@@ -217,7 +231,7 @@ def test_what_is_forced_is_said_and_drafts_go_on_after_it(tiny):
     says_the_same(tiny({'forced': forced}, exit=Exit(SoftmaxGap(), 0.1, verify=4)), tiny({'forced': forced}))
 
 
-def test_what_cannot_be_verified_is_refused(tiny):
+def test_what_cannot_be_verified_is_refused(tiny, config):
     rule = Exit(SoftmaxGap(), 0.5, verify=2)
     with pytest.raises(ValueError, match='verify is -1; expected 1 or more drafts, or 0 for none'):
         Exit(SoftmaxGap(), 0.5, verify=-1)
@@ -228,5 +242,15 @@ def test_what_cannot_be_verified_is_refused(tiny):
     with pytest.raises(ValueError, match='verify is 9, and no text has more than 8 tokens; expected at most that'):
         Decoding(limits=Limits(max_new_tokens=8), exit=Exit(SoftmaxGap(), 0.5, verify=9))
     assert Decoding(limits=Limits(max_new_tokens=8), exit=Exit(SoftmaxGap(), 1.0, verify=9)).resolved().exit is None
+    with pytest.raises(ValueError, match='verify with a plan: drafts are verified by all layers'):
+        Decoding(exit=rule, plan=Uniform(0.5))
+    with pytest.raises(ValueError, match='verify with a gate: drafts are verified by all layers'):
+        Decoding(exit=rule, gate=Closed())
+    with pytest.raises(ValueError, match='beam search with an exit that verifies'):
+        Decoding(exit=rule, choice=Beam(2))
+    with pytest.raises(ValueError, match='propagation is of adapted states, and there is no exit with adapters'):
+        Decoding(exit=Exit(SoftmaxGap(), 0.5), propagation=LazyAdapted()).check(config.sizes)
+    with pytest.raises(ValueError, match='rows have depths, at which nothing adapts their states'):
+        tiny({'rows': Rows(depth=np.full(5, 2, np.int32))}, exit=Exit(SoftmaxGap(), 0.5, adapters=adapters(config)))
     with pytest.raises(ValueError, match='verify with rows of their own depths'):
         tiny({'rows': Rows(depth=np.full(5, 2, np.int32))}, exit=rule)

@@ -1,13 +1,16 @@
 """Exit adapters: learned towards what the full model says, and nothing else is."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calm_jax.training.adapters import adapters_of, adapters_stage, drawn_positions, identities
+from calm_jax.checkpoints import huggingface, native
+from calm_jax.depth.adapters import adapters_of
+from calm_jax.training.adapters import adapters_stage, drawn_positions, identities
 from calm_jax.training.losses import divergence
 from calm_jax.training.optimizer import Optimizer
 from calm_jax.training.train_loop import LoopOptions, fit
@@ -84,3 +87,41 @@ def test_adapters_of_another_model_and_of_one_layer_are_refused(config, params, 
         adapters_of(identities(config, 0, 0)).check(deep.sizes)
     with pytest.raises(ValueError, match='the decoder has 1 layer'):
         adapters_stage(dataclasses.replace(config, num_decoder_layers=1), params, tokenizer)
+
+
+@pytest.mark.parametrize('rank', (0, 4), ids=('full', 'of rank 4'))
+def test_what_is_written_is_the_model_bit_for_bit_with_adapters_in_it(rank, config, params, tokenizer, tmp_path):
+    stage = adapters_stage(config, params, tokenizer, rank=rank, heads={'frequent_ids': {'ids': np.arange(3)}})
+    stage.export(stage.params, tmp_path / 'made')
+    made = native.load(tmp_path / 'made')
+    assert native.fingerprint(made.params) == native.fingerprint(params)
+    assert set(made.heads) == {'frequent_ids', 'exit_adapters'}
+    assert native.fingerprint(made.heads['exit_adapters']) == native.fingerprint(stage.params)
+    assert native.fingerprint(made.heads) != native.fingerprint({'frequent_ids': made.heads['frequent_ids']})
+    huggingface.write(tmp_path / 'published', made)
+    assert native.fingerprint(huggingface.read(tmp_path / 'published').heads) == native.fingerprint(made.heads)
+
+
+def test_adapters_that_are_trained_on_keep_their_rank(config, params, tokenizer):
+    heads = {'exit_adapters': identities(config, 4, 0)}
+    assert adapters_stage(config, params, tokenizer, rank=4, heads=heads).params is heads['exit_adapters']
+    with pytest.raises(ValueError, match=r'rank is 0, and the checkpoint has adapters of rank 4 \(0: full\)'):
+        adapters_stage(config, params, tokenizer, heads=heads)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'bias': np.zeros(16)}, "the exit adapters' bias is [16]; expected [1, 16]"),
+        ({'kernel': np.zeros((1, 16, 4))}, "the exit adapters' kernel is [1, 16, 4]; expected [1, 16, 16]"),
+        ({'kernel': None, 'down': np.zeros((1, 16, 4)), 'up': np.zeros((1, 3, 16))}, 'up is [1, 3, 16]; expected [1, 4, 16]'),
+        ({'kernel': None}, 'the exit adapters have other maps than a kernel, or down and up'),
+        ({'down': np.zeros((1, 16, 4))}, 'the exit adapters have other maps than a kernel, or down and up'),
+        ({'shift': np.zeros((1, 16))}, 'the exit adapters hold bias, kernel, scale, shift; expected scale and bias'),
+        ({'scale': np.zeros((2, 16))}, 'the exit adapters are [2, 16], of another model; expected [1, 16]'),
+    ],
+)
+def test_no_checkpoint_holds_adapters_of_another_form(change, message, config):
+    head = {name: value for name, value in {**identities(config, 0, 0), **change}.items() if value is not None}
+    with pytest.raises(ValueError, match='model: ' + '.*' * message.startswith('up') + re.escape(message)):
+        native.check_heads('model', config, {'exit_adapters': head})
