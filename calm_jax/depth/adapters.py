@@ -87,4 +87,5 @@ def adapters_of(head: Mapping[str, Any]) -> ExitAdapters:
     if not {'scale', 'bias'} <= set(head) <= set(FIELDS):
         named = ', '.join(sorted(head))
         raise ValueError(f'the exit adapters hold {named}; expected scale and bias, and kernel, or down and up')
-    return ExitAdapters(**{name: head.get(name) for name in FIELDS})
+    maps = {name: head[name] for name in FIELDS[2:] if name in head}
+    return ExitAdapters(head['scale'], head['bias'], **maps)
