@@ -112,6 +112,11 @@ def cost_of(prices: plan_cost.Prices, decoder_only: bool) -> Callable[[StaticPla
     return lambda plan: float(expected(prices, chances_of(plan.decisions()))[0])
 
 
+def layers_of(plan: StaticPlan) -> float:
+    """Decoder layers that a plan runs, a sub-layer half of one (with an encoder, self- and cross-attention are one)."""
+    return sum(sum(each) for each in plan.decoder) / 2
+
+
 def loss_of(
     config: TransformerConfig,
     params: Any,
