@@ -501,8 +501,8 @@ def search_plan(
       metrics.jsonl  {"step", "loss", "full_loss", "cost", "dropped"}, the route to the plan, one thing less at each
                      step, and {"step", "eval": {…}} of the evaluation data, as of a policy.
 
-    share: of the full model's operations, the mean over texts. layers: what the plan costs at most in its place, decoder layers
-    of every token, a sub-layer half of one. parts: see `policy.policy_stage`. beam, max_evaluations: see
+    share: of the full model's operations, the mean over texts. layers: what the plan costs at most in its place, sub-layers of
+    the decoder over those of a layer. parts: see `policy.policy_stage`. beam, max_evaluations: see
     `depth.search.search`. start: see `train_model`.
 
     Raises ValueError for both or neither, a share that is none, a cost that cannot be reached, and for several processes.
@@ -521,13 +521,12 @@ def search_plan(
         config, begun.params, begun.tokenizer, parts=parts, heads=heads, generation=generation, task=begun.task
     )
     training, evaluation = data.batches(begun.tokenizer, config, quiet, begun.generation, begun.task)
-    plans = (
-        baselines.StaticPlan.full(config.sizes),
-        functools.partial(baselines.droppable, decided),
-        baselines.layers_of if share is None else baselines.cost_of(_mean_prices(begun, training), config.decoder_only),
-    )
-    most = share if layers is None else layers
+    if layers is None:
+        most, cost_of = share, baselines.cost_of(_mean_prices(begun, training), config.decoder_only)
+    else:
+        most, cost_of = layers, functools.partial(baselines.layers_of, decoder_only=config.decoder_only)
     assert most is not None  # one of the two
+    plans = (baselines.StaticPlan.full(config.sizes), functools.partial(baselines.droppable, decided), cost_of)
     search.check(*plans, most, beam, max_evaluations)
     start(_inputs(data, training, begun.tokenizer, begun.params))
     run = SearchRun(model_dir, quiet)

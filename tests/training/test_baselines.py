@@ -318,11 +318,10 @@ def test_a_plan_is_searched_that_runs_so_many_layers(tmp_path, flags):
     bindings = ['--gin_file=runs/policy_searched.gin', '--gin.LAYERS=1.5']
     assert main([*flags, *bindings, f'--output={tmp_path / "made"}']) == 0
     steps = [json.loads(line) for line in (tmp_path / 'made' / 'metrics.jsonl').read_text().splitlines()]
-    assert [step['cost'] for step in steps] == [1.5] and steps[0]['dropped'].startswith('decoder')
+    assert all(step['cost'] > 1.5 for step in steps[:-1]) and steps[-1]['cost'] <= 1.5
     found = calm_jax.load(tmp_path / 'made' / 'last')
-    plan = PolicyPlan(**found.heads['policy'])
-    (made,) = found.generate(['abc'], limits=Limits(max_new_tokens=2), plan=plan)
-    assert sum(made.plan['feed_forward'] == '1' for _ in range(1)) >= 0
+    (made,) = found.generate(['abc'], limits=Limits(max_new_tokens=4), plan=PolicyPlan(**found.heads['policy']))
+    assert made.layers == pytest.approx(steps[-1]['cost'])
 
 
 SEARCHED, RANDOM = ['--gin_file=runs/policy_searched.gin'], ['--gin_file=runs/policy_joint.gin', '--steps=2']
