@@ -3,7 +3,8 @@
     python scripts/prepare_studies.py --data cnndm.jsonl.xz --field article --field highlights --words article=110 \\
         --train 400 --heldout 40 --tune 200 --calibration 200 --test 150 --output cnndm
     python scripts/prepare_studies.py --data alpaca.jsonl.xz --field instruction --field input --field output \\
-        --words instruction=40 --words input=40 --train 4000 --heldout 60 --tune 400 --calibration 400 --test 300 --output alpaca
+        --words instruction=40 --words input=40 --train 4000 --heldout 60 --tune 400 --calibration 400 --test 300 \\
+        --output alpaca
 
 train.jsonl is what is learned from, heldout.jsonl picks checkpoints, tune.jsonl is what prompt controllers learn from,
 calibration.jsonl is for certificates and test.jsonl for the end. Records that are alike once they are cut count once. The same
