@@ -36,7 +36,9 @@ def equal_quality_lines(directory, scores, metric):
             savings[name] = None if beside is None else 1 - own / beside
             reached = 'nowhere' if beside is None else f'{beside:.1%}'
             saved = 'better than every evenly spaced plan' if beside is None else f'{savings[name]:+.1%} saved'
-            lines.append(f'- {name}: {own:.1%} of the full model’s layer FLOPs; uniform reaches its score at {reached}: {saved}.')
+            lines.append(
+                f'- {name}: {own:.1%} of the full model’s layer FLOPs; uniform reaches its score at {reached}: {saved}.'
+            )
     if not lines:
         return []
     best = max((saving for saving in savings.values() if saving is not None), default=None)
@@ -55,7 +57,10 @@ def equal_quality_lines(directory, scores, metric):
     if not reached and path.exists():
         plans = [plan for plan in read(path)['plans'] if plan['r_squared'] is not None]
         told = ', '.join(f'{plan["r_squared"]:+.3f} at {plan["layers"]:.3g} layers' for plan in plans)
-        lines += [f'Why: of what a plan adds to the loss of a prompt that it has not seen, the controller tells R² = {told}.', '']
+        lines += [
+            f'Why: of what a plan adds to the loss of a prompt that it has not seen, the controller tells R² = {told}.',
+            '',
+        ]
     return lines
 
 
@@ -73,13 +78,17 @@ def state_claims(content):
     claims = (('final', 'uniform', 'evenly spaced layers'), ('intermediate', 'exit', 'early exit'))
     for part, method, words in claims:
         means = {
-            each['method']: {point['cost']: point[part]['mean'] for point in each['points'] if point['cost'] < content['num_layers']}
+            each['method']: {
+                point['cost']: point[part]['mean'] for point in each['points'] if point['cost'] < content['num_layers']
+            }
             for each in content['methods']
         }
         costs = [*means[method]]
         first = sum(means[method][cost] >= max(each.get(cost, -2) for each in means.values()) - 1e-6 for cost in costs)
         state = 'final state' if part == 'final' else 'states before it'
-        lines.append(f'- {words} nearest the full model in the {state}: at {first} of {len(costs)} costs, {verdict(first, costs)}.')
+        lines.append(
+            f'- {words} nearest the full model in the {state}: at {first} of {len(costs)} costs, {verdict(first, costs)}.'
+        )
     return lines
 
 
@@ -114,5 +123,7 @@ def oracle_claims(analyses):
     cheapest = min(plan['layers'] for plan in content['plans']) / content['num_layers']
     found = 'confirmed' if share <= 0.25 else f'not confirmed, of plans from {cheapest:.1%} of the layers up'
     line = f'- an oracle scores what all layers do with under a quarter of them: at {share:.1%}, {found}'
-    gains = [gain for gain in analyses.get('attainable', {}).get('by_layers', {}).get('attainable_advantage', ()) if gain is not None]
+    gains = [
+        gain for gain in analyses.get('attainable', {}).get('by_layers', {}).get('attainable_advantage', ()) if gain is not None
+    ]
     return [f'{line}; without the luck of one decode a choice gains at most {cell(max(gains))}.' if gains else f'{line}.']

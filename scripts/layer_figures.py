@@ -120,7 +120,9 @@ def draw_patterns(depth):
     axes = figure.subplots()
     runs = np.array([uniform_layers(cost, depth) for cost in range(1, depth + 1)], float)
     colours = ListedColormap([LIGHT.grid, LIGHT.series[0]])
-    axes.pcolormesh(np.arange(depth + 1) + 0.5, np.arange(depth + 1) + 0.5, runs, cmap=colours, edgecolor='white', linewidth=0.4)
+    axes.pcolormesh(
+        np.arange(depth + 1) + 0.5, np.arange(depth + 1) + 0.5, runs, cmap=colours, edgecolor='white', linewidth=0.4
+    )
     axes.set_xlabel('decoder layer')
     axes.set_ylabel('cost (decoder layers run)')
     head(axes, 'Layers that evenly spaced plans run')
