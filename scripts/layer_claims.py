@@ -2,7 +2,6 @@
 
 import re
 
-import numpy as np
 from page import cell, read
 from policy_section import interval
 
@@ -10,8 +9,8 @@ TARGET = 0.25  # fewer layer FLOPs than evenly spaced layers at equal quality
 
 
 def uniform_cost(scores, metric):
-    """quality → the least share of the full model's layer FLOPs at which evenly spaced layers, interpolated between their costs,
-    reach it; None where they nowhere do."""
+    """quality → the least share of the full model's layer FLOPs at which evenly spaced layers, interpolated between costs, reach
+    it; None where they nowhere do."""
     names = [name for name in scores if re.fullmatch(r'full|uniform_\d+', name)]
     points = sorted((scores[name]['layer_flops'] / scores[name]['full_layer_flops'], scores[name][metric]) for name in names)
 
@@ -47,8 +46,8 @@ def equal_quality_lines(directory, scores, metric):
     verdict += '' if best is None else f'; the most is {best:+.1%}'
     parts = ' and '.join(f'the {part} {full[f"{part}_flops"] / full["flops"]:.1%}' for part in ('prompt', 'head'))
     lines = [
-        f'**Layer FLOPs at equal {metric}**, by linear interpolation between evenly spaced plans: {verdict}. Of the full model’s '
-        f'operations {parts}, which neither saves.',
+        f'**Layer FLOPs at equal {metric}**, by linear interpolation between evenly spaced plans: {verdict}. Of the full '
+        f'model’s operations {parts}, which neither saves.',
         '',
         *lines,
         '',

@@ -187,8 +187,8 @@ def time_lines(content):
     heads = ['batch', 'prompt controller to full', 'uniform to full', 'prompt controller to uniform']
     made = f'{content["machine"]}; {content["date"]}'
     return [
-        f'**Speed** of the prompt controller at {content["level"]:g}, and of evenly spaced layers, {content["share"]:.1%} of them, '
-        f'medians of interleaved rounds (least–greatest); {made}.',
+        f'**Speed** of the prompt controller at {content["level"]:g}, and of {content["share"]:.1%} of the layers, evenly '
+        f'spaced: medians of interleaved rounds (least–greatest); {made}.',
         '',
         *table(heads, rows),
         '',
