@@ -49,8 +49,8 @@ def interval(values):
     return (high - low) / 2
 
 
-def draw_quality(scores, metric, attainable):
-    """Score against layers, a series for each kind of run."""
+def draw_quality(scores, metric, chosen, attainable):
+    """Score against layers, a series for each kind of run. chosen: names of the plans that `attainable` chooses from."""
     figure = Figure(figsize=(7.2, 4.6))
     axes, handles = figure.subplots(), {}
     for place, (pattern, (label, marker)) in enumerate(SERIES.items()):
@@ -79,8 +79,9 @@ def draw_quality(scores, metric, attainable):
     grid = [layers for layers in np.linspace(least, full['layers'], 200) if hull(layers) is not None]
     mixed = axes.plot(grid, [hull(each) for each in grid], color=LIGHT.muted, linewidth=1, linestyle='--')
     handles['mixed at random'] = mixed[0]
-    gains = [(layers, attainable(layers)) for layers in grid]
-    upper = [(layers, hull(layers) + gain) for layers, gain in gains if gain is not None]
+    mixing = hull_of(scores, metric, chosen)
+    gains = [(layers, mixing(layers), attainable(layers)) for layers in grid]
+    upper = [(layers, below + gain) for layers, below, gain in gains if below is not None and gain is not None]
     if upper:
         handles['attainable choice'] = axes.plot(*zip(*upper), color=LIGHT.muted, linewidth=1, linestyle=':')[0]
     axes.set_xlabel('decoder layers per token')
@@ -136,7 +137,7 @@ def draw(study, output):
     attainable = curve_of(read(path) if path.exists() else None, 'attainable')
     drawings = {'patterns': partial(draw_patterns, facts['depth'])}
     if 'full' in scores:
-        drawings['quality'] = partial(draw_quality, scores, facts['metrics'][0], attainable)
+        drawings['quality'] = partial(draw_quality, scores, facts['metrics'][0], facts['chosen'], attainable)
     by_alpha = {}
     for folder in sorted(study.glob('controllers_*_*')):
         found = re.fullmatch(r'controllers_(hidden|fixed)_([\d.]+)', folder.name)

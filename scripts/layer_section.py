@@ -69,7 +69,7 @@ def study_lines(directory, page=None):
     for title, kinds in GROUPS:
         made = [row_of(name, scores, metric, others, facts, analyses) for name in scores if name.split('_')[0] in kinds]
         rows += [[f'**{title}**', *[''] * (len(heads) - 1)], *made] if made else []
-    rows += bound_rows(scores, metric, len(heads), len(others), analyses)
+    rows += bound_rows(scores, facts, len(heads), analyses)
     lines += [*table(heads, rows), '']
     lines += equal_quality_lines(directory, scores, metric)
     if (path := directory / 'times.json').exists():
@@ -156,23 +156,26 @@ def share_of_gain(made, scores, metric, facts, content, oracle):
     return '–' if below is None or possible is None or possible <= 0 else f'{(made[metric] - below) / possible:.0%}'
 
 
-def bound_rows(scores, metric, width, others, analyses):
-    """The hull and the oracles at as many layers as the prompt controllers run."""
-    rows = []
+def bound_rows(scores, facts, width, analyses):
+    """The hull and the oracles at as many layers as the prompt controllers run; what a choice gains is added to the hull of the
+    plans that are chosen from."""
+    rows, (metric, *others) = [], facts['metrics']
     for name in scores:
         if not re.fullmatch(r'prompt_[\d.]+', name):
             continue
         layers = scores[name]['layers']
-        below = hull_of(scores, metric)(layers)
-        values = {'hull of static plans': below}
+        values = {'hull of static plans': hull_of(scores, metric)(layers)}
+        mixed = hull_of(scores, metric, facts['chosen'])(layers)
         if 'oracle' in analyses:
             curves = analyses['oracle']['by_layers']
             place = int(np.argmin(np.abs(np.array(curves['budgets']) - layers)))
             values |= {f'{each} oracle' if each == 'greedy' else each: curves[each][place] for each in ('greedy', 'oracle')}
         for each in ('attainable', 'informed'):
             gain = curve_of(analyses.get('attainable'), each)(layers)
-            values[f'hull + {each} gain'] = None if gain is None or below is None else below + gain
-        rows += [[f'{each}, as {name}', cell(value), '', *[''] * others, f'{layers:.2f}'] for each, value in values.items()]
+            values[f'mixing + {each} gain'] = None if gain is None or mixed is None else mixed + gain
+        rows += [
+            [f'{each}, as {name}', cell(value), '', *['' for _ in others], f'{layers:.2f}'] for each, value in values.items()
+        ]
     rows = [[*row, *[''] * (width - len(row))] for row in rows]
     return [['**Bounds**', *[''] * (width - 1)], *rows] if rows else []
 
