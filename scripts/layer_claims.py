@@ -9,8 +9,8 @@ TARGET = 0.25  # fewer layer FLOPs than evenly spaced layers at equal quality
 
 
 def uniform_cost(scores, metric):
-    """quality → the least share of full depth's layer FLOPs at which evenly spaced layers, interpolated between costs, reach it;
-    None where they nowhere do."""
+    """quality → the least share of full depth's layer FLOPs at which evenly spaced layers, interpolated between costs, are as
+    good; None where they nowhere are."""
     names = [name for name in scores if re.fullmatch(r'full|uniform_\d+', name)]
     points = sorted((scores[name]['layer_flops'] / scores[name]['full_layer_flops'], scores[name][metric]) for name in names)
 
