@@ -168,9 +168,9 @@ def controllers_stage(
     layer; 0: controllers are linear. sub_layers: whether attention and feed-forward are decided apart. distance: to the full
     model that training begins with, `divergence`, or to the target, `cross_entropy`. temperature: of the relaxation.
     noise_at_evaluation: whether evaluations draw, as training does and as the paper decodes (`--controllers_drawn true`), or
-    take the likelier decisions. backbone: of the model, which learns too; None: it is frozen. dropout_steps: in which the model alone learns, under draws of controllers that have
-    learned nothing, as layer dropout does (Fan et al. 2020). heads: those of the checkpoint, of which controllers are trained
-    on.
+    take the likelier decisions. backbone: of the model, which learns too; None: it is frozen. dropout_steps: in which the model
+    alone learns, under draws of controllers that have learned nothing, as layer dropout does (Fan et al. 2020). heads: those of
+    the checkpoint, of which controllers are trained on.
 
     Raises ValueError for values out of range, controllers of a checkpoint that are not as these are to be, and for a decoder of
     two layers or one, of which none can be skipped.
