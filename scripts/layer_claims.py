@@ -78,7 +78,7 @@ def state_claims(content):
     for part, method, words in claims:
         means = {
             each['method']: {
-                point['cost']: point[part]['mean'] for point in each['points'] if point['cost'] < content['num_layers']
+                point['cost']: point[part]['mean'] for point in each['points'] if point['cost'] < content['layers']
             }
             for each in content['methods']
         }
