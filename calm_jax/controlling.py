@@ -4,13 +4,15 @@ import dataclasses
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from calm_jax import prediction_sets
 from calm_jax.analysis.oracle import mixing
+from calm_jax.data.decoded import recorded_header
 from calm_jax.data.jsonl import Template
 from calm_jax.data.sources import open_records
 from calm_jax.data.windows import DecodeBatch, decode_windows
@@ -51,8 +53,8 @@ def train_prompt_controller(
     references. metric: in [0, 1], one value per text. chat: whether prompts are what a user says. max_source_length: tokens of
     a prompt; None: as the checkpoint decodes. start: called with a description of the inputs before anything is written.
 
-    Raises ValueError for what `prediction_sets.read` refuses, plans that differ within a file or are the same in two, and where
-    no file is at full depth.
+    Raises ValueError for what `prediction_sets.read` refuses, plans that differ within a file or are the same in two, where no
+    file is at full depth, and where the header of a file says that it is of other prompts or of another model.
     """
     model = load(checkpoint)
     check_says_tokens(model.task, checkpoint)
@@ -66,6 +68,15 @@ def train_prompt_controller(
     plans, layers, losses = plans[order], layers[order], 1 - sets.scores[0][:, order]
     _check(plans, names)
     limit = max_source_length or codec.from_json(model.generation or {}).limits.max_source_length or SOURCE_LENGTH
+    wanted = {
+        'input': open_records(data).fingerprint(),
+        'source_field': source,
+        'chat': chat,
+        'parameters': model.fingerprints['parameters'],
+        'max_source_length': limit,
+    }
+    for path in predictions:
+        _check_header(path, wanted)
     batches = _batches(model, data, Template(source, chat), limit, batch_size)
     given = prompt_features(model.config, model.params, batches)
     made = fitted(given, losses[:, :-1] - losses[:, -1:])
@@ -122,6 +133,19 @@ def _check(plans: np.ndarray, names: Sequence[str]) -> None:
     for number, plan in enumerate(plans[1:], start=1):
         if (plan == plans[number - 1]).all():
             raise ValueError(f'{names[number - 1]} and {names[number]} are of one plan; leave one out')
+
+
+def _check_header(path: str, wanted: Mapping[str, Any]) -> None:
+    """Refuses a file whose header, where it has one, says that it was decoded of other prompts or by another model."""
+    header = recorded_header(open_records(path).paths[0])
+    if header is None:
+        return
+    limits = header.get('decoding', {}).get('limits', {})
+    recorded = {'chat': False, **header, 'max_source_length': limits.get('max_source_length')}
+    for name, value in wanted.items():
+        if recorded.get(name) is not None and recorded[name] != value:
+            what = 'by another model' if name == 'parameters' else 'of other prompts'
+            raise ValueError(f'{path} was decoded {what}: its header has {name} {recorded[name]!r}; expected {value!r}')
 
 
 def _batches(model: Model, data: str, template: Template, limit: int, batch_size: int) -> list[DecodeBatch]:

@@ -8,10 +8,9 @@ import numpy as np
 
 from calm_jax import evaluation
 from calm_jax.analysis.oracle import PredictionSets
-from calm_jax.data.decoded import header_path
-from calm_jax.data.jsonl import Records, Template
+from calm_jax.data.decoded import recorded_header
+from calm_jax.data.jsonl import Template
 from calm_jax.data.sources import open_records
-from calm_jax.files import read_json
 from calm_jax.metrics import quality
 from calm_jax.nearest import did_you_mean
 from calm_jax.progress import progress
@@ -104,7 +103,7 @@ def _check_inputs(paths: Sequence[str]) -> None:
             raise ValueError(
                 f'{paths[0]} holds {len(sets[0])} records, {path} {len(records)}: expected outputs of the same inputs'
             )
-    headers = [_header(records) for records in sets]
+    headers = [recorded_header(records.paths[0]) or {} for records in sets]
     for path, header in zip(paths, headers):
         for key in ('input', 'source_field'):
             if header.get(key) is not None and headers[0].get(key) not in (None, header[key]):
@@ -141,12 +140,6 @@ def _lengths(full: _Decode, of: str) -> np.ndarray:
     if of == 'reference':
         return full.words
     return np.array([len(text.split()) for text in full.texts]) if full.tokens is None else full.tokens
-
-
-def _header(records: Records) -> dict:
-    """What stands beside a decoded file; nothing where there is none."""
-    path = header_path(records.paths[0])
-    return read_json(path) if path.is_file() else {}
 
 
 def _layers(name: str, path: str, given: Mapping[str, float], recorded: evaluation.Costs, count: int) -> np.ndarray:

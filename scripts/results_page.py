@@ -148,7 +148,7 @@ def main():
     if args.policy:
         sections['Plans by a policy (Switchable Decision)'] = policy_section(args.policy, list(map(read, args.sub_layers)))
     if args.layers:
-        sections['Layers of a frozen model (Dynamic layer selection)'] = layer_section(args.layers)
+        sections['Layers of a frozen model (Dynamic layer selection)'] = layer_section(args.layers, args.output.parent)
     if args.exits:
         sections['One checkpoint, sooner: adapters and exact self-speculation'] = exits_section(args.exits)
     if args.vocabularies:

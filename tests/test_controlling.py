@@ -1,11 +1,13 @@
 """A prompt controller, from the outputs of a few plans to what it decodes."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
 
 from calm_jax import cli
+from calm_jax.data.decoded import header_path
 
 
 @pytest.fixture(scope='module')
@@ -81,3 +83,26 @@ def test_predictions_that_a_controller_cannot_be_of_are_refused_in_one_line(
     assert train(checkpoint, data, files, tmp_path / 'made') == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in said and not (tmp_path / 'made').exists()
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('input', 'another', 'was decoded of other prompts: its header has input'),
+        ('source_field', 'fr', "was decoded of other prompts: its header has source_field 'fr'; expected 'en'"),
+        ('parameters', 'another', 'was decoded by another model'),
+    ],
+)
+def test_outputs_of_other_prompts_or_of_another_model_are_refused_in_one_line(
+    name, value, message, checkpoint, data, outputs, tmp_path, capsys
+):
+    files = []
+    for each in ('one', 'full'):
+        path = tmp_path / f'{each}.jsonl'
+        path.write_bytes(pathlib.Path(outputs[each]).read_bytes())
+        header = json.loads(header_path(pathlib.Path(outputs[each])).read_text())
+        header_path(path).write_text(json.dumps({**header, name: value}))
+        files.append(str(path))
+    assert train(checkpoint, data, files, tmp_path / 'made') == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert message in said[-1] and len(said) == 1 and not (tmp_path / 'made').exists()

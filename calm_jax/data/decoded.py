@@ -175,6 +175,12 @@ def header_path(path: Path) -> Path:
     return path.with_name(path.name + HEADER)
 
 
+def recorded_header(path: Path) -> dict | None:
+    """What stands beside a decoded file; None where there is nothing."""
+    beside = header_path(path)
+    return read_json(beside) if beside.is_file() else None
+
+
 def recorded_date(path: str | os.PathLike) -> datetime.datetime | None:
     """The date in the header that an unfinished run has left, or else the file itself; None where there is none to read."""
     path = Path(path)

@@ -112,6 +112,12 @@ def cost_of(prices: plan_cost.Prices, decoder_only: bool) -> Callable[[StaticPla
     return lambda plan: float(expected(prices, chances_of(plan.decisions()))[0])
 
 
+def layers_of(plan: StaticPlan, decoder_only: bool) -> float:
+    """Decoder layers that a plan runs: its sub-layers over those of a layer, of which attention is two with an encoder."""
+    attention = 1 if decoder_only else 2
+    return sum(attention * runs[0] + runs[1] for runs in plan.decoder) / (attention + 1)
+
+
 def loss_of(
     config: TransformerConfig,
     params: Any,

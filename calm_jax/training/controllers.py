@@ -2,7 +2,8 @@
 
 A gate is drawn for every token at every layer, hard on the way forward and, on the way back, as if it were its relaxation
 (Jang et al. 2017): the difference of two Gumbel draws is a logistic one, so a layer's two scores come down to one logit. What
-is minimised is how far the gated model is from the full one, and α times the share of layers that run.
+is minimised is how far the gated model is from the full one, and α times the share of layers that run. The full model is the
+one that training begins with: where the model learns too, it is held to what it was.
 """
 
 from collections.abc import Callable
@@ -121,6 +122,26 @@ def begun(config: TransformerConfig, reads: str, hidden_width: int, sub_layers: 
     return head
 
 
+def _check_alike(head: dict[str, Any], fresh: dict[str, Any]) -> None:
+    """Raises ValueError for the controllers of a checkpoint where those that are asked for read something else, or are of other
+    shapes."""
+    shapes = [{name: np.shape(value) for name, value in each.items() if value is not None} for each in (head, fresh)]
+    if shapes[0] != shapes[1]:
+        there, wanted = (', '.join(f'{name} {list(shape)}' for name, shape in sorted(each.items())) for each in shapes)
+        raise ValueError(
+            f'the checkpoint has controllers of {there}; expected {wanted}: train on with the hidden_width and sub_layers that '
+            'they have, or begin with a checkpoint without'
+        )
+    if not np.array_equal(head['inputs'], fresh['inputs']):
+        there, wanted = (
+            ' and '.join(name for name, weight in zip(controllers.INPUTS, each['inputs']) if weight) for each in (head, fresh)
+        )
+        raise ValueError(
+            f'the checkpoint has controllers that read {there!r}; expected {wanted!r}: train on with the reads that they have, '
+            'or begin with a checkpoint without'
+        )
+
+
 def controllers_stage(
     config: TransformerConfig,
     params: Any,
@@ -145,13 +166,14 @@ def controllers_stage(
     alpha: α, nats that running all layers costs beside running none. summed: whether it is that of each layer instead, L times
     as strong (Eq. 1; the authors' code takes the mean). reads: one of `depth.controllers.INPUTS`. hidden_width: of a hidden
     layer; 0: controllers are linear. sub_layers: whether attention and feed-forward are decided apart. distance: to the full
-    model, `divergence` or `cross_entropy`. temperature: of the relaxation. noise_at_evaluation: whether evaluations draw, as
-    training does and as the paper decodes (`--controllers_drawn true`), or take the likelier decisions. backbone: of the model,
-    which learns too; None: it is frozen. dropout_steps: in which the model alone learns, under draws of controllers that have
-    learned nothing, as layer dropout does (Fan et al. 2020). heads: those of the checkpoint, of which controllers are trained
-    on.
+    model that training begins with, `divergence`, or to the target, `cross_entropy`. temperature: of the relaxation.
+    noise_at_evaluation: whether evaluations draw, as training does and as the paper decodes (`--controllers_drawn true`), or
+    take the likelier decisions. backbone: of the model, which learns too; None: it is frozen. dropout_steps: in which the model
+    alone learns, under draws of controllers that have learned nothing, as layer dropout does (Fan et al. 2020). heads: those of
+    the checkpoint, of which controllers are trained on.
 
-    Raises ValueError for values out of range, and for a decoder of two layers or one, of which none can be skipped.
+    Raises ValueError for values out of range, controllers of a checkpoint that are not as these are to be, and for a decoder of
+    two layers or one, of which none can be skipped.
     """
     if config.num_decoder_layers < 3:
         raise ValueError(
@@ -167,7 +189,11 @@ def controllers_stage(
             'the model is frozen'
         )
     others = dict(heads or {})
-    head = others.pop('controllers', None) or begun(config, reads, hidden_width, sub_layers, seed)
+    head = others.pop('controllers', None)
+    fresh = begun(config, reads, hidden_width, sub_layers, seed)
+    if head is not None:
+        _check_alike(head, fresh)
+    head = fresh if head is None else head
     inputs = {'inputs': jnp.asarray(head['inputs'])}  # said, not learned
     weight = alpha * (config.num_decoder_layers if summed else 1)
 
@@ -178,7 +204,7 @@ def controllers_stage(
     def outcome(trained, frozen, batch, keys, dropout=None):
         """(of the gated model and the full one: logits [B, T, V]; runs [B, T, L, O])."""
         now, head = parts(trained, frozen)
-        call, teacher = caller(config, now, dropout), caller(config, jax.lax.stop_gradient(now))
+        call, teacher = caller(config, now, dropout), caller(config, frozen)
         made = gated(call, config, head, batch, keys, temperature)
         full = gated(teacher, config, None, batch, None)
         return call(made.states, method='unembed'), teacher(full.states, method='unembed'), made.runs
@@ -243,7 +269,7 @@ def controllers_stage(
     trained = {'controllers': {name: jnp.asarray(value) for name, value in head.items() if name != 'inputs'}}
     return Stage(
         params=trained if backbone is None else {**trained, 'backbone': params},
-        frozen=params if backbone is None else {},
+        frozen=params,
         gradients=gradients,
         measure=measure,
         report=report,

@@ -483,7 +483,8 @@ def search_plan(
     model_dir: str | os.PathLike,
     data: PairedText,
     checkpoint: str | os.PathLike,
-    share: float,
+    share: float | None = None,
+    layers: float | None = None,
     parts: Sequence[str] | None = None,
     beam: int = 1,
     max_evaluations: int = 10_000,
@@ -491,7 +492,7 @@ def search_plan(
     start: Start = _nothing,
 ) -> search.Route:
     """Searches the plan that is the same for every input and costs at most a share of the full model's operations on the
-    training data, and stores it as a policy that reads nothing.
+    training data, or so many layers, and stores it as a policy that reads nothing.
 
     Writes, under `model_dir`:
       state/         evaluations.jsonl, the loss of every plan that was measured: what a search that goes on does not measure
@@ -500,12 +501,16 @@ def search_plan(
       metrics.jsonl  {"step", "loss", "full_loss", "cost", "dropped"}, the route to the plan, one thing less at each
                      step, and {"step", "eval": {…}} of the evaluation data, as of a policy.
 
-    share: of the full model's operations, the mean over texts. parts: see `policy.policy_stage`. beam, max_evaluations: see
+    share: of the full model's operations, the mean over texts. layers: what the plan costs at most in its place, sub-layers of
+    the decoder over those of a layer. parts: see `policy.policy_stage`. beam, max_evaluations: see
     `depth.search.search`. start: see `train_model`.
 
-    Raises ValueError for a share that is none, or that cannot be reached, and for several processes.
+    Raises ValueError for both or neither, a share that is none, a cost that cannot be reached, and for several processes.
     """
-    baselines.check_share('share', share)
+    if (share is None) == (layers is None):
+        raise ValueError(f'share is {share}, layers {layers}; expected one of the two')
+    if share is not None:
+        baselines.check_share('share', share)
     if jax.process_count() > 1:
         raise ValueError(f'a plan is searched for by one process; here are {jax.process_count()}')
     begun = native.load(checkpoint)
@@ -516,17 +521,18 @@ def search_plan(
         config, begun.params, begun.tokenizer, parts=parts, heads=heads, generation=generation, task=begun.task
     )
     training, evaluation = data.batches(begun.tokenizer, config, quiet, begun.generation, begun.task)
-    plans = (
-        baselines.StaticPlan.full(config.sizes),
-        functools.partial(baselines.droppable, decided),
-        baselines.cost_of(_mean_prices(begun, training), config.decoder_only),
-    )
-    search.check(*plans, share, beam, max_evaluations)
+    if layers is None:
+        most, cost_of = share, baselines.cost_of(_mean_prices(begun, training), config.decoder_only)
+    else:
+        most, cost_of = layers, functools.partial(baselines.layers_of, decoder_only=config.decoder_only)
+    assert most is not None  # one of the two
+    plans = (baselines.StaticPlan.full(config.sizes), functools.partial(baselines.droppable, decided), cost_of)
+    search.check(*plans, most, beam, max_evaluations)
     start(_inputs(data, training, begun.tokenizer, begun.params))
     run = SearchRun(model_dir, quiet)
     head = (begun.heads or {}).get('task')
     loss_of = run.remembered(baselines.loss_of(config, begun.params, list(training.once()), begun.task, head))
-    route = search.search(*plans, loss_of, share, beam=beam, max_evaluations=max_evaluations, watch=run.dropped)
+    route = search.search(*plans, loss_of, most, beam=beam, max_evaluations=max_evaluations, watch=run.dropped)
     trained = {'policy': unread(saying(route.steps[-1].plan.decisions()), config.emb_dim)}
     run.end(route, evaluate(stage, jax.jit(stage.measure), trained, stage.frozen, evaluation) if evaluation else None)
     stage.export(trained, pathlib.Path(model_dir) / 'last')

@@ -314,13 +314,25 @@ def test_a_search_is_a_command_that_goes_on_where_it_was_stopped(tmp_path, flags
     jax.tree.map(np.testing.assert_array_equal, calm_jax.load(parts / 'last').heads, found.heads)
 
 
+def test_a_plan_is_searched_that_runs_so_many_layers(tmp_path, flags):
+    bindings = ['--gin_file=runs/policy_searched.gin', '--gin.LAYERS=1.5']
+    assert main([*flags, *bindings, f'--output={tmp_path / "made"}']) == 0
+    steps = [json.loads(line) for line in (tmp_path / 'made' / 'metrics.jsonl').read_text().splitlines()]
+    assert all(step['cost'] > 1.5 for step in steps[:-1]) and steps[-1]['cost'] <= 1.5
+    found = calm_jax.load(tmp_path / 'made' / 'last')
+    (made,) = found.generate(['abc'], limits=Limits(max_new_tokens=4), plan=PolicyPlan(**found.heads['policy']))
+    assert made.layers == pytest.approx(steps[-1]['cost'])
+
+
 SEARCHED, RANDOM = ['--gin_file=runs/policy_searched.gin'], ['--gin_file=runs/policy_joint.gin', '--steps=2']
 
 
 @pytest.mark.parametrize(
     'arguments, message',
     (
-        (SEARCHED, 'SHARE is required'),
+        (SEARCHED, 'share is None, layers None; expected one of the two'),
+        ([*SEARCHED, '--gin.SHARE=.8', '--gin.LAYERS=1'], 'share is 0.8, layers 1; expected one of the two'),
+        ([*SEARCHED, '--gin.LAYERS=.1'], 'a cost of 0.1 cannot be reached: with all dropped that can be it is'),
         ([*SEARCHED, '--gin.SHARE=1.5'], "share is 1.5; expected a share of the full model's operations, in (0, 1]"),
         ([*SEARCHED, '--gin.SHARE=.01'], 'a cost of 0.01 cannot be reached: with all dropped that can be it is 0.'),
         ([*SEARCHED, '--gin.SHARE=.8', '--gin.BEAM=0'], 'beam is 0; expected 1 or more'),

@@ -148,9 +148,32 @@ def test_controllers_learn_to_run_less_where_layers_cost_much_and_the_model_with
     state = fit(stage, Optimizer('adamw', 0.2, warmup_steps=0), batches, eval_batches, tmp_path, options, quiet=True)
     after = stage.report(jax.device_get(jax.jit(stage.measure)(state.params, stage.frozen, eval_batches[0])))
     assert before['share'] == 1.0 and before['agreement'] == 1.0 and before['distance'] == pytest.approx(0, abs=1e-6)
+    assert after['full_nll'] == pytest.approx(before['full_nll'], abs=1e-6)  # the model that training began with
     assert after['share'] == pytest.approx(2 / 3) and after['decoder_layers'] == pytest.approx([1, 0, 1])
     moved = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), state.params['backbone'], whole)
     assert any(jax.tree.leaves(moved))
+
+
+def test_a_summed_penalty_is_as_many_times_as_strong_as_there_are_layers(tokenizer):
+    sums = {'tokens': 2.0, 'distance': 3.0, 'share': 1.0, 'runs': np.ones((1, 5))}
+    mean, summed = (controllers_stage(DEEP_LLAMA, {}, tokenizer, alpha=0.3, summed=each) for each in (False, True))
+    assert mean.report(dict(sums))['loss'] == pytest.approx(1.5 + 0.3 / 2)
+    assert summed.report(dict(sums))['loss'] == pytest.approx(1.5 + 5 * 0.3 / 2)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'reads': 'hidden'}, "controllers that read 'fixed'; expected 'hidden'"),
+        ({'reads': 'fixed', 'hidden_width': 3}, 'controllers of bias'),
+        ({'reads': 'fixed', 'sub_layers': True}, 'controllers of bias'),
+    ],
+)
+def test_controllers_that_a_checkpoint_has_are_trained_on_as_they_are_or_not_at_all(options, message, tokenizer):
+    heads = {'controllers': begun(DEEP_LLAMA, 'fixed', 0, False, seed=0)}
+    controllers_stage(DEEP_LLAMA, {}, tokenizer, reads='fixed', heads=heads)
+    with pytest.raises(ValueError, match=message):
+        controllers_stage(DEEP_LLAMA, {}, tokenizer, heads=heads, **options)
 
 
 @pytest.mark.parametrize(
