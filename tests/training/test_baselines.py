@@ -332,7 +332,7 @@ SEARCHED, RANDOM = ['--gin_file=runs/policy_searched.gin'], ['--gin_file=runs/po
     (
         (SEARCHED, 'share is None, layers None; expected one of the two'),
         ([*SEARCHED, '--gin.SHARE=.8', '--gin.LAYERS=1'], 'share is 0.8, layers 1; expected one of the two'),
-        ([*SEARCHED, '--gin.LAYERS=.1'], 'a cost of 0.1 cannot be reached: with all dropped that can be it is'),
+        ([*SEARCHED, '--gin.LAYERS=-1'], 'a cost of -1 cannot be reached: with all dropped that can be it is 0'),
         ([*SEARCHED, '--gin.SHARE=1.5'], "share is 1.5; expected a share of the full model's operations, in (0, 1]"),
         ([*SEARCHED, '--gin.SHARE=.01'], 'a cost of 0.01 cannot be reached: with all dropped that can be it is 0.'),
         ([*SEARCHED, '--gin.SHARE=.8', '--gin.BEAM=0'], 'beam is 0; expected 1 or more'),
