@@ -301,7 +301,7 @@ DRAFTS = ('--measure', 'softmax_gap', '--threshold', '.5', '--verify')
         ((*DRAFTS, '2', '--plan', 'uniform:2'), 'verify with a plan'),
         ((*DRAFTS, '2', '--propagation', 'eager'), 'verify with propagation Eager'),
         ((*DRAFTS, '2', '--adapters', 'trained'), 'train some (`calm train --gin_file=runs/adapters.gin`)'),
-        (('--verify', '2'), 'without a measure'),
+        (('--verify', '2'), '--verify changes nothing without --measure'),
         (('--threshold_form', 'decay'), 'decaying'),
         (('--temperature', '-1'), 'temperature'),
         (('--temperature', '1', '--top_p', '0'), 'top_p'),
