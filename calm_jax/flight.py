@@ -91,8 +91,9 @@ def decode_batches(
     planned = plans_by_input(decoding) and config.sizes.drops_tokens
 
     def decided_on(batch):
-        ids = example_ids(batch.rows)
-        return decide(config, params, batch.tokens, batch.mask, decoding, ids, outermost=True) if planned else None
+        if not planned:
+            return None
+        return decide(config, params, batch.tokens, batch.mask, decoding, example_ids(batch.rows), outermost=True)
 
     began, decided = time.perf_counter(), decided_on(batches[0]) if batches else None
     for batch, following in zip(batches, [*batches[1:], None]):

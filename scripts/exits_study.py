@@ -75,7 +75,7 @@ class Kind:
 def kind_of(name):
     """Those there are."""
     if name == 'alpaca':
-        trained = {'MAX_SOURCE_LENGTH': 96, 'MAX_TARGET_LENGTH': 96, 'BATCH_SIZE': 4, 'TRAIN_STEPS': 400}
+        trained = {'MAX_SOURCE_LENGTH': 128, 'MAX_TARGET_LENGTH': 96, 'BATCH_SIZE': 4, 'TRAIN_STEPS': 400}
         trained |= {'EVAL_EVERY': 200, 'SAVE_EVERY': 100, 'LOG_EVERY': 20, 'MAX_MINUTES': 180.0}
         study = Study(
             source=CHAT.format('{instruction}\n{input}'),
@@ -84,7 +84,7 @@ def kind_of(name):
             metrics=('rougeL', 'rouge1'),
             bindings=trained,
             runs=[Run(each, '') for each in (*ROWS, ADAPTED)],
-            decode=('--batch_size', '16', '--max_source_length', '96', '--max_new_tokens', '64'),
+            decode=('--batch_size', '16', '--max_source_length', '128', '--max_new_tokens', '64'),
         )
         return Kind(study, True, (8, 12, 16, 20))
     study = Study(

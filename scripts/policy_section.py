@@ -40,8 +40,8 @@ TIMES = 'BART large on eight V100s: 406M and 423M parameters, 16.8G and 17.6G, 1
 NOT_RUN = (
     ('4, 13: MNLI', '`calm train --gin_file=runs/policy_mnli.gin …`', 'data; BART large'),
     ('4, 13: RTE', '`calm train --gin_file=runs/policy_rte.gin …`', 'data; BART large'),
-    ('4, 13: SST-2, three seeds', '`python scripts/policy_study.py sst2 …`', 'BART large; the small model’s row is above'),
-    ('5, 14: SQuAD 1.1 by spans', '`calm train --gin_file=runs/policy_squad.gin …`', 'BART large; answers as text are above'),
+    ('4, 13: SST-2', '`calm train --gin_file=runs/policy_sst2.gin …`', 'BART large'),
+    ('5, 14: SQuAD 1.1 by spans', '`calm train --gin_file=runs/policy_squad.gin …`', 'BART large'),
     ('5, 14: SQuAD 2.0', '`calm train --gin_file=runs/policy_squad.gin …`', 'data; BART large'),
     ('12: CNN/DailyMail and XSum in full', '`calm train --gin_file=runs/policy_cnndm.gin …`', 'all of the data; BART large'),
 )
@@ -138,10 +138,10 @@ def study_lines(directory):
 
 
 def beaten(scores, metric, rivals):
-    """Where a rival has the same or more at the same or less."""
+    """Which rivals score as much at as little."""
     made = scores['policy']
     by = [name for name in rivals if scores[name][metric] >= made[metric] and scores[name]['share'] <= made['share'] + 0.01]
-    return [f'The policy does not beat {", ".join(by)}.' if by else 'It beats each of them at its cost.']
+    return [f'The policy does not beat {", ".join(by)}.' if by else 'None of them scores as much at as little.']
 
 
 def verdict(scores, metric):
